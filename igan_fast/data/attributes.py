@@ -1,0 +1,89 @@
+"""The attributes of CelebA, by name: their order, look-up with suggestions, and edits such as ``Bangs=flip``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from igan_fast.errors import InputError
+
+__all__ = ["CELEBA_ATTRIBUTES", "Change", "attribute_indices", "changes_by_index", "parse_changes"]
+
+#: What an edit does to one attribute: set it to a value in [0, 1], or turn what was recognised into its opposite.
+Change: TypeAlias = float | Literal["flip"]
+
+#: The 40 attributes of CelebA (Liu et al., ICCV 2015) in the order of ``list_attr_celeba.txt``.
+CELEBA_ATTRIBUTES: tuple[str, ...] = (
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
+    "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses",
+    "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache",
+    "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks",
+    "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick",
+    "Wearing_Necklace", "Wearing_Necktie", "Young",
+)  # fmt: skip
+
+
+def attribute_indices(names: Iterable[str], known: Sequence[str], *, where: str = "attributes") -> list[int]:
+    """The positions of ``names`` in ``known``.
+
+    Raises:
+        InputError: a name is unknown (the nearest known names are suggested) or given twice. ``where`` says in the
+            message which argument or file the names came from.
+    """
+    positions = {name: index for index, name in enumerate(known)}
+    found: list[int] = []
+    for name in names:
+        if name not in positions:
+            raise InputError(f"{where}: unknown attribute {name!r}{_suggestion(name, known)}")
+        if positions[name] in found:
+            raise InputError(f"{where}: attribute {name!r} is given twice")
+        found.append(positions[name])
+    return found
+
+
+def parse_changes(assignments: Iterable[str], known: Sequence[str], *, where: str = "--set") -> dict[str, Change]:
+    """Edits as they are typed, ``["Smiling=1", "Bald=0", "Bangs=flip"]``, as ``{"Smiling": 1.0, …}``.
+
+    Raises:
+        InputError: not of the form ``NAME=VALUE``, an unknown or repeated name, or a value that is neither a number
+            in [0, 1] nor ``flip``.
+    """
+    changes: dict[str, Change] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name or not text:
+            raise InputError(f"{where}: found {assignment!r}, expected NAME=VALUE such as Smiling=1 or Bangs=flip")
+        if name in changes:
+            raise InputError(f"{where}: attribute {name!r} is given twice")
+        changes[name] = _parse_value(text, name, where)
+    attribute_indices(changes, known, where=where)
+    return changes
+
+
+def changes_by_index(
+    changes: Mapping[str, Change], known: Sequence[str], *, where: str = "changes"
+) -> dict[int, Change]:
+    """The same edits keyed by position in ``known``, each value checked. Raises ``InputError`` as ``parse_changes``."""
+    checked = [_parse_value(str(value), name, where) for name, value in changes.items()]
+    return dict(zip(attribute_indices(changes, known, where=where), checked, strict=True))
+
+
+def _parse_value(text: str, name: str, where: str) -> Change:
+    if text == "flip":
+        return "flip"
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0.0 <= value <= 1.0:  # also false for NaN
+        raise InputError(f"{where}: {name}={text}: expected a number from 0 to 1, or 'flip'")
+    return value
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    by_folded = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower().replace(" ", "_").replace("-", "_"), by_folded, n=3, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(by_folded[match] for match in near) + "?"
+    return f"; the {len(known)} known ones are {', '.join(known)}"
