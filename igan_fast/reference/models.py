@@ -1,0 +1,236 @@
+"""The networks of the paper (Sec. 4): generator G, discriminator D, classifier C, and the model of the three."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from igan_fast.reference.layers import ConvNormAct2d, ConvTransposeNormAct2d, NormAct2d
+
+__all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
+
+#: Units of the layer that D and C share (Sec. 5.3.1).
+SHARED = 1024
+#: Units of C's hidden layer before the attribute logits (Sec. 5.3.1).
+LABEL_HIDDEN = 128
+#: Slope of every LeakyReLU (DCGAN's).
+LEAK = 0.2
+
+
+class Generator(nn.Module):
+    """G: noise and attributes → image. Linear to (8w, S/16, S/16), then four 5×5 stride-2 transposed convolutions.
+
+    Args:
+        image_size: side S of the square images in pixels, a multiple of 16 from 32 up.
+        attributes: number A of attributes.
+        latent: size of the noise z.
+        width: channels w of the last hidden map; the first has 8w.
+        signed_labels: give the network 2c − 1 ∈ [−1, 1], the range of z, instead of c ∈ [0, 1].
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        attributes: int = 40,
+        latent: int = 100,
+        width: int = 64,
+        *,
+        signed_labels: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_sizes(image_size, attributes, latent, width)
+        self.first_map = (8 * width, image_size // 16, image_size // 16)
+        self.signed_labels = signed_labels
+        self.project = nn.Linear(latent + attributes, 8 * width * (image_size // 16) ** 2, bias=False)
+        self.norm = NormAct2d(8 * width, negative_slope=0.0)
+        self.up1 = ConvTransposeNormAct2d(8 * width, 4 * width)
+        self.up2 = ConvTransposeNormAct2d(4 * width, 2 * width)
+        self.up3 = ConvTransposeNormAct2d(2 * width, width)
+        self.to_rgb = nn.ConvTranspose2d(width, 3, 5, stride=2, padding=2, output_padding=1)
+        _initialise(self)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        """Draw images.
+
+        Args:
+            z: noise (N, latent), uniform on [−1, 1] in training.
+            c: attributes (N, A) in [0, 1].
+
+        Returns:
+            Images (N, 3, S, S) in [−1, 1].
+        """
+        c = c.to(z.dtype)
+        if self.signed_labels:
+            c = 2 * c - 1
+        x = self.project(torch.cat([z, c], dim=1)).unflatten(1, self.first_map)
+        x = self.up3(self.up2(self.up1(self.norm(x))))
+        return torch.tanh(self.to_rgb(x))
+
+
+class DiscriminatorOutput(NamedTuple):
+    """What D says of N images."""
+
+    source: Tensor
+    """(N,): logit of "this is a real photo"."""
+    shared: Tensor
+    """(N, 1024): the layer that C reads."""
+    features: tuple[Tensor, Tensor, Tensor, Tensor]
+    """h¹..h⁴: the four activations (N, w·2ⁱ⁻¹, S/2ⁱ, S/2ⁱ), in which the perceptual loss is measured."""
+
+
+class Discriminator(nn.Module):
+    """D: image → source logit, shared layer, activations. Four 5×5 stride-2 convolutions and two Linear layers.
+
+    Args:
+        image_size, width: as ``Generator``.
+    """
+
+    def __init__(self, image_size: int = 128, width: int = 64) -> None:
+        super().__init__()
+        _check_sizes(image_size, 1, 1, width)
+        self.down1 = nn.Conv2d(3, width, 5, stride=2, padding=2)  # DCGAN: no normalisation next to the image
+        self.down2 = ConvNormAct2d(width, 2 * width, negative_slope=LEAK)
+        self.down3 = ConvNormAct2d(2 * width, 4 * width, negative_slope=LEAK)
+        self.down4 = ConvNormAct2d(4 * width, 8 * width, negative_slope=LEAK)
+        flat = 8 * width * (image_size // 16) ** 2
+        self.source = nn.Linear(flat, 1)
+        self.shared = nn.Linear(flat, SHARED)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> DiscriminatorOutput:
+        """Judge images (N, 3, S, S) in [−1, 1]."""
+        h1 = F.leaky_relu(self.down1(x), LEAK)
+        h2 = self.down2(h1)
+        h3 = self.down3(h2)
+        h4 = self.down4(h3)
+        flat = h4.flatten(1)
+        return DiscriminatorOutput(
+            source=self.source(flat).squeeze(1),
+            shared=F.leaky_relu(self.shared(flat), LEAK),
+            features=(h1, h2, h3, h4),
+        )
+
+
+class Codes(NamedTuple):
+    """What C reads off N images: enough for G to draw them again."""
+
+    z: Tensor
+    """z̃ (N, latent) in [−1, 1]."""
+    label_logits: Tensor
+    """(N, A); their sigmoid is c̃, the probability of each attribute."""
+
+
+class Classifier(nn.Module):
+    """C: D's shared layer → latent code and attribute logits (Sec. 5.3.1).
+
+    Args:
+        attributes, latent: as ``Generator``.
+    """
+
+    def __init__(self, attributes: int = 40, latent: int = 100) -> None:
+        super().__init__()
+        self.latent = nn.Linear(SHARED, latent)
+        self.hidden = nn.Linear(SHARED, LABEL_HIDDEN)
+        self.labels = nn.Linear(LABEL_HIDDEN, attributes)
+        _initialise(self)
+
+    def forward(self, shared: Tensor) -> Codes:
+        """Read codes off the shared layer (N, 1024)."""
+        return Codes(
+            z=torch.tanh(self.latent(shared)),
+            label_logits=self.labels(F.leaky_relu(self.hidden(shared), LEAK)),
+        )
+
+
+class IterativeGAN(nn.Module):
+    """One model for three jobs: recognise attributes, generate faces, rebuild and edit a photo (Sec. 3.1, Fig. 1).
+
+    Args:
+        image_size, attributes, latent, width, signed_labels: as ``Generator``.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        attributes: int = 40,
+        latent: int = 100,
+        width: int = 64,
+        *,
+        signed_labels: bool = False,
+    ) -> None:
+        super().__init__()
+        self._arguments = {
+            "image_size": image_size,
+            "attributes": attributes,
+            "latent": latent,
+            "width": width,
+            "signed_labels": signed_labels,
+        }
+        self.generator = Generator(image_size, attributes, latent, width, signed_labels=signed_labels)
+        self.discriminator = Discriminator(image_size, width)
+        self.classifier = Classifier(attributes, latent)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments: ``IterativeGAN(**model.arguments())`` has the same shape."""
+        return dict(self._arguments)
+
+    def encode(self, x: Tensor) -> Codes:
+        """Images (N, 3, S, S) in [−1, 1] → (z̃ (N, latent) in [−1, 1], label logits (N, A))."""
+        codes: Codes = self.classifier(self.discriminator(x).shared)
+        return codes
+
+    def generate(self, z: Tensor, c: Tensor) -> Tensor:
+        """Noise (N, latent) in [−1, 1] and attributes (N, A) in [0, 1] → images (N, 3, S, S) in [−1, 1]."""
+        images: Tensor = self.generator(z, c)
+        return images
+
+    def rebuild(self, x: Tensor) -> Tensor:
+        """Draw images (N, 3, S, S) again from their own codes: G(z̃, σ(c̃))."""
+        return self.transform(x, {})
+
+    def transform(self, x: Tensor, changes: Mapping[int, float | Literal["flip"]]) -> Tensor:
+        """Draw images (N, 3, S, S) again with some attributes changed (Sec. 1, "two-stage approach").
+
+        Args:
+            changes: by position, the attribute's new value in [0, 1], or ``"flip"``: 1 where it is recognised as
+                absent, else 0. The other attributes stay as recognised.
+
+        Raises:
+            ValueError: a position or value out of range.
+        """
+        z, label_logits = self.encode(x)
+        c = torch.sigmoid(label_logits).clone()  # edited in place below, which the sigmoid's gradient must not see
+        for index, value in changes.items():
+            if not 0 <= index < c.shape[1]:
+                raise ValueError(f"changes: attribute {index} is out of range; the model has {c.shape[1]}")
+            if value == "flip":
+                c[:, index] = (c[:, index] < 0.5).to(c.dtype)
+            elif 0 <= value <= 1:
+                c[:, index] = value
+            else:
+                raise ValueError(f"changes: attribute {index} is set to {value}; expected [0, 1] or 'flip'")
+        return self.generate(z, c)
+
+
+def _initialise(module: nn.Module) -> None:
+    """DCGAN's: weights ~ N(0, 0.02), normalisation weights ~ N(1, 0.02), biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(part.weight, 0.0, 0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, NormAct2d):
+            nn.init.normal_(part.weight, 1.0, 0.02)
+            nn.init.zeros_(part.bias)
+
+
+def _check_sizes(image_size: int, attributes: int, latent: int, width: int) -> None:
+    if image_size < 32 or image_size % 16:
+        raise ValueError(f"image_size is {image_size}; expected a multiple of 16 from 32 up")
+    for name, value in (("attributes", attributes), ("latent", latent), ("width", width)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1")

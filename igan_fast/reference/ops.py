@@ -1,0 +1,161 @@
+"""The three operators of the package, each in a few lines of plain PyTorch: what the fused ones must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Features", "conv_norm_act", "feature_l1", "norm_act", "widen"]
+
+#: Feature maps as networks return them: a tensor, or sequences of them nested to any depth.
+Features: TypeAlias = Tensor | Sequence["Features"]
+
+_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+_TRANSPOSED_CONVOLUTIONS = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
+
+
+def feature_l1(fake: Features, real: Features, weights: Sequence[float] | None = None) -> Tensor:
+    """Multi-layer L1 distance Σᵢ wᵢ · mean|fakeᵢ − realᵢ| (Sec. 3.3.2, the perceptual loss).
+
+    Args:
+        fake, real: sequences of tensors (nested sequences allowed), pairwise of equal shape, of dtype float16,
+            bfloat16, float32 or float64. Either side may require a gradient; at fakeᵢ = realᵢ it is 0.
+        weights: one number per pair, in the order of the flattened sequences; 1 each where omitted.
+
+    Returns:
+        A scalar, float64 where an input is float64, else float32. An empty pair contributes NaN, as a mean of nothing.
+
+    Raises:
+        ValueError: no pair at all, or sequences that do not match in structure, shapes or number of weights.
+    """
+    pairs = list(_pairs(fake, real, "fake"))
+    if not pairs:
+        raise ValueError("fake and real hold no tensor; expected at least one pair")
+    if weights is None:
+        weights = [1.0] * len(pairs)
+    if len(weights) != len(pairs):
+        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    distances = [weight * (widen(f) - widen(r)).abs().mean() for weight, (f, r) in zip(weights, pairs, strict=True)]
+    return torch.stack([distance.to(_widest(distances)) for distance in distances]).sum()
+
+
+def norm_act(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    negative_slope: float = 0.2,
+    groups: int = 1,
+) -> Tensor:
+    """Normalise each channel, then LeakyReLU.
+
+    ``groups`` splits the batch into that many contiguous parts, each normalised by statistics of its own: 1 is batch
+    normalisation, N is instance normalisation, 2 is "real and fake in one call, normalised apart". The running
+    statistics end as after ``groups`` successive calls.
+
+    Args:
+        x: (N, C, *spatial).
+        weight, bias: (C,), or None for 1 and 0.
+        running_mean, running_var: (C,), updated in place when ``training``; used instead of the batch's own statistics
+            when not. None: the batch's own statistics always.
+        momentum: weight of the new batch in the running statistics (its unbiased variance, as torch has it).
+        negative_slope: 0 is ReLU, 1 is no activation.
+
+    Returns:
+        A tensor of the shape and dtype of ``x``.
+
+    Raises:
+        ValueError: ``groups`` does not divide N; one value per channel while the batch's own statistics are needed.
+    """
+    if groups < 1 or x.shape[0] % groups:
+        raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
+    use_batch_statistics = training or running_mean is None
+    normalised = [
+        F.batch_norm(part, running_mean, running_var, weight, bias, use_batch_statistics, momentum, eps)
+        for part in x.tensor_split(groups)
+    ]
+    return F.leaky_relu(torch.cat(normalised) if groups > 1 else normalised[0], negative_slope)
+
+
+def conv_norm_act(
+    x: Tensor,
+    conv_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    *,
+    transposed: bool = False,
+    stride: int = 2,
+    padding: int = 2,
+    output_padding: int = 0,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    negative_slope: float = 0.2,
+    groups: int = 1,
+) -> Tensor:
+    """A (transposed) convolution without bias, then ``norm_act``; ``groups`` is that of ``norm_act``.
+
+    Args:
+        x: (N, C_in, *spatial) with one to three spatial dimensions.
+        conv_weight: (C_out, C_in, *kernel), or (C_in, C_out, *kernel) where ``transposed``.
+        output_padding: of the transposed convolution.
+
+    Returns:
+        (N, C_out, *spatial_out).
+
+    Raises:
+        ValueError: an ``output_padding`` without ``transposed``, or as ``norm_act``.
+    """
+    if transposed:
+        y = _TRANSPOSED_CONVOLUTIONS[x.dim()](x, conv_weight, None, stride, padding, output_padding)
+    elif output_padding:
+        raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
+    else:
+        y = _CONVOLUTIONS[x.dim()](x, conv_weight, None, stride, padding)
+    return norm_act(
+        y,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        training=training,
+        momentum=momentum,
+        eps=eps,
+        negative_slope=negative_slope,
+        groups=groups,
+    )
+
+
+def _pairs(fake: Features, real: Features, where: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Flatten two sequences of the same structure into pairs; ``where`` is the path to the place for messages."""
+    if isinstance(fake, Tensor) and isinstance(real, Tensor):
+        if fake.shape != real.shape:
+            raise ValueError(f"{where} has shape {tuple(fake.shape)}, its real counterpart {tuple(real.shape)}")
+        yield fake, real
+    elif isinstance(fake, Tensor) or isinstance(real, Tensor):
+        raise ValueError(f"{where} is a tensor on one side and a sequence on the other")
+    else:
+        if len(fake) != len(real):
+            raise ValueError(f"{where} has {len(fake)} entries, its real counterpart {len(real)}")
+        for index, (f, r) in enumerate(zip(fake, real, strict=True)):
+            yield from _pairs(f, r, f"{where}[{index}]")
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half types in float32, so that neither the difference nor the mean is rounded to half precision."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

@@ -1,0 +1,158 @@
+"""One training iteration in the paper's two stages (Sec. 1, Sec. 3.1, Fig. 1), in plain PyTorch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from igan_fast.reference.losses import (
+    adversarial_loss,
+    integrated_loss,
+    label_loss,
+    latent_loss,
+    perceptual_loss,
+    pixel_loss,
+)
+from igan_fast.reference.models import Codes, DiscriminatorOutput, IterativeGAN
+
+__all__ = ["StepConfig", "StepLosses", "TrainStep"]
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What one iteration minimises, and how. The defaults are the paper's, but for DCGAN's learning rate."""
+
+    lr: float = 2e-4
+    """Adam's learning rate, of both optimisers."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates (DCGAN's)."""
+    lambdas: tuple[float, float, float] = (2.0, 0.5, 1.0)
+    """λ₁ perceptual, λ₂ pixel, λ₃ latent (Sec. 3.3)."""
+    label_weight_d: float = 1.0
+    """Weight of the label loss for D and C."""
+    label_weight_g: float = 1.0
+    """Weight of the label loss for G: what makes an edit show."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks: bf16 is autocast; weights, statistics and losses stay float32."""
+
+
+class StepLosses(NamedTuple):
+    """The terms of one iteration, unweighted: detached float32 scalars on the model's device."""
+
+    d_adversarial: Tensor
+    d_label_real: Tensor
+    d_label_fake: Tensor
+    d_latent: Tensor
+    g_adversarial: Tensor
+    g_label: Tensor
+    g_perceptual: Tensor
+    g_pixel: Tensor
+    g_latent: Tensor
+
+
+class _Stage1(NamedTuple):
+    """What stage 2 needs of stage 1, and stage 1's terms."""
+
+    x_fake: Tensor
+    codes: Codes
+    features: tuple[Tensor, ...]
+    losses: tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class TrainStep:
+    """The iteration of the paper: stage 1 trains D and C, stage 2 trains G.
+
+    Every pass through a network is normalised apart and moves its running statistics once, in the order below.
+
+    Args:
+        model: the networks, on their device, in training mode.
+        config: losses and optimiser; the paper's where omitted.
+    """
+
+    def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
+        self.model = model
+        self.config = config or StepConfig()
+        self._parameters_d = [*model.discriminator.parameters(), *model.classifier.parameters()]
+        self._parameters_g = list(model.generator.parameters())
+        self.optimizer_d = torch.optim.Adam(self._parameters_d, lr=self.config.lr, betas=self.config.betas)
+        self.optimizer_g = torch.optim.Adam(self._parameters_g, lr=self.config.lr, betas=self.config.betas)
+
+    def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
+        """Train one iteration.
+
+        Args:
+            images: real photos (N, 3, S, S) in [−1, 1].
+            labels: their attributes (N, A) in {0, 1}; the generated images are given the same.
+            noise: z (N, latent), uniform on [−1, 1].
+        """
+        stage1 = self._stage1(images, labels, noise)
+        losses_g = self._stage2(images, labels, noise, stage1)
+        return StepLosses(*(loss.detach() for loss in (*stage1.losses, *losses_g)))
+
+    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
+        """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
+        self._stage1(images, labels, noise)
+
+    def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
+        """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
+        config = self.config
+        with self._autocast(labels.device):
+            x_fake = self.model.generator(noise, labels)
+            fake, fake_codes = self._judge(x_fake)
+        loss = (
+            adversarial_loss(fake.source, real=True)
+            + config.label_weight_g * label_loss(fake_codes.label_logits, labels)
+            + config.lambdas[2] * latent_loss(fake_codes.z, noise)
+        )
+        self._update(self.optimizer_g, self._parameters_g, loss)
+
+    def _stage1(self, images: Tensor, labels: Tensor, noise: Tensor) -> _Stage1:
+        """D and C see the photos, then G's images; one Adam step over D's and C's parameters together."""
+        config = self.config
+        with self._autocast(images.device):
+            x_fake = self.model.generator(noise, labels)
+            real, real_codes = self._judge(images)
+            fake, fake_codes = self._judge(x_fake.detach())
+        adversarial = adversarial_loss(real.source, real=True) + adversarial_loss(fake.source, real=False)
+        label_real = label_loss(real_codes.label_logits, labels)
+        label_fake = label_loss(fake_codes.label_logits, labels)
+        latent = latent_loss(fake_codes.z, noise)
+        loss = adversarial + config.label_weight_d * (label_real + label_fake) + config.lambdas[2] * latent
+        self._update(self.optimizer_d, self._parameters_d, loss)
+        return _Stage1(x_fake, real_codes, real.features, (adversarial, label_real, label_fake, latent))
+
+    def _stage2(self, images: Tensor, labels: Tensor, noise: Tensor, stage1: _Stage1) -> tuple[Tensor, ...]:
+        """G learns from the updated D and C: its images' source and labels, and the photos it rebuilds."""
+        config = self.config
+        with self._autocast(images.device):
+            x_rebuild = self.model.generator(stage1.codes.z.detach(), torch.sigmoid(stage1.codes.label_logits.detach()))
+            fake, fake_codes = self._judge(stage1.x_fake)
+            rebuild = self.model.discriminator(x_rebuild)
+        adversarial = adversarial_loss(fake.source, real=True)
+        label = label_loss(fake_codes.label_logits, labels)
+        perceptual = perceptual_loss(rebuild.features, stage1.features)
+        pixel = pixel_loss(x_rebuild, images)
+        latent = latent_loss(fake_codes.z, noise)
+        integrated = integrated_loss(perceptual, pixel, latent, config.lambdas)
+        self._update(self.optimizer_g, self._parameters_g, adversarial + config.label_weight_g * label + integrated)
+        return adversarial, label, perceptual, pixel, latent
+
+    def _judge(self, x: Tensor) -> tuple[DiscriminatorOutput, Codes]:
+        output = self.model.discriminator(x)
+        return output, self.model.classifier(output.shared)
+
+    @staticmethod
+    def _update(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], loss: Tensor) -> None:
+        """One optimiser step. Only ``parameters`` receive a gradient, whatever else the loss depends on."""
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss, inputs=parameters)
+        optimizer.step()
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
