@@ -1,0 +1,234 @@
+"""Everything that decides a training run, in one dataclass: the options, the Python API and a run's config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from igan_fast.errors import InputError
+from igan_fast.reference import StepConfig
+
+__all__ = ["PRESETS", "TrainConfig"]
+
+#: What a preset decides. ``paper`` is the paper to the letter; ``default`` is what was measured to make recognition,
+#: rebuilds and edits all work.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {"lr": 2e-4, "label_weight_d": 1.0, "label_weight_g": 10.0, "signed_labels": True},
+    "paper": {"lr": 2e-5, "label_weight_d": 1.0, "label_weight_g": 1.0, "signed_labels": False},
+}
+
+#: What may differ when a run is resumed: none of it changes what an iteration computes, but for the place of the data.
+_MAY_CHANGE = {
+    "data", "run", "resume", "epochs", "iterations", "device", "threads", "cache",
+    "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes", "validation_images",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train the Iterative GAN on labelled faces."""
+
+    # What to learn from.
+    data: str = "drawn"
+    """'drawn' (the built-in faces), or a folder with CelebA in any of its usual forms, or with pictures and an
+    attribute file."""
+    split: Literal["official", "paper"] = "official"
+    """Which photos are held out: CelebA's own partition, or the paper's random 185,000 / 15,000 (Sec. 5.1)."""
+    attributes: tuple[str, ...] = ()
+    """Names of the attributes to learn; all where empty."""
+    strict: bool = False
+    """Refuse a data set with broken photos or unmatched rows instead of skipping them."""
+    drawn_count: int = 20_000
+    """How many faces to draw, with --data drawn."""
+    cache: Path | None = None
+    """Folder of prepared pictures; $IGAN_FAST_CACHE or the user's cache folder where omitted."""
+
+    # The model.
+    image_size: int = 128
+    """Side of the square pictures in pixels: a multiple of 16 from 32 up."""
+    width: int = 64
+    """Channels of the networks' widest maps."""
+    latent: int = 100
+    """Size of the noise z."""
+
+    # How long.
+    batch_size: int = 64
+    """Photos per iteration."""
+    epochs: float | None = None
+    """Passes over the training photos (50 where neither this nor --iterations is given)."""
+    iterations: int | None = None
+    """Iterations in all, also with --resume."""
+
+    # What an iteration minimises. None means: as the preset has it.
+    preset: Literal["default", "paper"] = "default"
+    """'default': measured to make recognition, rebuilds and edits all work. 'paper': the paper to the letter."""
+    lr: float | None = None
+    """Adam's learning rate."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates."""
+    lambdas: tuple[float, float, float] = (2.0, 0.5, 1.0)
+    """Weights of the perceptual, pixel and latent losses (Sec. 3.3)."""
+    label_weight_d: float | None = None
+    """Weight of the label loss for D and C."""
+    label_weight_g: float | None = None
+    """Weight of the label loss for G: what makes an edit show."""
+    signed_labels: bool | None = None
+    """Give G the labels as −1 and 1 instead of 0 and 1."""
+    balance: bool = True
+    """Give the lagging network extra updates (Sec. 4.1)."""
+    balance_ratio: float = 3.0
+    """How many times one adversarial loss must exceed the other for extra updates."""
+    max_extra_updates: int = 2
+    """At most so many extra updates an iteration."""
+    ema_decay: float = 0.999
+    """Decay of the running average of the weights, used for samples, validation and editing; 0 keeps none."""
+
+    # How to compute.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """'auto' takes the GPU if there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks; weights, statistics and losses are float32 in either."""
+    threads: int | None = None
+    """CPU threads; PyTorch's choice where omitted."""
+    seed: int = 0
+    """Seed of the weights, the order of the photos, the flips and the noise."""
+
+    # The run folder.
+    run: Path | None = None
+    """Folder of the run: config, checkpoints, samples, logs. runs/DATA-SIZE where omitted."""
+    resume: bool = False
+    """Continue the run in --run exactly where its newest whole checkpoint stands; start it where there is none."""
+    log_every: int = 10
+    """Iterations between two lines of the log."""
+    sample_every: int = 500
+    """Iterations between two sample grids."""
+    checkpoint_every: int = 500
+    """Iterations between two checkpoints; each is scored on validation photos first."""
+    keep: int = 3
+    """How many of the newest checkpoints to keep, beside the best."""
+    sample_attributes: tuple[str, ...] | None = None
+    """The attributes reversed in the sample grids: Smiling, Male, Eyeglasses and Blond_Hair where omitted."""
+    validation_images: int = 512
+    """How many validation photos score a checkpoint."""
+
+    def __post_init__(self) -> None:
+        for name, value in PRESETS.get(self.preset, {}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def validate(self) -> None:
+        """Refuse what cannot work before anything starts.
+
+        Raises:
+            InputError: names the option, its value and what was expected.
+        """
+        for name, allowed in _CHOICES.items():
+            _expect(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
+        _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
+        for name in ("drawn_count", "width", "latent", "log_every", "sample_every", "checkpoint_every", "keep"):
+            _expect(self, name, getattr(self, name) >= 1, "at least 1")
+        _expect(self, "batch_size", self.batch_size >= 2, "at least 2: batch normalisation compares pictures")
+        _expect(self, "validation_images", self.validation_images >= 1, "at least 1")
+        if self.epochs is not None and self.iterations is not None:
+            raise InputError(f"--epochs {self.epochs} and --iterations {self.iterations} contradict: give one of them")
+        _expect(self, "epochs", self.epochs is None or 0 < self.epochs < math.inf, "a number above 0")
+        _expect(self, "iterations", self.iterations is None or self.iterations >= 1, "at least 1")
+        _expect(self, "lr", 0 < _number(self.lr) < math.inf, "a number above 0")
+        _expect(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
+        for name in ("lambdas", "label_weight_d", "label_weight_g"):
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            _expect(self, name, all(0 <= _number(n) < math.inf for n in numbers), "not negative, and finite")
+        _expect(self, "balance_ratio", 1 < self.balance_ratio < math.inf, "a number above 1")
+        _expect(self, "max_extra_updates", self.max_extra_updates >= 0, "at least 0")
+        _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
+        _expect(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
+        _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
+        if self.resume and self.run is None:
+            raise InputError("--resume: say which run to continue with --run DIR")
+
+    def step_config(self) -> StepConfig:
+        """The part of it that decides one iteration."""
+        return StepConfig(
+            lr=_number(self.lr),
+            betas=self.betas,
+            lambdas=self.lambdas,
+            label_weight_d=_number(self.label_weight_d),
+            label_weight_g=_number(self.label_weight_g),
+            precision=self.precision,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is saved in config.json: plain JSON values, ``resume`` left out."""
+        values = dataclasses.asdict(self)
+        del values["resume"]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, where: str = "config.json") -> TrainConfig:
+        """The inverse of ``to_json``. Raises ``InputError`` for an unknown key."""
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
+        converted: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in ("cache", "run") and value is not None:
+                value = Path(value)
+            converted[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**converted)
+
+    @classmethod
+    def load(cls, run: Path) -> TrainConfig:
+        """The config saved in a run folder. Raises ``InputError`` where it is missing or no JSON object."""
+        path = run / "config.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: not found; {run} holds no training run") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not readable as JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: found a JSON {type(values).__name__}, expected an object")
+        return cls.from_json(values, where=str(path))
+
+    def check_resumable(self, saved: TrainConfig) -> None:
+        """Refuse to continue a run under options that would change what it computes.
+
+        Raises:
+            InputError: names the first option that differs from the ``saved`` config.
+        """
+        for f in dataclasses.fields(self):
+            mine, theirs = getattr(self, f.name), getattr(saved, f.name)
+            if f.name not in _MAY_CHANGE and mine != theirs:
+                raise InputError(f"{_option(f.name)} is {mine}, but this run was started with {theirs}")
+
+
+_CHOICES = {
+    "split": ("official", "paper"),
+    "preset": tuple(PRESETS),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("fp32", "bf16"),
+}
+
+
+def _number(value: float | None) -> float:
+    """A value that the preset has filled in; NaN, which no check lets pass, where an unknown preset did not."""
+    return math.nan if value is None else value
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _expect(config: TrainConfig, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise InputError(f"{_option(name)}: found {getattr(config, name)}, expected {expected}")

@@ -1,0 +1,211 @@
+"""Everything that a human watches of a run: progress, log, TensorBoard, samples, loss curves, and the alarm for NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from igan_fast.train.board import Board
+from igan_fast.train.curves import plot_losses
+from igan_fast.train.diverged import TrainingDiverged
+from igan_fast.train.files import clear_write_errors
+from igan_fast.train.grids import save_png
+from igan_fast.train.run_log import RunLog
+
+__all__ = ["Monitor", "TrainingDiverged"]
+
+#: The terms that the progress line shows, of those that there are.
+_SHOWN = ("d_adversarial", "g_adversarial", "d_label_real", "g_label", "g_perceptual", "g_pixel")
+
+#: Seconds between two progress lines where there is no terminal to draw a bar on.
+_LINE_EVERY = 30.0
+
+
+class _NamedTuple(Protocol):
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+class Monitor:
+    """Writes ``log.jsonl``, TensorBoard events, ``samples/*.png`` and ``losses.png`` to a run folder.
+
+    A context manager: leaving it flushes, draws the curves and closes; leaving it by an exception only closes.
+
+    Args:
+        run: the run's folder, made if needed.
+        total: the last iteration of the run.
+        batch_size: pictures per iteration, for the speed.
+        start: the iteration that the run goes on from; what the log holds of later ones is cut.
+        log_every: a line of the log for each iteration that this divides, with the means since the line before.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+
+    def __init__(self, run: Path, *, total: int, batch_size: int, start: int = 0, log_every: int = 50) -> None:
+        if log_every < 1:
+            raise ValueError(f"log_every is {log_every}; expected at least 1")
+        self._run = run
+        self._total = total
+        self._batch_size = batch_size
+        self._log_every = log_every
+        self._iteration = start  # the last one recorded
+        self._terms: tuple[str, ...] = ()
+        self._buffer = torch.empty(0)  # (log_every, terms), on the device of the losses
+        self._filled = 0
+        self._counts: dict[str, int] = {}
+        with clear_write_errors(str(run)):
+            run.mkdir(parents=True, exist_ok=True)
+        self._log = RunLog(run / "log.jsonl", start=start)
+        self._board = Board(run, start=start)
+        self._has_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=start, unit="it", dynamic_ncols=True, disable=not self._has_terminal)
+        self._interval_began = time.perf_counter()
+        self._last_line = -_LINE_EVERY
+
+    def record(
+        self, iteration: int, losses: Mapping[str, Tensor] | _NamedTuple, counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Take the losses of one iteration. The device is waited for only where a line of the log is due.
+
+        Args:
+            iteration: the one after the last, counted from 1.
+            losses: scalars on any one device; the same terms each time.
+            counts: what is counted rather than averaged, such as extra updates; the log gets the interval's sums.
+
+        Raises:
+            TrainingDiverged: NaN or Inf in a loss since the line before.
+            InputError: the disk is full.
+        """
+        if iteration != self._iteration + 1:
+            raise ValueError(f"iteration {iteration} was recorded after {self._iteration}")
+        named = losses if isinstance(losses, Mapping) else losses._asdict()
+        values = [value.detach() for value in named.values()]
+        if not self._terms:
+            self._terms = tuple(named)
+            self._buffer = values[0].new_empty(self._log_every, len(values))
+        if tuple(named) != self._terms:
+            raise ValueError(f"the losses are {tuple(named)}; they were {self._terms} before")
+        torch.stack(values, out=self._buffer[self._filled])
+        self._filled += 1
+        self._iteration = iteration
+        for name, count in (counts or {}).items():
+            self._counts[name] = self._counts.get(name, 0) + count
+        self._bar.update()
+        if iteration % self._log_every == 0 or iteration == self._total:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read, check and log what was recorded since the line before: call it before each checkpoint and at the end.
+
+        So no checkpoint follows a loss that was not checked, and a resumed run finds the log complete up to its start.
+
+        Raises:
+            TrainingDiverged: names the first iteration with NaN or Inf in a loss, and each such term.
+            InputError: the disk is full.
+        """
+        if not self._filled:
+            return
+        rows = self._buffer[: self._filled].cpu().double()  # the one wait for the device
+        first = self._iteration - self._filled + 1
+        counts, self._counts, self._filled = self._counts, {}, 0
+        seconds = time.perf_counter() - self._interval_began
+        self._interval_began = time.perf_counter()
+        broken = (~rows.isfinite()).any(dim=1).nonzero()
+        if len(broken):
+            offset = int(broken[0])
+            values = dict(zip(self._terms, rows[offset].tolist(), strict=True))
+            diverged = {name: value for name, value in values.items() if not math.isfinite(value)}
+            self.event("diverged", iteration=first + offset, losses=diverged)
+            raise TrainingDiverged(first + offset, diverged)
+        means = dict(zip(self._terms, rows.mean(dim=0).tolist(), strict=True))
+        speed = len(rows) * self._batch_size / seconds
+        record = {
+            "kind": "losses",
+            "iteration": self._iteration,
+            "iterations": len(rows),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(speed, 1),
+            "losses": means,
+            **counts,
+        }
+        self._log.write(record)
+        scalars = {f"losses/{name}": value for name, value in means.items()}
+        scalars |= {f"counts/{name}": float(count) for name, count in counts.items()}
+        self._board.scalars(scalars | {"speed/images_per_second": speed}, self._iteration)
+        self._show(means, speed)
+
+    def event(self, kind: str, *, iteration: int | None = None, **fields: Any) -> None:
+        """Log that something happened (``"checkpoint"`` …): a line of the log and a TensorBoard text.
+
+        Args:
+            kind: what; ``"losses"`` is taken.
+            iteration: when; the last one recorded by default.
+            fields: whatever JSON holds; the numbers among them are also TensorBoard scalars and curves in
+                ``losses.png``.
+        """
+        when = self._iteration if iteration is None else iteration
+        self._log.write({"kind": kind, "iteration": when, **fields})
+        numbers = {f"{kind}/{name}": value for name, value in fields.items() if isinstance(value, int | float)}
+        self._board.scalars(numbers, when)
+        self._board.text(kind, f"`{json.dumps(fields)}`", when)
+
+    def picture(self, name: str, picture: Image.Image) -> Path:
+        """Save ``picture`` as ``samples/NAME-ITERATION.png`` and show it in TensorBoard; returns where it lies."""
+        path = save_png(picture, self._run / "samples" / f"{name}-{self._iteration:08d}.png")
+        self._board.picture(name, picture, self._iteration)
+        return path
+
+    def message(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        tqdm.write(text)
+
+    def close(self) -> None:
+        """Flush, draw ``losses.png`` from the whole log, and close the files."""
+        try:
+            self.flush()
+            plot_losses(self._run / "log.jsonl", self._run / "losses.png")
+        finally:
+            self._release()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        self._bar.close()
+        self._log.close()
+        self._board.close()
+
+    def _show(self, means: Mapping[str, float], speed: float) -> None:
+        parts = [f"{speed:.0f} img/s", *(f"{name} {means[name]:.3f}" for name in _shown(self._terms))]
+        if self._has_terminal:
+            self._bar.set_postfix_str(" · ".join(parts))
+            return
+        now = time.perf_counter()
+        if now - self._last_line >= _LINE_EVERY or self._iteration == self._total:
+            self._last_line = now
+            left = tqdm.format_interval((self._total - self._iteration) * self._batch_size / speed)
+            line = [f"iteration {self._iteration}/{self._total}", *parts, f"{left} left"]
+            print(" · ".join(line), file=sys.stderr, flush=True)
+
+
+def _shown(terms: Sequence[str]) -> list[str]:
+    return [name for name in terms if name in _SHOWN] or list(terms[: len(_SHOWN)])

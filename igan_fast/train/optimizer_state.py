@@ -1,0 +1,79 @@
+"""An optimiser's state as named tensors, so that a checkpoint needs no pickle and survives a new parameter order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from igan_fast.errors import InputError
+
+__all__ = ["load_optimizer_tensors", "optimizer_to_tensors"]
+
+
+def optimizer_to_tensors(
+    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The state of ``optimizer`` (Adam's step count and moments …) as ``{"PARAMETER/KEY": tensor}``, not copied.
+
+    Args:
+        optimizer: any optimiser whose state consists of tensors. Settings such as the learning rate are not state:
+            they belong to the configuration.
+        named_parameters: names for at least the parameters of ``optimizer``, as ``module.named_parameters()`` gives.
+
+    Raises:
+        ValueError: a parameter of ``optimizer`` has no name.
+        TypeError: the optimiser keeps something that is not a tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in _own(optimizer, named_parameters).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{type(optimizer).__name__}: the state {key!r} of {name} is no tensor: {value!r}")
+            tensors[f"{name}/{key}"] = value
+    return tensors
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give ``optimizer`` the state that :func:`optimizer_to_tensors` took, bit for bit, on its parameters' devices.
+
+    The moments get their parameter's strides back, so that a resumed step runs through the same kernels. Settings
+    such as the learning rate stay as ``optimizer`` has them.
+
+    Raises:
+        InputError: ``tensors`` names an unknown parameter, or a moment has another shape than its parameter.
+    """
+    own = _own(optimizer, named_parameters)
+    states: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        name, _, key = full.rpartition("/")
+        if name not in own:
+            raise InputError(f"optimiser state: {full!r} belongs to no parameter of this optimiser")
+        parameter = own[name]
+        if tensor.dim() > 0 and tensor.shape != parameter.shape:
+            raise InputError(
+                f"optimiser state: {full!r} has shape {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}"
+            )
+        if tensor.dim() > 0:
+            restored = torch.empty_like(parameter.detach(), dtype=tensor.dtype, device="cpu").copy_(tensor)
+        else:
+            restored = tensor.clone()
+        states.setdefault(name, {})[key] = restored
+    # The optimiser numbers its parameters in the order of its groups, which is also the order of `own`.
+    numbered = {number: states[name] for number, name in enumerate(own) if name in states}
+    optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _own(optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The parameters of ``optimizer`` by name, in its own order."""
+    names = {id(parameter): name for name, parameter in named_parameters}
+    own: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                raise ValueError(f"a parameter of shape {tuple(parameter.shape)} in the optimiser has no name")
+            own[names[id(parameter)]] = parameter
+    return own
