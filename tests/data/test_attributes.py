@@ -1,0 +1,70 @@
+"""Attribute names and edits."""
+
+from __future__ import annotations
+
+import pytest
+
+from igan_fast.data.attributes import CELEBA_ATTRIBUTES, attribute_indices, changes_by_index, parse_changes
+from igan_fast.errors import InputError
+
+
+def test_the_forty_attributes_are_celebas_in_celebas_order() -> None:
+    assert len(CELEBA_ATTRIBUTES) == len(set(CELEBA_ATTRIBUTES)) == 40
+    # The original file lists them alphabetically, digits first, upper case before lower.
+    assert list(CELEBA_ATTRIBUTES) == sorted(CELEBA_ATTRIBUTES)
+    assert CELEBA_ATTRIBUTES[20] == "Male"
+    assert CELEBA_ATTRIBUTES[31] == "Smiling"
+
+
+def test_indices_follow_the_order_asked_for() -> None:
+    assert attribute_indices(["c", "a"], ["a", "b", "c"]) == [2, 0]
+    assert attribute_indices([], ["a"]) == []
+
+
+@pytest.mark.parametrize("typo", ["smiling", "Smilling", "SMILING"])
+def test_a_typo_gets_a_suggestion(typo: str) -> None:
+    with pytest.raises(InputError, match=f"--set: unknown attribute '{typo}'; did you mean Smiling"):
+        attribute_indices([typo], CELEBA_ATTRIBUTES, where="--set")
+
+
+def test_a_name_like_no_other_gets_the_whole_list() -> None:
+    with pytest.raises(InputError, match="the 2 known ones are Bald, Young"):
+        attribute_indices(["qqqq"], ["Bald", "Young"])
+
+
+def test_a_name_given_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="'Bald' is given twice"):
+        attribute_indices(["Bald", "Bald"], CELEBA_ATTRIBUTES)
+    with pytest.raises(InputError, match="'Bald' is given twice"):
+        parse_changes(["Bald=1", "Bald=0"], CELEBA_ATTRIBUTES)
+
+
+def test_changes_are_parsed() -> None:
+    changes = parse_changes(["Smiling=1", "Bald=0.25", "Bangs=flip"], CELEBA_ATTRIBUTES)
+    assert changes == {"Smiling": 1.0, "Bald": 0.25, "Bangs": "flip"}
+    assert changes_by_index(changes, ["Bangs", "Bald", "Smiling"]) == {2: 1.0, 1: 0.25, 0: "flip"}
+
+
+@pytest.mark.parametrize("text", ["Smiling", "Smiling=", "=1", ""])
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected NAME=VALUE"):
+        parse_changes([text], CELEBA_ATTRIBUTES)
+
+
+@pytest.mark.parametrize("value", ["2", "-0.1", "nan", "inf", "yes", "Flip"])
+def test_values_outside_of_zero_to_one_are_refused(value: str) -> None:
+    with pytest.raises(InputError, match="from 0 to 1, or 'flip'"):
+        parse_changes([f"Smiling={value}"], CELEBA_ATTRIBUTES)
+
+
+@pytest.mark.parametrize("value", [1.5, -1, float("nan")])
+def test_values_from_python_are_checked_too(value: float) -> None:
+    with pytest.raises(InputError, match="from 0 to 1"):
+        changes_by_index({"Smiling": value}, CELEBA_ATTRIBUTES)
+
+
+def test_an_unknown_name_in_an_edit_is_refused() -> None:
+    with pytest.raises(InputError, match="did you mean Eyeglasses"):
+        parse_changes(["Eyeglass=1"], CELEBA_ATTRIBUTES)
+    with pytest.raises(InputError, match="unknown attribute 'Hat'"):
+        changes_by_index({"Hat": 1}, CELEBA_ATTRIBUTES)

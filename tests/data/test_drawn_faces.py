@@ -1,0 +1,324 @@
+import hashlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from igan_fast.data.attributes import CELEBA_ATTRIBUTES
+from igan_fast.data.drawing.parameters import EXCLUSIONS
+from igan_fast.data.drawn_faces import DrawnFaces, draw_face, face_parameters, with_attribute
+from igan_fast.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return DrawnFaces(4000)
+
+
+@pytest.fixture(scope="module")
+def columns(faces):
+    return dict(zip(faces.attributes, faces.labels.T.astype(bool), strict=True))
+
+
+# Determinism
+
+
+def test_pictures_do_not_depend_on_order_or_process():
+    wanted = [7, 0, 311]
+    script = (
+        "import hashlib; from igan_fast.data.drawn_faces import DrawnFaces; d = DrawnFaces(400, seed=3);"
+        f"print([hashlib.sha256(d.image(i, 32).tobytes() + d.labels[i].tobytes()).hexdigest() for i in {wanted}])"
+    )
+    elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    here = DrawnFaces(400, seed=3)
+    backwards = {
+        i: hashlib.sha256(here.image(i, 32).tobytes() + here.labels[i].tobytes()).hexdigest() for i in reversed(wanted)
+    }
+    assert elsewhere.strip() == str([backwards[i] for i in wanted])
+
+
+def test_count_does_not_change_pictures_labels_or_splits():
+    small, large = DrawnFaces(30), DrawnFaces(300)
+    assert np.array_equal(small.labels, large.labels[:30])
+    assert np.array_equal(small.image(29, 16), large.image(29, 16))
+    assert np.array_equal(small.splits["val"], large.splits["val"][large.splits["val"] < 30])
+
+
+def test_another_seed_is_another_dataset():
+    first, second = DrawnFaces(50), DrawnFaces(50, seed=1)
+    assert (first.labels != second.labels).any()
+    assert (first.image(0, 32) != second.image(0, 32)).any()
+    assert len({first.fingerprint(), second.fingerprint(), DrawnFaces(51).fingerprint()}) == 3
+    assert first.fingerprint() == DrawnFaces(50).fingerprint()
+
+
+def test_survives_pickling():
+    faces = DrawnFaces(12, seed=2, attributes=["Male", "Young"])
+    copy = pickle.loads(pickle.dumps(faces))
+    assert copy.attributes == ("Male", "Young")
+    assert np.array_equal(copy.image(5, 24), faces.image(5, 24))
+    assert np.array_equal(copy.labels, faces.labels)
+
+
+# Labels
+
+
+def test_labels_are_zero_or_one_in_the_order_asked_for(faces):
+    assert faces.labels.dtype == np.uint8
+    assert faces.labels.shape == (4000, 40)
+    assert set(np.unique(faces.labels)) == {0, 1}
+    subset = DrawnFaces(200, attributes=["Young", "Bald", "5_o_Clock_Shadow"])
+    assert subset.attributes == ("Young", "Bald", "5_o_Clock_Shadow")
+    assert np.array_equal(subset.labels, faces.labels[:200, [39, 4, 0]])
+
+
+def test_excluded_pairs_never_meet(columns):
+    for pair in EXCLUSIONS:
+        first, second = sorted(pair)
+        assert not (columns[first] & columns[second]).any(), (first, second)
+
+
+def test_what_only_men_or_only_women_have(columns):
+    women = ~columns["Male"]
+    for name in ("Bald", "Goatee", "Mustache", "Sideburns", "5_o_Clock_Shadow"):
+        assert not columns[name][women].any(), name
+    assert columns["No_Beard"][women].all()
+    for name in ("Heavy_Makeup", "Rosy_Cheeks"):
+        assert not columns[name][~women].any(), name
+    assert columns["Wearing_Lipstick"][~women].mean() < 0.02
+    # where nobody has one of the four named kinds, some men still have the plain jaw beard
+    named = columns["Goatee"] | columns["Mustache"] | columns["Sideburns"] | columns["5_o_Clock_Shadow"]
+    assert (~named & ~columns["No_Beard"]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("Male", 0.38, 0.46), ("Smiling", 0.43, 0.53), ("Young", 0.72, 0.82), ("Eyeglasses", 0.04, 0.1),
+        ("Bald", 0.008, 0.04), ("No_Beard", 0.78, 0.88), ("Wearing_Lipstick", 0.4, 0.52), ("Attractive", 0.45, 0.62),
+        ("Black_Hair", 0.2, 0.35), ("Blond_Hair", 0.1, 0.22), ("Brown_Hair", 0.2, 0.32), ("Gray_Hair", 0.03, 0.09),
+    ],
+)  # fmt: skip
+def test_rates_are_near_celeba(columns, name, low, high):
+    assert low < columns[name].mean() < high
+
+
+def test_every_attribute_varies(columns):
+    for name, column in columns.items():
+        assert 0.01 < column.mean() < 0.9, name
+
+
+def test_believable_dependences(columns):
+    def rate(name, given):
+        return columns[name][given].mean()
+
+    smiling, male, young = columns["Smiling"], columns["Male"], columns["Young"]
+    assert rate("High_Cheekbones", smiling) > 3 * rate("High_Cheekbones", ~smiling)
+    assert rate("Mouth_Slightly_Open", smiling) > 2 * rate("Mouth_Slightly_Open", ~smiling)
+    assert rate("Double_Chin", columns["Chubby"]) > 5 * rate("Double_Chin", ~columns["Chubby"])
+    assert rate("Gray_Hair", ~young) > 0.1
+    assert rate("Gray_Hair", young) == 0
+    assert rate("Attractive", young) > 2 * rate("Attractive", ~young)
+    assert rate("Wearing_Necktie", male) > 10 * rate("Wearing_Necktie", ~male)
+    assert rate("Wearing_Lipstick", columns["Heavy_Makeup"]) > 0.9
+
+
+# Identities and splits
+
+
+def test_splits_cover_and_share_no_identity(faces):
+    rows = np.concatenate(list(faces.splits.values()))
+    assert np.array_equal(np.sort(rows), np.arange(4000))
+    assert [len(faces.splits[name]) for name in ("train", "val", "test")] == [3600, 200, 200]
+    people = [set(faces.identities[rows].tolist()) for rows in faces.splits.values()]
+    assert sum(map(len, people)) == len(set.union(*people)) == 800
+    assert all((np.diff(rows) > 0).all() for rows in faces.splits.values())
+
+
+def test_an_identity_keeps_its_face_and_not_its_moment(faces):
+    rows = np.flatnonzero(faces.identities == faces.identities[3])
+    assert len(rows) == 5
+    pictures = [face_parameters(0, int(row)) for row in rows]
+    assert len({picture.shape for picture in pictures}) == 1
+    assert len({picture.moment for picture in pictures}) == 5
+    for name in ("Male", "Young", "Big_Nose", "Oval_Face", "Bald", "Chubby", "Pale_Skin"):
+        assert len({picture.has(name) for picture in pictures}) == 1, name
+
+
+def test_one_face_is_a_dataset():
+    one = DrawnFaces(1)
+    assert len(one) == 1
+    assert [len(rows) for rows in one.splits.values()] == [1, 0, 0]
+    assert one.labels.shape == (1, 40)
+    assert "1 drawn face" in one.describe()
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("size", [16, 33, 64, 128])
+def test_sizes_show_the_same_face(size):
+    picture = draw_face(face_parameters(0, 4), size)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (size, size, 3)
+    assert picture.flags.c_contiguous
+    large = draw_face(face_parameters(0, 4), 8 * size)  # averaged down by hand: what the small one should be
+    average = large.reshape(size, 8, size, 8, 3).mean((1, 3))
+    assert np.abs(picture - average).mean() < 4
+
+
+def test_edges_are_anti_aliased():
+    parameters = with_attribute(face_parameters(0, 3), "Eyeglasses", 1)
+    assert len(np.unique(draw_face(parameters, 64).reshape(-1, 3), axis=0)) > 1000
+
+
+_HAIR = (0.2, 0.02, 0.8, 0.3)
+_LOCKS = (0.12, 0.02, 0.88, 0.9)
+_MOUTH = (0.36, 0.62, 0.64, 0.82)
+_BROWS = (0.28, 0.32, 0.72, 0.45)
+_JAW = (0.2, 0.45, 0.8, 0.92)
+#: Where each attribute shows (left, top, right, bottom, as shares of the side), and the share of that region's pixels
+#: that must change visibly.
+_VISIBLE = {
+    "5_o_Clock_Shadow": ((0.25, 0.6, 0.75, 0.9), 0.15),
+    "Arched_Eyebrows": (_BROWS, 0.04),
+    "Bags_Under_Eyes": ((0.28, 0.46, 0.72, 0.58), 0.05),
+    "Bald": (_HAIR, 0.2),
+    "Bangs": ((0.28, 0.2, 0.72, 0.42), 0.2),
+    "Big_Lips": (_MOUTH, 0.02),
+    "Big_Nose": ((0.38, 0.52, 0.62, 0.68), 0.04),
+    "Black_Hair": (_HAIR, 0.2),
+    "Blond_Hair": (_HAIR, 0.2),
+    "Blurry": ((0.2, 0.2, 0.8, 0.9), 0.06),
+    "Brown_Hair": (_HAIR, 0.15),
+    "Bushy_Eyebrows": (_BROWS, 0.05),
+    "Chubby": (_JAW, 0.05),
+    "Double_Chin": ((0.3, 0.72, 0.7, 0.95), 0.02),
+    "Eyeglasses": ((0.25, 0.38, 0.75, 0.6), 0.2),
+    "Goatee": ((0.36, 0.74, 0.64, 0.9), 0.1),
+    "Gray_Hair": (_HAIR, 0.2),
+    "Heavy_Makeup": ((0.2, 0.36, 0.8, 0.62), 0.04),
+    "High_Cheekbones": ((0.25, 0.5, 0.75, 0.72), 0.02),
+    "Male": ((0.1, 0.0, 0.9, 1.0), 0.03),
+    "Mouth_Slightly_Open": (_MOUTH, 0.1),
+    "Mustache": ((0.36, 0.62, 0.64, 0.74), 0.1),
+    "Narrow_Eyes": ((0.3, 0.42, 0.7, 0.52), 0.15),
+    "No_Beard": (_JAW, 0.06),
+    "Oval_Face": (_JAW, 0.02),
+    "Pale_Skin": ((0.35, 0.5, 0.65, 0.65), 0.5),
+    "Pointy_Nose": ((0.38, 0.45, 0.62, 0.68), 0.03),
+    "Receding_Hairline": ((0.28, 0.1, 0.72, 0.4), 0.1),
+    "Rosy_Cheeks": ((0.25, 0.5, 0.75, 0.7), 0.05),
+    "Sideburns": ((0.2, 0.38, 0.8, 0.65), 0.04),
+    "Smiling": (_MOUTH, 0.03),
+    "Straight_Hair": (_LOCKS, 0.01),
+    "Wavy_Hair": (_LOCKS, 0.02),
+    "Wearing_Earrings": ((0.15, 0.52, 0.85, 0.72), 0.05),
+    "Wearing_Hat": ((0.1, 0.0, 0.9, 0.36), 0.2),
+    "Wearing_Lipstick": (_MOUTH, 0.05),
+    "Wearing_Necklace": ((0.3, 0.82, 0.7, 1.0), 0.1),
+    "Wearing_Necktie": ((0.3, 0.82, 0.7, 1.0), 0.3),
+    "Young": ((0.2, 0.2, 0.8, 0.8), 0.02),
+}
+
+
+def _models():
+    """Six faces that nothing hides: no blur, hat, glasses, bald head or beard."""
+    hiding = ("Blurry", "Wearing_Hat", "Bald", "Eyeglasses")
+    found = [face_parameters(0, index) for index in range(60)]
+    found = [with_attribute(face, "No_Beard", 1) for face in found if not any(map(face.has, hiding))]
+    return found[:6]
+
+
+def test_all_attributes_but_the_rule_are_in_the_table():
+    assert {*_VISIBLE, "Attractive"} == set(CELEBA_ATTRIBUTES)
+
+
+@pytest.mark.parametrize("name", _VISIBLE)
+def test_attribute_is_seen_where_it_should_be(name):
+    (left, top, right, bottom), least = _VISIBLE[name]
+    for face in _models():
+        without = with_attribute(face, name, 0)
+        other = draw_face(without, 64).astype(int)
+        changed = np.abs(draw_face(with_attribute(without, name, 1), 64) - other).max(-1) > 24
+        inside = np.zeros_like(changed)
+        inside[round(64 * top) : round(64 * bottom), round(64 * left) : round(64 * right)] = True
+        assert changed[inside].mean() >= least
+        assert changed[inside].mean() > changed[~inside].mean()
+
+
+def test_directions_of_change_are_right():
+    """Independent of where: the hair gets the colour it is named after, the blur flattens, teeth appear."""
+
+    def crown(face):
+        return draw_face(face, 64)[7:11, 28:36].reshape(-1, 3).mean(0)
+
+    for face in _models():
+        black, blond, gray = (
+            crown(with_attribute(face, name, 1)) for name in ("Black_Hair", "Blond_Hair", "Gray_Hair")
+        )
+        assert black.mean() < 90 < blond.mean()
+        assert blond[0] - blond[2] > 60 > np.ptp(gray)
+        sharp, blurred = (draw_face(with_attribute(face, "Blurry", value), 64).astype(int) for value in (0, 1))
+        assert np.abs(np.diff(blurred, axis=1)).mean() < 0.8 * np.abs(np.diff(sharp, axis=1)).mean()
+
+
+# Changing one attribute
+
+
+def test_with_attribute_clears_what_it_excludes_and_nothing_else():
+    for name in set(CELEBA_ATTRIBUTES) - {"Attractive"}:
+        for value in (0, 1):
+            before = face_parameters(0, 9)
+            after = with_attribute(before, name, value)
+            assert after.has(name) == bool(value)
+            for other in set(CELEBA_ATTRIBUTES) - {"Attractive", name}:
+                excluded = value == 1 and frozenset((name, other)) in EXCLUSIONS
+                assert after.has(other) == (before.has(other) and not excluded), (name, other)
+            assert (after.shape, after.moment) == (before.shape, before.moment)
+
+
+def test_attractive_follows_the_other_attributes():
+    face = face_parameters(0, 9)
+    for name in ("Male", "Chubby", "Double_Chin", "Bags_Under_Eyes"):
+        face = with_attribute(face, name, 0)
+    face = with_attribute(with_attribute(face, "Heavy_Makeup", 1), "Oval_Face", 1)
+    assert with_attribute(face, "Young", 1).has("Attractive")
+    assert not with_attribute(with_attribute(face, "Chubby", 1), "Young", 0).has("Attractive")
+
+
+# Bad arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": 0}, "count: found 0"),
+        ({"count": -3}, "count: found -3"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"attributes": ["Smilling"]}, "did you mean Smiling"),
+        ({"attributes": ["Male", "Male"]}, "given twice"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        DrawnFaces(**arguments)
+
+
+def test_bad_index_size_attribute_and_value():
+    faces = DrawnFaces(10)
+    for index in (-1, 10):
+        with pytest.raises(InputError, match=f"index: found {index}"):
+            faces.image(index, 64)
+    with pytest.raises(InputError, match="size: found 15, expected at least 16"):
+        faces.image(0, 15)
+    with pytest.raises(InputError, match="index: found -1"):
+        face_parameters(0, -1)
+    with pytest.raises(InputError, match="unknown attribute 'Beard'"):
+        with_attribute(face_parameters(0, 0), "Beard", 1)
+    with pytest.raises(InputError, match="value: found 2 for Male"):
+        with_attribute(face_parameters(0, 0), "Male", 2)
+    with pytest.raises(InputError, match="'Attractive' follows"):
+        with_attribute(face_parameters(0, 0), "Attractive", 1)
