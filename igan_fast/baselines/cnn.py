@@ -1,0 +1,206 @@
+"""A plain CNN that recognises attributes, trained on real photos alone.
+
+It is the paper's CNN baseline (Sec. 5.3, Fig. 4), and the judge of edits: it has never seen a generated image, so what
+it recognises in one is really to be seen there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from igan_fast.data.loader import BatchLoader, to_float
+from igan_fast.data.store import FaceStore, cache_folder
+from igan_fast.errors import InputError
+
+__all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
+
+#: Part of every cached network's name: raise it when the architecture or the recipe changes.
+CACHE_FORMAT = 1
+
+#: No layer has more channels.
+MAX_CHANNELS = 256
+
+
+@dataclass(frozen=True)
+class CNNConfig:
+    """How the network is trained. With these, 6,800 CelebA photos of 64² take two minutes on two cores."""
+
+    epochs: float = 12.0
+    """Passes over the training photos."""
+    max_photos: int = 200_000
+    """No more photos than this are shown in all, so that a large data set takes minutes too."""
+    batch_size: int = 64
+    lr: float = 2e-3
+    """Highest learning rate of the one-cycle schedule (AdamW)."""
+    weight_decay: float = 1e-2
+    dropout: float = 0.3
+    """Before the last layer."""
+    seed: int = 0
+    """Of the weights, the order of the photos, the flips and the dropout."""
+
+
+class AttributeCNN(nn.Module):
+    """Image → attribute logits. Pairs of 3×3 convolutions, the second of stride 2, down to a map of 4 to 8 pixels.
+
+    Args:
+        image_size: side S of the square images, at least 8. The weights fit any size with the same number of halvings.
+        attributes: number A of attributes.
+        width: channels of the first pair, doubled at each halving up to 256; by default 32 below 64 pixels, else 16.
+        dropout: before the last layer, in training.
+    """
+
+    def __init__(self, image_size: int, attributes: int, *, width: int | None = None, dropout: float = 0.3) -> None:
+        super().__init__()
+        if image_size < 8 or attributes < 1:
+            raise ValueError(f"found image_size {image_size}, attributes {attributes}; expected at least 8 and 1")
+        if width is None:
+            width = 32 if image_size < 64 else 16
+        layers: list[nn.Module] = []
+        channels = 3
+        for block in range(image_size.bit_length() - 3):
+            wider = min(width * 2**block, MAX_CHANNELS)
+            for from_channels, stride in ((channels, 1), (wider, 2)):
+                conv = nn.Conv2d(from_channels, wider, 3, stride, padding=1, bias=False)
+                layers += [conv, nn.BatchNorm2d(wider), nn.ReLU()]
+            channels = wider
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.labels = nn.Linear(channels, attributes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, S, S) in [−1, 1] → logits (N, A)."""
+        logits: Tensor = self.labels(self.dropout(self.features(x).mean(dim=(2, 3))))
+        return logits
+
+
+def train_cnn(
+    store: FaceStore, config: CNNConfig | None = None, *, device: str | torch.device = "cpu", progress: bool = True
+) -> AttributeCNN:
+    """Train a network on the ``"train"`` photos of ``store``, in bfloat16 where the hardware computes in it.
+
+    The result depends on the store, the config and the hardware; the caller's random state is left as it was.
+
+    Args:
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The network, in eval mode, on ``device``.
+
+    Raises:
+        InputError: the store has no training photos.
+    """
+    config = config or CNNConfig()
+    device = torch.device(device)
+    loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=device)
+    photos = min(config.epochs * loader.examples_per_epoch, config.max_photos)
+    iterations = max(1, math.ceil(photos / config.batch_size))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
+        cnn.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        optimizer = torch.optim.AdamW(cnn.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=iterations)
+        for _ in tqdm(range(iterations), desc="Training the plain CNN", unit="batch", disable=not progress):
+            images, labels = loader.next()
+            with _autocast(device):
+                logits = cnn(to_float(images))
+            loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+    return cnn.eval()
+
+
+def cached_cnn(
+    store: FaceStore,
+    config: CNNConfig | None = None,
+    *,
+    cache: Path | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> AttributeCNN:
+    """``train_cnn``, once: the network is kept in the cache, by photos, attributes, labels, size and config.
+
+    A cached file that cannot be read is replaced by training again.
+
+    Args:
+        cache: the folder, ``igan_fast.data.store.cache_folder()`` by default.
+
+    Raises:
+        InputError: as ``train_cnn``; also a cache folder that cannot be written.
+    """
+    config = config or CNNConfig()
+    path = (cache or cache_folder()) / f"cnn-{store.size}-{_key(store, config)}.safetensors"
+    cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
+    try:
+        cnn.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError):  # none, damaged, of other shapes
+        cnn = train_cnn(store, config, device=device, progress=progress)
+        _save(cnn, path)
+    return cnn.to(device).eval()
+
+
+def predict(cnn: AttributeCNN, images: NDArray[np.uint8] | Tensor, *, batch_size: int = 250) -> NDArray[np.float32]:
+    """The probabilities (N, A) of the attributes in images (N, S, S, 3) uint8. The network should be in eval mode."""
+    device = cnn.labels.weight.device
+    parts = [np.empty((0, cnn.labels.out_features), np.float32)]
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            part = torch.as_tensor(images[start : start + batch_size]).to(device)
+            parts.append(torch.sigmoid(cnn(to_float(part))).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where the hardware has it; elsewhere it would be emulated, slower than float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+
+
+def _key(store: FaceStore, config: CNNConfig) -> str:
+    """A digest of all that decides what the network learns."""
+    rows = store.splits["train"]
+    settings = {"format": CACHE_FORMAT, "attributes": store.attributes, "config": dataclasses.asdict(config)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    if store.path is not None:
+        digest.update(store.path.name.encode())  # holds the fingerprint of the photos and their size
+    else:
+        digest.update(store.images[rows].tobytes())
+    digest.update(rows.astype(np.int64).tobytes())
+    digest.update(store.labels[rows].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _save(cnn: AttributeCNN, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in cnn.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: the trained CNN cannot be kept in the cache ({error})") from error

@@ -1,0 +1,215 @@
+"""A trained model in a user's hands: recognise attributes in photos, generate faces, rebuild and edit photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from igan_fast.data.attributes import Change, changes_by_index
+from igan_fast.data.loader import to_float, to_uint8
+from igan_fast.data.photos import Photo, load_photo
+from igan_fast.errors import InputError
+from igan_fast.reference.models import IterativeGAN
+from igan_fast.train.checkpoint import load_checkpoint, load_model
+
+__all__ = ["FaceEditor"]
+
+Picture = Image.Image
+P = TypeVar("P", bound=Photo)
+R = TypeVar("R")
+
+
+class FaceEditor:
+    """Use a trained ``IterativeGAN``.
+
+    Wherever a method takes ``photos``, that is one photo or several: a path, a PIL image, an array (H, W), (H, W, 3) or
+    (H, W, 4) of uint8; or a list or tuple of any of them, or one array (N, H, W, C). Any size and colour mode will do,
+    see ``igan_fast.data.photos.load_photo``. One photo gives one result, several give a list. Pictures that come back
+    are RGB and ``image_size`` square.
+
+    Args:
+        model: put into eval mode; the editor computes on the device that it is on.
+        attributes: the names of its attributes, in order.
+        label_samples: (M, A) of 0 and 1, rows of real labels; ``generate`` draws from them what the caller leaves open.
+        batch_size: photos that the model sees at a time.
+
+    Raises:
+        InputError: ``attributes`` or ``label_samples`` do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: IterativeGAN,
+        attributes: Sequence[str],
+        *,
+        label_samples: NDArray[Any] | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        arguments = model.arguments()
+        count = arguments["attributes"]
+        if len(attributes) != count:
+            raise InputError(f"attributes: found {len(attributes)} names for a model of {count} attributes")
+        if label_samples is not None and (label_samples.ndim != 2 or label_samples.shape[1] != count):
+            raise InputError(f"label_samples: found the shape {label_samples.shape}, expected (M, {count})")
+        if batch_size < 1:
+            raise InputError(f"batch_size: found {batch_size}, expected at least 1")
+        self.model = model.eval()
+        self.attributes = tuple(attributes)
+        self.image_size: int = arguments["image_size"]
+        self.batch_size = batch_size
+        self._latent: int = arguments["latent"]
+        self._label_samples = None if label_samples is None or not len(label_samples) else label_samples
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        weights: Literal["ema", "model"] = "ema",
+        batch_size: int = 64,
+    ) -> FaceEditor:
+        """The editor of a run (its best checkpoint) or of a checkpoint folder.
+
+        Args:
+            weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
+
+        Raises:
+            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model.
+        """
+        loaded = load_model(Path(path), device=device, weights=weights)
+        described = load_checkpoint(loaded.folder, only=[]).state["model"]
+        samples = _unpack(described.get("label_samples", []), len(loaded.attributes), loaded.folder)
+        return cls(loaded.model, loaded.attributes, label_samples=samples, batch_size=batch_size)
+
+    @overload
+    def recognise(self, photos: str | Path | Picture) -> dict[str, float]: ...
+    @overload
+    def recognise(self, photos: list[P] | tuple[P, ...]) -> list[dict[str, float]]: ...
+    @overload
+    def recognise(self, photos: NDArray[Any]) -> Any: ...
+    def recognise(self, photos: Photo | Sequence[Photo]) -> dict[str, float] | list[dict[str, float]]:
+        """The probability of each attribute, by name.
+
+        Raises:
+            InputError: what is given is no photo, see ``igan_fast.data.photos.load_photo``.
+        """
+
+        def probabilities(x: Tensor) -> list[dict[str, float]]:
+            rows = torch.sigmoid(self.model.encode(x).label_logits).tolist()
+            return [dict(zip(self.attributes, row, strict=True)) for row in rows]
+
+        return self._each(photos, probabilities)
+
+    @overload
+    def rebuild(self, photos: str | Path | Picture) -> Picture: ...
+    @overload
+    def rebuild(self, photos: list[P] | tuple[P, ...]) -> list[Picture]: ...
+    @overload
+    def rebuild(self, photos: NDArray[Any]) -> Any: ...
+    def rebuild(self, photos: Photo | Sequence[Photo]) -> Picture | list[Picture]:
+        """Photos drawn again by the model from what it recognised in them: ``transform`` without a change.
+
+        Raises:
+            InputError: as ``recognise``.
+        """
+        return self._each(photos, lambda x: _to_pictures(self.model.rebuild(x)))
+
+    @overload
+    def transform(self, photos: str | Path | Picture, changes: Mapping[str, Change]) -> Picture: ...
+    @overload
+    def transform(self, photos: list[P] | tuple[P, ...], changes: Mapping[str, Change]) -> list[Picture]: ...
+    @overload
+    def transform(self, photos: NDArray[Any], changes: Mapping[str, Change]) -> Any: ...
+    def transform(self, photos: Photo | Sequence[Photo], changes: Mapping[str, Change]) -> Picture | list[Picture]:
+        """Photos drawn again with some attributes changed; the others stay as they are recognised.
+
+        Args:
+            changes: by name, the new value in [0, 1], or ``"flip"``: 1 where the attribute is recognised as absent
+                (probability below 0.5), else 0; each photo is flipped by what is recognised in it.
+
+        Raises:
+            InputError: as ``recognise``; an unknown attribute (near names are suggested) or another value.
+        """
+        by_index = changes_by_index(changes, self.attributes)
+        return self._each(photos, lambda x: _to_pictures(self.model.transform(x, by_index)))
+
+    def generate(self, n: int, attributes: Mapping[str, float] | None = None, *, seed: int = 0) -> list[Picture]:
+        """New faces.
+
+        The attributes that are left open are those of a real person: a row of ``label_samples``, drawn at random, in
+        which the given ones are then set. Without samples each open attribute is 0.5, undecided. What face k is drawn
+        from depends on ``seed`` and k alone: the same seed with other ``attributes`` gives the same faces changed, and
+        a larger ``n`` the same faces and more.
+
+        Args:
+            n: how many, at least 1.
+            attributes: by name, values in [0, 1].
+            seed: at least 0.
+
+        Raises:
+            InputError: a value out of range, or an unknown attribute (near names are suggested).
+        """
+        if n < 1:
+            raise InputError(f"n: found {n}, expected at least 1 face")
+        if seed < 0:
+            raise InputError(f"seed: found {seed}, expected at least 0")
+        chosen = changes_by_index(attributes or {}, self.attributes, where="attributes")
+        noise_rng, label_rng = np.random.default_rng(seed).spawn(2)
+        noise = noise_rng.uniform(-1, 1, (n, self._latent)).astype(np.float32)
+        labels = np.full((n, len(self.attributes)), 0.5, np.float32)
+        if self._label_samples is not None:
+            labels[:] = self._label_samples[label_rng.integers(len(self._label_samples), size=n)]
+        for index, value in chosen.items():
+            if value == "flip":
+                name = self.attributes[index]
+                raise InputError(
+                    f"attributes: {name}=flip: a new face has nothing to flip; expected a number from 0 to 1"
+                )
+            labels[:, index] = value
+        pictures: list[Picture] = []
+        with torch.inference_mode():
+            for start in range(0, n, self.batch_size):
+                part = slice(start, start + self.batch_size)
+                z, c = (torch.from_numpy(array[part]).to(self._device) for array in (noise, labels))
+                pictures += _to_pictures(self.model.generate(z, c))
+        return pictures
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _each(self, photos: Photo | Sequence[Photo], run: Callable[[Tensor], list[R]]) -> R | list[R]:
+        """``run`` on batches (B, 3, S, S) in [−1, 1]; the one result where ``photos`` is one photo, else their list."""
+        several = isinstance(photos, list | tuple) or (isinstance(photos, np.ndarray) and photos.ndim == 4)
+        results: list[R] = []
+        with torch.inference_mode():
+            for batch in self._batches(photos if several else [photos]):  # type: ignore[list-item, arg-type]
+                results += run(to_float(torch.from_numpy(batch).to(self._device)))
+        return results if several else results[0]
+
+    def _batches(self, photos: Sequence[Photo]) -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, len(photos), self.batch_size):
+            part = range(start, min(start + self.batch_size, len(photos)))
+            name = "photo" if len(photos) == 1 else "photo {} of {}"
+            yield np.stack([load_photo(photos[k], self.image_size, name=name.format(k + 1, len(photos))) for k in part])
+
+
+def _to_pictures(images: Tensor) -> list[Picture]:
+    return [Image.fromarray(image) for image in to_uint8(images).cpu().numpy()]
+
+
+def _unpack(packed: Any, attributes: int, folder: Path) -> NDArray[np.uint8]:
+    """``["0110…", …]``, one string a row, as (M, A)."""
+    if not isinstance(packed, list) or not all(
+        isinstance(row, str) and len(row) == attributes and set(row) <= {"0", "1"} for row in packed
+    ):
+        raise InputError(f"{folder}: label_samples in its state do not fit the {attributes} attributes of its model")
+    return np.array([[int(digit) for digit in row] for row in packed], np.uint8).reshape(len(packed), attributes)

@@ -1,0 +1,155 @@
+"""The numbers that say how well a model recognises and rebuilds, free of files and protocols: arrays in, scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from igan_fast.data.loader import to_float
+
+__all__ = [
+    "AttributeScores",
+    "ImageQuality",
+    "attribute_scores",
+    "hamming_loss",
+    "image_quality",
+    "in_eval_mode",
+    "majority_labels",
+    "quick_validation",
+]
+
+Labels = NDArray[Any]  # (N, A): bool, or any numbers that are 0 or 1
+
+
+class Autoencoder(Protocol):
+    """What is asked of a model here: ``IterativeGAN`` in either wing has it."""
+
+    training: bool
+
+    def train(self, mode: bool = True) -> Any: ...
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def generate(self, z: Tensor, c: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class AttributeScores:
+    """How well labels were predicted: (A,) float64 each, one number per attribute."""
+
+    accuracy: NDArray[np.float64]
+    """Share of the images with the right answer."""
+    balanced_accuracy: NDArray[np.float64]
+    """Mean of the recalls of "present" and "absent"; of the one that occurs where the other never does."""
+    f1: NDArray[np.float64]
+    """2TP / (2TP + FP + FN); NaN where the attribute neither occurs nor is ever predicted."""
+
+
+class ImageQuality(NamedTuple):
+    """How near N images come to N others; each is (N,) float32."""
+
+    l1: Tensor
+    """mean|a − b| of an image in [−1, 1]: the paper's pixel loss (Sec. 3.3.1)."""
+    psnr: Tensor
+    """Peak signal-to-noise ratio in dB."""
+    ssim: Tensor
+    """Structural similarity (Wang et al. 2004): Gaussian window 11×11 with σ = 1.5, edges mirrored."""
+
+
+def hamming_loss(predicted: Labels, labels: Labels) -> float:
+    """The share of wrong answers over all images and attributes (the paper's Fig. 4).
+
+    Raises:
+        ValueError: the shapes differ, are not (N, A), or hold nothing.
+    """
+    return float(np.mean(_as_bool(predicted, labels) != _as_bool(labels, predicted)))
+
+
+def attribute_scores(predicted: Labels, labels: Labels) -> AttributeScores:
+    """Scores of each attribute. Raises ``ValueError`` as ``hamming_loss``."""
+    guess, truth = _as_bool(predicted, labels), _as_bool(labels, predicted)
+    true_positives = np.sum(guess & truth, axis=0)
+    positives, guessed = np.sum(truth, axis=0), np.sum(guess, axis=0)
+    negatives = len(truth) - positives
+    true_negatives = np.sum(~guess & ~truth, axis=0)
+    with np.errstate(invalid="ignore"):  # 0/0 is NaN: a class that never occurs has no recall
+        recalls = np.stack([true_positives / positives, true_negatives / negatives])
+        f1 = 2 * true_positives / (positives + guessed)
+    return AttributeScores(
+        accuracy=np.mean(guess == truth, axis=0),
+        balanced_accuracy=np.nanmean(recalls, axis=0),
+        f1=f1,
+    )
+
+
+def majority_labels(labels: Labels) -> NDArray[np.bool_]:
+    """(A,): for each attribute whether more than half of the (N, A) labels have it: the best answer without looking."""
+    majority: NDArray[np.bool_] = np.mean(labels, axis=0) > 0.5
+    return majority
+
+
+def image_quality(images: Tensor, targets: Tensor) -> ImageQuality:
+    """L1, PSNR and SSIM of each image (N, 3, S, S) in [−1, 1]. Their means are the usual summary."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    # SSIM compares means, so it is defined for intensities from 0 up.
+    ours, theirs = (images.float() + 1) / 2, (targets.float() + 1) / 2
+    each = (1, 2, 3)
+    psnr = peak_signal_noise_ratio(ours, theirs, data_range=1.0, reduction="none", dim=each)
+    ssim = structural_similarity_index_measure(ours, theirs, data_range=1.0, reduction="none")
+    assert isinstance(ssim, Tensor)  # a tuple only where more is asked for
+    return ImageQuality(2 * (ours - theirs).abs().mean(each), psnr, ssim.reshape(len(ours)))
+
+
+def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batch_size: int = 100) -> dict[str, float]:
+    """How a model in training does on photos it has not seen, cheap enough to be asked at every checkpoint.
+
+    Args:
+        model: put into eval mode for this call, then back as it was.
+        images: (N, S, S, 3) uint8, on the model's device.
+        labels: (N, A) in {0, 1}, on the model's device.
+        batch_size: images at a time; the scores do not depend on it.
+
+    Returns:
+        ``hamming_loss`` (see there) and ``rebuild_l1``, mean|rebuilt − real| of images in [−1, 1].
+
+    Raises:
+        ValueError: no images, or not as many labels.
+    """
+    if len(images) == 0 or len(images) != len(labels):
+        raise ValueError(f"found {len(images)} images and {len(labels)} rows of labels; expected as many, at least one")
+    wrong = torch.zeros((), dtype=torch.float64, device=images.device)
+    distance = torch.zeros_like(wrong)
+    with in_eval_mode(model):
+        for start in range(0, len(images), batch_size):
+            x = to_float(images[start : start + batch_size])
+            truth = labels[start : start + batch_size]
+            z, logits = model.encode(x)
+            wrong += ((logits > 0) != (truth > 0.5)).sum()
+            distance += (model.generate(z, torch.sigmoid(logits)) - x).abs().sum(dtype=torch.float64)
+    pixels = images.numel()
+    return {"hamming_loss": wrong.item() / labels.numel(), "rebuild_l1": distance.item() / pixels}
+
+
+@contextmanager
+def in_eval_mode(model: Autoencoder) -> Iterator[None]:
+    """Inference with running statistics and without gradients; afterwards the model is in the mode that it was in."""
+    training = model.training
+    model.train(False)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _as_bool(labels: Labels, other: Labels) -> NDArray[np.bool_]:
+    array = np.asarray(labels)
+    if array.shape != np.shape(other) or array.ndim != 2 or array.size == 0:
+        raise ValueError(f"found labels of shapes {array.shape} and {np.shape(other)}; expected both (N, A), not empty")
+    return array.astype(np.bool_)

@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from igan_fast.baselines import cnn as cnn_module
+from igan_fast.baselines.cnn import AttributeCNN, CNNConfig, cached_cnn, predict, train_cnn
+from igan_fast.data import FaceStore, to_float
+from igan_fast.errors import InputError
+
+QUICK = CNNConfig(epochs=2, batch_size=8)
+
+
+def store(size: int = 16, count: int = 40, *, seed: int = 0, names: tuple[str, ...] = ("Red", "Bright")) -> FaceStore:
+    """Plain pictures with noise; label 0: more red than blue, label 1: bright."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, (count, 2), dtype=np.uint8)
+    colour = 60.0 + 90 * labels[:, 1:] + np.stack([40 * labels[:, 0], 0 * labels[:, 0], 40 - 40 * labels[:, 0]], 1)
+    images = colour[:, None, None, :] + rng.normal(0, 10, (count, size, size, 3))
+    half = count // 2
+    return FaceStore(
+        images=images.clip(0, 255).astype(np.uint8),
+        labels=labels[:, : len(names)],
+        identities=None,
+        splits={"train": np.arange(half), "val": np.arange(half, count)},
+        attributes=names,
+        positions=np.arange(count),
+        size=size,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "pairs", "channels"),
+    [(8, 1, 32), (16, 2, 64), (32, 3, 128), (48, 3, 128), (64, 4, 128), (80, 4, 128), (128, 5, 256), (256, 6, 256)],
+)
+def test_shapes_at_powers_of_two_and_between(size: int, pairs: int, channels: int) -> None:
+    cnn = AttributeCNN(size, 5).eval()
+    convolutions = [layer for layer in cnn.features if isinstance(layer, torch.nn.Conv2d)]
+    assert [layer.stride[0] for layer in convolutions] == [1, 2] * pairs
+    assert convolutions[-1].out_channels == channels
+    x = torch.zeros(2, 3, size, size)
+    assert cnn(x).shape == (2, 5)
+    assert 4 <= cnn.features(x).shape[2] < 8
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="image_size 7"):
+        AttributeCNN(7, 1)
+    with pytest.raises(ValueError, match="attributes 0"):
+        AttributeCNN(32, 0)
+
+
+def test_it_learns_what_can_be_seen() -> None:
+    data = store(count=400)
+    cnn = train_cnn(data, CNNConfig(epochs=8, batch_size=16), progress=False)
+    assert not cnn.training
+    rows = data.splits["val"]
+    wrong = (predict(cnn, data.images[rows]) > 0.5) != data.labels[rows]
+    assert wrong.mean() < 0.05  # guessing is wrong half of the time
+
+
+def test_training_is_decided_by_its_seed_and_leaves_the_caller_s_random_state() -> None:
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first = train_cnn(store(), QUICK, progress=False).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(8)
+    second = train_cnn(store(), QUICK, progress=False).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = train_cnn(store(), CNNConfig(epochs=2, batch_size=8, seed=1), progress=False).state_dict()
+    assert not torch.equal(first["labels.weight"], other["labels.weight"])
+
+
+@pytest.mark.parametrize(("count", "limit"), [(2, 200_000), (40, 1)])
+def test_a_single_photo_and_a_single_iteration_will_do(count: int, limit: int) -> None:
+    cnn = train_cnn(store(count=count, names=("Red",)), CNNConfig(epochs=1, max_photos=limit), progress=False)
+    assert predict(cnn, store(count=count).images).shape == (count, 1)
+
+
+def test_only_training_photos_are_seen() -> None:
+    data, poisoned = store(), store()
+    poisoned.images[poisoned.splits["val"]] = 0
+    poisoned.labels[poisoned.splits["val"]] = 1
+    first, second = (train_cnn(each, QUICK, progress=False).state_dict() for each in (data, poisoned))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_predict_gives_probabilities_whatever_the_batch_size() -> None:
+    cnn = AttributeCNN(16, 2).eval()
+    images = store(count=7).images
+    with torch.no_grad():
+        expected = torch.sigmoid(cnn(to_float(torch.from_numpy(images)))).numpy()
+    for batch_size in (1, 3, 7, 250):
+        found = predict(cnn, images, batch_size=batch_size)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(predict(cnn, torch.from_numpy(images)), expected, rtol=1e-5)
+    assert predict(cnn, images[:0]).shape == (0, 2)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever a network is trained."""
+    count: list[int] = []
+
+    def counted(*args: object, **kwargs: object) -> AttributeCNN:
+        count.append(1)
+        return train_cnn(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cnn_module, "train_cnn", counted)
+    return count
+
+
+def test_the_cache_trains_once_and_gives_the_same_network(tmp_path: Path, trainings: list[int]) -> None:
+    cache = tmp_path / "new" / "cache"
+    first = cached_cnn(store(), QUICK, cache=cache, progress=False)
+    second = cached_cnn(store(), QUICK, cache=cache, progress=False)
+    assert len(trainings) == 1
+    assert not second.training
+    np.testing.assert_array_equal(predict(first, store().images), predict(second, store().images))
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]  # and nothing temporary
+
+
+def test_the_cache_tells_apart_photos_labels_attributes_sizes_and_settings(
+    tmp_path: Path, trainings: list[int]
+) -> None:
+    relabelled = store()
+    relabelled.labels[0, 0] ^= 1
+    variants = [
+        (store(), QUICK),
+        (store(seed=1), QUICK),
+        (relabelled, QUICK),
+        (store(names=("Red", "Dark")), QUICK),
+        (store(names=("Red",)), QUICK),
+        (store(size=18), QUICK),
+        (store(), CNNConfig(epochs=1, batch_size=8)),
+    ]
+    for data, config in variants * 2:
+        cached_cnn(data, config, cache=tmp_path, progress=False)
+    assert len(trainings) == len(variants)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_a_damaged_cache_file_is_replaced(tmp_path: Path, trainings: list[int], content: bytes | None) -> None:
+    first = cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-10] if content is None else content)
+    again = cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    assert len(trainings) == 2
+    np.testing.assert_array_equal(predict(first, store().images), predict(again, store().images))
+    cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    assert len(trainings) == 2
+
+
+def test_an_unusable_cache_and_a_store_without_training_photos(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be kept in the cache"):
+        cached_cnn(store(), QUICK, cache=tmp_path / "file", progress=False)
+    empty = store()
+    with pytest.raises(InputError, match="no picture"):
+        train_cnn(FaceStore(**{**vars(empty), "splits": {"train": np.arange(0)}}), QUICK, progress=False)

@@ -1,0 +1,236 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from igan_fast.data import to_float, to_uint8
+from igan_fast.editor import FaceEditor
+from igan_fast.errors import InputError
+from igan_fast.reference import IterativeGAN
+from igan_fast.train.checkpoint import save_checkpoint
+
+NAMES = ("Smiling", "Eyeglasses", "Bangs", "Male")
+SAMPLES = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model() -> IterativeGAN:
+    """Untrained, but with vivid pictures and verdicts on both sides of 0.5."""
+    torch.manual_seed(0)
+    model = IterativeGAN(image_size=32, attributes=len(NAMES), latent=6, width=4)
+    with torch.no_grad():
+        for _ in range(60):  # until the running statistics are those of the activations
+            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
+        model.generator.to_rgb.weight.mul_(10)
+        model.classifier.labels.weight.mul_(100)
+        logits = model.eval().encode(to_float(torch.from_numpy(pixels()))).label_logits
+        model.classifier.labels.bias.sub_(logits.sort(dim=0).values[2:4].mean(dim=0))
+    return model
+
+
+@pytest.fixture
+def editor(model: IterativeGAN) -> FaceEditor:
+    return FaceEditor(model, NAMES, label_samples=SAMPLES)
+
+
+def pixels(count: int = 7) -> np.ndarray:
+    """(count, 32, 32, 3): blocks of colour, so that the pictures differ in what a network sees."""
+    small = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return small.repeat(8, axis=1).repeat(8, axis=2)
+
+
+def direct(model: IterativeGAN, images: np.ndarray, changes: dict[int, object]) -> np.ndarray:
+    with torch.no_grad():
+        return to_uint8(model.transform(to_float(torch.from_numpy(images)), changes)).numpy()  # type: ignore[arg-type]
+
+
+def as_arrays(pictures: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def assert_same_pictures(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for the rounding of another batch size, which may move a value to the next of 256 levels."""
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_the_model_of_these_tests_has_something_to_edit(model: IterativeGAN) -> None:
+    plain = direct(model, pixels(), {})
+    assert plain.std() > 20
+    assert np.abs(plain.astype(int) - direct(model, pixels(), {1: "flip"})).max() > 10
+
+
+def test_recognise_gives_the_model_s_probabilities(editor: FaceEditor, model: IterativeGAN) -> None:
+    with torch.no_grad():
+        expected = model.encode(to_float(torch.from_numpy(pixels()))).label_logits.sigmoid().numpy()
+    found = editor.recognise(list(pixels()))
+    assert [list(row) for row in found] == [list(NAMES)] * 7
+    np.testing.assert_allclose([list(row.values()) for row in found], expected, atol=1e-5)
+    assert (np.ptp(expected.round(), axis=0) == 1).all()  # each attribute is there in some and not in others
+
+
+def test_rebuild_and_transform_are_the_model_s(editor: FaceEditor, model: IterativeGAN) -> None:
+    photos = list(pixels())
+    assert_same_pictures(as_arrays(editor.rebuild(photos)), direct(model, pixels(), {}))
+    assert_same_pictures(as_arrays(editor.transform(photos, {})), direct(model, pixels(), {}))
+    changed = editor.transform(photos, {"Eyeglasses": 1, "Bangs": "flip", "Smiling": 0.25})
+    assert_same_pictures(as_arrays(changed), direct(model, pixels(), {0: 0.25, 1: 1.0, 2: "flip"}))
+    assert all(picture.mode == "RGB" and picture.size == (32, 32) for picture in changed)
+
+
+def test_a_flip_is_the_opposite_of_what_is_recognised_in_each_photo(editor: FaceEditor) -> None:
+    photos = list(pixels())
+    flipped = editor.transform(photos, {"Male": "flip"})
+    asked = [0 if row["Male"] > 0.5 else 1 for row in editor.recognise(photos)]
+    assert set(asked) == {0, 1}
+    for photo, value, picture in zip(photos, asked, flipped, strict=True):
+        assert_same_pictures(np.asarray(picture), np.asarray(editor.transform([photo], {"Male": value})[0]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_results_do_not_depend_on_the_batch_size(model: IterativeGAN, editor: FaceEditor, batch_size: int) -> None:
+    other = FaceEditor(model, NAMES, label_samples=SAMPLES, batch_size=batch_size)
+    photos = list(pixels())
+    rows = [[list(row.values()) for row in e.recognise(photos)] for e in (editor, other)]
+    np.testing.assert_allclose(*rows, atol=1e-5)
+    assert_same_pictures(as_arrays(other.rebuild(photos)), as_arrays(editor.rebuild(photos)))
+    assert_same_pictures(as_arrays(other.generate(7)), as_arrays(editor.generate(7)))
+
+
+def test_every_kind_of_photo_gives_the_same(editor: FaceEditor, tmp_path: Path) -> None:
+    array = pixels()[0]
+    path = tmp_path / "photo.png"
+    Image.fromarray(array).save(path)
+    expected = editor.recognise(array)
+    assert isinstance(expected, dict)
+    for photo in (path, str(path), Image.fromarray(array), Image.fromarray(array).convert("RGBA")):
+        assert editor.recognise(photo) == expected
+    mixed = editor.recognise([path, str(path), Image.fromarray(array), array])
+    np.testing.assert_allclose([list(row.values()) for row in mixed], [list(expected.values())] * 4, atol=1e-5)
+
+
+def test_one_in_one_out_several_in_list_out(editor: FaceEditor) -> None:
+    photo = Image.fromarray(pixels()[0])
+    assert isinstance(editor.rebuild(photo), Image.Image)
+    assert isinstance(editor.transform(pixels()[0], {"Bangs": 1}), Image.Image)
+    assert isinstance(editor.rebuild(pixels()[0, :, :, 0]), Image.Image)
+    for several in ([photo], (photo,), pixels(1)):
+        pictures = editor.rebuild(several)
+        assert isinstance(pictures, list)
+        assert len(pictures) == 1
+    assert editor.recognise([]) == []
+    assert editor.rebuild(pixels()[:0]) == []
+    assert len(editor.rebuild(pixels())) == 7
+
+
+def test_a_large_grey_photo_is_cropped_and_resized(editor: FaceEditor) -> None:
+    assert editor.rebuild(Image.new("L", (123, 77), 90)).size == (32, 32)
+
+
+def test_generate_sets_what_is_asked_and_samples_the_rest(editor: FaceEditor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    inner = editor.model.generate
+
+    def spy(z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        seen.append((z, c))
+        return inner(z, c)
+
+    monkeypatch.setattr(editor.model, "generate", spy)
+    faces = editor.generate(150, {"Smiling": 1, "Bangs": 0.5}, seed=3)
+    assert [len(z) for z, _ in seen] == [64, 64, 22]
+    z, c = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
+    assert (c[:, 0] == 1).all()
+    assert (c[:, 2] == 0.5).all()
+    pairs, counts = np.unique(c[:, [1, 3]], axis=0, return_counts=True)
+    assert {tuple(pair) for pair in pairs} == {(0, 1), (1, 0)}  # as in the samples, where none has both or neither
+    assert counts.min() > 25  # expected 50 and 100
+    assert -1 <= z.min() < -0.9
+    assert 0.9 < z.max() <= 1
+    with torch.no_grad():
+        expected = to_uint8(inner(torch.from_numpy(z), torch.from_numpy(c))).numpy()
+    assert_same_pictures(as_arrays(faces), expected)
+
+
+def test_generate_is_decided_by_the_seed(editor: FaceEditor) -> None:
+    faces = as_arrays(editor.generate(4, {"Male": 1}, seed=5))
+    np.testing.assert_array_equal(as_arrays(editor.generate(4, {"Male": 1}, seed=5)), faces)
+    assert_same_pictures(as_arrays(editor.generate(2, {"Male": 1}, seed=5)), faces[:2])
+    assert (as_arrays(editor.generate(4, {"Male": 1}, seed=6)) != faces).any()
+    assert (as_arrays(editor.generate(4, {"Male": 0}, seed=5)) != faces).any()
+
+
+@pytest.mark.parametrize("samples", [None, SAMPLES[:0]])
+def test_without_samples_open_attributes_are_undecided(
+    model: IterativeGAN, monkeypatch: pytest.MonkeyPatch, samples: np.ndarray | None
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(model, "generate", lambda z, c: seen.append(c) or torch.zeros(len(z), 3, 32, 32))
+    FaceEditor(model, NAMES, label_samples=samples).generate(2, {"Bangs": 1})
+    np.testing.assert_array_equal(seen[0], [[0.5, 0.5, 1, 0.5]] * 2)
+
+
+def test_bad_requests_are_refused_in_one_line(editor: FaceEditor, tmp_path: Path) -> None:
+    photo = pixels()[0]
+    for bad, message in (
+        ({"Smilling": 1}, "did you mean Smiling"),
+        ({"Smiling": 2}, "expected a number from 0 to 1"),
+        ({"Smiling": -0.1}, "expected a number from 0 to 1"),
+        ({"Smiling": float("nan")}, "expected a number from 0 to 1"),
+        ({"Smiling": "on"}, "expected a number from 0 to 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            editor.transform(photo, bad)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=message):
+            editor.generate(1, bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Smiling=flip: a new face has nothing to flip"):
+        editor.generate(1, {"Smiling": "flip"})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="n: found 0"):
+        editor.generate(0)
+    with pytest.raises(InputError, match="seed: found -1"):
+        editor.generate(1, seed=-1)
+    with pytest.raises(InputError, match="photo 2 of 2: is 1×1 pixels"):
+        editor.recognise([photo, Image.new("RGB", (1, 1))])
+    with pytest.raises(InputError, match=r"gone.png: no such file"):
+        editor.rebuild(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="photo: found a Tensor, expected a path"):
+        editor.rebuild(torch.zeros(3, 32, 32))  # type: ignore[call-overload]
+
+
+def test_what_does_not_fit_the_model_is_refused(model: IterativeGAN) -> None:
+    with pytest.raises(InputError, match="found 3 names for a model of 4"):
+        FaceEditor(model, NAMES[:3])
+    with pytest.raises(InputError, match=r"label_samples: found the shape \(3, 3\)"):
+        FaceEditor(model, NAMES, label_samples=SAMPLES[:, :3])
+    with pytest.raises(InputError, match="batch_size: found 0"):
+        FaceEditor(model, NAMES, batch_size=0)
+
+
+def checkpoint(run: Path, model: IterativeGAN, **described: object) -> Path:
+    state = {"model": {"arguments": model.arguments(), "attributes": list(NAMES), **described}, "config": {}}
+    ema = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    return save_checkpoint(run, 1, {"model": model.state_dict(), "ema": ema}, state)
+
+
+def test_load_from_a_run_and_from_a_checkpoint(model: IterativeGAN, editor: FaceEditor, tmp_path: Path) -> None:
+    packed = ["".join(map(str, row)) for row in SAMPLES.tolist()]
+    folder = checkpoint(tmp_path / "run", model, label_samples=packed)
+    for path in (tmp_path / "run", str(folder)):
+        loaded = FaceEditor.load(path, weights="model")
+        assert loaded.attributes == NAMES
+        assert not loaded.model.training
+        assert loaded.recognise(pixels()[0]) == editor.recognise(pixels()[0])
+        np.testing.assert_array_equal(as_arrays(loaded.generate(3, seed=1)), as_arrays(editor.generate(3, seed=1)))
+    averaged = FaceEditor.load(folder).recognise(pixels()[0])
+    assert set(averaged.values()) == {0.5}  # these averaged weights are all 0
+
+
+def test_load_without_samples_and_with_damaged_ones(model: IterativeGAN, tmp_path: Path) -> None:
+    assert len(FaceEditor.load(checkpoint(tmp_path / "old", model)).generate(2)) == 2
+    for number, packed in enumerate((["011"], ["0112"], [3], "0110")):
+        folder = checkpoint(tmp_path / str(number), model, label_samples=packed)
+        with pytest.raises(InputError, match="label_samples in its state do not fit"):
+            FaceEditor.load(folder)
+    with pytest.raises(InputError, match="gone"):
+        FaceEditor.load(tmp_path / "gone")
