@@ -1,0 +1,36 @@
+"""Iterative GAN (Ma et al., Neurocomputing 2019): one model that recognises, generates, rebuilds and edits faces.
+
+``igan_fast.reference`` is the paper in plain PyTorch. ``IterativeGAN``, ``TrainStep`` and their company are at the top
+level too; ``igan_fast.train`` trains, ``FaceEditor`` uses what was trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from igan_fast import reference
+from igan_fast._version import __version__
+from igan_fast.errors import InputError
+from igan_fast.reference import IterativeGAN, StepConfig, StepLosses, TrainStep
+
+if TYPE_CHECKING:
+    from igan_fast.editor import FaceEditor
+
+__all__ = [
+    "FaceEditor",
+    "InputError",
+    "IterativeGAN",
+    "StepConfig",
+    "StepLosses",
+    "TrainStep",
+    "__version__",
+    "reference",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FaceEditor":  # with its photo and checkpoint handling, which importing a network should not wait for
+        from igan_fast.editor import FaceEditor
+
+        return FaceEditor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

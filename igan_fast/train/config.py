@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -17,11 +17,25 @@ from igan_fast.reference import StepConfig
 
 __all__ = ["PRESETS", "TrainConfig"]
 
+_Value = TypeVar("_Value")
+
 #: What a preset decides. ``paper`` is the paper to the letter; ``default`` is what was measured to make recognition,
 #: rebuilds and edits all work.
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {"lr": 2e-4, "label_weight_d": 1.0, "label_weight_g": 10.0, "signed_labels": True},
-    "paper": {"lr": 2e-5, "label_weight_d": 1.0, "label_weight_g": 1.0, "signed_labels": False},
+    "default": {
+        "lr": 2e-4,
+        "lambdas": (5.0, 2.0, 20.0),
+        "label_weight_d": 40.0,
+        "label_weight_g": 40.0,
+        "signed_labels": True,
+    },
+    "paper": {
+        "lr": 2e-5,
+        "lambdas": (2.0, 0.5, 1.0),
+        "label_weight_d": 1.0,
+        "label_weight_g": 1.0,
+        "signed_labels": False,
+    },
 }
 
 #: What may differ when a run is resumed: none of it changes what an iteration computes, but for the place of the data.
@@ -73,7 +87,7 @@ class TrainConfig:
     """Adam's learning rate."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates."""
-    lambdas: tuple[float, float, float] = (2.0, 0.5, 1.0)
+    lambdas: tuple[float, float, float] | None = None
     """Weights of the perceptual, pixel and latent losses (Sec. 3.3)."""
     label_weight_d: float | None = None
     """Weight of the label loss for D and C."""
@@ -140,12 +154,12 @@ class TrainConfig:
             raise InputError(f"--epochs {self.epochs} and --iterations {self.iterations} contradict: give one of them")
         _expect(self, "epochs", self.epochs is None or 0 < self.epochs < math.inf, "a number above 0")
         _expect(self, "iterations", self.iterations is None or self.iterations >= 1, "at least 1")
-        _expect(self, "lr", 0 < _number(self.lr) < math.inf, "a number above 0")
+        _expect(self, "lr", 0 < _given(self.lr) < math.inf, "a number above 0")
         _expect(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
         for name in ("lambdas", "label_weight_d", "label_weight_g"):
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else (value,)
-            _expect(self, name, all(0 <= _number(n) < math.inf for n in numbers), "not negative, and finite")
+            _expect(self, name, all(0 <= number < math.inf for number in numbers), "not negative, and finite")
         _expect(self, "balance_ratio", 1 < self.balance_ratio < math.inf, "a number above 1")
         _expect(self, "max_extra_updates", self.max_extra_updates >= 0, "at least 0")
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
@@ -159,11 +173,11 @@ class TrainConfig:
     def step_config(self) -> StepConfig:
         """The part of it that decides one iteration."""
         return StepConfig(
-            lr=_number(self.lr),
+            lr=_given(self.lr),
             betas=self.betas,
-            lambdas=self.lambdas,
-            label_weight_d=_number(self.label_weight_d),
-            label_weight_g=_number(self.label_weight_g),
+            lambdas=_given(self.lambdas),
+            label_weight_d=_given(self.label_weight_d),
+            label_weight_g=_given(self.label_weight_g),
             precision=self.precision,
         )
 
@@ -220,9 +234,10 @@ _CHOICES = {
 }
 
 
-def _number(value: float | None) -> float:
-    """A value that the preset has filled in; NaN, which no check lets pass, where an unknown preset did not."""
-    return math.nan if value is None else value
+def _given(value: _Value | None) -> _Value:
+    """A value that was given or that the preset has filled in, as it has for every preset there is."""
+    assert value is not None, "validate() refuses unknown presets"
+    return value
 
 
 def _option(name: str) -> str:

@@ -1,0 +1,8 @@
+"""``python -m igan_fast``: the same as ``igan-fast``."""
+
+import sys
+
+from igan_fast.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

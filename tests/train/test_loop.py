@@ -1,0 +1,285 @@
+"""Training as a whole: what a run leaves behind, exact resume after a kill, and how it stops."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from igan_fast import IterativeGAN
+from igan_fast.errors import InputError
+from igan_fast.reference import TrainStep
+from igan_fast.train import TrainConfig, checkpoint_folder, train
+from igan_fast.train.checkpoint import load_checkpoint, load_model, newest_checkpoint
+
+
+def options(tiny: dict[str, Any], run: Path, **more: Any) -> TrainConfig:
+    return TrainConfig(**tiny | {"run": run} | more)
+
+
+def tensors_of(run: Path, iteration: int) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints" / f"step-{iteration:08d}"
+    return {f"{file.stem}/{k}": v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert a
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six iterations without a stop, in which both networks get extra updates."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    train(options(tiny, run, iterations=6, balance_ratio=1.05))
+    return run
+
+
+def test_what_a_run_leaves_behind(unbroken: Path) -> None:
+    config = TrainConfig.load(unbroken)
+    assert (config.width, config.iterations, config.sample_attributes) == (
+        2,
+        6,
+        ("Smiling", "Male", "Eyeglasses", "Blond_Hair"),
+    )
+    assert sorted(p.name for p in (unbroken / "checkpoints").iterdir()) == [
+        "best.json",
+        "step-00000003",
+        "step-00000006",
+    ]
+    assert len(list((unbroken / "samples").glob("*.png"))) == 2
+    with Image.open(unbroken / "losses.png") as picture:
+        assert picture.width > 100
+    assert list(unbroken.glob("events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (unbroken / "log.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if line["kind"] == "losses"]
+    assert losses[-1]["iteration"] == 6
+    assert sum(line["iterations"] for line in losses) == 6
+    assert sum(line["extra_d_updates"] + line["extra_g_updates"] for line in losses) > 0
+    assert [line["iteration"] for line in lines if line["kind"] == "checkpoint"] == [3, 6]
+
+
+def test_a_checkpoint_holds_the_model_with_its_names_and_some_label_rows(unbroken: Path) -> None:
+    loaded = load_model(unbroken)
+    assert isinstance(loaded.model, IterativeGAN)
+    assert len(loaded.attributes) == 40
+    samples = load_checkpoint(loaded.folder).state["model"]["label_samples"]
+    assert {len(row) for row in samples} == {40}
+    assert len(set(samples)) > 10
+
+
+KILLED = """
+import os, signal, sys
+from igan_fast.reference import TrainStep
+from igan_fast.train import TrainConfig, train
+calls, call = 0, TrainStep.__call__
+def killed(self, *batch):
+    global calls
+    calls += 1
+    if calls == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call(self, *batch)
+TrainStep.__call__ = killed
+train(TrainConfig.load(__import__("pathlib").Path(sys.argv[1])))
+"""
+
+
+def test_resume_after_a_kill_is_exact(tiny: dict[str, Any], unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = options(tiny, run, iterations=6, balance_ratio=1.05)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config.to_json()))
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(source)], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert newest_checkpoint(run, report=pytest.fail).iteration == 3
+    result = train(options(tiny, run, iterations=6, balance_ratio=1.05, resume=True))
+    assert result.iteration == 6
+    assert_same_bits(tensors_of(run, 6), tensors_of(unbroken, 6))
+    states = [load_checkpoint(r / "checkpoints/step-00000006").state for r in (run, unbroken)]
+    for key in ("loader", "balance", "ema_count", "metrics"):
+        assert states[0][key] == states[1][key], key
+
+
+def test_resume_from_an_earlier_end_is_exact_too(tiny: dict[str, Any], unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(options(tiny, run, iterations=3, balance_ratio=1.05))
+    train(options(tiny, run, iterations=6, balance_ratio=1.05, resume=True))
+    assert_same_bits(tensors_of(run, 6), tensors_of(unbroken, 6))
+
+
+def test_another_seed_gives_another_model(tiny: dict[str, Any], unbroken: Path, tmp_path: Path) -> None:
+    train(options(tiny, tmp_path / "run", iterations=3, seed=1, balance_ratio=1.05))
+    ours, theirs = tensors_of(tmp_path / "run", 3), tensors_of(unbroken, 3)
+    assert not torch.equal(ours["model/generator.project.weight"], theirs["model/generator.project.weight"])
+
+
+def test_a_finished_run_has_nothing_to_train(
+    tiny: dict[str, Any], unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (unbroken / "log.jsonl").read_bytes()
+    result = train(options(tiny, unbroken, iterations=6, balance_ratio=1.05, resume=True))
+    assert result.iteration == 6
+    assert result.samples.suffix == ".png"
+    assert "already at iteration 6 of 6" in capsys.readouterr().out
+    assert (unbroken / "log.jsonl").read_bytes() == before
+
+
+def test_resume_starts_a_run_where_there_is_none(tiny: dict[str, Any], tmp_path: Path) -> None:
+    assert train(options(tiny, tmp_path / "new", iterations=1, resume=True)).iteration == 1
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(
+    tiny: dict[str, Any], unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(options(tiny, run, iterations=6, balance_ratio=1.05))
+    damaged = run / "checkpoints/step-00000006/model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    capsys.readouterr()
+    train(options(tiny, run, iterations=6, balance_ratio=1.05, resume=True))
+    assert "step-00000006" in capsys.readouterr().out.splitlines()[0]
+    assert_same_bits(tensors_of(run, 6), tensors_of(unbroken, 6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 4}, "--width is 4, but this run was started with 2"),
+        ({"seed": 9}, "--seed is 9"),
+        ({"lambdas": (1.0, 1.0, 1.0)}, "--lambdas"),
+        ({"data": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_resume_refuses_what_would_change_the_run(
+    tiny: dict[str, Any], unbroken: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(options(tiny, unbroken, iterations=7, balance_ratio=1.05, resume=True, **change))
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tiny: dict[str, Any], unbroken: Path) -> None:
+    with pytest.raises(InputError, match="already holds a run"):
+        train(options(tiny, unbroken, iterations=6))
+
+
+def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_resume(
+    tiny: dict[str, Any], unbroken: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "igan_fast.train", "--run", str(run), "--iterations", "100000"]
+    for name, value in (tiny | {"balance_ratio": 1.05, "checkpoint_every": 100_000}).items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "log.jsonl").exists() or '"losses"' not in (run / "log.jsonl").read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"igan-fast train --run {run} --resume" in out
+    stopped_at = newest_checkpoint(run, report=pytest.fail).iteration
+    assert f"stopped at iteration {stopped_at} of 100000" in out
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_stops_the_run_and_names_iteration_term_and_last_good_checkpoint(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    call, calls = TrainStep.__call__, []
+
+    def poisoned(self: TrainStep, *batch: torch.Tensor) -> Any:
+        calls.append(1)
+        losses = call(self, *batch)
+        return losses._replace(g_pixel=losses.g_pixel * value) if len(calls) == 5 else losses
+
+    monkeypatch.setattr(TrainStep, "__call__", poisoned)
+    with pytest.raises(InputError, match=r"iteration 5: g_pixel is (nan|inf).*step-00000003"):
+        train(options(tiny, tmp_path / "run", iterations=9))
+    assert [p.name for p in (tmp_path / "run/checkpoints").glob("step-*")] == ["step-00000003"]
+
+
+def test_a_full_disk_stops_with_a_clear_message_and_leaves_the_old_checkpoint_whole(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoint_folder.write_durably
+
+    def full(path: Path, data: bytes) -> None:
+        if "00000006" in str(path) and path.name == "optimizer_g.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint_folder, "write_durably", full)
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match="disk is full"):
+        train(options(tiny, run, iterations=9))
+    assert newest_checkpoint(run, report=pytest.fail).iteration == 3
+    assert [p.name for p in (run / "checkpoints").glob("step-*")] == ["step-00000003"]
+
+
+def test_only_the_last_k_and_the_best_are_kept(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(options(tiny, run, iterations=6, checkpoint_every=1, sample_every=6, keep=2))
+    kept = {int(p.name[5:]) for p in (run / "checkpoints").glob("step-*")}
+    best = json.loads((run / "checkpoints/best.json").read_text())["iteration"]
+    assert kept == {5, 6, best}
+
+
+def test_epochs_are_passes_over_the_training_pictures(tiny: dict[str, Any], tmp_path: Path) -> None:
+    result = train(options(tiny, tmp_path / "run", epochs=0.5))
+    pictures = load_checkpoint(result.checkpoint).state["loader"]["count"]
+    assert result.iterations == -(-pictures // 16)  # half of them, eight at a time
+
+
+def test_runs_without_average_balance_or_all_attributes(tiny: dict[str, Any], tmp_path: Path) -> None:
+    result = train(
+        options(
+            tiny,
+            tmp_path / "run",
+            iterations=2,
+            ema_decay=0.0,
+            balance=False,
+            attributes=("Bald", "Young"),
+            precision="bf16",
+            preset="paper",
+        )
+    )
+    loaded = load_model(result.run)
+    assert loaded.attributes == ("Bald", "Young")
+    assert loaded.config["sample_attributes"] == ["Bald", "Young"]
+    assert loaded.config["precision"] == "bf16"
+    assert not loaded.model.arguments()["signed_labels"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attributes": ("Smilling",)}, "Smilling.*Smiling"),
+        ({"sample_attributes": ("Nose",)}, "--sample-attributes: unknown attribute 'Nose'"),
+        ({"data": "/no/such/folder"}, "/no/such/folder"),
+    ],
+)
+def test_bad_data_options_leave_nothing_behind(
+    tiny: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(options(tiny, tmp_path / "run", iterations=2, **change))
+    assert not (tmp_path / "run").exists()
