@@ -6,6 +6,7 @@ level too; ``igan_fast.train`` trains, ``FaceEditor`` uses what was trained.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from igan_fast import reference
@@ -33,4 +34,6 @@ def __getattr__(name: str) -> Any:
         from igan_fast.editor import FaceEditor
 
         return FaceEditor
+    if name == "train":  # so that igan_fast.train.train is there after a plain `import igan_fast`
+        return importlib.import_module("igan_fast.train")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,8 +6,11 @@ written whole or not at all, and never over an existing file without ``--force``
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +21,10 @@ from PIL import Image
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from igan_fast.data.attributes import parse_changes
-from igan_fast.data.photos import expand_photos
+from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos
 from igan_fast.errors import InputError
+from igan_fast.files import check_place, write_file
 from igan_fast.train.config import PRESETS, TrainConfig
-from igan_fast.train.files import clear_write_errors, replace_file
 from igan_fast.train.grids import grid, save_png
 
 if TYPE_CHECKING:
@@ -89,6 +92,8 @@ class Generate:
         if flipped := [name for name, value in changes.items() if value == "flip"]:
             raise InputError(f"--set {flipped[0]}=flip: there is no photo to flip it in; expected a number from 0 to 1")
         sheet = self.out.suffix.lower() == ".png"
+        if not sheet and self.out.suffix.lower() in PHOTO_SUFFIXES:
+            raise InputError(f"--out {self.out}: expected a name in .png for a sheet, or a folder for a file each")
         files = [self.out] if sheet else [self.out / f"face-{index:04d}.png" for index in range(max(self.n, 0))]
         _refuse_existing(files, self.force)
         faces = editor.generate(self.n, cast("dict[str, float]", changes), seed=self.seed)
@@ -162,7 +167,10 @@ class Evaluate:
 
     def run(self) -> None:
         from igan_fast.evaluate import evaluate
+        from igan_fast.report import check_plot
 
+        if self.plot:
+            check_plot(self.plot)
         _refuse_existing([path for path in (self.json, self.plot) if path], self.force)
         scores = evaluate(
             self.model,
@@ -177,6 +185,7 @@ class Evaluate:
             _write_text(self.json, scores.to_json())
         if self.plot:
             scores.plot(self.plot)
+            print(f"wrote {self.plot}")
 
 
 @dataclass(frozen=True)
@@ -199,11 +208,19 @@ class _Train:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a file name that the terminal cannot show is no reason to stop
+    command: Command | None = None
     try:
         command = _parse(arguments)
-        command.run()
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            command.run()
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise
     except InputError as error:
-        print(f"igan-fast: error: {error}", file=sys.stderr)
+        print(f"igan-fast: error: {_as_typed(str(error), command)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("igan-fast: interrupted", file=sys.stderr)
@@ -211,7 +228,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
         return 141
+    except OSError as error:  # from the system, where nothing more specific was to be said
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"igan-fast: error: {place}{error.strerror or error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _as_typed(message: str, command: Command | None) -> str:
+    """The message, with the option spelled as it is typed where it begins with the name that the Python API has."""
+    options: Any = command.config if isinstance(command, _Train) else command
+    name, colon, _ = message.partition(": ")
+    if options is None or not colon or name not in {field.name for field in dataclasses.fields(options)}:
+        return message
+    return f"--{name.replace('_', '-')}{message[len(name) :]}"
+
+
+def _tell(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning in one line for the user, without the place in our code that Python would print."""
+    print(f"igan-fast: warning: {message}", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> Command:
@@ -282,6 +317,8 @@ def _redraw(
     if len(set(files)) < len(files):
         twice = next(file for index, file in enumerate(files) if file in files[:index])
         raise InputError(f"PHOTO: two photos would both be written to {twice}; rename one, or give them one by one")
+    if sheet and sheet.suffix.lower() != ".png":
+        raise InputError(f"--grid {sheet}: expected a name in .png")
     _refuse_existing([*files, *([sheet] if sheet else [])], force)
     drawn = editor.transform(photos, change)
     pictures: dict[Path, Image.Image] = dict(zip(files, drawn, strict=True))
@@ -304,8 +341,13 @@ def _before_and_after(
 
 
 def _refuse_existing(files: Iterable[Path], force: bool) -> None:
-    """Before any work: nothing may be written over, unless forced, nor into what is no folder."""
+    """Before any work: nothing may be written over, unless forced, nor twice, nor into what is no folder."""
+    seen: set[Path] = set()
     for file in files:
+        if file in seen:
+            raise InputError(f"{file}: two results would be written to this file; expected a name for each")
+        seen.add(file)
+        check_place(file)
         if file.is_dir():
             raise InputError(f"{file}: found a folder, expected the name of a file to write")
         if file.exists() and not force:
@@ -315,12 +357,13 @@ def _refuse_existing(files: Iterable[Path], force: bool) -> None:
 def _save(pictures: dict[Path, Image.Image]) -> None:
     for file, picture in pictures.items():
         save_png(picture, file)
-    names = list(pictures)
-    print(f"wrote {names[0]}" if len(names) == 1 else f"wrote {len(names)} files to {names[0].parent}")
+    folders = [file.parent for file in pictures]
+    for folder in dict.fromkeys(folders):
+        count = folders.count(folder)
+        one = next(file for file in pictures if file.parent == folder)
+        print(f"wrote {one}" if count == 1 else f"wrote {count} files to {folder}")
 
 
 def _write_text(path: Path, text: str) -> None:
-    with clear_write_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (text.rstrip("\n") + "\n").encode())
+    write_file(path, (text.rstrip("\n") + "\n").encode())
     print(f"wrote {path}")

@@ -17,7 +17,7 @@ from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.photos import Photo, load_photo
 from igan_fast.errors import InputError
 from igan_fast.reference.models import IterativeGAN
-from igan_fast.train.checkpoint import load_checkpoint, load_model
+from igan_fast.train.checkpoint import load_model
 
 __all__ = ["FaceEditor"]
 
@@ -85,8 +85,7 @@ class FaceEditor:
             InputError: there is no checkpoint at ``path``, or it is damaged or holds no model.
         """
         loaded = load_model(Path(path), device=device, weights=weights)
-        described = load_checkpoint(loaded.folder, only=[]).state["model"]
-        samples = _unpack(described.get("label_samples", []), len(loaded.attributes), loaded.folder)
+        samples = _unpack(loaded.label_samples, len(loaded.attributes), loaded.folder)
         return cls(loaded.model, loaded.attributes, label_samples=samples, batch_size=batch_size)
 
     @overload

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from igan_fast.baselines.cnn import AttributeCNN, cached_cnn, predict
-from igan_fast.data import FaceStore, build_store, open_source, to_float, to_uint8
+from igan_fast.data import FaceStore, build_store, open_source, spread, to_float, to_uint8
+from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.errors import InputError
 from igan_fast.metrics import attribute_scores, hamming_loss, image_quality, in_eval_mode, majority_labels
 from igan_fast.reference.models import IterativeGAN
@@ -72,10 +73,16 @@ def evaluate(
         raise InputError(f"seed: found {seed}, expected at least 0")
     loaded = load_model(Path(model), device=device, weights=weights)
     options: dict[str, Any] = {name: loaded.config[name] for name in _DATA_OPTIONS if name in loaded.config}
-    source = open_source(data, attributes=loaded.attributes, **options)
+    try:
+        source = open_source(data, attributes=loaded.attributes, **options)
+    except UnknownAttribute as error:
+        raise InputError(
+            f"data: {data}: has no attribute {error.name!r}, one of the {len(loaded.attributes)} that this model "
+            f"recognises ({model})"
+        ) from error
     size: int = loaded.model.arguments()["image_size"]
     store = build_store(source, size, cache=cache, strict=bool(options.get("strict")), progress=progress)
-    rows = _evenly_spaced(_rows_of(store, split), limit)
+    rows = spread(_rows_of(store, split), limit)
     if judge == "auto":
         judge = cached_cnn(store, cache=cache, device=device, progress=progress)
     elif judge is not None and judge.labels.out_features != len(loaded.attributes):
@@ -91,7 +98,7 @@ def evaluate(
     }
     judged: NDArray[np.bool_] | None = None
     generated: float | None = None
-    edited = _evenly_spaced(rows, edit_photos)
+    edited = spread(rows, edit_photos)
     if judge is not None:
         judged = predict(judge, store.images[rows]) > 0.5
         columns["judge_accuracy"] = attribute_scores(judged, labels).accuracy
@@ -213,10 +220,3 @@ def _rows_of(store: FaceStore, split: str) -> NDArray[np.int64]:
         known = ", ".join(f"{name} ({len(found):,})" for name, found in store.splits.items())
         raise InputError(f"split: this data has no {split!r} photos, it has {known}")
     return rows
-
-
-def _evenly_spaced(rows: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
-    """At most ``count`` of ``rows``: spread over all of them, because neighbours may show the same person."""
-    if count is None or count >= len(rows):
-        return rows
-    return rows[np.arange(count) * len(rows) // count]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from igan_fast.errors import InputError
+from igan_fast.files import write_file
 
-__all__ = ["AttributeReport", "Evaluation", "Recognition"]
+__all__ = ["AttributeReport", "Evaluation", "Recognition", "check_plot"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Evaluation:
 
         Args:
             path: the image file, in a format that Matplotlib knows by its suffix (.png, .pdf, .svg …); replaced at
-                once where it exists.
+                once where it exists, its folder made if needed.
 
         Raises:
             InputError: another suffix, or the file cannot be written.
@@ -130,11 +131,10 @@ class Evaluation:
         from matplotlib.figure import Figure
 
         path = Path(path)
+        check_plot(path)
         rows = self.attributes[::-1]  # the first on top
         names, places = [row.name for row in rows], range(len(rows))
         figure = Figure(figsize=(12 if self.judge else 6.5, 1.8 + 0.24 * len(rows)), layout="constrained")
-        if path.suffix.lower()[1:] not in figure.canvas.get_supported_filetypes():
-            raise InputError(f"{path}: Matplotlib cannot write {path.suffix or 'a file without suffix'}; use .png")
         axes = figure.subplots(1, 2 if self.judge else 1, squeeze=False)[0]
         left = axes[0]
         accuracy, majority = [row.accuracy for row in rows], [row.majority_accuracy for row in rows]
@@ -159,15 +159,9 @@ class Evaluation:
             f"{self.split}, {self.photos:,} photos at {self.image_size}², iteration {self.iteration:,}",
             fontsize=10,
         )
-        temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
-        try:
-            try:
-                figure.savefig(temporary, dpi=120)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=120)
+        write_file(path, picture.getvalue())
 
     def _recognition_table(self) -> list[str]:
         columns = {"model": self.model, "majority": self.majority}
@@ -196,6 +190,14 @@ class Evaluation:
             cells = (_number(getattr(row, name), form) for name, _, form in columns)
             lines.append(f"{row.name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
         return lines
+
+
+def check_plot(path: Path) -> None:
+    """Raise ``InputError`` where the suffix of ``path`` is of no format that ``Evaluation.plot`` can write."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if path.suffix.lower()[1:] not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"{path}: Matplotlib cannot write {path.suffix or 'a file without suffix'}; use .png")
 
 
 def _number(value: float | None, form: str) -> str:

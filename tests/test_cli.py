@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,19 @@ def test_bad_models(run: Path, photos: Path, tmp_path: Path, capsys: pytest.Capt
     assert str(folder) in refused(capsys, "recognise", photos, "--model", damaged)
 
 
+def test_a_damaged_checkpoint_that_another_stands_in_for_is_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = IterativeGAN(image_size=32, latent=8, width=4)
+    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
+    for iteration in (1, 2):
+        newest = save_checkpoint(tmp_path / "run", iteration, {"model": model.state_dict()}, state)
+    (newest / "model.safetensors").write_bytes(b"cut")
+    run_cli("recognise", photos, "--model", tmp_path / "run")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"igan-fast: warning: {newest}")
+
+
 def test_two_photos_of_one_name(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -199,7 +213,7 @@ def test_evaluate_refuses_data_of_other_attributes(
     (data / "img_align_celeba").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(data / "img_align_celeba/000001.jpg")
     (data / "list_attr_celeba.txt").write_text("1\nTall\n000001.jpg 1\n")
-    assert "unknown attribute" in refused(capsys, "evaluate", "--data", data, "--model", run)
+    assert "has no attribute" in refused(capsys, "evaluate", "--data", data, "--model", run)
 
 
 def test_train_refuses_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,3 +261,55 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
             cli.main([command, "--help"])
         assert exit_.value.code == 0
         assert "--" in capsys.readouterr().out
+
+
+def test_messages_spell_options_as_they_are_typed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for message, *arguments in (
+        ("--n: found 0", "generate", "-n", "0", "--model", run, "--out", tmp_path / "out"),
+        ("--limit: found -3", "evaluate", "--limit", "-3", "--model", run),
+        ("--data: ", "train", "--data", tmp_path / "none", "--run", tmp_path / "run"),
+        ("--data: is empty", "train", "--data", "", "--run", tmp_path / "run"),
+    ):
+        assert refused(capsys, *arguments).startswith(f"igan-fast: error: {message}")
+
+
+def test_where_a_result_cannot_lie_is_said_before_any_work(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    edit: list[Any] = ["transform", photos, "--set", "Bald=1", "--model", run]
+    evaluation: list[Any] = ["evaluate", "--model", run, "--no-judge"]
+    generate: list[Any] = ["generate", "-n", 2, "--model", run]
+    for message, *arguments in (
+        ("is a file, expected a folder", *generate, "--out", file),
+        ("is a file, expected a folder", *generate, "--out", file / "a/b.png"),
+        ("expected a name in .png", *generate, "--out", tmp_path / "faces.jpg"),
+        ("is a file, expected a folder", *edit, "--out", tmp_path / "out", "--grid", file / "grid.png"),
+        ("expected a name in .png", *edit, "--out", tmp_path / "out", "--grid", tmp_path / "grid.jpg"),
+        ("two results", *edit, "--out", tmp_path / "out", "--grid", tmp_path / "out/a-edited.png"),
+        ("is a file, expected a folder", "recognise", photos, "--model", run, "--json", file / "x.json"),
+        ("Matplotlib cannot write .xyz", *evaluation, "--json", tmp_path / "e.json", "--plot", tmp_path / "e.xyz"),
+        ("two results", *evaluation, "--json", tmp_path / "e.png", "--plot", tmp_path / "e.png"),
+        ("is a file, expected a folder", "train", "--run", file / "run"),
+    ):
+        assert message in refused(capsys, *arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos"]
+    assert file.read_text() == "mine"
+
+
+def test_output_that_the_terminal_cannot_show_or_take(run: Path, photos: Path) -> None:
+    (photos / "a.jpg").rename(photos / "ü.jpg")
+    command = [sys.executable, "-m", "igan_fast", "recognise", photos / "ü.jpg", "--model", run]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=ascii_only, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\xfc.jpg" in done.stdout
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

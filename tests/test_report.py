@@ -102,11 +102,17 @@ def test_the_plot_is_a_picture_and_replaces_an_older_one(tmp_path: Path, evaluat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_folder_of_a_plot_is_made(tmp_path: Path) -> None:
+    JUDGED.plot(tmp_path / "new" / "folder" / "scores.png")
+    assert (tmp_path / "new/folder/scores.png").stat().st_size > 1000
+
+
 def test_a_plot_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"scores\.txt2: Matplotlib cannot write \.txt2"):
         JUDGED.plot(tmp_path / "scores.txt2")
     with pytest.raises(InputError, match="a file without suffix"):
         JUDGED.plot(str(tmp_path / "scores"))
-    with pytest.raises(InputError, match="cannot be written"):
-        JUDGED.plot(tmp_path / "gone" / "scores.png")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        JUDGED.plot(tmp_path / "file" / "scores.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, cache_folder
-from igan_fast.errors import InputError
+from igan_fast.files import write_file
 
 __all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
 
@@ -193,14 +192,5 @@ def _key(store: FaceStore, config: CNNConfig) -> str:
 
 
 def _save(cnn: AttributeCNN, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in cnn.state_dict().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(tensors, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: the trained CNN cannot be kept in the cache ({error})") from error
+    write_file(path, save(tensors))

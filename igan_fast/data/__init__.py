@@ -9,7 +9,8 @@ from typing import Literal
 from igan_fast.data.attributes import CELEBA_ATTRIBUTES, Change, attribute_indices, changes_by_index, parse_changes
 from igan_fast.data.loader import Batch, BatchLoader, to_float, to_uint8
 from igan_fast.data.source import FaceSource
-from igan_fast.data.store import FaceStore, build_store, cache_folder
+from igan_fast.data.store import FaceStore, build_store, cache_folder, spread
+from igan_fast.errors import InputError
 
 __all__ = [
     "CELEBA_ATTRIBUTES",
@@ -24,6 +25,7 @@ __all__ = [
     "changes_by_index",
     "open_source",
     "parse_changes",
+    "spread",
     "to_float",
     "to_uint8",
 ]
@@ -51,6 +53,8 @@ def open_source(
     Raises:
         InputError: no such folder, or its contents cannot be used.
     """
+    if not str(data):  # an unset variable of a script, which as a path would mean the current folder
+        raise InputError("data: is empty; expected a folder, or 'drawn' for the built-in faces")
     if data == "drawn":
         from igan_fast.data.drawn_faces import DrawnFaces
 

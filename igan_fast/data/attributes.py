@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from igan_fast.errors import InputError
 
-__all__ = ["CELEBA_ATTRIBUTES", "Change", "attribute_indices", "changes_by_index", "parse_changes"]
+__all__ = ["CELEBA_ATTRIBUTES", "Change", "UnknownAttribute", "attribute_indices", "changes_by_index", "parse_changes"]
 
 #: What an edit does to one attribute: set it to a value in [0, 1], or turn what was recognised into its opposite.
 Change: TypeAlias = float | Literal["flip"]
@@ -24,18 +24,26 @@ CELEBA_ATTRIBUTES: tuple[str, ...] = (
 )  # fmt: skip
 
 
+class UnknownAttribute(InputError):
+    """A name that is none of the known attributes."""
+
+    def __init__(self, where: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"{where}: unknown attribute {name!r}{_suggestion(name, known)}")
+        self.name = name
+
+
 def attribute_indices(names: Iterable[str], known: Sequence[str], *, where: str = "attributes") -> list[int]:
     """The positions of ``names`` in ``known``.
 
     Raises:
-        InputError: a name is unknown (the nearest known names are suggested) or given twice. ``where`` says in the
-            message which argument or file the names came from.
+        InputError: a name is unknown (``UnknownAttribute``; the nearest known names are suggested) or given twice.
+            ``where`` says in the message which argument or file the names came from.
     """
     positions = {name: index for index, name in enumerate(known)}
     found: list[int] = []
     for name in names:
         if name not in positions:
-            raise InputError(f"{where}: unknown attribute {name!r}{_suggestion(name, known)}")
+            raise UnknownAttribute(where, name, known)
         if positions[name] in found:
             raise InputError(f"{where}: attribute {name!r} is given twice")
         found.append(positions[name])

@@ -142,6 +142,8 @@ class CelebA:
             twice = next(name for name, count in Counter(names).items() if count > 1)
             raise InputError(f"{path}: two rows stand for the photo {twice!r}")
         without_row = [name for name in self._photos.names if name not in used]
+        if not table.files:
+            raise InputError(f"{path}: has no rows below its header, expected one for each photo")
         if not names:
             raise InputError(
                 f"{path}: none of its {len(table.files):,} rows has a photo among the {len(self._photos.names):,} of "

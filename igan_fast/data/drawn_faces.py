@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.data.attributes import CELEBA_ATTRIBUTES, attribute_indices
-from igan_fast.data.drawing.parameters import FaceParameters, face_parameters, identity_of, with_attribute
+from igan_fast.data.drawing.parameters import FaceParameters, with_attribute
+from igan_fast.data.drawing.population import face_parameters, identity_of
 from igan_fast.data.drawing.portrait import draw_face
 from igan_fast.errors import InputError
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from igan_fast.data.annotations import looks_like_html
 from igan_fast.data.photos import PHOTO_SUFFIXES, load_photo
@@ -68,8 +68,11 @@ def decode_photo(photos: PhotoFiles, name: str, size: int) -> NDArray[np.uint8]:
                 return load_photo(image, size, name=where)
     except (InputError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # its own message shows our buffer's address
+        found = "is not a photo in a format that Pillow reads" if content else "is empty"
+        raise InputError(f"{where}: {found}") from error
     except Exception as error:  # Pillow's decoders raise a dozen types for broken data
-        found = "is empty" if not content else f"is truncated, broken or no photo ({error})"
+        found = f"is truncated, broken or no photo ({error})"
         raise InputError(f"{where}: {found}") from error
 
 

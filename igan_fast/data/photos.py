@@ -78,8 +78,10 @@ def expand_photos(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             if not photos:
                 raise InputError(f"{path}: this folder holds no photo ({' '.join(PHOTO_SUFFIXES)})")
             found.update(dict.fromkeys(photos))
-        elif path.exists():
+        elif path.is_file():
             found[path] = None
+        elif path.exists():
+            raise InputError(f"{path}: is neither a file nor a folder; expected a photo")
         else:
             raise InputError(f"{path}: no such file or folder")
     if not found:

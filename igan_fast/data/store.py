@@ -6,7 +6,6 @@ from. Labels and splits are not in it: they come from the source, so that other 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -28,8 +27,9 @@ from tqdm import tqdm
 from igan_fast.data.decode import Broken, ImageFile, decode_all
 from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError
+from igan_fast.files import clear_write_errors, sync_file, sync_folder, write_durably
 
-__all__ = ["FaceStore", "build_store", "cache_folder"]
+__all__ = ["FaceStore", "build_store", "cache_folder", "spread"]
 
 #: Part of every store's name and manifest: raise it when the layout of the folder changes.
 STORE_FORMAT = 1
@@ -56,6 +56,13 @@ class FaceStore:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def spread(rows: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
+    """At most ``count`` of ``rows`` (all where None), evenly spaced, because neighbours may show the same person."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows[np.arange(count) * len(rows) // count]
 
 
 def cache_folder() -> Path:
@@ -107,7 +114,7 @@ def build_store(
     store = _open(folder, source, identity, strict)
     if store is not None:
         return store
-    with _explained(cache):
+    with clear_write_errors(str(cache), "set IGAN_FAST_CACHE to a folder elsewhere; nothing unfinished was left there"):
         cache.mkdir(parents=True, exist_ok=True)
         with _only_builder(cache / f".{folder.name}.lock", progress):
             # Whoever held the lock before us may have built it; whoever was killed while building has left its folder.
@@ -146,15 +153,13 @@ def _build(
         if len(broken) == count:
             raise InputError(f"none of the {count:,} pictures can be read; the first: {broken[0][1]}")
         file.drop([position for position, _ in broken])
-        _sync(file.path)
-        manifest = temporary / MANIFEST
-        manifest.write_text(json.dumps({**identity, "broken": broken}, indent=1), encoding="utf-8")
-        _sync(manifest)
-        _sync(temporary)
+        sync_file(file.path)
+        write_durably(temporary / MANIFEST, json.dumps({**identity, "broken": broken}, indent=1).encode())
+        sync_folder(temporary)
         if folder.exists():  # not whole, or it would have been opened
             shutil.rmtree(folder)
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     except BaseException:  # Ctrl-C too
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -173,6 +178,8 @@ def _open(folder: Path, source: FaceSource, identity: Mapping[str, Any], strict:
     if manifest != identity or images.shape != shape or images.dtype != np.uint8:
         return None
     if broken:
+        if _mended(source, size, broken):
+            return None
         _report(broken, count, strict)
     positions = np.delete(np.arange(count, dtype=np.int64), [position for position, _ in broken])
     return FaceStore(
@@ -185,6 +192,17 @@ def _open(folder: Path, source: FaceSource, identity: Mapping[str, Any], strict:
         size=size,
         path=folder,
     )
+
+
+def _mended(source: FaceSource, size: int, broken: list[Broken]) -> bool:
+    """Whether a picture that was broken can be read now: a zip's fingerprint does not see what was damaged in it."""
+    for position, _ in broken:
+        try:
+            source.image(position, size)
+        except InputError:
+            continue
+        return True
+    return False
 
 
 def _report(broken: list[Broken], count: int, strict: bool) -> None:
@@ -209,25 +227,3 @@ def _only_builder(lock: Path, progress: bool) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-@contextmanager
-def _explained(cache: Path) -> Iterator[None]:
-    """Turn what the operating system says about the cache's disk into a message that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = "the disk is full (or a quota or file-size limit is reached)" if full else f"cannot be used: {error}"
-        raise InputError(
-            f"{cache}: {what}; set IGAN_FAST_CACHE to a folder elsewhere. Nothing unfinished was left there"
-        ) from error
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's contents, or a folder's list of names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from igan_fast.train.files import clear_write_errors
+from igan_fast.files import clear_write_errors
 
 __all__ = ["Board"]
 

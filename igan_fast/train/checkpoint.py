@@ -11,25 +11,23 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from igan_fast.errors import InputError
+from igan_fast.files import clear_write_errors, replace_file, sync_folder
 from igan_fast.reference.models import IterativeGAN
 from igan_fast.train.checkpoint_folder import (
     MANIFEST,
     Checkpoint,
     CheckpointError,
     load_checkpoint,
-    verify_checkpoint,
     write_checkpoint_folder,
 )
-from igan_fast.train.files import clear_write_errors, replace_file, sync_folder
-from igan_fast.train.optimizer_state import load_optimizer_tensors, optimizer_to_tensors
 
 __all__ = [
     "BestCheckpoint",
@@ -40,20 +38,15 @@ __all__ = [
     "find_checkpoint",
     "load_checkpoint",
     "load_model",
-    "load_optimizer_tensors",
     "mark_best",
     "newest_checkpoint",
-    "optimizer_to_tensors",
     "prune_checkpoints",
     "save_checkpoint",
-    "verify_checkpoint",
 ]
 
 _BEST = "best.json"
 _REPLACED = ".replaced"
 _STEP = re.compile(r"step-(\d{8,})(\.replaced)?")
-
-_Read = TypeVar("_Read")
 
 
 class BestCheckpoint(NamedTuple):
@@ -69,6 +62,8 @@ class LoadedModel(NamedTuple):
 
     model: IterativeGAN
     attributes: tuple[str, ...]
+    label_samples: list[str]
+    """Some rows of real labels, "0" and "1" for each attribute; as the checkpoint has them, not checked."""
     iteration: int
     config: dict[str, Any]
     folder: Path
@@ -127,23 +122,22 @@ def newest_checkpoint(run: Path, report: Callable[[str], None]) -> Checkpoint | 
         CheckpointError: there are checkpoints and every one is damaged.
     """
     folders = [folder for _, folder in _folders(run)]
-    return _first_whole(run, folders, load_checkpoint, report) if folders else None
+    return _first_whole(run, folders, report) if folders else None
 
 
-def find_checkpoint(path: Path, report: Callable[[str], None] = warnings.warn) -> Path:
+def find_checkpoint(
+    path: Path, report: Callable[[str], None] = warnings.warn, *, only: Collection[str] | None = None
+) -> Checkpoint:
     """The whole checkpoint that a user means by ``path``: a run (its best, else its newest), or a checkpoint folder.
+
+    ``only`` is that of :func:`load_checkpoint`; files that are not read are not verified.
 
     Raises:
         InputError: ``path`` is neither, or holds no checkpoint yet.
         CheckpointError: it does, and every one is damaged. A damaged one that another stands in for is only told to
             ``report``, in one line.
     """
-
-    def verified(folder: Path) -> Path:
-        verify_checkpoint(folder)
-        return folder
-
-    return _first_whole(path, _meant_by(path, report), verified, report)
+    return _first_whole(path, _meant_by(path, report), report, only)
 
 
 def mark_best(run: Path, iteration: int, score: float) -> None:
@@ -223,23 +217,16 @@ def load_model(
     """
     if weights not in ("ema", "model"):
         raise InputError(f"weights: found {weights!r}, expected 'ema' or 'model'")
-
-    def load(folder: Path) -> LoadedModel:
-        checkpoint = load_checkpoint(folder, only=[weights])
-        if not checkpoint.tensors:
-            checkpoint = load_checkpoint(folder, only=["model"])
-        return _build_model(checkpoint)
-
-    loaded = _first_whole(path, _meant_by(path, report), load, report)
+    loaded = _build_model(find_checkpoint(path, report, only=[weights, "model"]), weights)
     loaded.model.to(device)
     return loaded
 
 
-def _build_model(checkpoint: Checkpoint) -> LoadedModel:
+def _build_model(checkpoint: Checkpoint, weights: str) -> LoadedModel:
     folder = checkpoint.folder
-    if not checkpoint.tensors:
+    tensors = checkpoint.tensors.get(weights) or checkpoint.tensors.get("model")
+    if not tensors:
         raise CheckpointError(f"{folder}: holds no model")
-    (tensors,) = checkpoint.tensors.values()
     try:
         described = checkpoint.state["model"]
         attributes = tuple(str(name) for name in described["attributes"])
@@ -255,8 +242,9 @@ def _build_model(checkpoint: Checkpoint) -> LoadedModel:
         raise CheckpointError(
             f"{folder}: state.json names {len(attributes)} attributes for a model of {model.arguments()['attributes']}"
         )
-    config = checkpoint.state.get("config")
-    return LoadedModel(model.eval(), attributes, checkpoint.iteration, dict(config or {}), folder)
+    config = dict(checkpoint.state.get("config") or {})
+    label_samples = described.get("label_samples") or []
+    return LoadedModel(model.eval(), attributes, label_samples, checkpoint.iteration, config, folder)
 
 
 def _folders(run: Path) -> list[tuple[int, Path]]:
@@ -286,16 +274,21 @@ def _meant_by(path: Path, report: Callable[[str], None]) -> list[Path]:
 
 
 def _first_whole(
-    path: Path, folders: Sequence[Path], read: Callable[[Path], _Read], report: Callable[[str], None]
-) -> _Read:
+    path: Path, folders: Sequence[Path], report: Callable[[str], None], only: Collection[str] | None = None
+) -> Checkpoint:
+    damaged: list[CheckpointError] = []
     for folder in folders:
         try:
-            return read(folder)
+            whole = load_checkpoint(folder, only)
         except CheckpointError as error:
             if len(folders) == 1:
                 raise
-            report(f"{error}; this checkpoint is passed over")
-    raise CheckpointError(f"{path}: every one of its {len(folders)} checkpoints is damaged")
+            damaged.append(error)
+            continue
+        for passed in damaged:
+            report(f"{passed}; this checkpoint is passed over")
+        return whole
+    raise CheckpointError(f"{path}: none of its {len(folders)} checkpoints can be used; the first: {damaged[0]}")
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:

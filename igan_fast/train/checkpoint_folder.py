@@ -17,15 +17,14 @@ from torch import Tensor
 
 from igan_fast._version import __version__
 from igan_fast.errors import InputError
+from igan_fast.files import sync_folder, write_durably
 from igan_fast.train.diverged import TrainingDiverged
-from igan_fast.train.files import sync_folder, write_durably
 
 __all__ = [
     "MANIFEST",
     "Checkpoint",
     "CheckpointError",
     "load_checkpoint",
-    "verify_checkpoint",
     "write_checkpoint_folder",
 ]
 
@@ -108,13 +107,6 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
         except SafetensorError as error:
             raise CheckpointError(f"{folder / name}: not a safetensors file ({error})") from error
     return Checkpoint(folder, manifest.iteration, state, tensors)
-
-
-def verify_checkpoint(folder: Path) -> None:
-    """Check every file of ``folder`` against the manifest. Raises :class:`CheckpointError` as ``load_checkpoint``."""
-    manifest = _read_manifest(folder)
-    for name in manifest.files:
-        _verified(folder, name, manifest)
 
 
 def _packed(group: str, members: Mapping[str, Tensor], iteration: int) -> dict[str, Tensor]:

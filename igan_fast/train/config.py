@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import torch
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from igan_fast.errors import InputError
 from igan_fast.reference import StepConfig
@@ -38,7 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: What may differ when a run is resumed: none of it changes what an iteration computes, but for the place of the data.
+#: What may differ when a run is resumed: none of it changes what an iteration computes, but for
+#: the last bits where another device or number of threads sums in another order. (``data`` may have moved.)
 _MAY_CHANGE = {
     "data", "run", "resume", "epochs", "iterations", "device", "threads", "cache",
     "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes", "validation_images",
@@ -68,7 +70,7 @@ class TrainConfig:
     image_size: int = 128
     """Side of the square pictures in pixels: a multiple of 16 from 32 up."""
     width: int = 64
-    """Channels of the networks' widest maps."""
+    """Channels of the networks' largest maps; each halving of a map doubles them."""
     latent: int = 100
     """Size of the noise z."""
 
@@ -112,7 +114,8 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads; PyTorch's choice where omitted."""
     seed: int = 0
-    """Seed of the weights, the order of the photos, the flips and the noise."""
+    """Seed of the weights, the order of the photos, the flips and the noise; also of the drawn faces and of a random
+    split, so that another seed is another data set there."""
 
     # The run folder.
     run: Path | None = None
@@ -165,6 +168,8 @@ class TrainConfig:
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
         _expect(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
         _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
+        if self.data == "drawn" and self.split != "official":
+            raise InputError(f"--split {self.split}: the built-in faces have one division only; leave it out")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
         if self.resume and self.run is None:
@@ -189,15 +194,23 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, where: str = "config.json") -> TrainConfig:
-        """The inverse of ``to_json``. Raises ``InputError`` for an unknown key."""
+        """The inverse of ``to_json``. Raises ``InputError`` for an unknown key or a value of another type."""
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
+        types = get_type_hints(cls)
         converted: dict[str, Any] = {}
-        for name, value in values.items():
-            if name in ("cache", "run") and value is not None:
-                value = Path(value)
-            converted[name] = tuple(value) if isinstance(value, list) else value
+        for name, found in values.items():
+            value = tuple(found) if isinstance(found, list) else found
+            if name in ("cache", "run") and isinstance(found, str):
+                value = Path(found)
+            try:
+                converted[name] = check_type(
+                    value, types[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS
+                )
+            except TypeCheckError as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"{where}: {name} is {found!r}: {reason}") from None
         return cls(**converted)
 
     @classmethod

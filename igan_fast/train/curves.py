@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from igan_fast.train.files import clear_write_errors, replace_file
+from igan_fast.files import clear_write_errors, replace_file
 from igan_fast.train.run_log import read_log
 
 __all__ = ["plot_losses"]

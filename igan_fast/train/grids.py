@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from igan_fast.train.files import clear_write_errors, replace_file
+from igan_fast.files import write_file
 
 __all__ = ["grid", "sample_grid", "save_png"]
 
@@ -93,9 +93,7 @@ def save_png(picture: Image.Image, path: Path) -> Path:
     """Write ``picture`` to ``path``, whole or not at all, its folder made if needed; ``InputError`` if it cannot."""
     data = io.BytesIO()
     picture.save(data, format="PNG")
-    with clear_write_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data.getvalue())
+    write_file(path, data.getvalue())
     return path
 
 

@@ -11,35 +11,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from igan_fast.data.loader import BatchLoader, to_float, to_uint8
-from igan_fast.data.store import FaceStore
+from igan_fast.data.loader import BatchLoader, to_float
+from igan_fast.data.store import FaceStore, spread
+from igan_fast.errors import InputError
 from igan_fast.metrics import quick_validation
 from igan_fast.reference import IterativeGAN, TrainStep
 from igan_fast.train.balance import Balance
 from igan_fast.train.checkpoint import (
     Checkpoint,
     best_checkpoint,
-    load_optimizer_tensors,
     mark_best,
-    optimizer_to_tensors,
+    newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
 )
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA
-from igan_fast.train.grids import sample_grid
 from igan_fast.train.monitor import Monitor
-from igan_fast.train.run import open_data, open_run, start_run
+from igan_fast.train.optimizer_state import load_optimizer_tensors, optimizer_to_tensors
+from igan_fast.train.run import locked, open_data, open_run, start_run
+from igan_fast.train.samples import draw_samples
 
 __all__ = ["TrainResult", "train"]
 
-#: Faces in a row of the sample grid.
-SAMPLE_COLUMNS = 10
 #: Label rows kept in a checkpoint, so that faces can be generated with attributes that go together.
 LABEL_SAMPLES = 256
 
@@ -78,18 +77,19 @@ def train(config: TrainConfig) -> TrainResult:
             checkpoint).
     """
     config.validate()
-    run = open_run(config, report=lambda line: print(line))
-    store, config = open_data(config, run.saved)
+    folder, saved = open_run(config)
+    store, config = open_data(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    trainer = _Trainer(config, run.folder, store)
-    if run.checkpoint is not None:
-        trainer.resume(run.checkpoint)
-    if trainer.iteration >= trainer.iterations:
-        print(f"{run.folder}: already at iteration {trainer.iteration} of {trainer.iterations}; nothing to train")
-        return trainer.result()
-    start_run(run.folder, config)
-    return trainer.run()
+    with locked(folder):
+        trainer = _Trainer(config, folder, store)
+        if saved is not None and (checkpoint := newest_checkpoint(folder, report=print)):
+            trainer.resume(checkpoint)
+        if trainer.iteration >= trainer.iterations:
+            print(f"{folder}: already at iteration {trainer.iteration} of {trainer.iterations}; nothing to train")
+            return trainer.result()
+        start_run(folder, config)
+        return trainer.run()
 
 
 class _Trainer:
@@ -136,11 +136,13 @@ class _Trainer:
             log_every=config.log_every,
         )
         with _graceful_stop() as stop, self._naming_the_last_checkpoint(), monitor:
-            while self.iteration < self.iterations and not stop.is_set():
+            last = False
+            while not last:
                 self._iterate(monitor)
+                # Asked once an iteration: a signal that comes after this lets the next one be the last, and be saved.
                 last = self.iteration == self.iterations or stop.is_set()
                 if last or self.iteration % config.sample_every == 0:
-                    self._samples = monitor.picture("samples", self._grid())
+                    self._samples = monitor.picture("samples", self._draw_samples())
                 if last or self.iteration % config.checkpoint_every == 0:
                     self._save(monitor)
         result = self.result()
@@ -155,8 +157,14 @@ class _Trainer:
         return TrainResult(self.folder, self.iteration, self.iterations, self._checkpoint, samples, self.metrics)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on exactly where ``checkpoint`` was saved."""
+        """Go on exactly where ``checkpoint`` was saved. ``InputError`` where it is of other options or labels."""
         state, tensors = checkpoint.state, checkpoint.tensors
+        self.config.check_resumable(TrainConfig.from_json(state["config"], where=str(checkpoint.folder / "state.json")))
+        if (trained := state["model"]["attributes"]) != list(self.store.attributes):
+            raise InputError(
+                f"--data {self.config.data}: its attributes are {', '.join(self.store.attributes)}, "
+                f"but this run learns {', '.join(trained)}"
+            )
         self.model.load_state_dict(tensors["model"])
         load_optimizer_tensors(self.step.optimizer_d, self._named_parameters(), tensors["optimizer_d"])
         load_optimizer_tensors(self.step.optimizer_g, self._named_parameters(), tensors["optimizer_g"])
@@ -216,8 +224,7 @@ class _Trainer:
         prune_checkpoints(self.folder, self.config.keep)
 
     def _state(self) -> dict[str, Any]:
-        labels = self.store.labels[self.store.splits["train"]]
-        some = labels[np.linspace(0, len(labels) - 1, min(LABEL_SAMPLES, len(labels))).astype(np.int64)]
+        some = self.store.labels[spread(self.store.splits["train"], LABEL_SAMPLES)]
         return {
             "model": {
                 "arguments": self.model.arguments(),
@@ -232,58 +239,25 @@ class _Trainer:
         }
 
     def _validate(self) -> dict[str, float]:
-        rows = self._held_out(self.config.validation_images)
+        rows = spread(self.store.splits["val"], self.config.validation_images)
         if not len(rows):
             return {}
         images = torch.from_numpy(self.store.images[rows]).to(self.device)
         labels = torch.from_numpy(self.store.labels[rows]).to(self.device)
-        return quick_validation(self.shown, images, labels)
+        scores = quick_validation(self.shown, images, labels)
+        # The losses were finite, but the last update may not have been.
+        if broken := {f"validation/{name}": value for name, value in scores.items() if not math.isfinite(value)}:
+            raise TrainingDiverged(self.iteration, broken)
+        return scores
 
-    @torch.no_grad()
-    def _grid(self) -> Any:
-        """Faces, their rebuilds, four attributes reversed, and faces from noise (the paper's Fig. 7 and 8)."""
-        config, names = self.config, self.store.attributes
-        reversed_names = config.sample_attributes or ()
-        rows = self._held_out(SAMPLE_COLUMNS)
-        if not len(rows):
-            rows = self.store.splits["train"][:SAMPLE_COLUMNS]
-        pictures = self.store.images[rows]
-        labels = torch.from_numpy(self.store.labels[rows]).to(self.device, torch.float32)
-        images = to_float(torch.from_numpy(pictures).to(self.device)).contiguous()
-        fixed = torch.Generator().manual_seed(config.seed)  # the same faces in every grid of a run
-        noise = (torch.rand(len(rows), config.latent, generator=fixed) * 2 - 1).to(self.device)
-        model = self.shown
-        was_training = model.training
-        model.eval()
-        try:
-            flipped = {name: model.transform(images, {names.index(name): "flip"}) for name in reversed_names}
-            generated = {"labels of the column": model.generate(noise, labels)}
-            for name in reversed_names[:1]:
-                for value in (0, 1):
-                    asked = labels.clone()
-                    asked[:, names.index(name)] = value
-                    generated[f"{name}={value}"] = model.generate(noise, asked)
-            rebuilt = model.rebuild(images)
-        finally:
-            model.train(was_training)
-
-        def shown(images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-            array: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images).cpu().numpy()
-            return array
-
-        return sample_grid(
-            pictures,
-            shown(rebuilt),
-            {name: shown(images) for name, images in flipped.items()},
-            {name: shown(images) for name, images in generated.items()},
+    def _draw_samples(self) -> Image.Image:
+        return draw_samples(
+            self.shown,
+            self.store,
+            flipped=self.config.sample_attributes or (),
+            seed=self.config.seed,  # the same noise in every grid of a run
+            device=self.device,
         )
-
-    def _held_out(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Up to ``count`` validation rows, spread evenly over the split, the same at every call."""
-        rows = self.store.splits["val"]
-        if len(rows) <= count:
-            return rows
-        return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
 
     def _named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         return list(self.model.named_parameters())

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from igan_fast.files import clear_write_errors
 from igan_fast.train.board import Board
 from igan_fast.train.curves import plot_losses
 from igan_fast.train.diverged import TrainingDiverged
-from igan_fast.train.files import clear_write_errors
 from igan_fast.train.grids import save_png
 from igan_fast.train.run_log import RunLog
 

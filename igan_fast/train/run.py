@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from igan_fast.data import open_source
 from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.store import FaceStore, build_store
 from igan_fast.errors import InputError
-from igan_fast.train.checkpoint import Checkpoint, newest_checkpoint
+from igan_fast.files import check_place, clear_write_errors, replace_file
 from igan_fast.train.config import TrainConfig
-from igan_fast.train.files import clear_write_errors, replace_file
 
-__all__ = ["OpenedRun", "open_data", "open_run", "start_run"]
+__all__ = ["OpenedRun", "locked", "open_data", "open_run", "start_run"]
+
+#: What the paper's figures reverse and ours show, where the data knows them.
+PAPERS_ATTRIBUTES = ("Smiling", "Male", "Eyeglasses", "Blond_Hair")
 
 
 class OpenedRun(NamedTuple):
@@ -26,36 +31,54 @@ class OpenedRun(NamedTuple):
     folder: Path
     saved: TrainConfig | None
     """The config that a continued run was started with."""
-    checkpoint: Checkpoint | None
-    """The newest whole checkpoint of a continued run."""
 
 
-def open_run(config: TrainConfig, report: Callable[[str], None]) -> OpenedRun:
-    """Find the folder of a new run, or the newest checkpoint of one to be continued. Nothing is written.
-
-    Args:
-        report: told of each damaged checkpoint that is passed over, in one line.
+def open_run(config: TrainConfig) -> OpenedRun:
+    """Find the folder of a new run, or of one to be continued. Nothing is written.
 
     Raises:
         InputError: the folder holds another run, or is no folder; or the options contradict those of the run to be
-            continued; or each of its checkpoints is damaged.
+            continued.
     """
     folder = config.run or _unused(Path("runs") / f"{_slug(config.data)}-{config.image_size}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--run {folder}: found a file, expected a folder")
+    check_place(folder / "config.json")
     held = (folder / "config.json").exists() or (folder / "checkpoints").exists()
     if not config.resume:
         if held:
             raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
-        return OpenedRun(folder, None, None)
+        return OpenedRun(folder, None)
     if not held:
-        return OpenedRun(folder, None, None)
+        return OpenedRun(folder, None)
     saved = TrainConfig.load(folder)
     config.check_resumable(saved)
-    return OpenedRun(folder, saved, newest_checkpoint(folder, report))
+    return OpenedRun(folder, saved)
 
 
-def open_data(config: TrainConfig, saved: TrainConfig | None) -> tuple[FaceStore, TrainConfig]:
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process from training in ``folder``, which is made if needed, while the block runs.
+
+    Raises:
+        InputError: another process trains there now, or the folder cannot be made.
+    """
+    with clear_write_errors(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    with clear_write_errors(str(folder)):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:  # an OSError too
+            message = f"--run {folder}: another process is training there; wait for it, or stop it first"
+            raise InputError(message) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
     """The pictures, prepared at the run's size, and the config with what depends on them filled in.
 
     Raises:
@@ -80,14 +103,9 @@ def open_data(config: TrainConfig, saved: TrainConfig | None) -> tuple[FaceStore
 
 
 def start_run(folder: Path, config: TrainConfig) -> None:
-    """Write the config into the run folder, which is made if needed. Raises ``InputError`` where it cannot."""
+    """Write the config into the run folder. Raises ``InputError`` where it cannot."""
     with clear_write_errors(str(folder)):
-        folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "config.json", (json.dumps(config.to_json(), indent=2) + "\n").encode())
-
-
-#: What the paper's figures reverse and ours show, where the data knows them.
-PAPERS_ATTRIBUTES = ("Smiling", "Male", "Eyeglasses", "Blond_Hair")
 
 
 def _slug(data: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from igan_fast.train.files import clear_write_errors, replace_file
+from igan_fast.files import clear_write_errors, replace_file
 
 __all__ = ["RunLog", "read_log"]
 

@@ -523,3 +523,17 @@ def test_blond_hair_is_brighter_than_black_hair(celeba_folder: Path) -> None:
     blond, black = (np.flatnonzero(source.labels[:, column])[:60] for column in (0, 1))
     top = [np.mean([source.image(int(index), 32)[:6, 8:24].mean() for index in rows]) for rows in (blond, black)]
     assert top[0] > top[1] + 10
+
+
+def test_a_file_that_is_no_photo_is_named_and_nothing_of_our_insides(folder: Path) -> None:
+    (photo := next((folder / "img_align_celeba").iterdir())).write_bytes(b"no photo")
+    source = CelebA(folder)
+    index = next(k for k, name in enumerate(source._names) if name.endswith(photo.name))
+    with pytest.raises(InputError, match=f"{photo.name}: is not a photo in a format that Pillow reads$"):
+        source.image(index, 32)
+
+
+def test_an_attribute_file_without_rows_is_refused(folder: Path) -> None:
+    (folder / "list_attr_celeba.txt").write_text("0\nBald Male\n")
+    with pytest.raises(InputError, match="has no rows below its header"):
+        CelebA(folder)

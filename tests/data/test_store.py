@@ -22,7 +22,7 @@ from PIL import Image
 
 from igan_fast.data import decode
 from igan_fast.data.celeba import CelebA
-from igan_fast.data.store import build_store, cache_folder
+from igan_fast.data.store import build_store, cache_folder, spread
 from igan_fast.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,7 +254,7 @@ def test_a_file_that_the_kernel_refuses_is_noticed(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/cache: cannot be used: .*set IGAN_FAST_CACHE"):
+    with pytest.raises(InputError, match=r"file/cache: cannot write .*set IGAN_FAST_CACHE"):
         build_store(Numbers(3), 6, cache=tmp_path / "file" / "cache", progress=False)
 
 
@@ -290,7 +290,7 @@ def test_workers_build_the_same_store(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_strict_reaches_through_workers(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", 150)
     (folder / "img_align_celeba" / "0070.jpg").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"0070.jpg: is truncated, broken or no photo"):
+    with pytest.raises(InputError, match=r"0070.jpg: is not a photo in a format that Pillow reads"):
         build_store(CelebA(folder), 16, cache=tmp_path / "cache", workers=2, strict=True, progress=False)
     assert contents(tmp_path / "cache") == []
 
@@ -415,3 +415,21 @@ def test_a_store_of_real_photos(celeba_folder: Path, tmp_path: Path) -> None:
     assert store.images.shape == (200, 64, 64, 3)
     assert 60 < store.images.mean() < 180
     np.testing.assert_array_equal(store.images[137], source.image(137, 64))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(None, [3, 4, 5, 9, 11]), (9, [3, 4, 5, 9, 11]), (5, [3, 4, 5, 9, 11]), (2, [3, 5]), (1, [3]), (0, [])],
+)
+def test_spread_takes_evenly_spaced_rows(count: int | None, expected: list[int]) -> None:
+    assert spread(np.array([3, 4, 5, 9, 11]), count).tolist() == expected
+
+
+def test_a_picture_that_was_mended_is_taken_up(tmp_path: Path) -> None:
+    class Mended(Numbers):
+        def fingerprint(self) -> str:  # as of a zip whose damaged byte its table of contents does not show
+            return "the same"
+
+    with pytest.warns(UserWarning, match="1 of 9 pictures are broken"):
+        assert len(build_store(Mended(9, broken=frozenset({4})), 4, cache=tmp_path, workers=1, progress=False)) == 8
+    assert len(build_store(Mended(9), 4, cache=tmp_path, workers=1, progress=False)) == 9

@@ -31,7 +31,6 @@ from igan_fast.train.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
-    verify_checkpoint,
 )
 from igan_fast.train.diverged import TrainingDiverged
 
@@ -222,9 +221,9 @@ def test_a_damaged_newest_is_reported_in_one_line_and_the_one_before_taken(
     assert len(reports) == 1
     assert "\n" not in reports[0]
     assert f"step-00000003/{expected}" in reports[0]
-    assert find_checkpoint(tmp_path, reports.append).name == "step-00000002"
+    assert find_checkpoint(tmp_path, reports.append).folder.name == "step-00000002"
     with pytest.raises(CheckpointError, match="step-00000003"):
-        verify_checkpoint(tmp_path / "checkpoints" / "step-00000003")
+        load_checkpoint(tmp_path / "checkpoints" / "step-00000003")
 
 
 def test_all_damaged_is_an_error_and_none_at_all_is_none(tmp_path: Path) -> None:
@@ -232,9 +231,9 @@ def test_all_damaged_is_an_error_and_none_at_all_is_none(tmp_path: Path) -> None
     for iteration in (1, 2):
         damage_flip(save_checkpoint(tmp_path, iteration, small(1.0), {}))
     reports: list[str] = []
-    with pytest.raises(CheckpointError, match="every one of its 2 checkpoints is damaged"):
+    with pytest.raises(CheckpointError, match=r"none of its 2 checkpoints can be used; the first: .*step-00000002"):
         newest_checkpoint(tmp_path, reports.append)
-    assert ["step-00000002" in reports[0], "step-00000001" in reports[1], len(reports)] == [True, True, 2]
+    assert reports == []  # one message says it all
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +388,7 @@ def test_best_is_found_first_kept_and_survives_damage(tmp_path: Path) -> None:
     mark_best(tmp_path, 2, 0.125)
     best = best_checkpoint(tmp_path, silent)
     assert best == (tmp_path / "checkpoints" / "step-00000002", 2, 0.125)
-    assert find_checkpoint(tmp_path, silent).name == "step-00000002"
+    assert find_checkpoint(tmp_path, silent).folder.name == "step-00000002"
 
     leftover = tmp_path / "checkpoints" / "tmp-step-00000007-99999"
     leftover.mkdir()
@@ -403,7 +402,7 @@ def test_best_is_found_first_kept_and_survives_damage(tmp_path: Path) -> None:
 
     damage_flip(tmp_path / "checkpoints" / "step-00000006")
     with pytest.warns(UserWarning, match="step-00000006"):
-        assert find_checkpoint(tmp_path).name == "step-00000005"
+        assert find_checkpoint(tmp_path).folder.name == "step-00000005"
     reports: list[str] = []
     (tmp_path / "checkpoints" / "best.json").write_text("{}")
     assert best_checkpoint(tmp_path, reports.append) is None
@@ -420,7 +419,7 @@ def test_a_best_whose_checkpoint_is_gone_counts_as_none(tmp_path: Path) -> None:
     mark_best(tmp_path, 1, 0.5)
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000001")
     reports: list[str] = []
-    assert find_checkpoint(tmp_path, reports.append).name == "step-00000002"
+    assert find_checkpoint(tmp_path, reports.append).folder.name == "step-00000002"
     assert len(reports) == 1
     assert "iteration 1" in reports[0]
 
@@ -435,7 +434,7 @@ def test_find_checkpoint_says_what_is_wrong_with_the_path(tmp_path: Path) -> Non
         find_checkpoint(tmp_path)
     folder = save_checkpoint(tmp_path, 1, small(1.0), {})
     copied = shutil.copytree(folder, tmp_path / "my favourite")
-    assert find_checkpoint(copied) == copied
+    assert find_checkpoint(copied).folder == copied
     damage_cut(copied)
     with pytest.raises(CheckpointError, match="my favourite"):
         find_checkpoint(copied)

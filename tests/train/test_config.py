@@ -59,6 +59,7 @@ def test_the_defaults_are_valid() -> None:
         ({"keep": 0}, "--keep"),
         ({"validation_images": 0}, "--validation-images"),
         ({"resume": True}, "--resume: say which run"),
+        ({"split": "paper"}, "--split paper: the built-in faces have one division only"),
     ],
 )
 def test_refusals(change: dict[str, Any], message: str) -> None:
@@ -86,6 +87,10 @@ def test_json_round_trip() -> None:
         ("{", "not readable as JSON"),
         ("[1]", "found a JSON list, expected an object"),
         ('{"colour": 3}', "unknown option 'colour'"),
+        ('{"image_size": "64"}', "image_size is '64'"),
+        ('{"lambdas": [1, 2]}', r"lambdas is \[1, 2\]"),
+        ('{"attributes": ["Bald", 3]}', "attributes is"),
+        ('{"run": 7}', "run is 7"),
     ],
 )
 def test_a_config_file_that_cannot_be_used(tmp_path: Path, content: str | None, message: str) -> None:

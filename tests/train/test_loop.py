@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +22,9 @@ from safetensors.torch import load_file
 from igan_fast import IterativeGAN
 from igan_fast.errors import InputError
 from igan_fast.reference import TrainStep
-from igan_fast.train import TrainConfig, checkpoint_folder, train
+from igan_fast.train import TrainConfig, checkpoint_folder, loop, train
 from igan_fast.train.checkpoint import load_checkpoint, load_model, newest_checkpoint
+from igan_fast.train.run import locked
 
 
 def options(tiny: dict[str, Any], run: Path, **more: Any) -> TrainConfig:
@@ -76,9 +79,8 @@ def test_a_checkpoint_holds_the_model_with_its_names_and_some_label_rows(unbroke
     loaded = load_model(unbroken)
     assert isinstance(loaded.model, IterativeGAN)
     assert len(loaded.attributes) == 40
-    samples = load_checkpoint(loaded.folder).state["model"]["label_samples"]
-    assert {len(row) for row in samples} == {40}
-    assert len(set(samples)) > 10
+    assert {len(row) for row in loaded.label_samples} == {40}
+    assert len(set(loaded.label_samples)) > 10
 
 
 KILLED = """
@@ -153,7 +155,9 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(
     damaged.write_bytes(content)
     capsys.readouterr()
     train(options(tiny, run, iterations=6, balance_ratio=1.05, resume=True))
-    assert "step-00000006" in capsys.readouterr().out.splitlines()[0]
+    told = capsys.readouterr().out
+    assert "step-00000006/model.safetensors" in told
+    assert "at iteration 3 of 6" in told
     assert_same_bits(tensors_of(run, 6), tensors_of(unbroken, 6))
 
 
@@ -200,6 +204,24 @@ def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_resume(
     assert f"stopped at iteration {stopped_at} of 100000" in out
 
 
+def test_a_signal_while_samples_are_drawn_loses_nothing(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = loop.draw_samples
+    signals = [signal.SIGINT]
+
+    def interrupted(*args: Any, **options: Any) -> Image.Image:
+        if signals:
+            os.kill(os.getpid(), signals.pop())
+        return draw(*args, **options)
+
+    monkeypatch.setattr(loop, "draw_samples", interrupted)
+    result = train(options(tiny, tmp_path / "run", iterations=50, sample_every=1, checkpoint_every=100))
+    assert result.interrupted
+    assert result.checkpoint.name == f"step-{result.iteration:08d}"
+    assert result.iteration == 2
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_stops_the_run_and_names_iteration_term_and_last_good_checkpoint(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
@@ -215,6 +237,33 @@ def test_nan_stops_the_run_and_names_iteration_term_and_last_good_checkpoint(
     with pytest.raises(InputError, match=r"iteration 5: g_pixel is (nan|inf).*step-00000003"):
         train(options(tiny, tmp_path / "run", iterations=9))
     assert [p.name for p in (tmp_path / "run/checkpoints").glob("step-*")] == ["step-00000003"]
+
+
+def test_weights_that_an_update_broke_are_never_saved(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, calls = TrainStep.__call__, []
+
+    def breaking(self: TrainStep, *batch: torch.Tensor) -> Any:
+        calls.append(1)
+        losses = call(self, *batch)
+        if len(calls) == 6:
+            with torch.no_grad():
+                self.model.generator.project.weight[0, 0] = float("nan")
+        return losses
+
+    monkeypatch.setattr(TrainStep, "__call__", breaking)
+    with pytest.raises(InputError, match=r"diverged at iteration 6: .*nan.*step-00000003"):
+        train(options(tiny, tmp_path / "run", iterations=9))
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir() if p.name != "best.json"] == ["step-00000003"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_fewer_photos_than_a_batch_and_none_held_out(tiny: dict[str, Any], tmp_path: Path, count: int) -> None:
+    result = train(options(tiny, tmp_path / "run", iterations=2, drawn_count=count, image_size=48))
+    assert load_model(result.run).iteration == 2
+    assert bool(result.metrics) == (count > 1)
+    assert result.samples.suffix == ".png"
 
 
 def test_a_full_disk_stops_with_a_clear_message_and_leaves_the_old_checkpoint_whole(
@@ -283,3 +332,24 @@ def test_bad_data_options_leave_nothing_behind(
     with pytest.raises(InputError, match=message):
         train(options(tiny, tmp_path / "run", iterations=2, **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with locked(run), pytest.raises(InputError, match="another process is training there"):
+        train(options(tiny, run, iterations=1))
+    assert train(options(tiny, run, iterations=1)).iteration == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"), [({"width": 4}, "--width is 4"), ({"attributes": ["Male"]}, "--attributes is")]
+)
+def test_resume_refuses_a_config_that_was_edited(
+    tiny: dict[str, Any], unbroken: Path, tmp_path: Path, edit: dict[str, Any], message: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    config = json.loads((run / "config.json").read_text()) | {"iterations": 9, "sample_attributes": None} | edit
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=message):
+        train(dataclasses.replace(TrainConfig.load(run), run=run, resume=True))

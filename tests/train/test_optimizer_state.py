@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from igan_fast.errors import InputError
-from igan_fast.train.checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_to_tensors, save_checkpoint
+from igan_fast.train.checkpoint import load_checkpoint, save_checkpoint
+from igan_fast.train.optimizer_state import load_optimizer_tensors, optimizer_to_tensors
 
 
 def net() -> nn.Sequential:

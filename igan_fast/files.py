@@ -10,9 +10,21 @@ from pathlib import Path
 
 from igan_fast.errors import InputError
 
-__all__ = ["clear_write_errors", "replace_file", "sync_folder", "write_durably"]
+__all__ = [
+    "check_place",
+    "clear_write_errors",
+    "replace_file",
+    "sync_file",
+    "sync_folder",
+    "write_durably",
+    "write_file",
+]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full",
+    errno.EFBIG: "the disk is full, or a file-size limit is reached",
+}
 
 
 @contextmanager
@@ -29,9 +41,20 @@ def clear_write_errors(what: str, consequence: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = "the disk is full" if error.errno in _FULL else "cannot write"
+        reason = _REASONS.get(error.errno or 0, "cannot write")
         end = f"; {consequence}" if consequence else ""
         raise InputError(f"{what}: {reason} ({error.strerror or error}){end}") from error
+
+
+def check_place(path: Path) -> None:
+    """Before any work: raise ``InputError`` where ``path`` lies below a file, or where no file may be made."""
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: cannot be written: {folder} is a file, expected a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -55,6 +78,19 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """``replace_file`` that makes the folder where needed. Raises ``InputError`` where it cannot write."""
+    with clear_write_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+
+
+def sync_file(path: Path) -> None:
+    """Force the contents of ``path`` to the disk, where something else than ``write_durably`` wrote them."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,62 @@
+"""The picture that shows how a model in training does: what it makes of held-out faces and of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from igan_fast.data.loader import to_float, to_uint8
+from igan_fast.data.store import FaceStore, spread
+from igan_fast.metrics import in_eval_mode
+from igan_fast.reference import IterativeGAN
+from igan_fast.train.grids import sample_grid
+
+__all__ = ["draw_samples"]
+
+#: Faces in a row of the grid.
+COLUMNS = 10
+
+
+def draw_samples(
+    model: IterativeGAN, store: FaceStore, *, flipped: Sequence[str], seed: int, device: torch.device
+) -> Image.Image:
+    """Faces, their rebuilds, some attributes reversed, and faces from noise (the paper's Fig. 7 and 8).
+
+    Args:
+        model: on ``device``; left in the mode that it is in.
+        store: the faces are held-out ones, where there are any; the same ones at each call.
+        flipped: names of the attributes to reverse; faces from noise show the first of them absent and present.
+        seed: of the noise.
+    """
+    rows = spread(store.splits["val"], COLUMNS)
+    if not len(rows):
+        rows = store.splits["train"][:COLUMNS]
+    pictures, position = store.images[rows], store.attributes.index
+    labels = torch.from_numpy(store.labels[rows]).to(device, torch.float32)
+    images = to_float(torch.from_numpy(pictures).to(device)).contiguous()
+    generator = torch.Generator().manual_seed(seed)
+    noise = (torch.rand(len(rows), model.arguments()["latent"], generator=generator) * 2 - 1).to(device)
+
+    def generated(name: str, value: float) -> NDArray[np.uint8]:
+        asked = labels.clone()
+        asked[:, position(name)] = value
+        return _pictures(model.generate(noise, asked))
+
+    with in_eval_mode(model):
+        return sample_grid(
+            pictures,
+            _pictures(model.rebuild(images)),
+            {name: _pictures(model.transform(images, {position(name): "flip"})) for name in flipped},
+            {"labels of the column": _pictures(model.generate(noise, labels))}
+            | {f"{name}={value}": generated(name, value) for name in flipped[:1] for value in (0, 1)},
+        )
+
+
+def _pictures(images: Tensor) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = to_uint8(images).cpu().numpy()
+    return array
