@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from igan_fast import FaceEditor, IterativeGAN, cli
+from igan_fast import FaceEditor, IterativeGAN, cli, commands
 from igan_fast.data import CELEBA_ATTRIBUTES
 from igan_fast.train.checkpoint import save_checkpoint
 from igan_fast.train.config import TrainConfig
@@ -241,7 +241,7 @@ def test_unknown_options_exit_with_2_and_no_traceback() -> None:
 def test_train_options_take_their_defaults_from_the_preset_or_the_continued_run(tmp_path: Path) -> None:
     def parsed(*arguments: str) -> TrainConfig:
         command = cli._parse(["train", *arguments])
-        assert isinstance(command, cli._Train)
+        assert isinstance(command, commands.Train)
         return command.config
 
     assert parsed("--preset", "paper") == TrainConfig(preset="paper")

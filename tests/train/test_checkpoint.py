@@ -362,15 +362,14 @@ def test_kill_9_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         writer = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.03, 0.15))
+        confirmed = [int(writer.stdout.readline())]  # one is whole, however busy the machine
+        time.sleep(rng.uniform(0.0, 0.1))
         writer.send_signal(signal.SIGKILL)
-        confirmed = [int(line) for line in writer.stdout.read().splitlines() if line.isdigit()]
+        confirmed += [int(line) for line in writer.stdout.read().splitlines() if line.isdigit()]
         writer.stdout.close()
         writer.wait()
         newest = newest_checkpoint(tmp_path, silent)
-        if newest is None:
-            assert confirmed == []
-            continue
+        assert newest is not None
         value = newest.state["i"]
         assert value >= max([latest, *confirmed])
         assert torch.equal(newest.tensors["model"]["w"], torch.full((200_000,), float(value)))
