@@ -69,7 +69,8 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Train a model, or continue a run, as ``config`` says.
 
-    The first Ctrl-C (or SIGTERM) finishes the iteration, saves and returns; a second one stops at once.
+    The first Ctrl-C (or SIGTERM) finishes the iteration, saves and returns; a second one stops at once. It sets
+    PyTorch's global seed, and its number of threads where ``config.threads`` says so.
 
     Raises:
         InputError: an option, the data or the run folder cannot be used (before anything starts), a full disk, or a
