@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 # A model of the built-in faces in a few minutes on two cores. Called again it continues, or says that all is done.
 TRAIN_RUN ?= runs/first
-TRAIN_OPTIONS ?= --data drawn --image-size 48 --width 24 --batch-size 48 --iterations 2200
+TRAIN_OPTIONS ?= --data drawn --image-size 48 --width 24 --batch-size 48 --iterations 1400
 
 .PHONY: train test lint types check clean
 
