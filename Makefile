@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 # A model of the built-in faces in a few minutes on two cores. Called again it continues, or says that all is done.
 TRAIN_RUN ?= runs/first
-TRAIN_OPTIONS ?= --data drawn --image-size 48 --width 24 --batch-size 48 --iterations 1400
+TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --iterations 1800
 
 .PHONY: train test lint types check clean
 
