@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from igan_fast.data.attributes import Change, parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos, load_photo
+from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError
 from igan_fast.files import check_place, write_file
 from igan_fast.train.config import TrainConfig
@@ -173,7 +174,7 @@ class Evaluate:
             split=self.split,
             limit=self.limit,
             judge="auto" if self.judge else None,
-            device=_resolve(self.device),
+            device=resolve_device(self.device),
         )
         print(scores.table())
         if self.json:
@@ -200,20 +201,10 @@ class Train:
         print(f"samples: {result.samples}")
 
 
-def _editor(model: Path, device: str) -> FaceEditor:
+def _editor(model: Path, device: Literal["auto", "cpu", "cuda"]) -> FaceEditor:
     from igan_fast.editor import FaceEditor
 
-    return FaceEditor.load(model, device=_resolve(device))
-
-
-def _resolve(device: str) -> str:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return FaceEditor.load(model, device=resolve_device(device))
 
 
 def _redraw(

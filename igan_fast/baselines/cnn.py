@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, cache_folder
-from igan_fast.files import write_file
+from igan_fast.files import check_place, write_file
 
 __all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
 
@@ -151,6 +151,7 @@ def cached_cnn(
     try:
         cnn.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError):  # none, damaged, of other shapes
+        check_place(path)  # before the minutes of training, not after
         cnn = train_cnn(store, config, device=device, progress=progress)
         _save(cnn, path)
     return cnn.to(device).eval()

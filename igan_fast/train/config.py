@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
-import torch
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
+from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError
 from igan_fast.reference import StepConfig
 
@@ -170,8 +170,7 @@ class TrainConfig:
         _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
         if self.data == "drawn" and self.split != "official":
             raise InputError(f"--split {self.split}: the built-in faces have one division only; leave it out")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
+        resolve_device(self.device)
         if self.resume and self.run is None:
             raise InputError("--resume: say which run to continue with --run DIR")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, spread
+from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError
 from igan_fast.metrics import quick_validation
 from igan_fast.reference import IterativeGAN, TrainStep
@@ -98,7 +99,7 @@ class _Trainer:
 
     def __init__(self, config: TrainConfig, folder: Path, store: FaceStore) -> None:
         self.config, self.folder, self.store = config, folder, store
-        self.device = torch.device(_device(config))
+        self.device = resolve_device(config.device)
         torch.manual_seed(config.seed)
         self.model = IterativeGAN(
             image_size=config.image_size,
@@ -270,12 +271,6 @@ class _Trainer:
             yield
         except TrainingDiverged as error:
             raise TrainingDiverged(error.iteration, error.values, self._checkpoint) from None
-
-
-def _device(config: TrainConfig) -> str:
-    if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.device
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from igan_fast.data import open_source
 from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.store import FaceStore, build_store
 from igan_fast.errors import InputError
-from igan_fast.files import check_place, clear_write_errors, replace_file
+from igan_fast.files import check_place, clear_write_errors, write_file
 from igan_fast.train.config import TrainConfig
 
 __all__ = ["OpenedRun", "locked", "open_data", "open_run", "start_run"]
@@ -45,10 +45,8 @@ def open_run(config: TrainConfig) -> OpenedRun:
         raise InputError(f"--run {folder}: found a file, expected a folder")
     check_place(folder / "config.json")
     held = (folder / "config.json").exists() or (folder / "checkpoints").exists()
-    if not config.resume:
-        if held:
-            raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
-        return OpenedRun(folder, None)
+    if held and not config.resume:
+        raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
     if not held:
         return OpenedRun(folder, None)
     saved = TrainConfig.load(folder)
@@ -104,8 +102,7 @@ def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
 
 def start_run(folder: Path, config: TrainConfig) -> None:
     """Write the config into the run folder. Raises ``InputError`` where it cannot."""
-    with clear_write_errors(str(folder)):
-        replace_file(folder / "config.json", (json.dumps(config.to_json(), indent=2) + "\n").encode())
+    write_file(folder / "config.json", (json.dumps(config.to_json(), indent=2) + "\n").encode())
 
 
 def _slug(data: str) -> str:

@@ -153,10 +153,11 @@ def test_a_damaged_cache_file_is_replaced(tmp_path: Path, trainings: list[int], 
     assert len(trainings) == 2
 
 
-def test_an_unusable_cache_and_a_store_without_training_photos(tmp_path: Path) -> None:
+def test_an_unusable_cache_and_a_store_without_training_photos(tmp_path: Path, trainings: list[int]) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/cnn-.*: cannot write"):
+    with pytest.raises(InputError, match=r"file/cnn-.*: cannot be written: .*file is a file, expected a folder"):
         cached_cnn(store(), QUICK, cache=tmp_path / "file", progress=False)
+    assert not trainings  # it is refused before the work
     empty = store()
     with pytest.raises(InputError, match="no picture"):
         train_cnn(FaceStore(**{**vars(empty), "splits": {"train": np.arange(0)}}), QUICK, progress=False)
