@@ -4,23 +4,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BUILT := $(VENV)/.built
+
+# What the native extension is built with; when it changes, it is built again.
+SETTINGS := $(strip NO_EXTENSION=$(NO_EXTENSION) NO_CUDA=$(NO_CUDA) FORCE_CUDA=$(FORCE_CUDA) $(TORCH_CUDA_ARCH_LIST))
+ifneq ($(SETTINGS),$(shell cat $(VENV)/.settings 2>/dev/null))
+REBUILD := FORCE
+endif
 
 # A model of the built-in faces in a few minutes on two cores. Called again it continues, or says that all is done.
 TRAIN_RUN ?= runs/first
 TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --iterations 1800
 
-.PHONY: train test lint types check clean
+.PHONY: train test lint types check clean build cpp bench FORCE
 
-train: $(READY)
+train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
 
-test: $(READY)
+test: $(BUILT)
 	$(BIN)/pytest
 
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
 types: $(READY)
 	$(BIN)/mypy
@@ -30,9 +38,26 @@ check: test lint types
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "igan_fast needs Python 3.10 or newer; %s is %s. Name another with: make PYTHON=..." % (sys.executable, sys.version.split()[0]))'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja pybind11 torch
+	NO_EXTENSION=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@rm -f $(BUILT)
 	@touch $@
+
+# The native extension, in place: the installation leaves it to this rule, which compiles only what has changed.
+build: $(BUILT)
+
+$(BUILT): $(READY) setup.py $(shell find csrc -type f) $(REBUILD)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@echo "$(SETTINGS)" > $(VENV)/.settings
+	@touch $@
+
+# The C++ tests, under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
+cpp: $(READY)
+	for sanitizer in address thread; do \
+	    cmake -S . -B build/cpp-$$sanitizer -DIGAN_FAST_LIBRARY=OFF -DIGAN_FAST_SANITIZE=$$sanitizer && \
+	    cmake --build build/cpp-$$sanitizer --parallel 2 && \
+	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

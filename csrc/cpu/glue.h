@@ -1,0 +1,52 @@
+// What the operators' CPU entry points share: from torch's tensors to the kernels' plain types.
+
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "dtypes.h"
+#include "kernels.h"
+#include "memory.h"
+
+namespace igan_fast::cpu {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline Dtype dtype_of(ScalarType type, const char* what) {
+  switch (type) {
+    case ScalarType::Half: return Dtype::Half;
+    case ScalarType::BFloat16: return Dtype::BFloat16;
+    case ScalarType::Float: return Dtype::Float;
+    case ScalarType::Double: return Dtype::Double;
+    default: STD_TORCH_CHECK(false, what, " has an unsupported dtype; expected float16, bfloat16, float32 or float64");
+  }
+}
+
+inline Dtype dtype_of(const Tensor& tensor, const char* what) { return dtype_of(tensor.scalar_type(), what); }
+
+inline void torch_parallel(int64_t begin, int64_t end, int64_t grain, Body body, void* context) {
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
+}
+
+// A vector's values as A, `missing` where there is none.
+template <typename A>
+std::vector<A> values_of(const std::optional<Tensor>& tensor, int64_t count, A missing, const char* what) {
+  std::vector<A> values(static_cast<size_t>(count), missing);
+  if (!tensor) return values;
+  STD_TORCH_CHECK(tensor->numel() == count, what, " has ", tensor->numel(), " values; expected ", count);
+  const int64_t stride = tensor->dim() == 1 ? tensor->stride(0) : 1;
+  STD_TORCH_CHECK(tensor->dim() == 1 || tensor->is_contiguous(), what, " is not contiguous");
+  with_type(dtype_of(*tensor, what), [&](auto type) {
+    const auto* data = static_cast<const decltype(type)*>(tensor->const_data_ptr());
+    for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = static_cast<A>(to_float(data[i * stride]));
+  });
+  return values;
+}
+
+}  // namespace igan_fast::cpu

@@ -1,0 +1,40 @@
+// What the kernels and their callers know about this machine's memory.
+
+#pragma once
+
+#include <cstdint>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace igan_fast::cpu {
+
+// Whether an output is so large that its reader will not find it in a cache: then it is written past them, which leaves
+// the inputs there and spares reading what is overwritten.
+inline bool past_the_caches(int64_t bytes, const void* out) {
+  static const int64_t last_level = [] {
+    int64_t size = 0;
+#if defined(__linux__) && defined(_SC_LEVEL3_CACHE_SIZE)
+    size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    return size > 0 ? size : int64_t{32} << 20;
+  }();
+  return bytes >= last_level / 2 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
+}
+
+// Asks for huge pages where a fresh large output begins to be written: a page fault per 4 KiB costs several times the
+// writing itself.
+inline void expect_large_write(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
+  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+}  // namespace igan_fast::cpu

@@ -1,0 +1,241 @@
+// Vectors of the instruction set that for_each_isa.h compiles for, as GCC's vector types: arithmetic is plain C++, and
+// only what the language has no word for is an intrinsic. No include guard: this is compiled once per instruction set.
+
+constexpr int kBytes = IGAN_FAST_VECTOR_BYTES;
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kBytes)));
+};
+template <typename T>
+using Vec = typename VectorOf<T>::type;
+template <typename T>
+constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
+
+// As many 16-bit values as a vector has floats.
+typedef uint16_t Vec16 __attribute__((vector_size(kBytes / 2)));
+
+template <typename T>
+IGAN_FAST_INLINE Vec<T> broadcast(T value) {
+  return value - Vec<T>{};  // −0 and NaN stay what they are
+}
+
+template <typename V>
+IGAN_FAST_INLINE V load_bits(const void* from) {
+  V v;
+  std::memcpy(&v, from, sizeof(V));
+  return v;
+}
+
+IGAN_FAST_INLINE Vec<float> load(const float* from) { return load_bits<Vec<float>>(from); }
+IGAN_FAST_INLINE Vec<double> load(const double* from) { return load_bits<Vec<double>>(from); }
+IGAN_FAST_INLINE Vec<float> load(const BFloat16* from) {
+  const Vec<uint32_t> wide = __builtin_convertvector(load_bits<Vec16>(from), Vec<uint32_t>) << 16;
+  return reinterpret_cast<Vec<float>>(wide);
+}
+IGAN_FAST_INLINE Vec<float> load(const Half* from) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  return reinterpret_cast<Vec<float>>(
+      _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif IGAN_FAST_ISA_LEVEL == 1
+  return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+  Vec<float> v{};
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = to_float(from[i]);
+  return v;
+#endif
+}
+
+// The bits of a vector of Acc, narrowed to T.
+IGAN_FAST_INLINE Vec<float> narrow(float, Vec<float> v) { return v; }
+IGAN_FAST_INLINE Vec<double> narrow(double, Vec<double> v) { return v; }
+IGAN_FAST_INLINE Vec16 narrow(BFloat16, Vec<float> v) {
+  const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
+  const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Vec<uint32_t> nan = reinterpret_cast<Vec<uint32_t>>(v != v);
+  return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), Vec16);
+}
+IGAN_FAST_INLINE Vec16 narrow(Half, Vec<float> v) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  return reinterpret_cast<Vec16>(_mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+#elif IGAN_FAST_ISA_LEVEL == 1
+  return reinterpret_cast<Vec16>(_mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  Vec16 narrowed{};
+  for (int i = 0; i < kLanes<float>; ++i) narrowed[i] = from_float<Half>(v[i]).bits;
+  return narrowed;
+#endif
+}
+
+// Past the caches, for outputs too large to be found there again; `to` aligned to the size of V.
+template <typename V>
+IGAN_FAST_INLINE void stream_bits(void* to, V v) {
+#if IGAN_FAST_X86
+#if IGAN_FAST_ISA_LEVEL == 2
+  if constexpr (sizeof(V) == 64)
+    return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(v));
+#endif
+#if IGAN_FAST_ISA_LEVEL >= 1
+  if constexpr (sizeof(V) == 32)
+    return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(v));
+#endif
+  if constexpr (sizeof(V) == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(v));
+#endif
+  std::memcpy(to, &v, sizeof(V));
+}
+
+// What was streamed is seen by every thread from here on.
+IGAN_FAST_INLINE void end_streams() {
+#if IGAN_FAST_X86
+  _mm_sfence();
+#endif
+}
+
+template <bool kStream, typename T, typename V>
+IGAN_FAST_INLINE void store(T* to, V v) {
+  const auto bits = narrow(T{}, v);
+  if constexpr (kStream)
+    stream_bits(to, bits);
+  else
+    std::memcpy(to, &bits, sizeof(bits));
+}
+
+// The first `count` lanes; the others are 0.
+template <typename T>
+IGAN_FAST_INLINE auto load_partial(const T* from, int64_t count) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  const uint32_t lanes = (1u << count) - 1;
+  if constexpr (sizeof(T) == 8) {
+    return reinterpret_cast<Vec<double>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), from));
+  } else if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), from));
+  } else {
+    T buffer[kLanes<float>];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(buffer),
+                        _mm256_maskz_loadu_epi16(static_cast<__mmask16>(lanes), from));
+    return load(buffer);
+  }
+#else
+  T buffer[kLanes<typename AccOf<T>::type>] = {};
+  for (int i = 0; i < kLanes<typename AccOf<T>::type>; ++i)
+    if (i < count) buffer[i] = from[i];
+  return load(buffer);
+#endif
+}
+
+template <typename T, typename V>
+IGAN_FAST_INLINE void store_partial(T* to, V v, int64_t count) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  const uint32_t lanes = (1u << count) - 1;
+  const auto bits = narrow(T{}, v);
+  if constexpr (sizeof(T) == 8)
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(lanes), reinterpret_cast<__m512d>(bits));
+  else if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>(lanes), reinterpret_cast<__m512>(bits));
+  else
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(lanes), reinterpret_cast<__m256i>(bits));
+#else
+  T buffer[kLanes<typename AccOf<T>::type>];
+  store<false>(buffer, v);
+  for (int i = 0; i < kLanes<typename AccOf<T>::type>; ++i)
+    if (i < count) to[i] = buffer[i];
+#endif
+}
+
+template <typename T>
+IGAN_FAST_INLINE Vec<T> keep_lanes(Vec<T> v, int64_t count) {
+  using I = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  Vec<I> index;
+  for (int i = 0; i < kLanes<T>; ++i) index[i] = i;
+  return reinterpret_cast<Vec<T>>(reinterpret_cast<Vec<I>>(v) & (index < static_cast<I>(count)));
+}
+
+IGAN_FAST_INLINE Vec<float> magnitude(Vec<float> v) {
+  return reinterpret_cast<Vec<float>>(reinterpret_cast<Vec<uint32_t>>(v) & 0x7fffffffu);
+}
+IGAN_FAST_INLINE Vec<double> magnitude(Vec<double> v) {
+  return reinterpret_cast<Vec<double>>(reinterpret_cast<Vec<uint64_t>>(v) & 0x7fffffffffffffffull);
+}
+
+// In double and lane by lane, so that the order is fixed.
+template <typename T>
+IGAN_FAST_INLINE double sum_lanes(Vec<T> v) {
+  double sum = 0;
+  for (int i = 0; i < kLanes<T>; ++i) sum += static_cast<double>(v[i]);
+  return sum;
+}
+
+// One bit per lane where v > 0.
+IGAN_FAST_INLINE uint64_t positive_lanes(Vec<float> v) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(v), _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif IGAN_FAST_ISA_LEVEL == 1
+  return static_cast<uint32_t>(
+      _mm256_movemask_ps(_mm256_cmp_ps(reinterpret_cast<__m256>(v), _mm256_setzero_ps(), _CMP_GT_OQ)));
+#elif IGAN_FAST_X86
+  return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpgt_ps(reinterpret_cast<__m128>(v), _mm_setzero_ps())));
+#else
+  uint64_t mask = 0;
+  for (int i = 0; i < kLanes<float>; ++i) mask |= static_cast<uint64_t>(v[i] > 0) << i;
+  return mask;
+#endif
+}
+IGAN_FAST_INLINE uint64_t positive_lanes(Vec<double> v) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  return _mm512_cmp_pd_mask(reinterpret_cast<__m512d>(v), _mm512_setzero_pd(), _CMP_GT_OQ);
+#elif IGAN_FAST_ISA_LEVEL == 1
+  return static_cast<uint32_t>(
+      _mm256_movemask_pd(_mm256_cmp_pd(reinterpret_cast<__m256d>(v), _mm256_setzero_pd(), _CMP_GT_OQ)));
+#elif IGAN_FAST_X86
+  return static_cast<uint32_t>(_mm_movemask_pd(_mm_cmpgt_pd(reinterpret_cast<__m128d>(v), _mm_setzero_pd())));
+#else
+  uint64_t mask = 0;
+  for (int i = 0; i < kLanes<double>; ++i) mask |= static_cast<uint64_t>(v[i] > 0) << i;
+  return mask;
+#endif
+}
+
+// Per lane: `yes` where the bit of `positive` is set, `no` where that of `negative` is, else 0 (U: an unsigned type as
+// wide as a value; the values are bits).
+template <typename U>
+IGAN_FAST_INLINE Vec<U> select_lanes(uint64_t positive, uint64_t negative, U yes, U no) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  __m512i v;
+  if constexpr (sizeof(U) == 2) {
+    v = _mm512_maskz_set1_epi16(static_cast<__mmask32>(positive), static_cast<short>(yes));
+    v = _mm512_mask_set1_epi16(v, static_cast<__mmask32>(negative), static_cast<short>(no));
+  } else if constexpr (sizeof(U) == 4) {
+    v = _mm512_maskz_set1_epi32(static_cast<__mmask16>(positive), static_cast<int>(yes));
+    v = _mm512_mask_set1_epi32(v, static_cast<__mmask16>(negative), static_cast<int>(no));
+  } else {
+    v = _mm512_maskz_set1_epi64(static_cast<__mmask8>(positive), static_cast<long long>(yes));
+    v = _mm512_mask_set1_epi64(v, static_cast<__mmask8>(negative), static_cast<long long>(no));
+  }
+  return reinterpret_cast<Vec<U>>(v);
+#else
+  Vec<U> bit;
+  for (int i = 0; i < kLanes<U>; ++i) bit[i] = static_cast<U>(U{1} << i);
+  const Vec<U> plus = reinterpret_cast<Vec<U>>(((Vec<U>{} + static_cast<U>(positive)) & bit) != 0);
+  const Vec<U> minus = reinterpret_cast<Vec<U>>(((Vec<U>{} + static_cast<U>(negative)) & bit) != 0);
+  return (plus & yes) | (minus & no);
+#endif
+}
+
+template <typename Function, int... k>
+IGAN_FAST_INLINE void unroll_sequence(const Function& function, std::integer_sequence<int, k...>) {
+  (function(k), ...);
+}
+
+// function(0) … function(count − 1), so that arrays indexed by its argument can stand in registers.
+template <int count, typename Function>
+IGAN_FAST_INLINE void unroll(const Function& function) {
+  unroll_sequence(function, std::make_integer_sequence<int, count>{});
+}
+
+template <typename Function>
+IGAN_FAST_INLINE void parallel(ParallelFor run, int64_t count, int64_t grain, const Function& function) {
+  run(
+      0, count, grain,
+      [](int64_t begin, int64_t end, void* context) { (*static_cast<const Function*>(context))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&function)));
+}

@@ -1,0 +1,208 @@
+"""The multi-layer L1 distance: one pass over both sides forward, one write of the gradient backward.
+
+The forward reads both sides once and keeps, for the backward, the sign of each difference in 2 bits: neither the inputs
+nor a difference of their size is held in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops import backend
+from igan_fast.reference import ops as reference
+from igan_fast.reference.ops import Features
+
+__all__ = ["feature_l1"]
+
+_MAX_DIMS = 8  # that the native kernels walk; more are first made contiguous
+
+
+def feature_l1(
+    fake: Features,
+    real: Features,
+    weights: Sequence[float] | None = None,
+    *,
+    impl: str = "auto",
+) -> Tensor:
+    """Multi-layer L1 distance Σᵢ wᵢ · mean|fakeᵢ − realᵢ| (Sec. 3.3.2, the perceptual loss).
+
+    Args:
+        fake, real: tensors, or sequences of them nested to any depth, of one structure and pairwise equal shapes;
+            float16, bfloat16, float32 or float64, on one device, in any memory layout (a pair's may differ).
+            Either side may require a gradient; at fakeᵢ = realᵢ it is 0.
+        weights: one number per pair, in the order of the flattened sequences; 1 each where omitted.
+        impl: "auto", "native", "triton" or "reference".
+
+    Returns:
+        A scalar, float64 where an input is float64, else float32. An empty pair contributes NaN, as a mean of nothing.
+        Differences and sums are taken in float32 or wider, in a fixed order: the same input gives the same bits.
+
+    Raises:
+        ValueError: no pair at all; sequences that do not match in structure, shapes, devices or number of weights; an
+            unknown ``impl``.
+        TypeError: something that is neither a tensor nor a sequence.
+        RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
+    """
+    pairs = list(_pairs(fake, real, "fake"))
+    if not pairs:
+        raise ValueError("fake and real hold no tensor; expected at least one pair")
+    weights = [1.0] * len(pairs) if weights is None else [float(weight) for weight in weights]
+    if len(weights) != len(pairs):
+        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    fakes, reals = [f for f, _ in pairs], [r for _, r in pairs]
+    device = fakes[0].device
+    for name, tensors in (("fake", fakes), ("real", reals)):
+        for tensor in tensors:
+            if tensor.device != device:
+                raise ValueError(f"{name} has a tensor on {tensor.device}; expected {device}, as the first")
+
+    namespace = backend.namespace(impl, device, {t.dtype for t in fakes} | {t.dtype for t in reals})
+    if namespace is None:
+        return reference.feature_l1(fakes, reals, weights)
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*fakes, *reals))
+    if any(t.dim() > _MAX_DIMS for t in fakes):
+        fakes, reals = [f.reshape(-1) for f in fakes], [r.reshape(-1) for r in reals]
+    loss: Tensor = getattr(torch.ops, namespace).feature_l1(fakes, reals, weights, differentiable)[0]
+    return loss
+
+
+def register(namespace: str) -> None:
+    """Give the dispatcher's operators of one namespace their shapes without data, and their gradients."""
+    library = f"{namespace}::feature_l1"
+    torch.library.register_fake(library)(_fake_forward)
+    torch.library.register_fake(f"{library}_backward")(_fake_backward)
+
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, Any, None, None]:
+        if ctx.sides is None:
+            raise RuntimeError(f"{library} has no gradient: it was called with save_signs=False")
+        (signs,) = ctx.saved_tensors
+        fakes, reals = (
+            _gradients(namespace, side, grad, signs, ctx.weights, sign)
+            for side, sign in zip(ctx.sides, (1.0, -1.0), strict=True)
+        )
+        return fakes, reals, None, None
+
+    torch.library.register_autograd(library, backward, setup_context=_save_for_backward)
+    torch.library.register_autograd(
+        f"{library}_backward", _differentiate_backward(namespace), setup_context=_save_for_second_backward
+    )
+
+
+def _pairs(fake: Features, real: Features, where: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Flatten two sequences of one structure into pairs; ``where`` is the path to the place for messages."""
+    if isinstance(fake, Tensor) and isinstance(real, Tensor):
+        if fake.shape != real.shape:
+            raise ValueError(f"{where} has shape {tuple(fake.shape)}, its real counterpart {tuple(real.shape)}")
+        yield fake, real
+    elif isinstance(fake, Tensor) or isinstance(real, Tensor):
+        raise ValueError(f"{where} is a tensor on one side and a sequence on the other")
+    else:
+        for name, side in ((where, fake), (f"{where}'s real counterpart", real)):
+            if isinstance(side, str) or not isinstance(side, Sequence):
+                raise TypeError(f"{name} is a {type(side).__name__}; expected a tensor or a sequence of tensors")
+        if len(fake) != len(real):
+            raise ValueError(f"{where} has {len(fake)} entries, its real counterpart {len(real)}")
+        for index, (f, r) in enumerate(zip(fake, real, strict=True)):
+            yield from _pairs(f, r, f"{where}[{index}]")
+
+
+def _code_bytes(numel: int) -> int:
+    return (numel + 63) // 64 * 16
+
+
+def _fake_forward(
+    fake: list[Tensor], real: list[Tensor], weights: list[float], save_signs: bool
+) -> tuple[Tensor, Tensor]:
+    wide = any(t.dtype == torch.float64 for t in (*fake, *real))
+    loss = fake[0].new_empty((), dtype=torch.float64 if wide else torch.float32)
+    size = sum(_code_bytes(t.numel()) for t in fake) if save_signs else 0
+    return loss, fake[0].new_empty((size,), dtype=torch.uint8)
+
+
+def _fake_backward(
+    grad: Tensor, signs: Tensor, numels: list[int], offsets: list[int], scales: list[float], dtype: torch.dtype
+) -> list[Tensor]:
+    return [signs.new_empty((numel,), dtype=dtype) for numel in numels]
+
+
+class _Side:
+    """What the backward needs to know of one side's tensors, without keeping them: a layout per wanted gradient."""
+
+    def __init__(self, tensors: Sequence[Tensor], order: Sequence[Tensor], wanted: Sequence[bool]) -> None:
+        self.count = len(tensors)
+        self.layouts: list[tuple[int, torch.dtype, int, int, tuple[int, ...], tuple[int, ...]]] = []
+        offset = 0
+        for index, (tensor, ordered) in enumerate(zip(tensors, order, strict=True)):
+            if wanted[index]:
+                numel, shape = tensor.numel(), tuple(tensor.shape)
+                self.layouts.append((index, tensor.dtype, numel, offset, shape, _iteration_strides(ordered)))
+            offset += _code_bytes(tensor.numel())
+
+
+def _iteration_strides(x: Tensor) -> tuple[int, ...]:
+    """The strides of a dense tensor in the order in which ``x``'s pair is walked: that of ``x``'s memory where it is
+    dense, else row by row."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return tuple(torch.empty(x.shape, device="meta").stride())
+        expected *= size
+    return x.stride()
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    fake, real, weights, save_signs = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.weights = weights
+    ctx.sides = None
+    if save_signs:
+        ctx.save_for_backward(output[1])
+        ctx.sides = tuple(_Side(side, fake, [t.requires_grad for t in side]) for side in (fake, real))
+
+
+def _gradients(
+    namespace: str, side: _Side, grad: Tensor, signs: Tensor, weights: Sequence[float], sign: float
+) -> list[Tensor | None]:
+    gradients: list[Tensor | None] = [None] * side.count
+    for dtype in {layout[1] for layout in side.layouts}:
+        layouts = [layout for layout in side.layouts if layout[1] == dtype]
+        flat = getattr(torch.ops, namespace).feature_l1_backward(
+            grad,
+            signs,
+            [numel for _, _, numel, _, _, _ in layouts],
+            [offset for _, _, _, offset, _, _ in layouts],
+            [sign * weights[index] / max(numel, 1) for index, _, numel, _, _, _ in layouts],
+            dtype,
+        )
+        for (index, _, _, _, shape, strides), values in zip(layouts, flat, strict=True):
+            gradients[index] = values.as_strided(shape, strides)
+    return gradients
+
+
+def _save_for_second_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad, signs, *ctx.rest = inputs
+    ctx.save_for_backward(grad, signs)
+
+
+def _differentiate_backward(namespace: str) -> Any:
+    """The backward is linear in the upstream gradient, and constant in the inputs wherever it has a derivative."""
+
+    def backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Tensor, None, None, None, None, None]:
+        grad, signs = ctx.saved_tensors
+        per_unit = getattr(torch.ops, namespace).feature_l1_backward(torch.ones_like(grad), signs, *ctx.rest)
+        total = torch.zeros_like(grad)
+        for unit, up in zip(per_unit, upstream, strict=True):
+            if up is not None:
+                total = total + (unit.to(grad.dtype) * up.to(grad.dtype)).sum()
+        return total, None, None, None, None, None
+
+    return backward
+
+
+backend.on_load(register)
