@@ -1,0 +1,151 @@
+// norm_act's CPU kernels against loops in double, on buffers of exactly the
+// size that they may touch.
+
+#include "testing.h"
+
+using namespace igan_fast::cpu;
+
+namespace {
+
+template <typename A> const NormKernels<A> &table(const Kernels &kernels) {
+  if constexpr (std::is_same_v<A, double>)
+    return kernels.norm_double;
+  else
+    return kernels.norm;
+}
+
+// (group, channel, value within them) → place in memory.
+size_t place(const NormShape &s, int64_t group, int64_t channel, int64_t k) {
+  return static_cast<size_t>(
+      ((group * s.rows + k / s.inner) * s.channels + channel) * s.inner +
+      k % s.inner);
+}
+
+double relative(double difference, double scale) {
+  return std::abs(difference) / std::max(scale, 1.0);
+}
+
+template <typename T>
+void one_shape(const Kernels &kernels, const NormShape &s,
+               double mean_of_data) {
+  using A = typename AccOf<T>::type;
+  const size_t count = static_cast<size_t>(s.groups * s.values() * s.channels),
+               channels = static_cast<size_t>(s.channels);
+  Random random{5};
+  std::vector<T> x(count), grad(count), y(count), dx(count), again(count);
+  for (T &value : x)
+    value = from_double<T>(random() + mean_of_data);
+  for (T &value : grad)
+    value = from_double<T>(random());
+  std::vector<A> weight(channels), bias(channels), dweight(channels),
+      dbias(channels);
+  for (A &value : weight)
+    value = static_cast<A>(random());
+  for (A &value : bias)
+    value = static_cast<A>(random());
+  std::vector<A> mean(channels * static_cast<size_t>(s.groups)),
+      var(mean.size());
+  const NormParams<A> params{weight.data(), bias.data(), static_cast<A>(1e-5),
+                             static_cast<A>(0.2)};
+  const NormKernels<A> &norm = table<A>(kernels);
+
+  norm.forward(s, dtype_of<T>(), x.data(), params, y.data(), mean.data(),
+               var.data(), &on_threads);
+  norm.backward(s, dtype_of<T>(), grad.data(), x.data(), params, mean.data(),
+                var.data(), true, dx.data(), dweight.data(), dbias.data(),
+                &on_threads);
+
+  double worst_y = 0, worst_dx = 0, worst_weight = 0, worst_bias = 0;
+  std::vector<double> weight_sums(channels), bias_sums(channels);
+  const double n = static_cast<double>(s.values());
+  for (int64_t g = 0; g < s.groups; ++g)
+    for (int64_t c = 0; c < s.channels; ++c) {
+      double mu = 0, square = 0, sum_grad = 0, sum_product = 0;
+      for (int64_t k = 0; k < s.values(); ++k)
+        mu += static_cast<double>(to_float(x[place(s, g, c, k)])) / n;
+      for (int64_t k = 0; k < s.values(); ++k)
+        square += std::pow(
+            static_cast<double>(to_float(x[place(s, g, c, k)])) - mu, 2);
+      const double w = weight[static_cast<size_t>(c)],
+                   b = bias[static_cast<size_t>(c)],
+                   inverse = 1 / std::sqrt(square / n + 1e-5);
+      const auto normal = [&](int64_t k) {
+        return (static_cast<double>(to_float(x[place(s, g, c, k)])) - mu) *
+               inverse;
+      };
+      const auto passed = [&](int64_t k) {
+        return static_cast<double>(to_float(grad[place(s, g, c, k)])) *
+               (normal(k) * w + b > 0 ? 1 : 0.2);
+      };
+      for (int64_t k = 0; k < s.values(); ++k) {
+        sum_grad += passed(k);
+        sum_product += passed(k) * normal(k);
+      }
+      for (int64_t k = 0; k < s.values(); ++k) {
+        const double z = normal(k) * w + b, out = z > 0 ? z : 0.2 * z;
+        const double d =
+            w * inverse *
+            (passed(k) - sum_grad / n - normal(k) * sum_product / n);
+        worst_y = std::max(
+            worst_y,
+            relative(static_cast<double>(to_float(y[place(s, g, c, k)])) - out,
+                     std::abs(out)));
+        if (std::abs(z) >
+            1e-3) // nearer to 0, rounding may choose the other side
+          worst_dx = std::max(
+              worst_dx,
+              relative(static_cast<double>(to_float(dx[place(s, g, c, k)])) - d,
+                       std::abs(d)));
+      }
+      weight_sums[static_cast<size_t>(c)] += sum_product;
+      bias_sums[static_cast<size_t>(c)] += sum_grad;
+    }
+  for (size_t c = 0; c < channels; ++c) {
+    worst_weight = std::max(
+        worst_weight, relative(dweight[c] - weight_sums[c], std::sqrt(n)));
+    worst_bias =
+        std::max(worst_bias, relative(dbias[c] - bias_sums[c], std::sqrt(n)));
+  }
+  const double allowed = tolerance<T>() * (mean_of_data != 0 ? 200 : 1);
+  CHECK(worst_y < allowed && worst_dx < 4 * allowed &&
+            worst_weight < 4 * allowed && worst_bias < 4 * allowed,
+        "%s, size %zu, %ld×%ld×%ld×%ld: y %g, dx %g, weight %g, bias %g",
+        kernels.isa, sizeof(T), long(s.groups), long(s.rows), long(s.channels),
+        long(s.inner), worst_y, worst_dx, worst_weight, worst_bias);
+
+  norm.forward(s, dtype_of<T>(), x.data(), params, again.data(), mean.data(),
+               var.data(), &in_one_piece);
+  CHECK(!std::memcmp(again.data(), y.data(), count * sizeof(T)),
+        "%s: other bits with other threads", kernels.isa);
+  norm.inference(s, dtype_of<T>(), x.data(), params, mean.data(), var.data(),
+                 again.data(), &on_threads);
+  if (s.groups == 1)
+    CHECK(!std::memcmp(again.data(), y.data(), count * sizeof(T)),
+          "%s: inference differs", kernels.isa);
+}
+
+template <typename T> void shapes(const Kernels &kernels) {
+  const NormShape all[] = {
+      {1, 2, 1, 1}, // the fewest values
+      {1, 5, 3, 1},     {2, 33, 16, 1},  {1, 1000, 3, 1},
+      {1, 700, 130, 1}, {3, 9, 600, 1},  {20, 12, 5, 1},
+      {1, 40, 17, 4},   {2, 16, 33, 9}, // columns with several values inside
+      {1, 3, 2, 5},     {2, 3, 4, 100},  {1, 2, 3, 20000},
+      {1, 300, 20, 64}, {1, 4, 1, 9001}, {5, 1, 7, 49},
+  };
+  for (const NormShape &shape : all)
+    one_shape<T>(kernels, shape, 0);
+}
+
+} // namespace
+
+int main() {
+  return for_every_isa([](const Kernels &kernels) {
+    shapes<Half>(kernels);
+    shapes<BFloat16>(kernels);
+    shapes<float>(kernels);
+    shapes<double>(kernels);
+    one_shape<float>(kernels, {1, 3000, 32, 1}, 1e4);
+    one_shape<float>(kernels, {1, 30, 3, 1000}, 1e4);
+  });
+}

@@ -1,0 +1,98 @@
+// A few lines in place of a test framework: checks that count, and a parallel
+// loop on real threads.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "cpu/dtypes.h"
+#include "cpu/kernels.h"
+
+inline int failures = 0;
+
+#define CHECK(condition, ...)                                                  \
+  do {                                                                         \
+    if (!(condition)) {                                                        \
+      std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition);              \
+      std::printf(__VA_ARGS__);                                                \
+      std::printf("\n");                                                       \
+      ++failures;                                                              \
+    }                                                                          \
+  } while (false)
+
+// Chunks on three threads, in no order: more than the machine may have, so that
+// races have a chance to show.
+inline void on_threads(int64_t begin, int64_t end, int64_t grain,
+                       igan_fast::cpu::Body body, void *context) {
+  const int64_t count = end - begin,
+                parts = std::max<int64_t>(
+                    1,
+                    std::min<int64_t>(3, count / std::max<int64_t>(grain, 1)));
+  std::vector<std::thread> threads;
+  for (int64_t p = 0; p < parts; ++p)
+    threads.emplace_back([=] {
+      body(begin + count * p / parts, begin + count * (p + 1) / parts, context);
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+}
+
+inline void in_one_piece(int64_t begin, int64_t end, int64_t,
+                         igan_fast::cpu::Body body, void *context) {
+  if (begin < end)
+    body(begin, end, context);
+}
+
+// Reproducible values, roughly normal, some of them equal to others.
+struct Random {
+  uint64_t state;
+  double operator()() {
+    double sum = -6;
+    for (int i = 0; i < 12; ++i) {
+      state = state * 6364136223846793005ull + 1442695040888963407ull;
+      sum += static_cast<double>(state >> 40) / (1 << 24);
+    }
+    return std::round(sum * 64) / 64;
+  }
+};
+
+template <typename T> T from_double(double value) {
+  if constexpr (sizeof(T) == sizeof(double))
+    return value;
+  else
+    return igan_fast::cpu::from_float<T>(static_cast<float>(value));
+}
+
+template <typename T> constexpr igan_fast::cpu::Dtype dtype_of() {
+  using namespace igan_fast::cpu;
+  if (std::is_same_v<T, Half>)
+    return Dtype::Half;
+  if (std::is_same_v<T, BFloat16>)
+    return Dtype::BFloat16;
+  return std::is_same_v<T, float> ? Dtype::Float : Dtype::Double;
+}
+
+// What a T can be trusted to.
+template <typename T> constexpr double tolerance() {
+  using namespace igan_fast::cpu;
+  return std::is_same_v<T, BFloat16> ? 1e-2
+         : std::is_same_v<T, Half>   ? 2e-3
+         : std::is_same_v<T, float>  ? 1e-5
+                                     : 1e-12;
+}
+
+template <typename Function> int for_every_isa(const Function &function) {
+  for (const char *isa : {"baseline", "avx2", "avx512"}) {
+    const igan_fast::cpu::Kernels *kernels = igan_fast::cpu::kernels(isa);
+    std::printf("%s: %s\n", isa, kernels ? "runs" : "not on this CPU");
+    if (kernels)
+      function(*kernels);
+  }
+  std::printf("%d failures\n", failures);
+  return failures != 0;
+}

@@ -1,0 +1,118 @@
+"""The operators under torch.compile without a graph break, and their dispatcher entries under torch's own checks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import error
+from torch import Tensor
+
+from igan_fast import ops
+from igan_fast.reference import ops as reference
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    torch._dynamo.reset()
+
+
+def leaf(*shape: int, device: torch.device) -> Tensor:
+    return torch.randn(shape, device=device).requires_grad_()
+
+
+def feature_matching(module, x: Tensor, y: Tensor, **options) -> Tensor:
+    return module.feature_l1([x * 2, [x.square(), x[:, :2]]], [y, [y, y[:, :2]]], [1, 2, 3], **options)
+
+
+def block(module, x: Tensor, y: Tensor, **options) -> Tensor:
+    """Training, grouped and eval-mode normalisation, whose running statistics are changed in place."""
+    mean, var = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
+    weight, bias = y.mean((0, 2, 3)), y.amax((0, 2, 3))
+    h = module.norm_act(x, weight, bias, mean, var, **options)
+    h = module.norm_act(h, weight, None, groups=2, **options)
+    h = module.norm_act(h, weight, bias, mean, var, training=False, **options)
+    return (h * mean.view(1, -1, 1, 1) * var.view(1, -1, 1, 1)).square().sum()
+
+
+def convolution(module, x: Tensor, y: Tensor, **options) -> Tensor:
+    conv_weight = y[:3].flatten()[:75].view(1, 3, 5, 5)
+    conv_weight = torch.cat([conv_weight, conv_weight * 2])
+    mean, var = torch.zeros(2, device=x.device), torch.ones(2, device=x.device)
+    h = module.conv_norm_act(x, conv_weight, None, None, mean, var, **options)
+    h = module.conv_norm_act(h, conv_weight, None, None, transposed=True, output_padding=1, **options)
+    h = module.conv_norm_act(h, conv_weight, None, None, mean, var, training=False, **options)
+    return (h * var.view(1, -1, 1, 1)).square().sum()
+
+
+@pytest.mark.parametrize("function", [feature_matching, block, convolution])
+@pytest.mark.parametrize(("compiler", "dynamic"), [("aot_eager", False), ("aot_eager", True), ("inductor", False)])
+def test_compiles_without_a_break(native, function, compiler, dynamic):
+    def ours(x: Tensor, y: Tensor) -> Tensor:
+        return function(ops, x, y, impl="native")
+
+    compiled = torch.compile(ours, fullgraph=True, backend=compiler, dynamic=dynamic)
+    for batch in (4, 6, 10) if dynamic else (4,):
+        x, y = leaf(batch, 3, 8, 8, device=native.device), leaf(batch, 3, 8, 8, device=native.device)
+        actual, expected = compiled(x, y), function(reference, x, y)
+        assert error(actual, expected) < 1e-5
+        for a, e in zip(*(torch.autograd.grad(out, (x, y)) for out in (actual, expected)), strict=True):
+            assert error(a, e) < 1e-4
+
+
+def test_compiles_with_automatic_choice_and_autocast(native):
+    def ours(x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return convolution(ops, x, y) + feature_matching(ops, x, y)
+
+    x, y = leaf(4, 3, 8, 8, device=native.device), leaf(4, 3, 8, 8, device=native.device)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    assert error(compiled(x, y), ours(x, y)) < 1e-2
+
+
+def test_compiles_for_inference(native):
+    x, y = leaf(4, 3, 8, 8, device=native.device), leaf(4, 3, 8, 8, device=native.device)
+    for function in (block, convolution, feature_matching):
+        with torch.no_grad():
+            compiled = torch.compile(lambda *t, f=function: f(ops, *t), fullgraph=True)
+            assert error(compiled(x, y), function(reference, x, y)) < 1e-5
+
+
+def samples(device: torch.device) -> dict[str, list[tuple]]:
+    """Arguments for each of the dispatcher's operators."""
+    x = leaf(4, 6, 5, 5, device=device)
+    y = leaf(4, 6, 5, 5, device=device)
+    weight, bias = leaf(6, device=device), leaf(6, device=device)
+    last = y.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    mean, var = torch.randn(2, 6, device=device), torch.rand(2, 6, device=device) + 0.5
+    codes = torch.randint(0, 255, (160,), dtype=torch.uint8, device=device)
+    codes.view(-1, 2, 8)[:, 1] &= ~codes.view(-1, 2, 8)[:, 0]  # no element is both above and below
+    return {
+        "feature_l1": [([x, y], [y, last], [1.0, 0.5], True), ([x.detach()], [y.detach()], [1.0], False)],
+        "feature_l1_backward": [
+            (torch.ones((), device=device, requires_grad=True), codes, [70, 500], [0, 32], [0.1, -2.0], torch.float32)
+        ],
+        "norm_act": [(x, weight, bias, 1e-5, 0.2, 2), (last, None, None, 1e-5, 0.0, 1)],
+        "norm_act_inference": [(x, weight, bias, mean[0], var[0], 1e-5, 0.2)],
+        "norm_act_backward": [
+            (y, x, weight, bias, mean, var, 1e-5, 0.2, True),
+            (y, x, weight, None, mean[:1].clone(), var[:1].clone(), 1e-5, 0.2, False),
+        ],
+        "norm_act_update": [(mean[0].clone(), var[0].clone(), mean, var, 7, 0.1)],
+    }
+
+
+@pytest.mark.parametrize("operator", list(samples(torch.device("cpu"))))
+def test_opcheck(native, operator):
+    for arguments in samples(native.device)[operator]:
+        torch.library.opcheck(getattr(native.ops, operator).default, arguments)
+
+
+def test_both_namespaces_have_the_same_schemas():
+    """Triton's operators are defined in Python, the native ones in C++."""
+    triton, native = torch.ops.igan_fast_triton, torch.ops.igan_fast
+    for operator in samples(torch.device("cpu")):
+        if not hasattr(triton, operator) or not hasattr(native, operator):
+            pytest.skip("only one of the two is loaded")
+        assert str(getattr(triton, operator).default._schema) == str(getattr(native, operator).default._schema).replace(
+            "igan_fast::", "igan_fast_triton::"
+        )

@@ -1,0 +1,193 @@
+"""conv_norm_act against the reference and torch's own modules; the sub-pixel form of a transposed convolution."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import HALF, assert_as_good, error, in_float64
+from torch import Tensor, nn
+
+from igan_fast import ops
+from igan_fast.ops.subpixel import conv_transpose2d
+from igan_fast.reference import ops as reference
+
+# transposed, output channels, spatial sizes, kernel, stride, padding, output_padding
+GEOMETRIES = {
+    "D's layer": (False, 6, (8, 8), 5, 2, 2, 0),
+    "odd sizes": (False, 5, (7, 9), 3, 2, 1, 0),
+    "stride 1": (False, 4, (5, 6), 3, 1, 1, 0),
+    "G's layer": (True, 6, (4, 4), 5, 2, 2, 1),
+    "G's last layer": (True, 3, (5, 4), 5, 2, 2, 1),
+    "4x4 transposed": (True, 2, (4, 3), 4, 2, 1, 0),
+    "1-D": (False, 4, (12,), 5, 2, 2, 0),
+    "3-D transposed": (True, 4, (3, 2, 3), 3, 2, 1, 1),
+}
+
+
+def arguments(geometry, dtype, place, channels_last=False):
+    transposed, c_out, spatial, kernel, stride, padding, output_padding = GEOMETRIES[geometry]
+    parameter_dtype = torch.float32 if dtype in HALF else dtype
+    shape = (5, c_out) if transposed else (c_out, 5)
+    x = torch.randn(4, 5, *spatial, dtype=torch.float64).to(place.device, dtype)
+    if channels_last and x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    conv_weight = (torch.randn(*shape, *[kernel] * len(spatial), dtype=torch.float64) * 0.2).to(place.device, dtype)
+    weight, bias = torch.randn(2, c_out, dtype=torch.float64).to(place.device, parameter_dtype)
+    tensors = [t.detach().requires_grad_() for t in (x, conv_weight, weight, bias)]
+    options = {"transposed": transposed, "stride": stride, "padding": padding, "output_padding": output_padding}
+    return tensors, options
+
+
+def run(function, *tensors, **options):
+    """The output, its gradients and the running statistics."""
+    generator = torch.Generator().manual_seed(2)
+    c_out = tensors[2].shape[0]
+    mean, var = torch.rand(2, c_out, generator=generator, dtype=torch.float64).to(tensors[2].device, tensors[2].dtype)
+    var = var + 0.5
+    y = function(*tensors, mean, var, **options)
+    grad = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
+    return [y, *torch.autograd.grad(y, tensors, grad), mean, var]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_equals_the_reference(place, geometry, dtype, groups, training):
+    if place.interpreted and (groups == 2 or dtype == torch.bfloat16):
+        pytest.skip("slow, and tested with norm_act")
+    tensors, options = arguments(geometry, dtype, place)
+    options |= {"groups": groups, "training": training}
+    actual = run(ops.conv_norm_act, *tensors, **options, impl=place.impl)
+    plain = run(reference.conv_norm_act, *tensors, **options)
+    exact = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
+    if (
+        dtype == torch.bfloat16
+    ):  # the convolution's own rounding, which ours and plain PyTorch share, has many ways to go
+        for a, e, p in zip(actual, exact, plain, strict=True):
+            assert error(a, e) <= max(3 * error(p, e), 0.02)
+    else:
+        assert_as_good(actual, plain, exact, dtype)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("geometry", ["D's layer", "G's layer", "G's last layer"])
+@pytest.mark.parametrize("mode", ["training", "eval", "eval without gradient"])
+def test_equals_torch_modules(place, geometry, channels_last, mode):
+    (x, conv_weight, weight, bias), options = arguments(geometry, torch.float32, place, channels_last)
+    kernel = conv_weight.shape[-1]
+    kind = nn.ConvTranspose2d if options["transposed"] else nn.Conv2d
+    extra = {"output_padding": options["output_padding"]} if options["transposed"] else {}
+    conv = kind(5, weight.numel(), kernel, options["stride"], options["padding"], bias=False, **extra).to(x.device)
+    norm = nn.BatchNorm2d(weight.numel()).to(x.device)
+    with torch.no_grad():
+        conv.weight.copy_(conv_weight), norm.weight.copy_(weight), norm.bias.copy_(bias)
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    training = mode == "training"
+    module = nn.Sequential(conv, norm, nn.LeakyReLU(0.2)).train(training)
+    with torch.no_grad() if mode == "eval without gradient" else nullcontext():
+        expected = module(x)
+        actual = ops.conv_norm_act(
+            x, conv_weight, weight, bias, mean, var, training=training, impl=place.impl, **options
+        )
+    assert error(actual, expected) < 1e-5
+    assert error(mean, norm.running_mean) < 1e-5
+    assert error(var, norm.running_var) < 1e-5
+    assert actual.is_contiguous(memory_format=torch.channels_last) or not channels_last
+
+
+@pytest.mark.parametrize("geometry", ["D's layer", "G's layer", "G's last layer"])
+@pytest.mark.parametrize("training", [True, False])
+def test_first_and_second_derivatives(native, geometry, training):
+    (x, conv_weight, weight, bias), options = arguments(geometry, torch.float64, native)
+    x = x.detach()[:2, :2, :4, :4].contiguous().requires_grad_()
+    conv_weight = (conv_weight[:2] if options["transposed"] else conv_weight[:2, :2]).detach()
+    conv_weight = (conv_weight[:, :2] if options["transposed"] else conv_weight).contiguous().requires_grad_()
+    weight, bias = (t.detach()[:2].requires_grad_() for t in (weight, bias))
+    mean, var = torch.zeros(2, 2, dtype=torch.float64, device=x.device).add(0.7)
+
+    def function(*tensors: Tensor) -> Tensor:
+        kept = (None, None) if training else (mean, var)
+        return ops.conv_norm_act(*tensors, *kept, training=training, impl="native", **options)
+
+    assert torch.autograd.gradcheck(function, (x, conv_weight, weight, bias))
+    assert torch.autograd.gradgradcheck(function, (x, conv_weight, weight, bias))
+
+
+def test_frozen_and_missing_parameters(place):
+    """As G's step sees D: a gradient to the input alone."""
+    (x, conv_weight, weight, _), options = arguments("D's layer", torch.float32, place)
+    for given in ((conv_weight.detach(), weight.detach(), None), (conv_weight.detach(), None, None)):
+        gradients = []
+        for function, impl in ((ops.conv_norm_act, {"impl": place.impl}), (reference.conv_norm_act, {})):
+            y = function(x, *given, **options, **impl)
+            gradients.append(torch.autograd.grad(y.square().sum(), x)[0])
+        assert error(*gradients) < 1e-4
+    y = ops.conv_norm_act(x.detach(), conv_weight, weight.detach(), None, impl=place.impl, **options)
+    expected = reference.conv_norm_act(x.detach(), conv_weight, weight.detach(), None, **options)
+    assert error(*(torch.autograd.grad(out.square().sum(), conv_weight)[0] for out in (y, expected))) < 1e-4
+
+
+@pytest.mark.parametrize("geometry", ["D's layer", "G's layer"])
+@pytest.mark.parametrize("training", [True, False])
+def test_under_autocast(place, geometry, training):
+    """The convolution runs in bfloat16, the statistics in float32; gradients have the parameters' dtypes."""
+    (x, conv_weight, weight, bias), options = arguments(geometry, torch.float32, place)
+    exact = run(reference.conv_norm_act, x, conv_weight, weight, bias, training=training, **options)
+    with torch.autocast(place.device.type, torch.bfloat16):
+        actual = run(ops.conv_norm_act, x, conv_weight, weight, bias, training=training, impl=place.impl, **options)
+        plain = run(reference.conv_norm_act, x, conv_weight, weight, bias, training=training, **options)
+    for a, p, e in zip(actual, plain, exact, strict=True):
+        assert a.dtype == p.dtype
+        assert error(a, e) <= max(3 * error(p, e), 0.02)
+
+
+def test_one_value_per_channel_raises(place):
+    x, conv_weight = torch.randn(1, 2, 2, 2, device=place.device), torch.randn(3, 2, 5, 5, device=place.device)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        ops.conv_norm_act(x, conv_weight, None, None, impl=place.impl)
+
+
+def test_empty_batch_does_as_the_reference_does(place):
+    x, conv_weight = torch.randn(0, 2, 4, 4, device=place.device), torch.randn(3, 2, 5, 5, device=place.device)
+    kept = torch.zeros(3, device=place.device), torch.ones(3, device=place.device)
+    y = ops.conv_norm_act(x, conv_weight, None, None, *kept, training=False, impl=place.impl)
+    assert y.shape == (0, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output_padding": 1}, "output_padding is 1; expected 0 unless transposed"),
+        ({"conv_weight": torch.randn(3, 7, 5, 5)}, r"x has 2 channels; expected 7, as conv_weight \(3, 7, 5, 5\)"),
+        ({"conv_weight": torch.randn(3, 2, 5)}, r"conv_weight \(3, 2, 5\); expected 3 to 5 dimensions, both"),
+        ({"weight": torch.ones(2)}, r"weight has shape \(2,\); expected \(3,\)"),
+        ({"groups": 3}, "groups is 3; expected a positive divisor of the batch size 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(place, change, message):
+    given = {"conv_weight": torch.randn(3, 2, 5, 5), "weight": None, "bias": None} | change
+    given = {k: v.to(place.device) if isinstance(v, Tensor) else v for k, v in given.items()}
+    with pytest.raises(ValueError, match=message):
+        ops.conv_norm_act(torch.randn(2, 2, 8, 8, device=place.device), **given, impl=place.impl)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "output_padding"),
+    [(5, 2, 2, 1), (4, 2, 1, 0), (3, 1, 1, 0), (6, 2, 2, 0), (9, 3, 3, 0), (3, 2, 1, 1), (5, 2, 1, 0)],
+)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_subpixel_form_is_the_transposed_convolution(kernel, stride, padding, output_padding, channels):
+    """Values and gradients, in float64; also where there is no such form and the plain one is taken."""
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, channels, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    actual = conv_transpose2d(x, weight, stride, padding, output_padding)
+    expected = F.conv_transpose2d(x, weight, None, stride, padding, output_padding)
+    assert error(actual, expected) < 1e-12
+    grad = torch.randn_like(expected)
+    for a, e in zip(*(torch.autograd.grad(y, (x, weight), grad) for y in (actual, expected)), strict=True):
+        assert error(a, e) < 1e-12
