@@ -1,0 +1,145 @@
+"""The ``compare`` fixture, the options, and the result file of a run."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import core, table
+
+RESULTS: list[dict[str, Any]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("igan_fast benchmarks")
+    group.addoption("--quick", action="store_true", help="tiny inputs and few rounds: whether it runs, not how fast")
+    group.addoption("--rounds", type=int, default=21, help="rounds of each comparison (default 21)")
+    group.addoption("--bench-device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    group.addoption("--results", type=Path, help="the folder for MACHINE.json (default: none is written)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.getplugin("benchmark")
+    core.keep_memory()
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--bench-device"))
+
+
+@pytest.fixture
+def batches(request: pytest.FixtureRequest, device: torch.device) -> Callable[[int], int]:
+    """The batch size that index 0 or 1 stands for on this device."""
+    sizes = (2, 3) if request.config.getoption("--quick") else (64, 256) if device.type == "cuda" else (16, 64)
+    return lambda index: sizes[index]
+
+
+@pytest.fixture
+def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Callable[..., None]:
+    """compare(subject, peers, bytes per pass): measure, show, and keep for the result file.
+
+    pytest-benchmark times our own run once more in each round, after the round of all peers that ``core`` times; its
+    table and JSON hold that figure, ``extra_info`` and the result file the comparison.
+    """
+    quick = request.config.getoption("--quick")
+    rounds = 3 if quick else request.config.getoption("--rounds")
+
+    def run(subject: dict[str, Any], peers: dict[str, core.Peer], moved: dict[str, int]) -> None:
+        large = 1 << 22 if quick else 1 << 30 if device.type == "cuda" else 1 << 29
+        everyone = {**peers, core.CEILING: core.ceiling_peer(device, large)}
+        warm_up = core.rounds_of(everyone, device)
+        for _ in range(1 if quick else 3):
+            warm_up()
+        one_round = core.rounds_of(everyone, device)
+        ours = peers["ours"]
+
+        def mine() -> None:
+            outputs = ours[0]()
+            if ours[1] is not None:
+                ours[1](outputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        def setup() -> None:
+            one_round()
+
+        benchmark.pedantic(mine, setup=setup, rounds=rounds, iterations=1)
+        times = one_round().summary()
+        ceiling = large / (times[core.CEILING]["forward"]["median_ms"] / 1e3)
+        result = {
+            **subject,
+            "rounds": rounds + 1,
+            "times": {name: value for name, value in times.items() if name != core.CEILING},
+            "copy_gb_per_s": ceiling / 1e9,
+            "bytes": moved,
+            "share_of_copy": {
+                name: count / (times["ours"][name]["median_ms"] / 1e3) / ceiling for name, count in moved.items()
+            },
+            "peak_bytes": {name: core.peak_bytes(peer, device) for name, peer in peers.items()},
+        }
+        benchmark.extra_info.update(result)
+        RESULTS.append(result)
+
+    return run
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not RESULTS:
+        return
+    described = describe_machine(torch.device(session.config.getoption("--bench-device")))
+    document = {"machine": described, "results": RESULTS}
+    folder = session.config.getoption("--results")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{described['name']}.json"
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print(f"\nwritten: {path}")
+    print("\n" + table.render([document]))
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on; ``name`` is fit for a file's name."""
+    if device.type == "cuda":
+        hardware, cores = torch.cuda.get_device_name(device), 0
+    else:
+        cores = torch.get_num_threads()
+        hardware = f"{cpu_name()} {cores} threads"
+    return {
+        "name": re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-"),
+        "hardware": hardware,
+        "threads": cores,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+    }
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    """The short hash, with a + where files differ from it."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+"]
+        here = Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("IGAN_FAST_COMMIT", "unknown")

@@ -1,0 +1,33 @@
+"""feature_l1 over D's four activations: gradient to the generated side only, as the perceptual loss uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench import core, subjects
+
+
+@pytest.mark.parametrize("dtype", subjects.DTYPES)
+@pytest.mark.parametrize("layout", subjects.LAYOUTS)
+@pytest.mark.parametrize("size", [0, 1])
+def test_feature_l1(compare, batches, device, size, layout, dtype):
+    torch._dynamo.reset()
+    batch = batches(size)
+
+    def make(module: Any, arranged: str, options: dict[str, Any]) -> core.Peer:
+        fakes = [x.requires_grad_() for x in subjects.activations(batch, arranged, dtype, device)]
+        reals = subjects.activations(batch, arranged, dtype, device)
+        function = module.feature_l1
+        return subjects.with_gradients(lambda: function(fakes, reals, **options), fakes)
+
+    one_side = core.nbytes(subjects.activations(batch, layout, dtype, torch.device("meta")))
+    codes = one_side // torch.empty(0, dtype=subjects.DTYPES[dtype]).element_size() // 4
+    moved = {"forward": 2 * one_side + codes, "backward": one_side + codes, "both": 3 * one_side + 2 * codes}
+    compare(
+        {"operator": "feature_l1", "layout": layout, "dtype": dtype, "batch": batch},
+        subjects.peers(make, layout, device),
+        moved,
+    )
