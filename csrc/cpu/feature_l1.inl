@@ -6,8 +6,6 @@
 namespace {
 
 constexpr int64_t kBlock = 16384;
-constexpr int64_t kCodeGroup = 64;
-constexpr int64_t kCodeBytes = 16;
 constexpr int64_t kGrain = 2;  // blocks worth waking a thread for
 
 inline int64_t blocks_of(int64_t numel) { return (numel + kBlock - 1) / kBlock; }
@@ -184,10 +182,12 @@ void fill_signed(U* out, int64_t count, const uint8_t* codes, U plus, U minus, U
 }
 
 void feature_l1_backward(const SignedFill* fills, int64_t count, ParallelFor run) {
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < count; ++i) bytes += fills[i].numel * size_of(fills[i].dtype);
   for_each_block(fills, count, run, [&](int64_t, int64_t i, int64_t first, int64_t size) {
     const SignedFill& fill = fills[i];
     const uint8_t* codes = fill.codes + first / kCodeGroup * kCodeBytes;
-    const bool stream = past_the_caches(fill.numel * size_of(fill.dtype), fill.out);
+    const bool stream = past_the_caches(bytes, fill.out);  // together: they are read again one by one, the last first
     const auto bits = [&](auto plus, auto minus, auto zero) {
       using U = decltype(plus);
       U* out = static_cast<U*>(fill.out) + first;

@@ -2,33 +2,12 @@
 
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <vector>
-
+#include "../shared/tensors.h"
 #include "dtypes.h"
 #include "kernels.h"
 #include "memory.h"
 
 namespace igan_fast::cpu {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline Dtype dtype_of(ScalarType type, const char* what) {
-  switch (type) {
-    case ScalarType::Half: return Dtype::Half;
-    case ScalarType::BFloat16: return Dtype::BFloat16;
-    case ScalarType::Float: return Dtype::Float;
-    case ScalarType::Double: return Dtype::Double;
-    default: STD_TORCH_CHECK(false, what, " has an unsupported dtype; expected float16, bfloat16, float32 or float64");
-  }
-}
-
-inline Dtype dtype_of(const Tensor& tensor, const char* what) { return dtype_of(tensor.scalar_type(), what); }
 
 inline void torch_parallel(int64_t begin, int64_t end, int64_t grain, Body body, void* context) {
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));

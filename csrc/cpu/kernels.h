@@ -5,49 +5,13 @@
 
 #include <cstdint>
 
+#include "../shared/pair.h"
+
 namespace igan_fast::cpu {
-
-enum class Dtype : uint8_t { Half, BFloat16, Float, Double };
-
-constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::Double ? 8 : dtype == Dtype::Float ? 4 : 2; }
 
 // A loop over [begin, end) in parallel, in chunks of at least `grain`; torch's, or a test's own.
 using Body = void (*)(int64_t begin, int64_t end, void* context);
 using ParallelFor = void (*)(int64_t begin, int64_t end, int64_t grain, Body body, void* context);
-
-constexpr int kMaxDims = 8;
-
-// One side of a pair in the pair's iteration order (see feature_l1.inl): dims outermost first, strides in elements.
-struct Strided {
-  const void* data;
-  Dtype dtype;
-  bool linear;  // the order is that of memory: strides are not looked at
-  int64_t strides[kMaxDims];
-};
-
-struct Pair {
-  Strided fake, real;
-  int ndim;
-  int64_t sizes[kMaxDims];
-  int64_t numel;
-  uint8_t* codes;  // 16 bytes per 64 elements, or null
-};
-
-// One output of feature_l1's backward.
-struct SignedFill {
-  void* out;
-  Dtype dtype;
-  int64_t numel;
-  const uint8_t* codes;
-  double scale;
-};
-
-// norm_act's view of a tensor: (groups, rows, channels, inner), dense. A contiguous (N, C, *spatial) has a row per
-// image and its spatial values inside; with channels last it has a row per image and place, and one value inside.
-struct NormShape {
-  int64_t groups, rows, channels, inner;
-  int64_t values() const { return rows * inner; }  // per group and channel
-};
 
 // Per-channel parameters in the compute type; weight and bias hold 1 and 0 where the caller gave none.
 template <typename Acc>

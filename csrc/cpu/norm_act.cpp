@@ -7,25 +7,6 @@
 namespace igan_fast::cpu {
 namespace {
 
-// x is (N, C, *spatial), contiguous or with its channels last in memory.
-NormShape shape_of(const Tensor& x, int64_t groups) {
-  STD_TORCH_CHECK(x.dim() >= 2, "x has ", x.dim(), " dimensions; expected (N, C, *spatial)");
-  STD_TORCH_CHECK(x.numel() > 0, "x is empty");
-  STD_TORCH_CHECK(groups >= 1 && x.size(0) % groups == 0, "groups is ", groups,
-                  "; expected a positive divisor of the batch size ", x.size(0));
-  int64_t spatial = 1, inner = x.size(1);  // the stride that the next dimension out has where channels are last
-  bool channels_last = x.size(1) > 1 && x.stride(1) == 1;
-  for (int64_t d = x.dim() - 1; d >= 2; --d) {
-    channels_last = channels_last && (x.size(d) == 1 || x.stride(d) == inner);
-    inner *= x.size(d);
-    spatial *= x.size(d);
-  }
-  channels_last = channels_last && (x.size(0) == 1 || x.stride(0) == inner);
-  STD_TORCH_CHECK(channels_last || x.is_contiguous(), "x is neither contiguous nor channels_last");
-  const int64_t batch = x.size(0) / groups, channels = x.size(1);
-  return channels_last ? NormShape{groups, batch * spatial, channels, 1} : NormShape{groups, batch, channels, spatial};
-}
-
 template <typename A>
 struct Params {
   std::vector<A> weight, bias;
@@ -45,8 +26,6 @@ auto with_compute_type(Dtype dtype, const Function& function) {
   return dtype == Dtype::Double ? function(double{}) : function(float{});
 }
 
-ScalarType compute_type(Dtype dtype) { return dtype == Dtype::Double ? ScalarType::Double : ScalarType::Float; }
-
 Tensor output_like(const Tensor& x, Dtype dtype) {
   Tensor out = torch::stable::empty_like(x);
   expect_large_write(out.mutable_data_ptr(), x.numel() * size_of(dtype));
@@ -55,7 +34,7 @@ Tensor output_like(const Tensor& x, Dtype dtype) {
 
 std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
                                             double eps, double negative_slope, int64_t groups) {
-  const NormShape shape = shape_of(x, groups);
+  const NormShape shape = norm_shape_of(x, groups);
   const Dtype dtype = dtype_of(x, "x");
   Tensor y = output_like(x, dtype);
   Tensor mean = torch::stable::new_empty(x, {groups, shape.channels}, compute_type(dtype));
@@ -72,7 +51,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
 
 Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean, Tensor var,
                           double eps, double negative_slope) {
-  const NormShape shape = shape_of(x, 1);
+  const NormShape shape = norm_shape_of(x, 1);
   const Dtype dtype = dtype_of(x, "x");
   Tensor y = output_like(x, dtype);
   with_compute_type(dtype, [&](auto type) {
@@ -89,15 +68,10 @@ Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<
 std::tuple<Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
                                                      std::optional<Tensor> bias, Tensor mean, Tensor var, double eps,
                                                      double negative_slope, bool batch_statistics) {
-  STD_TORCH_CHECK(mean.dim() == 2 && mean.numel() == var.numel(), "mean and var: expected (groups, C) each");
-  const int64_t groups = mean.size(0);
-  const NormShape shape = shape_of(x, batch_statistics ? groups : 1);
+  const int64_t groups = groups_of(mean, var);
+  const NormShape shape = norm_shape_of(x, batch_statistics ? groups : 1);
   const Dtype dtype = dtype_of(x, "x");
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad and x differ in dtype");
-  STD_TORCH_CHECK(grad.dim() == x.dim(), "grad has ", grad.dim(), " dimensions, x ", x.dim());
-  for (int64_t d = 0; d < x.dim(); ++d)
-    STD_TORCH_CHECK(grad.size(d) == x.size(d) && (x.size(d) == 1 || grad.stride(d) == x.stride(d)),
-                    "grad and x differ in shape or strides");
+  check_gradient(grad, x);
   Tensor dx = output_like(x, dtype);
   Tensor dweight = torch::stable::new_empty(x, {shape.channels}, compute_type(dtype));
   Tensor dbias = torch::stable::new_empty(x, {shape.channels}, compute_type(dtype));
@@ -116,8 +90,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor x, std:
 
 // As torch.nn.BatchNorm does after each of `groups` successive calls.
 void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, int64_t count, double momentum) {
-  STD_TORCH_CHECK(mean.dim() == 2 && mean.numel() == var.numel(), "mean and var: expected (groups, C) each");
-  const int64_t groups = mean.size(0), channels = mean.size(1);
+  const int64_t groups = groups_of(mean, var), channels = mean.size(1);
   const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
   const auto update = [&](Tensor& running, const Tensor& batch, double factor, const char* what) {
     const std::vector<double> news = values_of<double>(batch, groups * channels, 0., "statistics");

@@ -5,11 +5,10 @@
 
 #include "testing.h"
 
+using namespace igan_fast;
 using namespace igan_fast::cpu;
 
 namespace {
-
-int64_t code_bytes(int64_t numel) { return (numel + 63) / 64 * 16; }
 
 template <typename T> std::vector<T> values(int64_t count, uint64_t seed) {
   Random random{seed};

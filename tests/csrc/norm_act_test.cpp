@@ -3,6 +3,7 @@
 
 #include "testing.h"
 
+using namespace igan_fast;
 using namespace igan_fast::cpu;
 
 namespace {

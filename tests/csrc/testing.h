@@ -68,7 +68,7 @@ template <typename T> T from_double(double value) {
     return igan_fast::cpu::from_float<T>(static_cast<float>(value));
 }
 
-template <typename T> constexpr igan_fast::cpu::Dtype dtype_of() {
+template <typename T> constexpr igan_fast::Dtype dtype_of() {
   using namespace igan_fast::cpu;
   if (std::is_same_v<T, Half>)
     return Dtype::Half;
