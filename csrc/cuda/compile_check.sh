@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Compiles every kernel for sm_80 and sm_90a, prints its registers, and fails where one spills or uses local memory. Needs
+# nvcc and torch's headers (a torch without CUDA will do), no GPU.   compile_check.sh [PYTHON]
+set -euo pipefail
+python=${1:-python3}
+csrc=$(cd "$(dirname "$0")/.." && pwd)
+
+nvcc=$(command -v nvcc || true)
+if [ -z "$nvcc" ]; then
+    echo "nvcc was not found: the CUDA kernels were not compiled"
+    exit 77
+fi
+include=$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "include"))')
+read -r -a flags < <("$python" -c 'import json, sys; print(*json.load(open(sys.argv[1]))["nvcc_flags"])' "$csrc/build.json")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+status=0
+for target in sm_80 sm_90a; do
+    for source in "$csrc"/cuda/*.cu; do
+        log="$work/log"
+        if ! "$nvcc" "${flags[@]}" -gencode "arch=compute_${target#sm_},code=$target" -DUSE_CUDA \
+            -DTORCH_TARGET_VERSION=0x020a000000000000 -isystem "$include" -Xptxas -v -c "$source" -o "$work/object.o" \
+            > "$log" 2>&1; then
+            grep -E "error" "$log" || cat "$log"
+            exit 1
+        fi
+        # ptxas says for each kernel: its mangled name, then its stack and spills, then its registers.
+        awk -v target="$target" -v source="$(basename "$source")" '
+            /Compiling entry function/ { name = $0; sub(/.*function .\047?/, "", name); sub(/\047.*/, "", name) }
+            /bytes stack frame/ { stack = $1 + 0; spills = $5 + $9 }
+            /Used [0-9]+ registers/ {
+                match($0, /Used [0-9]+/); registers = substr($0, RSTART + 5, RLENGTH - 5) + 0
+                kernels++; if (registers > most) most = registers
+                if (stack > 0 || spills > 0) { printf "%s %s: stack %d, spills %d bytes: %s\n", target, source, stack, spills, name; bad++ }
+            }
+            END { printf "%-7s %-20s %3d kernels, at most %3d registers, %d with spills or a stack\n", target, source, kernels, most, bad; exit bad > 0 }
+        ' "$log" || status=1
+    done
+done
+exit $status

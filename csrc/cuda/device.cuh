@@ -1,0 +1,110 @@
+// What the CUDA kernels share: conversions, vector accesses, reductions in a fixed order, and launches on torch's
+// stream.
+
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "../shared/tensors.h"
+
+namespace igan_fast::cuda {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kAll = 0xffffffffu;
+
+template <typename T>
+struct AccOf {
+  using type = float;
+};
+template <>
+struct AccOf<double> {
+  using type = double;
+};
+
+__device__ inline float wide(__half value) { return __half2float(value); }
+__device__ inline float wide(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ inline float wide(float value) { return value; }
+__device__ inline double wide(double value) { return value; }
+
+template <typename T, typename A>
+__device__ inline T narrow(A value) {
+  if constexpr (sizeof(T) == sizeof(A)) {
+    return value;
+  } else if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(static_cast<float>(value));
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(static_cast<float>(value));
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
+// function(T{}) with the type that dtype names.
+template <typename Function>
+void with_type(Dtype dtype, const Function& function) {
+  switch (dtype) {
+    case Dtype::Half: return function(__half{});
+    case Dtype::BFloat16: return function(__nv_bfloat16{});
+    case Dtype::Float: return function(float{});
+    case Dtype::Double: return function(double{});
+  }
+}
+
+// V values in one access.
+template <typename T, int V>
+struct alignas(sizeof(T) * V) Pack {
+  T values[V];
+};
+
+template <typename T>
+constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
+inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// Any of the four dtypes at an index; for the few values per channel.
+__device__ inline double read(const void* data, Dtype dtype, int64_t index) {
+  switch (dtype) {
+    case Dtype::Half: return static_cast<double>(wide(static_cast<const __half*>(data)[index]));
+    case Dtype::BFloat16: return static_cast<double>(wide(static_cast<const __nv_bfloat16*>(data)[index]));
+    case Dtype::Float: return static_cast<double>(static_cast<const float*>(data)[index]);
+    default: return static_cast<const double*>(data)[index];
+  }
+}
+
+// The sum over the block, in a fixed order, in thread 0. Every thread of the block calls it.
+__device__ inline double block_sum(double value) {
+  __shared__ double warps[kWarps];
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_down_sync(kAll, value, offset);
+  __syncthreads();  // a former call's result may still be read
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  if (threadIdx.x == 0)
+    for (int w = 1; w < kWarps; ++w) value += warps[w];
+  return value;
+}
+
+// The device of a tensor and its current stream, for as long as this lives.
+class Launch {
+ public:
+  explicit Launch(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  operator cudaStream_t() const { return stream_; }
+  void check(const char* kernel) const {
+    const cudaError_t error = cudaGetLastError();
+    STD_TORCH_CHECK(error == cudaSuccess, kernel, " could not be launched: ", cudaGetErrorString(error));
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+}  // namespace igan_fast::cuda
