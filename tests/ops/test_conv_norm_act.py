@@ -41,14 +41,16 @@ def arguments(geometry, dtype, place, channels_last=False):
     return tensors, options
 
 
-def run(function, *tensors, **options):
-    """The output, its gradients and the running statistics."""
+def run(function, *tensors, where=None, **options):
+    """The output, its gradients (from a gradient that is 0 but ``where``) and the running statistics."""
     generator = torch.Generator().manual_seed(2)
     c_out = tensors[2].shape[0]
     mean, var = torch.rand(2, c_out, generator=generator, dtype=torch.float64).to(tensors[2].device, tensors[2].dtype)
     var = var + 0.5
     y = function(*tensors, mean, var, **options)
     grad = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
+    if where is not None:
+        grad = grad * where
     return [y, *torch.autograd.grad(y, tensors, grad), mean, var]
 
 
@@ -61,12 +63,14 @@ def test_equals_the_reference(place, geometry, dtype, groups, training):
         pytest.skip("slow, and tested with norm_act")
     tensors, options = arguments(geometry, dtype, place)
     options |= {"groups": groups, "training": training}
+    if dtype == torch.bfloat16:
+        # Where rounding alone decides the side of the LeakyReLU the gradient is not compared.
+        (y, *_) = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
+        options["where"] = y.detach().abs() > 0.03
     actual = run(ops.conv_norm_act, *tensors, **options, impl=place.impl)
     plain = run(reference.conv_norm_act, *tensors, **options)
     exact = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
-    if (
-        dtype == torch.bfloat16
-    ):  # the convolution's own rounding, which ours and plain PyTorch share, has many ways to go
+    if dtype == torch.bfloat16:  # the convolution's own rounding, which both have, has many ways to go
         for a, e, p in zip(actual, exact, plain, strict=True):
             assert error(a, e) <= max(3 * error(p, e), 0.02)
     else:

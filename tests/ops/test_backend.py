@@ -1,0 +1,185 @@
+"""Which implementation is chosen, what is said of the others, and the report."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from igan_fast import ops
+from igan_fast.ops import backend
+from igan_fast.reference import ops as reference
+
+CPU = torch.device("cpu")
+FLOAT = (torch.float32,)
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def native_missing(monkeypatch):
+    monkeypatch.setattr(backend, "_NATIVE_CPU", "the extension was not built: no C++ compiler was found")
+
+
+def test_every_backend_has_a_status():
+    found = ops.backends()
+    assert list(found) == ["native-cpu", "native-cuda", "triton", "reference"]
+    assert found["reference"] == "available"
+    assert all(isinstance(status, str) and status for status in found.values())
+
+
+def test_auto_prefers_native_and_falls_back(native_missing):
+    assert backend.namespace("auto", CPU, FLOAT) is None
+    assert backend.namespace("reference", CPU, FLOAT) is None
+    x = torch.randn(3, 4)
+    assert torch.equal(ops.norm_act(x, None, None), reference.norm_act(x, None, None))
+    assert torch.equal(ops.feature_l1([x], [x * 2]), reference.feature_l1([x], [x * 2]))
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+def test_auto_takes_the_extension():
+    assert backend.namespace("auto", CPU, FLOAT) == "igan_fast"
+    assert backend.namespace("native", CPU, (torch.bfloat16, torch.float64)) == "igan_fast"
+
+
+def test_other_devices_and_dtypes_go_to_the_reference():
+    assert backend.namespace("auto", torch.device("meta"), FLOAT) is None
+    assert backend.namespace("auto", CPU, (torch.int64,)) is None
+    assert backend.namespace("auto", CPU, (torch.complex64,)) is None
+
+
+def test_an_explicit_choice_that_cannot_run_says_why(native_missing):
+    with pytest.raises(RuntimeError, match=r"impl='native' cannot run on cpu: .* no C\+\+ compiler"):
+        ops.norm_act(torch.randn(3, 4), None, None, impl="native")
+    with pytest.raises(RuntimeError, match="impl='native' cannot run on meta: there are no native kernels for meta"):
+        backend.namespace("native", torch.device("meta"), FLOAT)
+    with pytest.raises(RuntimeError, match=r"impl='native' cannot run torch.int32; expected float16"):
+        backend.namespace("native", CPU, (torch.int32,))
+
+
+def test_triton_on_a_cpu_wants_the_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RuntimeError, match="set TRITON_INTERPRET=1"):
+        backend.namespace("triton", CPU, FLOAT)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="impl is 'cuda'; expected one of auto, native, triton, reference"):
+        ops.feature_l1([torch.ones(1)], [torch.ones(1)], impl="cuda")
+
+
+def test_the_environment_variable_sets_what_auto_means():
+    code = "import torch; from igan_fast.ops import backend; print(backend.namespace('auto', torch.device('cpu'), ()))"
+    assert run(code, IGAN_FAST_IMPL="reference").stdout.strip() == "None"
+    wrong = run(code, IGAN_FAST_IMPL="fastest")
+    assert wrong.returncode != 0
+    assert "the environment variable IGAN_FAST_IMPL is 'fastest'; expected one of auto, native" in wrong.stderr
+    assert run("import igan_fast, igan_fast.ops", IGAN_FAST_IMPL="fastest").returncode == 0
+
+
+def test_an_extension_that_does_not_load_is_a_reason_not_a_crash(monkeypatch):
+    real = importlib.import_module
+
+    def broken(name, *rest):
+        if name == "igan_fast._C":
+            raise ImportError("undefined symbol: _ZN5torch")
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    reason, info = backend._load_native()
+    assert info == {}
+    assert "undefined symbol" in reason or "not built" in reason or "left out" in reason
+
+
+def test_the_note_of_a_failed_build_is_the_reason(monkeypatch, tmp_path):
+    def missing(name, *_):
+        raise ImportError(f"No module named {name!r}")
+
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "_build_failure.txt").write_text("the extension was not built: the disk was full\n", encoding="utf-8")
+    monkeypatch.setattr(backend, "__file__", str(tmp_path / "ops" / "backend.py"))
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert backend._load_native() == ("the extension was not built: the disk was full", {})
+    (tmp_path / "_build_failure.txt").unlink()
+    assert backend._load_native() == ("the extension was not built", {})
+    (tmp_path / "_C.cpython-311-x86_64-linux-gnu.so").touch()
+    assert backend._load_native()[0].startswith(
+        "the extension does not load (No module named 'igan_fast._C'); build it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("targets", "capability", "covered"),
+    [
+        ("sm_80 sm_90a sm_90 compute_90", (8, 0), True),
+        ("sm_80 sm_90a sm_90 compute_90", (8, 9), True),
+        ("sm_80 sm_90a sm_90 compute_90", (9, 0), True),
+        ("sm_80 sm_90a sm_90 compute_90", (12, 0), True),
+        ("sm_80 sm_90a sm_90 compute_90", (7, 5), False),
+        ("sm_90a", (9, 0), True),
+        ("sm_90a", (10, 0), False),
+        ("sm_86", (8, 0), False),
+        ("sm_100a compute_120", (10, 0), True),
+        ("", (9, 0), False),
+    ],
+)
+def test_which_devices_the_cuda_targets_cover(monkeypatch, targets, capability, covered):
+    monkeypatch.setattr(backend, "_CUDA_TARGETS", backend._parse_targets(targets))
+    assert backend._covers(capability) is covered
+
+
+def test_report():
+    finished = subprocess.run([sys.executable, "-m", "igan_fast.ops"], capture_output=True, text=True, check=True)
+    for line in (
+        "native-cpu",
+        "native-cuda",
+        "triton",
+        "reference",
+        "auto on cpu",
+        "IGAN_FAST_IMPL",
+        "IGAN_FAST_CPU_ISA",
+    ):
+        assert line in finished.stdout
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_same(isa):
+    """Each runs in an interpreter of its own: the choice is made once. A CPU that lacks one takes the next below."""
+    code = """
+import torch
+from igan_fast import ops
+from igan_fast.ops import backend
+from igan_fast.reference import ops as reference
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    for shape in ((4, 17, 9, 7), (3, 64, 8, 8), (5, 3), (2, 6, 1, 3)):
+        for format in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(shape, dtype=dtype)
+            x = (x.to(memory_format=format) if x.dim() == 4 else x).requires_grad_()
+            target = torch.randn(shape, dtype=dtype)
+            results = []
+            for module in (ops, reference):
+                loss = module.feature_l1([x, x * 2], [target, x.detach()])
+                y = module.norm_act(x, None, None)
+                results.append([loss, y])
+                if dtype.itemsize > 2:  # half types have a rule of their own, see test_norm_act.py
+                    results[-1] += torch.autograd.grad(loss + (y * target).sum(), x)
+            for a, e in zip(*results):
+                scale = e.abs().max().clamp_min(1e-3)
+                assert ((a - e).abs().max() / scale).item() < (2e-5 if dtype.itemsize > 2 else 1e-2), (dtype, shape)
+print(backend.build_info()["cpu_instruction_set_used"])
+"""
+    finished = run(code, IGAN_FAST_CPU_ISA=isa)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() in ("baseline", "avx2", "avx512")[: ("baseline", "avx2", "avx512").index(isa) + 1]

@@ -1,0 +1,126 @@
+"""What setup.py decides to build, and that an installation without a compiler succeeds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def setup_py():
+    spec = importlib.util.spec_from_file_location("igan_fast_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses looks there
+    spec.loader.exec_module(module)
+    return module
+
+
+def decide(setup_py, torch_cuda="13.0", nvcc="/cuda/bin/nvcc", compiler="/usr/bin/c++", **env):
+    return setup_py.decide(env, torch_cuda, nvcc, compiler)
+
+
+def test_builds_what_there_is(setup_py):
+    assert decide(setup_py) == setup_py.Plan(True, "/cuda/bin/nvcc", "")
+    assert decide(setup_py, torch_cuda=None) == setup_py.Plan(True, None, "without CUDA: this torch has none")
+    assert decide(setup_py, nvcc=None) == setup_py.Plan(True, None, "without CUDA: nvcc was not found")
+
+
+def test_honours_the_environment(setup_py):
+    assert decide(setup_py, NO_CUDA="1").cuda is None
+    assert decide(setup_py, NO_CUDA="0").cuda is not None
+    assert decide(setup_py, FORCE_CUDA="1", torch_cuda=None).cuda == "/cuda/bin/nvcc"
+    assert not decide(setup_py, NO_EXTENSION="1").extension
+    assert "NO_EXTENSION" in decide(setup_py, NO_EXTENSION="1").reason
+
+
+def test_without_a_compiler_nothing_is_built_and_said_why(setup_py):
+    plan = decide(setup_py, compiler=None)
+    assert not plan.extension
+    assert "no C++ compiler was found" in plan.reason
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "message"),
+    [
+        ({"FORCE_CUDA": "1", "NO_CUDA": "1"}, {}, "FORCE_CUDA and NO_CUDA are both set"),
+        ({"FORCE_CUDA": "1", "NO_EXTENSION": "1"}, {}, "FORCE_CUDA and NO_EXTENSION are both set"),
+        ({"FORCE_CUDA": "1"}, {"nvcc": None}, "FORCE_CUDA is set, but nvcc was not found"),
+    ],
+)
+def test_contradictions_are_refused(setup_py, env, options, message):
+    with pytest.raises(SystemExit, match=message):
+        decide(setup_py, **options, **env)
+
+
+def test_the_recipe_names_every_source_and_only_what_is_there():
+    recipe = json.loads((ROOT / "csrc" / "build.json").read_text(encoding="utf-8"))
+    named = {name for key in ("kernels", "operators", "cuda", "module") for name in recipe[key]}
+    there = {str(p.relative_to(ROOT / "csrc")) for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".cu")}
+    assert named == there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reason", ["on request", "no compiler", "compiler that fails"])
+def test_installing_without_an_extension_succeeds(tmp_path, reason):
+    """A wheel from a copy of the tree, unpacked: it imports, runs on the reference and says why."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    shutil.copytree(ROOT / "csrc", tree / "csrc")
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "_build_failure.txt")
+    shutil.copytree(ROOT / "igan_fast", tree / "igan_fast", ignore=ignored)
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_EXTENSION", "CXX", "FORCE_CUDA", "NO_CUDA")}
+    if reason == "on request":
+        env["NO_EXTENSION"] = "1"
+    elif reason == "no compiler":
+        env["CXX"] = "no-such-compiler"
+    else:
+        compiler = tmp_path / "broken-c++"
+        compiler.write_text("#!/bin/sh\necho 'internal compiler error' >&2\nexit 1\n", encoding="utf-8")
+        compiler.chmod(0o755)
+        env["CXX"] = env["CC"] = str(compiler)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        str(tmp_path),
+        str(tree),
+    ]
+    built = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    code = """
+import sys
+# Without the checkout, which is installed for these tests.
+sys.meta_path = [finder for finder in sys.meta_path if "ditable" not in repr(finder)]
+import torch
+from igan_fast import ops
+ops.norm_act(torch.randn(3, 4), None, None)
+print(ops.backends()["native-cpu"])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env | {"PYTHONPATH": str(tmp_path / "site")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    expected = {"on request": "NO_EXTENSION", "no compiler": "no C++ compiler", "compiler that fails": "was not built"}
+    assert expected[reason] in ran.stdout
