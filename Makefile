@@ -16,7 +16,7 @@ endif
 TRAIN_RUN ?= runs/first
 TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --iterations 1800
 
-.PHONY: train test lint types check clean build cpp bench FORCE
+.PHONY: train test triton lint types check clean build cpp cuda bench FORCE
 
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
@@ -24,11 +24,16 @@ train: $(BUILT)
 test: $(BUILT)
 	$(BIN)/pytest
 
+# The operators' tests again, with Triton's kernels run on the CPU by its interpreter.
+triton: $(BUILT)
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/ops -k triton
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+	$(BIN)/python -m bench.table bench/results/*.json --check README.md
 
 types: $(READY)
 	$(BIN)/mypy
@@ -58,6 +63,15 @@ cpp: $(READY)
 	    cmake --build build/cpp-$$sanitizer --parallel 2 && \
 	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure || exit 1; \
 	done
+
+# The CUDA kernels for Ampere and Hopper, without a GPU: registers and spills; leaves nothing behind.
+cuda: $(READY)
+	csrc/cuda/compile_check.sh $(BIN)/python
+
+# Every operator against its peers, in one table. BENCH_OPTIONS='--results bench/results' keeps it as data, from which
+# `python -m bench.table bench/results/*.json --write README.md` prints the tables there.
+bench: $(BUILT)
+	$(BIN)/pytest bench --benchmark-enable --benchmark-quiet $(BENCH_OPTIONS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,12 +25,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="tiny inputs and few rounds: whether it runs, not how fast")
     group.addoption("--rounds", type=int, default=21, help="rounds of each comparison (default 21)")
     group.addoption("--bench-device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    group.addoption(
+        "--memory",
+        choices=["kept", "malloc"],
+        default="kept",
+        help="on a CPU: freed memory is kept for the next allocation (default), or as malloc has it",
+    )
     group.addoption("--results", type=Path, help="the folder for MACHINE.json (default: none is written)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.getplugin("benchmark")
-    core.keep_memory()
+    if config.getoption("--memory") == "kept":
+        core.keep_memory()
 
 
 @pytest.fixture
@@ -98,6 +104,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not RESULTS:
         return
     described = describe_machine(torch.device(session.config.getoption("--bench-device")))
+    described["memory"] = session.config.getoption("--memory")
+    if described["memory"] != "kept":
+        described["name"] += f"-{described['memory']}"
     document = {"machine": described, "results": RESULTS}
     folder = session.config.getoption("--results")
     if folder is not None:
@@ -114,7 +123,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         hardware, cores = torch.cuda.get_device_name(device), 0
     else:
         cores = torch.get_num_threads()
-        hardware = f"{cpu_name()} {cores} threads"
+        hardware = f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()}), {cores} threads"
     return {
         "name": re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-"),
         "hardware": hardware,

@@ -5,7 +5,8 @@ besides, it does to all of them. A figure is the median over the rounds, a ratio
 The share of the ceiling counts the fewest bytes that the work can move, against a large copy timed in the same rounds.
 
 On a CPU every peer allocates from memory that the process keeps (``keep_memory``): else the kernel's page faults, which
-hit the peers with many temporaries hardest, would be most of what is measured. Inputs are as warm as in training: what
+hit the peers with many temporaries hardest, would be most of what is measured (``--memory malloc`` leaves them in, as a
+user's process has them). Inputs are as warm as in training: what
 fits the caches is found there. On a CUDA device the timers are events, and the second-level cache is overwritten before
 each run.
 """

@@ -23,34 +23,55 @@ def render(documents: Sequence[dict[str, Any]]) -> str:
 
 def _machine(document: dict[str, Any]) -> str:
     machine = document["machine"]
+    rows: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for result in document["results"]:
+        rows.setdefault((result["operator"], result["batch"], result["dtype"]), []).append(result)
     lines = [
-        f"**{machine['hardware']}**, torch {machine['torch']}, {machine['date']}; forward + backward, medians of "
-        f"{min(r['rounds'] for r in document['results'])} interleaved rounds:",
+        f"**{machine['hardware']}**, torch {machine['torch']}, {machine['date']}{_memory(machine)}; forward + "
+        f"backward, medians of {min(r['rounds'] for r in document['results'])} interleaved rounds; of two figures in a "
+        "cell the first is for contiguous, the second for channels_last inputs:",
         "",
-        "| Operator | Batch | Type | Layout | Ours | Eager | torch.compile | Of copy ceiling | Peak memory, eager's |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| Operator | Batch | Type | Ours | Eager, its better layout | torch.compile, its better layout | Of copy "
+        "ceiling | Peak memory, eager's |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(result) for result in document["results"]]
+    lines += [_row(*key, results) for key, results in rows.items()]
     return "\n".join(lines)
 
 
-def _row(result: dict[str, Any]) -> str:
-    ours = result["times"]["ours"]["both"]["median_ms"]
-    eager, compiled = (best(result, kind) for kind in ("eager", "compile"))
-    share = result["share_of_copy"].get("both")
-    eager_peaks = [value for name, value in result["peak_bytes"].items() if name.startswith("eager")]
+def _memory(machine: dict[str, Any]) -> str:
+    return "" if machine.get("memory", "kept") == "kept" else ", memory as malloc gives it"
+
+
+def _row(operator: str, batch: int, dtype: str, results: Sequence[dict[str, Any]]) -> str:
+    """Results of one subject in its layouts."""
+    results = sorted(results, key=lambda result: result["layout"] != "contiguous")
+    shares = [result["share_of_copy"]["both"] for result in results if "both" in result["share_of_copy"]]
     cells = [
-        result["operator"],
-        str(result["batch"]),
-        result["dtype"],
-        result["layout"],
-        f"{ours:.2f} ms",
-        _against(eager, ours),
-        _against(compiled, ours),
-        "" if share is None else f"{share:.0%}",
-        f"{result['peak_bytes']['ours'] / 1e6:.0f} / {min(eager_peaks) / 1e6:.0f} MB",
+        operator,
+        str(batch),
+        dtype,
+        _pair([f"{_ours(result):.1f}" for result in results]) + " ms",
+        _against("eager", results),
+        _against("compile", results),
+        _pair([f"{share:.0%}" for share in shares]),
+        _pair([f"{result['peak_bytes']['ours'] / 1e6:.0f}" for result in results])
+        + f" of {min(_peaks(result, 'eager') for result in results) / 1e6:.0f} MB",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _ours(result: dict[str, Any]) -> float:
+    median: float = result["times"]["ours"]["both"]["median_ms"]
+    return median
+
+
+def _peaks(result: dict[str, Any], kind: str) -> float:
+    return min(value for name, value in result["peak_bytes"].items() if name.startswith(kind))
+
+
+def _pair(texts: Sequence[str]) -> str:
+    return " / ".join(texts if len(set(texts)) > 1 else texts[:1])
 
 
 def best(result: dict[str, Any], kind: str, which: str = "both") -> float:
@@ -58,8 +79,11 @@ def best(result: dict[str, Any], kind: str, which: str = "both") -> float:
     return min(times[which]["median_ms"] for name, times in result["times"].items() if name.startswith(kind))
 
 
-def _against(theirs: float, ours: float) -> str:
-    return f"{theirs:.1f} ms, {theirs / ours:.1f}×"
+def _against(kind: str, results: Sequence[dict[str, Any]]) -> str:
+    """A ratio is that of one run, so each layout has its own."""
+    theirs = [best(result, kind) for result in results]
+    ratios = [other / _ours(result) for other, result in zip(theirs, results, strict=True)]
+    return f"{min(theirs):.1f} ms, **{_pair([f'{ratio:.1f}×' for ratio in ratios])}**"
 
 
 def _between_marks(text: str, new: str) -> str:
