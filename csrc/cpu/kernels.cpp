@@ -4,6 +4,7 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -32,6 +33,7 @@ namespace igan_fast::cpu::baseline {
 #include "vector.inl"
 #include "feature_l1.inl"
 #include "norm_act.inl"
+#include "strided_conv.inl"
 }  // namespace igan_fast::cpu::baseline
 #undef IGAN_FAST_ISA_LEVEL
 #undef IGAN_FAST_VECTOR_BYTES
@@ -50,6 +52,7 @@ namespace igan_fast::cpu::avx2 {
 #include "vector.inl"
 #include "feature_l1.inl"
 #include "norm_act.inl"
+#include "strided_conv.inl"
 }  // namespace igan_fast::cpu::avx2
 #undef IGAN_FAST_ISA_LEVEL
 #undef IGAN_FAST_VECTOR_BYTES
@@ -72,6 +75,7 @@ namespace igan_fast::cpu::avx512 {
 #include "vector.inl"
 #include "feature_l1.inl"
 #include "norm_act.inl"
+#include "strided_conv.inl"
 }  // namespace igan_fast::cpu::avx512
 #undef IGAN_FAST_ISA_LEVEL
 #undef IGAN_FAST_VECTOR_BYTES
@@ -87,8 +91,14 @@ namespace igan_fast::cpu {
 
 namespace {
 
-#define IGAN_FAST_TABLE(isa) \
-  {#isa, &isa::feature_l1, &isa::feature_l1_backward, isa::norm_kernels<float>, isa::norm_kernels<double>}
+#define IGAN_FAST_TABLE(isa)      \
+  {#isa,                          \
+   &isa::feature_l1,              \
+   &isa::feature_l1_backward,     \
+   isa::norm_kernels<float>,      \
+   isa::norm_kernels<double>,     \
+   isa::strided_conv::kernels<2>, \
+   isa::strided_conv::kernels<4>}
 
 // Best first.
 const Kernels kTables[] = {

@@ -35,6 +35,31 @@ struct NormKernels {
                    const Acc* var, bool batch_statistics, void* dx, Acc* dweight, Acc* dbias, ParallelFor);
 };
 
+// A 5×5 convolution of stride 2 and padding 2 from a large image to a small one of half its height and width, channels
+// last in memory, and its transpose from the small one to the large one.
+struct StridedConvShape {
+  int64_t batch, small_height, small_width, small_channels, large_channels;
+};
+
+// Of the weights (small channels, large channels, 5, 5), in elements.
+struct FilterStrides {
+  int64_t small, large, row, column;
+};
+
+struct StridedConvKernels {
+  // Floats of a prepared filter, for the convolution or for its transpose.
+  int64_t (*filter_size)(const StridedConvShape&, bool transposed);
+  void (*make_filter)(const StridedConvShape&, const FilterStrides&, const float* weight, bool transposed,
+                      float* filter, ParallelFor);
+  // LeakyReLU(large ∗ filter + bias); bias (channels,) or null, slope 1 for no activation.
+  void (*convolve)(const StridedConvShape&, const float* large, const float* filter, const float* bias, float slope,
+                   float* small, ParallelFor);
+  void (*convolve_transposed)(const StridedConvShape&, const float* small, const float* filter, const float* bias,
+                              float slope, float* large, ParallelFor);
+  void (*weight_gradient)(const StridedConvShape&, const FilterStrides&, const float* large, const float* small,
+                          float* gradient, ParallelFor);
+};
+
 struct Kernels {
   const char* isa;
   // sums[i] = Σ|fakeᵢ − realᵢ|; writes the codes of pairs that have room for them.
@@ -43,6 +68,8 @@ struct Kernels {
   void (*feature_l1_backward)(const SignedFill* fills, int64_t count, ParallelFor);
   NormKernels<float> norm;          // Half, BFloat16, Float
   NormKernels<double> norm_double;  // Double
+  // Float; by tiles of 2×2 or of 4×4 values of the small image, the first for small images.
+  StridedConvKernels strided_conv_2, strided_conv_4;
 };
 
 // The best for this CPU, at most what IGAN_FAST_CPU_ISA (baseline, avx2, avx512) allows.

@@ -35,10 +35,9 @@ def _chosen(device: torch.device) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         return "nothing: there is no CUDA device"
     try:
-        chosen = backend.namespace("auto", device, ())
+        return backend.chosen(device)
     except (RuntimeError, ValueError) as error:
         return f"an error: {error}"
-    return {backend.NATIVE: "native", backend.TRITON: "triton", None: "reference"}[chosen]
 
 
 if __name__ == "__main__":

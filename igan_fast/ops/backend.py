@@ -12,7 +12,18 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["IMPLEMENTATIONS", "backends", "build_info", "namespace", "on_load"]
+__all__ = [
+    "AVAILABLE",
+    "IMPLEMENTATIONS",
+    "NATIVE",
+    "TRITON",
+    "backends",
+    "build_info",
+    "chosen",
+    "has_triton",
+    "namespace",
+    "on_load",
+]
 
 IMPLEMENTATIONS = ("auto", "native", "triton", "reference")
 NATIVE, TRITON = "igan_fast", "igan_fast_triton"  # the dispatcher's namespaces
@@ -72,6 +83,23 @@ def namespace(impl: str, device: torch.device, dtypes: Iterable[torch.dtype]) ->
     if reason != AVAILABLE:
         raise RuntimeError(f"impl={impl!r} cannot run on {device}: {reason}")
     return NATIVE if impl == "native" else TRITON
+
+
+def chosen(device: torch.device) -> str:
+    """In words, what "auto" takes on a device: "native (avx2)", "native", "triton" or "reference".
+
+    Raises:
+        ValueError, RuntimeError: as ``namespace``: what IGAN_FAST_IMPL names is unknown, or cannot run there.
+    """
+    name = {NATIVE: "native", TRITON: "triton", None: "reference"}[namespace("auto", device, ())]
+    if name == "native" and device.type == "cpu":
+        return f"native ({_BUILD_INFO['cpu_instruction_set_used']})"
+    return name
+
+
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels are what a GPU's tensors are to run on where there are no native ones."""
+    return _DEFAULT != "reference" and device.type == "cuda" and _triton_reason_for(device) == AVAILABLE
 
 
 def _best(device: torch.device) -> str | None:
@@ -162,7 +190,7 @@ def _triton_can_load() -> bool:
     except ImportError as error:
         _triton_failure = f"Triton cannot be imported ({error})"
         return False
-    for name in ("feature_l1", "norm_act"):
+    for name in ("feature_l1", "norm_act", "gather_images"):
         importlib.import_module(f"igan_fast.ops.triton.{name}")
     _announce(TRITON)
     return True

@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.ops import backend
+from igan_fast.ops import backend, strided_conv
+from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.norm_act import check_arguments, check_count, dense, like, norm_act
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 from igan_fast.reference import ops as reference
 
 __all__ = ["conv_norm_act"]
-
-_HAS_EPILOGUE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def conv_norm_act(
@@ -88,7 +87,7 @@ def conv_norm_act(
         x, conv_weight = x.to(dtype), conv_weight.to(dtype)
     check_arguments(x, channels, weight, bias, running_mean, running_var, groups)
 
-    geometry = _Geometry(x.dim() - 2, transposed, stride, padding, output_padding)
+    geometry = _Geometry(x.dim() - 2, transposed, stride, padding, output_padding, namespace == backend.NATIVE)
     evaluating = not training and running_mean is not None
     differentiable = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, conv_weight, weight, bias)
@@ -117,7 +116,7 @@ def conv_norm_act(
         )
     y: Tensor
     y, mean, var = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
-        x, conv_weight, weight, bias, namespace, geometry.arguments, eps, negative_slope, groups
+        x, conv_weight, weight, bias, namespace, geometry, eps, negative_slope, groups
     )
     if training and running_mean is not None:
         count = y.numel() // (channels * groups)
@@ -126,16 +125,49 @@ def conv_norm_act(
 
 
 class _Geometry:
-    """The arguments of aten::convolution after weight and bias."""
+    """A convolution's settings; ``arguments`` are those of aten::convolution after weight and bias."""
 
-    def __init__(self, dims: int, transposed: bool, stride: int, padding: int, output_padding: int) -> None:
-        self.transposed = transposed
+    def __init__(
+        self, dims: int, transposed: bool, stride: int, padding: int, output_padding: int, native: bool
+    ) -> None:
+        self.transposed, self.native = transposed, native
+        self.options: dict[str, Any] = {
+            "transposed": transposed,
+            "stride": stride,
+            "padding": padding,
+            "output_padding": output_padding,
+        }
         self.stride, self.padding, self.output_padding = [stride] * dims, [padding] * dims, [output_padding] * dims
         self.arguments = (self.stride, self.padding, [1] * dims, transposed, self.output_padding, 1)
 
+    def has_kernel(self, x: Tensor, conv_weight: Tensor) -> bool:
+        """Whether our own kernels convolve."""
+        return self.native and strided_conv.applies(x, conv_weight, **self.options)
+
+    def convolve(self, x: Tensor, conv_weight: Tensor) -> Tensor:
+        """The convolution, in the layout that the normalisation takes."""
+        if self.has_kernel(x, conv_weight):
+            return strided_conv.convolve(x, conv_weight, transposed=self.transposed)
+        return dense(torch.ops.aten.convolution(x, conv_weight, None, *self.arguments))
+
+    def gradients(
+        self, grad: Tensor, x: Tensor | None, conv_weight: Tensor, needs_x: bool, needs_weight: bool, shape: torch.Size
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Those of x and of the weights; x is of ``shape``, and None where the weights need none."""
+        x = conv_weight.new_empty(1).expand(shape) if x is None else x  # not looked at
+        if self.has_kernel(x, conv_weight) and not torch.is_grad_enabled():
+            return (
+                strided_conv.input_gradient(grad, conv_weight, transposed=self.transposed) if needs_x else None,
+                strided_conv.weight_gradient(grad, x, transposed=self.transposed) if needs_weight else None,
+            )
+        dx, dweight, _none = torch.ops.aten.convolution_backward(
+            grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)
+        )
+        return dx, dweight
+
 
 class _ConvNormAct(torch.autograd.Function):
-    """Saves the convolution's input and output, and the statistics."""
+    """Saves the convolution's output and the statistics; its input only where the weights need a gradient."""
 
     @staticmethod
     def forward(
@@ -145,17 +177,18 @@ class _ConvNormAct(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         namespace: str,
-        geometry: tuple[Any, ...],
+        geometry: _Geometry,
         eps: float,
         negative_slope: float,
         groups: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry))
+        z = geometry.convolve(x, conv_weight)
         check_count(z, groups)
         y, mean, var = getattr(torch.ops, namespace).norm_act(z, weight, bias, eps, negative_slope, groups)
-        ctx.save_for_backward(x, conv_weight, weight, bias, z, mean, var)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, conv_weight, weight, bias, z, mean, var)
         ctx.mark_non_differentiable(mean, var)
         ctx.settings = namespace, geometry, eps, negative_slope
+        ctx.shape = x.shape
         return y, mean, var
 
     @staticmethod
@@ -163,16 +196,17 @@ class _ConvNormAct(torch.autograd.Function):
         x, conv_weight, weight, bias, z, mean, var = ctx.saved_tensors
         namespace, geometry, eps, slope = ctx.settings
         if torch.is_grad_enabled():  # create_graph: z was made out of autograd's sight, and has to be made again
-            z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry))
+            if x is None:
+                raise RuntimeError(
+                    "conv_norm_act: a second derivative wants a conv_weight that requires a gradient, "
+                    "or impl='reference'"
+                )
+            z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry.arguments))
         dz, dweight, dbias = getattr(torch.ops, namespace).norm_act_backward(
             like(grad, z), z, weight, bias, mean, var, eps, slope, True
         )
         needs_x, needs_conv_weight, needs_weight, needs_bias = ctx.needs_input_grad[:4]
-        dx = dconv_weight = None
-        if needs_x or needs_conv_weight:
-            dx, dconv_weight, _none = torch.ops.aten.convolution_backward(
-                dz, x, conv_weight, None, *geometry, (needs_x, needs_conv_weight, False)
-            )
+        dx, dconv_weight = geometry.gradients(dz, x, conv_weight, needs_x, needs_conv_weight, ctx.shape)
         return (
             dx,
             dconv_weight,
@@ -204,24 +238,11 @@ def _folded(
     per_channel = (1, -1) if geometry.transposed else (-1, 1)
     folded = (conv_weight.to(wide) * scale.view(*per_channel, *[1] * (conv_weight.dim() - 2))).to(x.dtype)
     shift = shift.to(x.dtype)
-    if _has_epilogue(x):
-        return _convolve_with_epilogue(x, folded, shift, geometry, negative_slope)
+    if geometry.has_kernel(x, folded):
+        return strided_conv.convolve(
+            x, folded, transposed=geometry.transposed, bias=shift.detach().contiguous(), negative_slope=negative_slope
+        )
+    if has_epilogue(x):
+        return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
     z: Tensor = torch.ops.aten.convolution(x, folded, shift, *geometry.arguments)
     return F.leaky_relu_(z, negative_slope)
-
-
-def _has_epilogue(x: Tensor) -> bool:
-    """Whether oneDNN's convolution that ends in a LeakyReLU can be used."""
-    return x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16) and _HAS_EPILOGUE
-
-
-def _convolve_with_epilogue(x: Tensor, weight: Tensor, bias: Tensor, geometry: _Geometry, slope: float) -> Tensor:
-    stride, padding, dilation, transposed, output_padding, groups = geometry.arguments
-    epilogue = ("leaky_relu", [slope], "")
-    if transposed:
-        y: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-            x, weight, bias, padding, output_padding, stride, dilation, groups, *epilogue
-        )
-    else:
-        y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, *epilogue)
-    return y

@@ -15,8 +15,10 @@ __all__ = ["FEW_CHANNELS", "conv_transpose2d"]
 FEW_CHANNELS = 4  # at most so many gain by it; with more the library's own form is as fast or faster
 
 
-def conv_transpose2d(x: Tensor, weight: Tensor, stride: int, padding: int, output_padding: int) -> Tensor:
-    """``F.conv_transpose2d(x, weight, None, stride, padding, output_padding)``, by the faster of the two ways.
+def conv_transpose2d(
+    x: Tensor, weight: Tensor, stride: int, padding: int, output_padding: int, *, bias: Tensor | None = None
+) -> Tensor:
+    """``F.conv_transpose2d(x, weight, bias, stride, padding, output_padding)``, by the faster of the two ways.
 
     Args:
         x: (N, C_in, H, W).
@@ -32,11 +34,12 @@ def conv_transpose2d(x: Tensor, weight: Tensor, stride: int, padding: int, outpu
     last = (kernel - 1 - padding) // stride
     first = -((padding + stride - 1) // stride)
     if weight.shape[1] > FEW_CHANNELS or x.device.type != "cpu" or not (whole and square and first == -last):
-        return F.conv_transpose2d(x, weight, None, stride, padding, output_padding)
+        return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding)
     taps = last - first + 1
     left = -(padding + stride * first)
     right = padding + stride * (last + 1) - kernel
     c_in, c_out = weight.shape[:2]
     padded = F.pad(weight, (left, right, left, right)).reshape(c_in, c_out, taps, stride, taps, stride)
     phases = padded.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(c_out * stride * stride, c_in, taps, taps)
-    return F.pixel_shuffle(F.conv2d(x, phases, padding=last), stride)
+    spread = None if bias is None else bias.repeat_interleave(stride * stride)
+    return F.pixel_shuffle(F.conv2d(x, phases, spread, padding=last), stride)

@@ -1,0 +1,38 @@
+"""oneDNN's convolutions that end in a LeakyReLU, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["convolve_with_epilogue", "has_epilogue"]
+
+_HAS_EPILOGUE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def has_epilogue(x: Tensor) -> bool:
+    """Whether there is one for x."""
+    return (
+        _HAS_EPILOGUE
+        and x.device.type == "cpu"
+        and x.dim() == 4
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def convolve_with_epilogue(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple[Any, ...], slope: float
+) -> Tensor:
+    """LeakyReLU of ``aten::convolution(x, weight, bias, *geometry)``, outside of autograd's sight."""
+    stride, padding, dilation, transposed, output_padding, groups = geometry
+    epilogue = ("leaky_relu", [slope], "")
+    if transposed:
+        y: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            x, weight, bias, padding, output_padding, stride, dilation, groups, *epilogue
+        )
+    else:
+        y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, *epilogue)
+    return y
