@@ -13,6 +13,7 @@ from torch import Tensor
 from igan_fast.data.shuffle import check_seed, random_bits
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
+from igan_fast.ops.gather_images import gather_images
 
 __all__ = ["Batch", "BatchLoader", "to_float", "to_uint8"]
 
@@ -115,6 +116,18 @@ class BatchLoader:
         if pin:
             labels = labels.pin_memory()
         return Batch(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
+
+    def next_images(self) -> tuple[Tensor, Tensor]:
+        """``next()`` as the networks take it: images (B, 3, S, S) float32 in [−1, 1], channels_last, and labels.
+
+        From pictures that stay on the device that is one launch.
+        """
+        if self._on_device is None:
+            batch = self.next()
+            return to_float(batch.images), batch.labels
+        order, flips = self._draw(self.batch_size)
+        images = gather_images(self._on_device, order, flips if self.flip else torch.zeros_like(flips))
+        return images, self._labels.index_select(0, order)
 
     def state_dict(self) -> dict[str, int]:
         """The exact place in the stream, as JSON can hold it."""

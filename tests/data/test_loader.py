@@ -172,6 +172,22 @@ def test_bad_arguments_are_refused(rows: NDArray[np.int64], batch_size: int, see
         BatchLoader(make_store(4), rows, batch_size, seed=seed)
 
 
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("on_device", [True, False])
+def test_images_are_the_batch_as_floats(on_device: bool, flip: bool) -> None:
+    """Also from pictures that stay on the device, which here is the CPU."""
+    store, rows = make_store(7), np.arange(5)
+    plain, ours = (BatchLoader(store, rows, 3, seed=2, flip=flip) for _ in range(2))
+    if on_device:
+        ours._on_device = ours._upload()
+    for _ in range(4):
+        batch, (images, labels) = plain.next(), ours.next_images()
+        assert torch.equal(images, to_float(batch.images))
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(labels, batch.labels)
+    assert plain.state_dict() == ours.state_dict()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("resident", [True, False, None])
