@@ -1,7 +1,8 @@
 """Iterative GAN (Ma et al., Neurocomputing 2019): one model that recognises, generates, rebuilds and edits faces.
 
-``igan_fast.reference`` is the paper in plain PyTorch. ``IterativeGAN``, ``TrainStep`` and their company are at the top
-level too; ``igan_fast.train`` trains, ``FaceEditor`` uses what was trained.
+``igan_fast.reference`` is the paper in plain PyTorch; ``IterativeGAN``, ``TrainStep`` and their company here are its
+twins on fused operators (``igan_fast.ops``), with the same names, arguments, results and state. ``igan_fast.train``
+trains, ``FaceEditor`` uses what was trained.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from igan_fast import reference
 from igan_fast._version import __version__
 from igan_fast.errors import InputError
-from igan_fast.reference import IterativeGAN, StepConfig, StepLosses, TrainStep
+from igan_fast.models import IterativeGAN
+from igan_fast.step import StepConfig, StepLosses, TrainStep
 
 if TYPE_CHECKING:
     from igan_fast.editor import FaceEditor

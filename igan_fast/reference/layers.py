@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,9 @@ class NormAct2d(nn.Module):
         negative_slope: 0 is ReLU, 1 is no activation.
         groups: parts of the batch that are normalised apart, see ``ops.norm_act``.
     """
+
+    #: The operators that it runs on; the fast wing's layers put theirs here.
+    operators: ClassVar[Any] = ops
 
     running_mean: Tensor
     running_var: Tensor
@@ -43,7 +48,7 @@ class NormAct2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → the same shape."""
         self.count_batches()
-        return ops.norm_act(
+        y: Tensor = self.operators.norm_act(
             x,
             self.weight,
             self.bias,
@@ -55,6 +60,7 @@ class NormAct2d(nn.Module):
             negative_slope=self.negative_slope,
             groups=self.groups,
         )
+        return y
 
     def count_batches(self) -> None:
         """Keep ``num_batches_tracked`` as ``nn.BatchNorm2d`` does: one a pass and group in training."""
@@ -71,13 +77,16 @@ class NormAct2d(nn.Module):
 class _ConvNormAct2d(nn.Module):
     """What the two blocks share: a bias-free convolution and the normalisation after it, run as one operator."""
 
+    operators: ClassVar[Any] = ops
+    norm_type: ClassVar[type[NormAct2d]] = NormAct2d
+
     conv: nn.Conv2d | nn.ConvTranspose2d
     norm: NormAct2d
 
     def _run(self, x: Tensor, stride: int, padding: int, output_padding: int, *, transposed: bool) -> Tensor:
         norm = self.norm
         norm.count_batches()
-        return ops.conv_norm_act(
+        y: Tensor = self.operators.conv_norm_act(
             x,
             self.conv.weight,
             norm.weight,
@@ -94,6 +103,7 @@ class _ConvNormAct2d(nn.Module):
             negative_slope=norm.negative_slope,
             groups=norm.groups,
         )
+        return y
 
 
 class ConvNormAct2d(_ConvNormAct2d):
@@ -113,7 +123,7 @@ class ConvNormAct2d(_ConvNormAct2d):
         super().__init__()
         self.stride, self.padding = stride, padding
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-        self.norm = NormAct2d(out_channels, negative_slope=negative_slope, groups=groups)
+        self.norm = self.norm_type(out_channels, negative_slope=negative_slope, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) → (N, out, H/2, W/2) with the default sizes and even H, W."""
@@ -140,7 +150,7 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
         self.conv = nn.ConvTranspose2d(
             in_channels, out_channels, kernel_size, stride, padding, output_padding, bias=False
         )
-        self.norm = NormAct2d(out_channels, negative_slope=negative_slope, groups=groups)
+        self.norm = self.norm_type(out_channels, negative_slope=negative_slope, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) → (N, out, 2H, 2W) with the default sizes."""

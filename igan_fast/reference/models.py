@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igan_fast.reference.layers import ConvNormAct2d, ConvTransposeNormAct2d, NormAct2d
+from igan_fast.reference import layers
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
 
@@ -32,6 +32,9 @@ class Generator(nn.Module):
         signed_labels: give the network 2c − 1 ∈ [−1, 1], the range of z, instead of c ∈ [0, 1].
     """
 
+    #: What it is made of; the fast wing's networks put their layers here.
+    layers: ClassVar[Any] = layers
+
     def __init__(
         self,
         image_size: int = 128,
@@ -46,10 +49,10 @@ class Generator(nn.Module):
         self.first_map = (8 * width, image_size // 16, image_size // 16)
         self.signed_labels = signed_labels
         self.project = nn.Linear(latent + attributes, 8 * width * (image_size // 16) ** 2, bias=False)
-        self.norm = NormAct2d(8 * width, negative_slope=0.0)
-        self.up1 = ConvTransposeNormAct2d(8 * width, 4 * width)
-        self.up2 = ConvTransposeNormAct2d(4 * width, 2 * width)
-        self.up3 = ConvTransposeNormAct2d(2 * width, width)
+        self.norm = self.layers.NormAct2d(8 * width, negative_slope=0.0)
+        self.up1 = self.layers.ConvTransposeNormAct2d(8 * width, 4 * width)
+        self.up2 = self.layers.ConvTransposeNormAct2d(4 * width, 2 * width)
+        self.up3 = self.layers.ConvTransposeNormAct2d(2 * width, width)
         self.to_rgb = nn.ConvTranspose2d(width, 3, 5, stride=2, padding=2, output_padding=1)
         _initialise(self)
 
@@ -89,13 +92,15 @@ class Discriminator(nn.Module):
         image_size, width: as ``Generator``.
     """
 
+    layers: ClassVar[Any] = layers
+
     def __init__(self, image_size: int = 128, width: int = 64) -> None:
         super().__init__()
         _check_sizes(image_size, 1, 1, width)
         self.down1 = nn.Conv2d(3, width, 5, stride=2, padding=2)  # DCGAN: no normalisation next to the image
-        self.down2 = ConvNormAct2d(width, 2 * width, negative_slope=LEAK)
-        self.down3 = ConvNormAct2d(2 * width, 4 * width, negative_slope=LEAK)
-        self.down4 = ConvNormAct2d(4 * width, 8 * width, negative_slope=LEAK)
+        self.down2 = self.layers.ConvNormAct2d(width, 2 * width, negative_slope=LEAK)
+        self.down3 = self.layers.ConvNormAct2d(2 * width, 4 * width, negative_slope=LEAK)
+        self.down4 = self.layers.ConvNormAct2d(4 * width, 8 * width, negative_slope=LEAK)
         flat = 8 * width * (image_size // 16) ** 2
         self.source = nn.Linear(flat, 1)
         self.shared = nn.Linear(flat, SHARED)
@@ -153,6 +158,16 @@ class IterativeGAN(nn.Module):
         image_size, attributes, latent, width, signed_labels: as ``Generator``.
     """
 
+    networks: ClassVar[tuple[type[Generator], type[Discriminator], type[Classifier]]] = (
+        Generator,
+        Discriminator,
+        Classifier,
+    )
+
+    generator: Generator
+    discriminator: Discriminator
+    classifier: Classifier
+
     def __init__(
         self,
         image_size: int = 128,
@@ -170,9 +185,10 @@ class IterativeGAN(nn.Module):
             "width": width,
             "signed_labels": signed_labels,
         }
-        self.generator = Generator(image_size, attributes, latent, width, signed_labels=signed_labels)
-        self.discriminator = Discriminator(image_size, width)
-        self.classifier = Classifier(attributes, latent)
+        generator, discriminator, classifier = self.networks
+        self.generator = generator(image_size, attributes, latent, width, signed_labels=signed_labels)
+        self.discriminator = discriminator(image_size, width)
+        self.classifier = classifier(attributes, latent)
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments: ``IterativeGAN(**model.arguments())`` has the same shape."""
@@ -223,7 +239,7 @@ def _initialise(module: nn.Module) -> None:
             nn.init.normal_(part.weight, 0.0, 0.02)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, NormAct2d):
+        elif isinstance(part, layers.NormAct2d):
             nn.init.normal_(part.weight, 1.0, 0.02)
             nn.init.zeros_(part.bias)
 

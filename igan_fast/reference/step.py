@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from igan_fast.reference.losses import (
 )
 from igan_fast.reference.models import Codes, DiscriminatorOutput, IterativeGAN
 
-__all__ = ["StepConfig", "StepLosses", "TrainStep"]
+__all__ = ["StepConfig", "StepLosses", "TrainStep", "arithmetic"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class StepConfig:
     """Weight of the label loss for D and C."""
     label_weight_g: float = 1.0
     """Weight of the label loss for G: what makes an edit show."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks: bf16 is autocast; weights, statistics and losses stay float32."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the networks: tf32 rounds the factors of products on a GPU; bf16 is autocast: weights, statistics
+    and losses stay float32."""
 
 
 class StepLosses(NamedTuple):
@@ -100,7 +102,7 @@ class TrainStep:
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
         config = self.config
-        with self._autocast(labels.device):
+        with self._arithmetic(labels.device):
             x_fake = self.model.generator(noise, labels)
             fake, fake_codes = self._judge(x_fake)
         loss = (
@@ -113,7 +115,7 @@ class TrainStep:
     def _stage1(self, images: Tensor, labels: Tensor, noise: Tensor) -> _Stage1:
         """D and C see the photos, then G's images; one Adam step over D's and C's parameters together."""
         config = self.config
-        with self._autocast(images.device):
+        with self._arithmetic(images.device):
             x_fake = self.model.generator(noise, labels)
             real, real_codes = self._judge(images)
             fake, fake_codes = self._judge(x_fake.detach())
@@ -128,7 +130,7 @@ class TrainStep:
     def _stage2(self, images: Tensor, labels: Tensor, noise: Tensor, stage1: _Stage1) -> tuple[Tensor, ...]:
         """G learns from the updated D and C: its images' source and labels, and the photos it rebuilds."""
         config = self.config
-        with self._autocast(images.device):
+        with self._arithmetic(images.device):
             x_rebuild = self.model.generator(stage1.codes.z.detach(), torch.sigmoid(stage1.codes.label_logits.detach()))
             fake, fake_codes = self._judge(stage1.x_fake)
             rebuild = self.model.discriminator(x_rebuild)
@@ -152,7 +154,27 @@ class TrainStep:
         torch.autograd.backward(loss, inputs=parameters)
         optimizer.step()
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        if self.config.precision == "fp32":
-            return nullcontext()
+    def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
+        return arithmetic(self.config.precision, device)
+
+
+def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """What a forward pass runs in for ``StepConfig.precision``.
+
+    Raises:
+        ValueError: tf32 where there is none: on anything but a CUDA device.
+    """
+    if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
+    if precision == "tf32":
+        if device.type != "cuda":
+            raise ValueError(f"precision is tf32, which {device.type} has not; expected fp32 or bf16")
+        return _tf32()
+    return nullcontext()
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    # Set once, for the backward passes too, which run outside of the block.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield

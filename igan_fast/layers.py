@@ -1,0 +1,52 @@
+"""The blocks of G and D on the fused operators: the twins of ``igan_fast.reference.layers``.
+
+Arguments, parameters, buffers and ``state_dict`` are those of the reference, and documented there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from torch import nn
+
+from igan_fast import ops
+from igan_fast.reference import layers as reference
+
+__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart"]
+
+
+class NormAct2d(reference.NormAct2d):
+    """``reference.layers.NormAct2d``, fused."""
+
+    operators: ClassVar[Any] = ops
+
+
+class ConvNormAct2d(reference.ConvNormAct2d):
+    """``reference.layers.ConvNormAct2d``, fused."""
+
+    operators: ClassVar[Any] = ops
+    norm_type: ClassVar[type[reference.NormAct2d]] = NormAct2d
+
+
+class ConvTransposeNormAct2d(reference.ConvTransposeNormAct2d):
+    """``reference.layers.ConvTransposeNormAct2d``, fused."""
+
+    operators: ClassVar[Any] = ops
+    norm_type: ClassVar[type[reference.NormAct2d]] = NormAct2d
+
+
+@contextmanager
+def normalised_apart(module: nn.Module, groups: int) -> Iterator[None]:
+    """Inside the block every normalisation of ``module`` takes its batch as ``groups`` parts, each of its own
+    statistics: several batches go through the network together and come out as if each had gone alone."""
+    norms = [part for part in module.modules() if isinstance(part, reference.NormAct2d)]
+    before = [norm.groups for norm in norms]
+    for norm in norms:
+        norm.groups = groups
+    try:
+        yield
+    finally:
+        for norm, count in zip(norms, before, strict=True):
+            norm.groups = count

@@ -1,0 +1,76 @@
+"""The networks of the paper on the fused operators: the twins of ``igan_fast.reference.models``.
+
+Names, constructor arguments, outputs and ``state_dict`` are the same, so weights load either way. Images and
+activations have their channels last in memory, which is what the kernels are fastest with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from igan_fast import layers
+from igan_fast.ops.conv_act import conv_act
+from igan_fast.ops.subpixel import conv_transpose2d
+from igan_fast.reference import models as reference
+from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
+
+__all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
+
+
+class Generator(reference.Generator):
+    """``reference.models.Generator``, fused."""
+
+    layers: ClassVar[Any] = layers
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        """Draw images (N, 3, S, S) in [−1, 1] from noise (N, latent) and attributes (N, A) in [0, 1]."""
+        c = c.to(z.dtype)
+        if self.signed_labels:
+            c = 2 * c - 1
+        x = self.project(torch.cat([z, c], dim=1)).unflatten(1, self.first_map)
+        x = self.norm(x.contiguous(memory_format=torch.channels_last))
+        x = self.up3(self.up2(self.up1(x)))
+        rgb = self.to_rgb
+        return torch.tanh(conv_transpose2d(x, rgb.weight, 2, 2, 1, bias=rgb.bias))
+
+
+class Discriminator(reference.Discriminator):
+    """``reference.models.Discriminator``, fused, with its two halves to be called apart."""
+
+    layers: ClassVar[Any] = layers
+
+    def forward(self, x: Tensor) -> DiscriminatorOutput:
+        """Judge images (N, 3, S, S) in [−1, 1]."""
+        features = self.features(x)
+        source, shared = self.judge(features[-1])
+        return DiscriminatorOutput(source=source, shared=shared, features=features)
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """h¹..h⁴ of images (N, 3, S, S)."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        h1 = conv_act(x, self.down1.weight, self.down1.bias, negative_slope=LEAK)
+        h2 = self.down2(h1)
+        h3 = self.down3(h2)
+        return h1, h2, h3, self.down4(h3)
+
+    def judge(self, h4: Tensor) -> tuple[Tensor, Tensor]:
+        """The source logit (N,) and the shared layer (N, 1024) of what h⁴ shows."""
+        flat = h4.flatten(1)
+        return self.source(flat).squeeze(1), F.leaky_relu(self.shared(flat), LEAK)
+
+
+class IterativeGAN(reference.IterativeGAN):
+    """``reference.models.IterativeGAN``, fused: recognise attributes, generate faces, rebuild and edit a photo.
+
+    Args:
+        image_size, attributes, latent, width, signed_labels: as the reference's.
+    """
+
+    networks = (Generator, Discriminator, Classifier)
+
+    generator: Generator
+    discriminator: Discriminator

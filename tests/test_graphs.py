@@ -1,0 +1,98 @@
+"""CUDA graphs of the iteration equal the plain run; the warm-up before them leaves no trace, which shows anywhere."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from igan_fast import IterativeGAN, StepConfig, TrainStep
+from igan_fast.graphs import GraphedStep, state_preserved
+
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
+def make_step(device: str = "cpu", precision: str = "fp32") -> TrainStep:
+    torch.manual_seed(0)
+    model = IterativeGAN(image_size=32, attributes=5, latent=6, width=8).to(device)
+    return TrainStep(model, StepConfig(precision=precision))
+
+
+def batch(seed: int, device: str = "cpu", n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(n, 3, 32, 32, generator=generator) * 2 - 1
+    labels = (torch.rand(n, 5, generator=generator) < 0.5).float()
+    noise = torch.rand(n, 6, generator=generator) * 2 - 1
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images.to(device), labels.to(device), noise.to(device)
+
+
+def everything(step: TrainStep) -> list[Tensor]:
+    optimizers = [copy.deepcopy(o.state_dict()["state"]) for o in (step.optimizer_d, step.optimizer_g)]
+    moments = [value for state in optimizers for one in state.values() for value in one.values()]
+    return [*(t.clone() for t in step.model.state_dict().values()), *moments]
+
+
+@pytest.mark.parametrize("iterations_before", [0, 2])
+def test_a_warm_up_leaves_no_trace(iterations_before):
+    ours, theirs = make_step(), make_step()
+    for step in (ours, theirs):
+        for k in range(iterations_before):
+            step(*batch(k))
+    addresses = [p.data_ptr() for p in ours.model.parameters()]
+    random_state = torch.get_rng_state()
+    with state_preserved(ours):
+        for k in range(3):
+            ours(*batch(100 + k))
+            ours.extra_generator(*batch(200 + k)[1:])
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [p.data_ptr() for p in ours.model.parameters()] == addresses
+    for step in (ours, theirs):
+        step(*batch(9))
+    assert all(torch.equal(a, e) for a, e in zip(everything(ours), everything(theirs), strict=True))
+
+
+def test_a_failure_inside_restores_too():
+    step = make_step()
+    before = everything(step)
+    images, labels, noise = batch(1)
+    with pytest.raises((RuntimeError, ValueError)), state_preserved(step):
+        step(images, labels, noise[:, :2])
+    assert all(torch.equal(a, e) for a, e in zip(everything(step), before, strict=False))
+
+
+def test_a_model_on_the_cpu_is_refused():
+    with pytest.raises(ValueError, match="its model is on cpu; expected a CUDA device"):
+        GraphedStep(make_step())
+
+
+@pytest.mark.parametrize("precision", [pytest.param(p, marks=on_gpu) for p in ("fp32", "tf32", "bf16")])
+def test_replays_equal_the_plain_run(precision):
+    plain, graphed = make_step("cuda", precision), GraphedStep(make_step("cuda", precision))
+    for k in range(5):
+        n = 6 if k < 4 else 4  # another shape is another graph
+        losses = [step(*batch(k, "cuda", n)) for step in (plain, graphed)]
+        for a, e in zip(losses[1], losses[0], strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
+        for step in (plain, graphed):
+            step.extra_discriminator(*batch(50 + k, "cuda", n))
+            step.extra_generator(*batch(70 + k, "cuda", n)[1:])
+    for p, q in zip(graphed.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
+        assert ((p - q).double().norm() / q.double().norm().clamp_min(1e-6)).item() < 1e-2
+
+
+@pytest.mark.parametrize("loads", [pytest.param(True, marks=on_gpu)])
+def test_a_state_that_is_loaded_between_replays_is_what_goes_on(loads):
+    graphed = GraphedStep(make_step("cuda"))
+    graphed(*batch(0, "cuda"))
+    model = copy.deepcopy(graphed.model.state_dict())
+    optimizers = [copy.deepcopy(o.state_dict()) for o in (graphed.optimizer_d, graphed.optimizer_g)]
+    expected = graphed(*batch(1, "cuda"))
+    graphed(*batch(2, "cuda"))
+    graphed.model.load_state_dict(model)
+    for optimizer, state in zip((graphed.optimizer_d, graphed.optimizer_g), optimizers, strict=True):
+        optimizer.load_state_dict(state)
+    for a, e in zip(graphed(*batch(1, "cuda")), expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-6)

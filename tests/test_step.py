@@ -1,0 +1,222 @@
+"""The fast wing's iteration against the reference's: losses, weights, statistics, what it touches, what it keeps."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+
+import pytest
+import torch
+from torch import Tensor
+
+import igan_fast
+from igan_fast import reference
+from igan_fast.ops import strided_conv
+from igan_fast.reference.step import StepConfig, StepLosses
+
+CONFIG = StepConfig(lr=1e-5, lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
+WINGS = {"reference": reference, "fast": igan_fast}
+
+
+def make_step(wing: str, dtype: torch.dtype = torch.float32, config: StepConfig = CONFIG, **sizes) -> object:
+    """A step of either wing, of the same weights whichever the wing and dtype."""
+    arguments = {"image_size": 32, "attributes": 5, "latent": 6, "width": 16} | sizes
+    torch.manual_seed(3)
+    model = WINGS[wing].IterativeGAN(**arguments)
+    return WINGS[wing].TrainStep(model.to(dtype), config)
+
+
+def batches(count: int, dtype: torch.dtype = torch.float32, n: int = 6, size: int = 32):
+    """The same stream whatever the dtype."""
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(count):
+        images = torch.rand(n, 3, size, size, generator=generator) * 2 - 1
+        labels = (torch.rand(n, 5, generator=generator) < 0.5).float()
+        noise = torch.rand(n, 6, generator=generator) * 2 - 1
+        yield images.to(dtype), labels.to(dtype), noise.to(dtype)
+
+
+def run(step, count: int, dtype: torch.dtype = torch.float32, *, extra: bool = False, **options) -> list[Tensor]:
+    """The losses of each iteration; with ``extra`` updates of D and of G after every one."""
+    losses = []
+    for images, labels, noise in batches(count, dtype, **options):
+        losses.append(torch.stack([loss.double() for loss in step(images, labels, noise)]))
+        if extra:
+            step.extra_discriminator(images, labels, noise.flip(0))
+            step.extra_generator(labels, noise.roll(1, 0))
+    return losses
+
+
+def state(step) -> Tensor:
+    """All weights and statistics as one vector."""
+    return torch.cat([t.double().flatten() for t in step.model.state_dict().values()])
+
+
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_twenty_iterations_end_in_the_same_weights_in_float64(size, extra):
+    """At 128² with few of them: their number does not change what is computed."""
+    count, width = {32: (20, 16), 64: (20, 4), 128: (4, 2)}[size]
+    config = StepConfig(lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
+    ends = []
+    for wing in WINGS:
+        step = make_step(wing, torch.float64, config, image_size=size, width=width)
+        ends.append((run(step, count, torch.float64, extra=extra, size=size, n=4), step))
+    (their_losses, theirs), (our_losses, ours) = ends
+    torch.testing.assert_close(torch.stack(our_losses), torch.stack(their_losses), rtol=1e-8, atol=1e-10)
+    for (name, p), q in zip(ours.model.state_dict().items(), theirs.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-8 * q.abs().max().item(), msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize(("size", "width"), [(32, 16), (64, 16)])
+def test_twenty_iterations_end_in_the_same_weights_in_float32(size, width, extra):
+    ends = []
+    for wing in WINGS:
+        step = make_step(wing, image_size=size, width=width)
+        run(step, 20, extra=extra, size=size)
+        ends.append(state(step))
+    assert ((ends[1] - ends[0]).norm() / ends[0].norm()).item() < 1e-3
+
+
+def test_as_near_to_float64_as_the_reference_at_a_learning_rate_that_trains():
+    """Adam's first steps are ±lr whatever the gradient's size, so that rounding decides where it is nearly 0: in
+    float32 the reference itself leaves its float64 run."""
+    config = StepConfig(lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
+    exact = make_step("reference", torch.float64, config)
+    run(exact, 20, torch.float64)
+    away = {}
+    for wing in WINGS:
+        step = make_step(wing, config=config)
+        run(step, 20)
+        away[wing] = (state(step) - state(exact)).norm().item()
+    assert away["fast"] < 4 * away["reference"]
+
+
+def test_bf16_is_as_near_as_the_references_bf16():
+    exact = run(make_step("reference", torch.float64), 1, torch.float64)[0]
+    away = {}
+    for wing in WINGS:
+        config = StepConfig(lr=1e-5, label_weight_d=3.0, label_weight_g=7.0, lambdas=(2.0, 0.5, 1.5), precision="bf16")
+        step = make_step(wing, config=config)
+        away[wing] = (run(step, 1)[0] - exact).abs()
+        assert {p.dtype for p in step.model.parameters()} == {torch.float32}
+    assert (away["fast"] <= 2 * away["reference"] + 0.01).all(), away
+
+
+def test_the_same_interface():
+    assert igan_fast.StepConfig is reference.StepConfig
+    assert igan_fast.StepLosses is reference.StepLosses
+    for name in ("__init__", "__call__", "extra_discriminator", "extra_generator"):
+        ours, theirs = (list(inspect.signature(getattr(w.TrainStep, name)).parameters) for w in WINGS.values())
+        assert ours == theirs, name
+    losses = make_step("fast")(*next(batches(1)))
+    assert isinstance(losses, StepLosses)
+    assert all(loss.shape == () and loss.dtype == torch.float32 and not loss.requires_grad for loss in losses)
+
+
+def test_the_optimisers_hold_the_same_parameters_in_the_same_order():
+    ours, theirs = make_step("fast"), make_step("reference")
+    for name in ("optimizer_d", "optimizer_g"):
+        shapes = [[p.shape for p in getattr(s, name).param_groups[0]["params"]] for s in (ours, theirs)]
+        assert shapes[0] == shapes[1]
+
+
+def test_each_stage_trains_its_own_networks_and_leaves_everything_thawed():
+    images, labels, noise = next(batches(1))
+    for act, expected in (
+        (lambda s: s(images, labels, noise), {"generator", "discriminator", "classifier"}),
+        (lambda s: s.extra_discriminator(images, labels, noise), {"discriminator", "classifier"}),
+        (lambda s: s.extra_generator(labels, noise), {"generator"}),
+    ):
+        step = make_step("fast")
+        before = {name: p.detach().clone() for name, p in step.model.named_parameters()}
+        act(step)
+        changed = {n.split(".")[0] for n, p in step.model.named_parameters() if not torch.equal(p, before[n])}
+        assert changed == expected
+        assert all(p.requires_grad for p in step.model.parameters())
+
+
+def test_parameters_that_the_user_froze_stay_frozen():
+    step = make_step("fast")
+    frozen = step.model.discriminator.source.weight.requires_grad_(False)
+    before = frozen.clone()
+    step(*next(batches(1)))
+    assert not frozen.requires_grad
+    assert torch.equal(frozen, before)
+
+
+def test_every_pass_counts_once():
+    images, labels, noise = next(batches(1))
+    step = make_step("fast")
+    theirs = make_step("reference")
+    for s in (step, theirs):
+        s(images, labels, noise)
+        s.extra_discriminator(images, labels, noise)
+        s.extra_generator(labels, noise)
+    counts = [{k: v.item() for k, v in s.model.named_buffers() if "num_batches" in k} for s in (step, theirs)]
+    assert counts[0] == counts[1]
+    assert set(counts[0].values()) == {4, 7}
+
+
+def test_same_start_same_end_bit_for_bit():
+    ends = []
+    for _ in range(2):
+        step = make_step("fast")
+        run(step, 3, extra=True)
+        ends.append(state(step))
+    assert torch.equal(*ends)
+
+
+def test_memory_does_not_grow():
+    """Two hundred iterations leave as many tensors behind as five."""
+    step = make_step("fast", width=2)
+
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+    run(step, 5)
+    before = alive()
+    for _ in range(20):
+        run(step, 10)
+    assert alive() <= before + 5
+    assert strided_conv._kept is None
+
+
+def test_a_failed_iteration_leaves_the_step_usable():
+    step = make_step("fast")
+    images, labels, noise = next(batches(1))
+    with pytest.raises((RuntimeError, ValueError)):
+        step(images, labels[:, :3], noise)
+    assert all(p.requires_grad for p in step.model.parameters())
+    assert strided_conv._kept is None
+    step(images, labels, noise)
+
+
+def test_tf32_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="precision is tf32, which cpu has not; expected fp32 or bf16"):
+        make_step("fast", config=StepConfig(precision="tf32"))
+
+
+@pytest.mark.slow
+def test_both_wings_learn_alike():
+    """A few colours that go with their label: after a while both rebuild them equally well."""
+    ends = {}
+    for wing in WINGS:
+        torch.manual_seed(0)
+        config = StepConfig(lr=1e-3, lambdas=(2.0, 10.0, 1.0), label_weight_d=5.0, label_weight_g=5.0)
+        step = make_step(wing, config=config, width=16)
+        generator = torch.Generator().manual_seed(1)
+        tail = []
+        for iteration in range(120):
+            labels = (torch.rand(16, 5, generator=generator) < 0.5).float()
+            noise = torch.rand(16, 6, generator=generator) * 2 - 1
+            images = (labels[:, :3] * 1.6 - 0.8)[:, :, None, None].expand(-1, -1, 32, 32)
+            losses = step(images, labels, noise)
+            if iteration >= 90:
+                tail.append([losses.g_pixel.item(), losses.d_label_real.item()])
+        ends[wing] = torch.tensor(tail).mean(0)
+    assert (ends["fast"] < 1.3 * ends["reference"] + 0.02).all(), ends
+    assert (ends["reference"] < 1.3 * ends["fast"] + 0.02).all(), ends
+    assert ends["fast"][0] < 0.4
