@@ -1,14 +1,17 @@
-"""Which device a ``--device`` option means."""
+"""Which device a ``--device`` option means, what runs on it, and how this process holds the CPU's memory."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Literal
 
 import torch
 
 from igan_fast.errors import InputError
+from igan_fast.ops import backend
 
-__all__ = ["resolve_device"]
+__all__ = ["keep_freed_memory", "operators_on", "resolve_device"]
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -22,3 +25,31 @@ def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
     return torch.device(device)
+
+
+def operators_on(device: str | torch.device) -> str:
+    """In words, which implementation the fused operators take there: "native (avx2)", "triton", "reference" …
+
+    Raises:
+        InputError: the environment variable IGAN_FAST_IMPL names an unknown one, or one that cannot run there.
+    """
+    try:
+        return backend.chosen(torch.device(device))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(str(error)) from None
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep freed memory for the next allocation, from now on in this process; False where there is no glibc.
+
+    It would give every large block back to the system, and the page faults of the next one cost more than most
+    operators that write it.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return False
+    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
+    return bool(libc.mallopt(mmap_threshold, most)) and bool(libc.mallopt(trim_threshold, most))

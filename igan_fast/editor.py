@@ -16,7 +16,7 @@ from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.photos import Photo, load_photo
 from igan_fast.errors import InputError
-from igan_fast.reference.models import IterativeGAN
+from igan_fast.reference import IterativeGAN
 from igan_fast.train.checkpoint import load_model
 
 __all__ = ["FaceEditor"]

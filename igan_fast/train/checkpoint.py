@@ -18,9 +18,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from igan_fast.devices import operators_on
 from igan_fast.errors import InputError
 from igan_fast.files import clear_write_errors, replace_file, sync_folder
-from igan_fast.reference.models import IterativeGAN
+from igan_fast.models import IterativeGAN
 from igan_fast.train.checkpoint_folder import (
     MANIFEST,
     Checkpoint,
@@ -215,6 +216,7 @@ def load_model(
     Raises:
         InputError, CheckpointError: as :func:`find_checkpoint`; also a checkpoint that holds no model.
     """
+    operators_on(device)  # refused here and not at the first photo
     if weights not in ("ema", "model"):
         raise InputError(f"weights: found {weights!r}, expected 'ema' or 'model'")
     loaded = _build_model(find_checkpoint(path, report, only=[weights, "model"]), weights)

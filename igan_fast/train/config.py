@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
-from igan_fast.devices import resolve_device
+from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError
 from igan_fast.reference import StepConfig
 
@@ -39,10 +39,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: What may differ when a run is resumed: none of it changes what an iteration computes, but for
-#: the last bits where another device or number of threads sums in another order. (``data`` may have moved.)
+#: What may differ when a run is resumed: none of it changes what an iteration is to compute, but for the digits that
+#: another device, wing, precision or number of threads keeps. (``data`` may have moved.)
 _MAY_CHANGE = {
-    "data", "run", "resume", "epochs", "iterations", "device", "threads", "cache",
+    "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "threads", "cache",
     "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes", "validation_images",
 }  # fmt: skip
 
@@ -109,8 +109,11 @@ class TrainConfig:
     # How to compute.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """'auto' takes the GPU if there is one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; weights, statistics and losses are float32 in either."""
+    impl: Literal["auto", "reference"] = "auto"
+    """'auto': the fused operators, the fastest that this machine has. 'reference': the paper in plain PyTorch, equal
+    but slower."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the networks, tf32 on GPUs only; weights, statistics and losses are float32 in each."""
     threads: int | None = None
     """CPU threads; PyTorch's choice where omitted."""
     seed: int = 0
@@ -170,7 +173,11 @@ class TrainConfig:
         _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
         if self.data == "drawn" and self.split != "official":
             raise InputError(f"--split {self.split}: the built-in faces have one division only; leave it out")
-        resolve_device(self.device)
+        device = resolve_device(self.device)
+        if self.precision == "tf32" and device.type != "cuda":
+            raise InputError(f"--precision: found tf32, which {device.type} has not; expected fp32 or bf16")
+        if self.impl == "auto":
+            operators_on(device)
         if self.resume and self.run is None:
             raise InputError("--resume: say which run to continue with --run DIR")
 
@@ -242,7 +249,8 @@ _CHOICES = {
     "split": ("official", "paper"),
     "preset": tuple(PRESETS),
     "device": ("auto", "cpu", "cuda"),
-    "precision": ("fp32", "bf16"),
+    "impl": ("auto", "reference"),
+    "precision": ("fp32", "tf32", "bf16"),
 }
 
 

@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from igan_fast.data.loader import BatchLoader, to_float
+from igan_fast import models, reference, step
+from igan_fast.data.loader import BatchLoader
 from igan_fast.data.store import FaceStore, spread
-from igan_fast.devices import resolve_device
+from igan_fast.devices import keep_freed_memory, operators_on, resolve_device
 from igan_fast.errors import InputError
+from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
-from igan_fast.reference import IterativeGAN, TrainStep
 from igan_fast.train.balance import Balance
 from igan_fast.train.checkpoint import (
     Checkpoint,
@@ -71,7 +72,8 @@ def train(config: TrainConfig) -> TrainResult:
     """Train a model, or continue a run, as ``config`` says.
 
     The first Ctrl-C (or SIGTERM) finishes the iteration, saves and returns; a second one stops at once. It sets
-    PyTorch's global seed, and its number of threads where ``config.threads`` says so.
+    PyTorch's global seed, and its number of threads where ``config.threads`` says so; on a CPU it has this process keep
+    the memory that it frees.
 
     Raises:
         InputError: an option, the data or the run folder cannot be used (before anything starts), a full disk, or a
@@ -100,15 +102,18 @@ class _Trainer:
     def __init__(self, config: TrainConfig, folder: Path, store: FaceStore) -> None:
         self.config, self.folder, self.store = config, folder, store
         self.device = resolve_device(config.device)
+        if self.device.type == "cpu" and config.impl == "auto":
+            keep_freed_memory()
         torch.manual_seed(config.seed)
-        self.model = IterativeGAN(
+        wing: Any = reference if config.impl == "reference" else models
+        self.model: reference.IterativeGAN = wing.IterativeGAN(
             image_size=config.image_size,
             attributes=len(store.attributes),
             latent=config.latent,
             width=config.width,
             signed_labels=bool(config.signed_labels),
         ).to(self.device)
-        self.step = TrainStep(self.model, config.step_config())
+        self.step = self._make_step()
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
         self.balance = Balance(config.balance_ratio, config.max_extra_updates if config.balance else 0)
         self.loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=self.device)
@@ -122,8 +127,27 @@ class _Trainer:
         self._checkpoint: Path | None = None
         self._samples: Path | None = None
 
+    def _make_step(self) -> reference.TrainStep | step.TrainStep | GraphedStep:
+        if not isinstance(self.model, models.IterativeGAN):
+            return reference.TrainStep(self.model, self.config.step_config())
+        plain = step.TrainStep(self.model, self.config.step_config())
+        return GraphedStep(plain) if self.device.type == "cuda" else plain
+
+    def _described(self) -> str:
+        """What an iteration is computed with, in a line."""
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+        elif self.device.type == "cpu":
+            device = f"{torch.get_num_threads()} CPU threads"
+        if self.config.impl == "reference":
+            return f"{device} in {self.config.precision}: plain PyTorch"
+        graphs = ", CUDA graphs" if isinstance(self.step, GraphedStep) else ""
+        operators = operators_on(self.device)
+        return f"{device} in {self.config.precision}: fused operators, {operators}, channels last in memory{graphs}"
+
     @property
-    def shown(self) -> IterativeGAN:
+    def shown(self) -> reference.IterativeGAN:
         """The model to show and to score: the average where there is one."""
         return self.model if self.ema is None else self.ema.model
 
@@ -138,6 +162,8 @@ class _Trainer:
             log_every=config.log_every,
         )
         with _graceful_stop() as stop, self._naming_the_last_checkpoint(), monitor:
+            monitor.message(f"computing on {self._described()}")
+            monitor.event("start", computing_on=self._described())
             last = False
             while not last:
                 self._iterate(monitor)
@@ -180,8 +206,9 @@ class _Trainer:
         print(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}")
 
     def _iterate(self, monitor: Monitor) -> None:
-        batch = self.loader.next()
-        images, labels = to_float(batch.images).contiguous(), batch.labels
+        images, labels = self.loader.next_images()
+        if self.config.impl == "reference":
+            images = images.contiguous()
         losses = self.step(images, labels, self._noise())
         self.balance.update(losses.d_adversarial, losses.g_adversarial)
         extra = self.balance.extra_updates()  # from the iterations before this one: nothing here waits for the device

@@ -50,7 +50,7 @@ def test_the_defaults_are_valid() -> None:
         ({"balance_ratio": 1.0}, "--balance-ratio: found 1.0"),
         ({"max_extra_updates": -1}, "--max-extra-updates"),
         ({"ema_decay": 1.0}, "--ema-decay"),
-        ({"precision": "fp16"}, "--precision: found fp16, expected one of fp32, bf16"),
+        ({"precision": "fp16"}, "--precision: found fp16, expected one of fp32, tf32, bf16"),
         ({"preset": "best"}, "--preset: found best, expected one of default, paper"),
         ({"device": "tpu"}, "--device"),
         ({"split": "random"}, "--split"),

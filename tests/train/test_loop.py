@@ -19,9 +19,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from igan_fast import IterativeGAN
+from igan_fast import IterativeGAN, TrainStep
 from igan_fast.errors import InputError
-from igan_fast.reference import TrainStep
 from igan_fast.train import TrainConfig, checkpoint_folder, loop, train
 from igan_fast.train.checkpoint import load_checkpoint, load_model, newest_checkpoint
 from igan_fast.train.run import locked
@@ -85,7 +84,7 @@ def test_a_checkpoint_holds_the_model_with_its_names_and_some_label_rows(unbroke
 
 KILLED = """
 import os, signal, sys
-from igan_fast.reference import TrainStep
+from igan_fast import TrainStep
 from igan_fast.train import TrainConfig, train
 calls, call = 0, TrainStep.__call__
 def killed(self, *batch):
@@ -121,6 +120,29 @@ def test_resume_from_an_earlier_end_is_exact_too(tiny: dict[str, Any], unbroken:
     train(options(tiny, run, iterations=3, balance_ratio=1.05))
     train(options(tiny, run, iterations=6, balance_ratio=1.05, resume=True))
     assert_same_bits(tensors_of(run, 6), tensors_of(unbroken, 6))
+
+
+@pytest.mark.parametrize("first", ["auto", "reference"])
+def test_a_run_can_go_on_in_the_other_wing(tiny: dict[str, Any], tmp_path: Path, first: str) -> None:
+    """Weights, statistics and the optimisers' state move; what differs is rounding."""
+    second = {"auto": "reference", "reference": "auto"}[first]
+    runs = {}
+    for impl in (first, second):
+        run = tmp_path / impl
+        train(options(tiny, run, iterations=3, impl=first, lr=1e-5))
+        train(options(tiny, run, iterations=4, impl=impl, lr=1e-5, resume=True))
+        runs[impl] = tensors_of(run, 4)
+    assert runs[first].keys() == runs[second].keys()
+    for name, ours in runs[first].items():
+        if ours.is_floating_point() and name.startswith("model"):
+            torch.testing.assert_close(
+                ours, runs[second][name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_a_run_can_go_on_in_another_precision(tiny: dict[str, Any], tmp_path: Path) -> None:
+    train(options(tiny, tmp_path / "run", iterations=1))
+    assert train(options(tiny, tmp_path / "run", iterations=2, precision="bf16", resume=True)).iteration == 2
 
 
 def test_another_seed_gives_another_model(tiny: dict[str, Any], unbroken: Path, tmp_path: Path) -> None:
