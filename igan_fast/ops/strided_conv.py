@@ -23,6 +23,9 @@ MIN_CHANNELS = 16
 #: Tiles of 4×4 in a batch from which on they are faster than those of 2×2.
 MIN_TILES = 96
 
+#: Tiles of 2×2 from which on the products that are saved outweigh the making of the filter.
+FEWEST_TILES = 48
+
 
 class KeptFilters:
     """Prepared filters of weights that are used several times."""
@@ -64,6 +67,7 @@ def applies(
         and min(conv_weight.shape[:2]) >= MIN_CHANNELS
         and (stride, padding, output_padding) == (2, 2, int(transposed))
         and (transposed or (x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0))
+        and _tiles(x if transposed else x[:, :, ::2, ::2], 2) >= FEWEST_TILES
         and not torch.compiler.is_compiling()
     )
 
@@ -112,9 +116,13 @@ def filters_kept() -> Iterator[KeptFilters]:
 
 def _tile(small: Tensor) -> int:
     """4 saves more products, where its tiles fit the small image and are many beside the planes of its filter."""
+    fits = small.shape[2] % 4 == 0 and small.shape[3] % 4 == 0
+    return 4 if fits and _tiles(small, 4) >= MIN_TILES else 2
+
+
+def _tiles(small: Tensor, tile: int) -> int:
     batch, _, height, width = small.shape
-    fits = height % 4 == 0 and width % 4 == 0
-    return 4 if fits and batch * (height // 4) * (width // 4) >= MIN_TILES else 2
+    return batch * ((height + tile - 1) // tile) * ((width + tile - 1) // tile)
 
 
 def _make_filter(conv_weight: Tensor, transposed: bool, tile: int) -> Tensor:

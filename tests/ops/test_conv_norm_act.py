@@ -11,6 +11,7 @@ from oracles import HALF, assert_as_good, error, in_float64
 from torch import Tensor, nn
 
 from igan_fast import ops
+from igan_fast.ops import strided_conv
 from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.reference import ops as reference
 
@@ -122,6 +123,61 @@ def test_first_and_second_derivatives(native, geometry, training):
     assert torch.autograd.gradgradcheck(function, (x, conv_weight, weight, bias))
 
 
+def wide(transposed: bool) -> tuple[list[Tensor], dict]:
+    """A layer of the model's kind, wide enough for our own convolution kernels, and its options."""
+    x = torch.randn(12, 20, 8, 8, requires_grad=True)
+    conv_weight = (torch.randn(20, 24, 5, 5) if transposed else torch.randn(24, 20, 5, 5)).mul_(0.1).requires_grad_()
+    weight, bias = (torch.randn(24, requires_grad=True) for _ in range(2))
+    return [x, conv_weight, weight, bias], {"transposed": transposed, "output_padding": int(transposed)}
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("training", "groups"), [(True, 1), (True, 4), (False, 1)])
+def test_our_own_convolution_equals_the_reference(transposed, training, groups):
+    tensors, options = wide(transposed)
+    options |= {"training": training, "groups": groups}
+    assert strided_conv.applies(
+        *tensors[:2], transposed=transposed, stride=2, padding=2, output_padding=int(transposed)
+    )
+    actual = run(ops.conv_norm_act, *tensors, **options, impl="native")
+    exact = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
+    for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
+        assert error(a, e) < 3e-5, index
+    if not training:
+        with torch.no_grad():  # folded
+            kept = torch.rand(2, 24)
+            folded = ops.conv_norm_act(*tensors, *kept, **options, impl="native")
+            assert error(folded, reference.conv_norm_act(*tensors, *kept, **options)) < 1e-5
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_frozen_convolution_keeps_no_input(transposed):
+    (x, conv_weight, weight, bias), options = wide(transposed)
+    y = ops.conv_norm_act(x, conv_weight.detach(), weight, bias, impl="native", **options)
+    node = next(n for n in (y.grad_fn, *(f for f, _ in y.grad_fn.next_functions)) if hasattr(n, "saved_tensors"))
+    assert all(saved is None or saved.data_ptr() != x.data_ptr() for saved in node.saved_tensors)
+    (dx,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
+    expected = reference.conv_norm_act(x, conv_weight.detach(), weight, bias, **options)
+    assert error(dx, torch.autograd.grad(expected.square().sum(), x)[0]) < 1e-4
+    with pytest.raises(RuntimeError, match="a second derivative wants a conv_weight that requires a gradient"):
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_gradient_penalty_through_our_own_convolution(transposed):
+    tensors, options = wide(transposed)
+    found = []
+    for function, impl in ((ops.conv_norm_act, {"impl": "native"}), (reference.conv_norm_act, {})):
+        y = function(*tensors, **options, **impl)
+        (dx,) = torch.autograd.grad(y.square().sum(), tensors[0], create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), tensors))
+    for a, e in zip(*found, strict=True):
+        assert error(a, e) < 1e-3
+
+
 def test_frozen_and_missing_parameters(place):
     """As G's step sees D: a gradient to the input alone."""
     (x, conv_weight, weight, _), options = arguments("D's layer", torch.float32, place)
@@ -189,9 +245,12 @@ def test_subpixel_form_is_the_transposed_convolution(kernel, stride, padding, ou
     """Values and gradients, in float64; also where there is no such form and the plain one is taken."""
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, channels, kernel, kernel, dtype=torch.float64, requires_grad=True)
-    actual = conv_transpose2d(x, weight, stride, padding, output_padding)
-    expected = F.conv_transpose2d(x, weight, None, stride, padding, output_padding)
-    assert error(actual, expected) < 1e-12
-    grad = torch.randn_like(expected)
-    for a, e in zip(*(torch.autograd.grad(y, (x, weight), grad) for y in (actual, expected)), strict=True):
-        assert error(a, e) < 1e-12
+    bias = torch.randn(channels, dtype=torch.float64, requires_grad=True)
+    for shift in (None, bias):
+        actual = conv_transpose2d(x, weight, stride, padding, output_padding, bias=shift)
+        expected = F.conv_transpose2d(x, weight, shift, stride, padding, output_padding)
+        assert error(actual, expected) < 1e-12
+        grad = torch.randn_like(expected)
+        leaves = (x, weight) if shift is None else (x, weight, bias)
+        for a, e in zip(*(torch.autograd.grad(y, leaves, grad) for y in (actual, expected)), strict=True):
+            assert error(a, e) < 1e-12

@@ -1,0 +1,92 @@
+"""Convolution, bias and LeakyReLU in one node, against torch's own two."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import error
+from torch import Tensor
+
+from igan_fast.ops.conv_act import conv_act
+
+
+def leaves(dtype=torch.float32, *, size=(8, 6), c_in=3, bias=True, channels_last=False) -> list[Tensor | None]:
+    x = torch.randn(4, c_in, *size, dtype=dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    tensors = [x, torch.randn(16, c_in, 5, 5, dtype=dtype) * 0.2, torch.randn(16, dtype=dtype) if bias else None]
+    return [None if t is None else t.requires_grad_() for t in tensors]
+
+
+def plain(x, weight, bias, *, stride=2, padding=2, negative_slope=0.2):
+    return F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)
+
+
+def results(function, tensors, **options) -> list[Tensor]:
+    y = function(*tensors, **options)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
+    return [y, *torch.autograd.grad(y, [t for t in tensors if t is not None], upstream)]
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ({}, {}),
+        ({"channels_last": True}, {}),
+        ({"bias": False}, {}),
+        ({"size": (7, 9)}, {}),
+        ({"c_in": 6}, {"stride": 1}),
+        ({"size": (5, 5)}, {"stride": 3, "padding": 1}),
+        ({}, {"negative_slope": 0.0}),
+        ({}, {"negative_slope": 1.0}),
+    ],
+)
+def test_equals_torch(dtype, allowed, shape, options):
+    tensors = leaves(dtype, **shape)
+    exact = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
+    for a, e in zip(results(conv_act, tensors, **options), results(plain, exact, **options), strict=True):
+        assert a.dtype == dtype
+        assert error(a, e) < allowed
+
+
+def test_gradcheck():
+    tensors = [
+        t.detach()[:2, :2].requires_grad_() if t.dim() == 4 else t[:2].detach().requires_grad_()
+        for t in leaves(torch.float64)
+    ]
+    assert torch.autograd.gradcheck(lambda *t: conv_act(*t), tensors)
+
+
+def test_frozen_weights_need_no_input():
+    x, weight, bias = leaves()
+    y = conv_act(x, weight.detach(), bias.detach())
+    assert all(saved is None or saved.data_ptr() != x.data_ptr() for saved in y.grad_fn.saved_tensors)
+    (dx,) = torch.autograd.grad(y.square().sum(), x)
+    (expected,) = torch.autograd.grad(plain(x, weight, bias).square().sum(), x)
+    assert error(dx, expected) < 1e-5
+
+
+def test_autocast():
+    tensors = leaves()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results(conv_act, tensors)
+    assert found[0].dtype == torch.bfloat16
+    assert [t.dtype for t in found[1:]] == [torch.float32] * 3
+    for a, e in zip(found, results(plain, tensors), strict=True):
+        assert ((a.float() - e).norm() / e.norm()).item() < 0.05
+
+
+def test_compiles_without_a_break():
+    tensors = leaves()
+    compiled = torch.compile(lambda *t: conv_act(*t), fullgraph=True, backend="aot_eager")
+    for a, e in zip(results(compiled, tensors), results(conv_act, tensors), strict=True):
+        assert error(a, e) < 1e-5
+
+
+def test_a_second_derivative_is_refused():
+    x, weight, bias = leaves()
+    (dx,) = torch.autograd.grad(conv_act(x, weight, bias).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
