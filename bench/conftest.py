@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from bench import core, table
+from igan_fast.devices import keep_freed_memory
 
 RESULTS: list[dict[str, Any]] = []
 
@@ -36,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--memory") == "kept":
-        core.keep_memory()
+        keep_freed_memory()
 
 
 @pytest.fixture
@@ -53,17 +54,30 @@ def batches(request: pytest.FixtureRequest, device: torch.device) -> Callable[[i
 
 @pytest.fixture
 def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Callable[..., None]:
-    """compare(subject, peers, bytes per pass): measure, show, and keep for the result file.
+    """compare(subject, peers, bytes per pass, flops=…, precision=…): measure, show, and keep for the result file.
 
+    The ceilings are peers of the same rounds: a large copy for what moves bytes, a large product for what multiplies.
     pytest-benchmark times our own run once more in each round, after the round of all peers that ``core`` times; its
     table and JSON hold that figure, ``extra_info`` and the result file the comparison.
     """
     quick = request.config.getoption("--quick")
     rounds = 3 if quick else request.config.getoption("--rounds")
 
-    def run(subject: dict[str, Any], peers: dict[str, core.Peer], moved: dict[str, int]) -> None:
+    def run(
+        subject: dict[str, Any],
+        peers: dict[str, core.Peer],
+        moved: dict[str, int],
+        *,
+        flops: int = 0,
+        precision: str = "fp32",
+    ) -> None:
         large = 1 << 22 if quick else 1 << 30 if device.type == "cuda" else 1 << 29
-        everyone = {**peers, core.CEILING: core.ceiling_peer(device, large)}
+        side = 256 if quick else 8192 if device.type == "cuda" else 2048
+        everyone = dict(peers)
+        if moved:
+            everyone[core.COPY] = core.copy_peer(device, large)
+        if flops:
+            everyone[core.PRODUCT] = core.product_peer(device, side, precision)
         warm_up = core.rounds_of(everyone, device)
         for _ in range(1 if quick else 3):
             warm_up()
@@ -82,18 +96,32 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
 
         benchmark.pedantic(mine, setup=setup, rounds=rounds, iterations=1)
         times = one_round().summary()
-        ceiling = large / (times[core.CEILING]["forward"]["median_ms"] / 1e3)
         result = {
             **subject,
+            "date": datetime.date.today().isoformat(),
+            "commit": commit(),
             "rounds": rounds + 1,
-            "times": {name: value for name, value in times.items() if name != core.CEILING},
-            "copy_gb_per_s": ceiling / 1e9,
-            "bytes": moved,
-            "share_of_copy": {
-                name: count / (times["ours"][name]["median_ms"] / 1e3) / ceiling for name, count in moved.items()
-            },
+            "times": {name: value for name, value in times.items() if name not in (core.COPY, core.PRODUCT)},
             "peak_bytes": {name: core.peak_bytes(peer, device) for name, peer in peers.items()},
         }
+        if moved:
+            ceiling = large / (times[core.COPY]["forward"]["median_ms"] / 1e3)
+            result |= {
+                "copy_gb_per_s": ceiling / 1e9,
+                "bytes": moved,
+                "share_of_copy": {
+                    name: count / (times["ours"][name]["median_ms"] / 1e3) / ceiling for name, count in moved.items()
+                },
+            }
+        if flops:
+            ceiling = 2 * side**3 / (times[core.PRODUCT]["forward"]["median_ms"] / 1e3)
+            result |= {
+                "flops": flops,
+                "product_gflop_per_s": ceiling / 1e9,
+                "share_of_product": flops / (times["ours"]["both"]["median_ms"] / 1e3) / ceiling,
+            }
+        if device.type == "cuda":
+            result["launches"] = core.launches(ours)
         benchmark.extra_info.update(result)
         RESULTS.append(result)
 
@@ -112,9 +140,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{described['name']}.json"
+        if path.is_file():  # a run of some benchmarks leaves the others' results there
+            document["results"] = merged(json.loads(path.read_text(encoding="utf-8"))["results"], RESULTS)
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         print(f"\nwritten: {path}")
     print("\n" + table.render([document]))
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new results, and of the old ones those of other subjects, in a lasting order."""
+
+    def subject(result: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(result[key] for key in ("operator", "batch", "dtype", "layout"))
+
+    kept = {subject(result): result for result in old} | {subject(result): result for result in new}
+    return [kept[key] for key in sorted(kept)]
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -4,18 +4,16 @@ A round runs every peer once, forward and backward, starting with another one ea
 besides, it does to all of them. A figure is the median over the rounds, a ratio that of two medians of the same run.
 The share of the ceiling counts the fewest bytes that the work can move, against a large copy timed in the same rounds.
 
-On a CPU every peer allocates from memory that the process keeps (``keep_memory``): else the kernel's page faults, which
-hit the peers with many temporaries hardest, would be most of what is measured (``--memory malloc`` leaves them in, as a
-user's process has them). Inputs are as warm as in training: what
-fits the caches is found there. On a CUDA device the timers are events, and the second-level cache is overwritten before
-each run.
+On a CPU every peer allocates from memory that the process keeps (``keep_freed_memory``, as ``igan-fast train`` has it):
+else the kernel's page faults, which hit the peers with many temporaries hardest, would be most of what is measured.
+``--memory malloc`` leaves them in, as a plain PyTorch process has them. Inputs are as warm as in training: what fits
+the caches is found there. On a CUDA device the timers are events, and the second-level cache is overwritten before each
+run.
 """
 
 from __future__ import annotations
 
-import ctypes
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +25,8 @@ from torch import Tensor
 #: forward() → outputs; backward(outputs) → gradients, or None where only the forward is measured.
 Peer = tuple[Callable[[], Any], Callable[[Any], Any] | None]
 
-CEILING = "copy"
+#: The ceilings among the peers.
+COPY, PRODUCT = "copy", "product"
 PASSES = ("forward", "backward", "both")
 
 
@@ -53,18 +52,6 @@ class Comparison:
 def _quartiles(seconds: Sequence[float]) -> dict[str, float]:
     low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
     return {"median_ms": middle * 1e3, "q1_ms": low * 1e3, "q3_ms": high * 1e3}
-
-
-def keep_memory() -> bool:
-    """Have glibc keep freed memory for the next allocation instead of giving it back; False where there is no glibc."""
-    if sys.platform != "linux":
-        return False
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return False
-    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
-    return bool(libc.mallopt(mmap_threshold, most)) and bool(libc.mallopt(trim_threshold, most))
 
 
 class Timer:
@@ -104,11 +91,19 @@ class Timer:
         return there, marks[2].elapsed_time(marks[3]) / 1e3 if backward is not None else 0.0
 
 
-def ceiling_peer(device: torch.device, total_bytes: int) -> Peer:
+def copy_peer(device: torch.device, total_bytes: int) -> Peer:
     """A copy that reads and writes ``total_bytes`` in all, between tensors that are there already."""
     source = torch.ones(total_bytes // 8, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     return (lambda: target.copy_(source)), None
+
+
+def product_peer(device: torch.device, side: int, precision: str) -> Peer:
+    """A product of two square matrices of random numbers, in the arithmetic of ``precision``."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return (lambda: torch.mm(a, b, out=out)), None
 
 
 def rounds_of(peers: dict[str, Peer], device: torch.device) -> Callable[[], Comparison]:
@@ -152,6 +147,18 @@ def peak_bytes(peer: Peer, device: torch.device) -> int:
         now += change
         most = max(most, now)
     return most
+
+
+def launches(peer: Peer) -> int:
+    """Kernels that one run launches; a graph counts as one."""
+    forward, backward = peer
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        outputs = forward()
+        if backward is not None:
+            backward(outputs)
+        torch.cuda.synchronize()
+    names = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+    return sum(event.count for event in profile.key_averages() if event.key in names)
 
 
 def nbytes(tensors: Sequence[Tensor]) -> int:

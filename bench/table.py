@@ -22,21 +22,80 @@ def render(documents: Sequence[dict[str, Any]]) -> str:
 
 
 def _machine(document: dict[str, Any]) -> str:
-    machine = document["machine"]
+    machine, results = document["machine"], document["results"]
+    dates = sorted({result.get("date", machine["date"]) for result in results})
+    heading = (
+        f"**{machine['hardware']}**, torch {machine['torch']}, {' to '.join(dates[:1] + dates[-1:][: len(dates) - 1])}"
+        f"{_memory(machine)}; medians of {min(r['rounds'] for r in results)} interleaved rounds."
+    )
+    kinds = {kind: [r for r in results if r.get("kind", "operator") == kind] for kind in ("step", "inference", "data")}
+    operators = [r for r in results if r.get("kind", "operator") == "operator"]
+    tables = [_steps(kinds["step"]), _tasks([*kinds["inference"], *kinds["data"]]), _operators(operators)]
+    return "\n\n".join([heading, *(table for table in tables if table)])
+
+
+def _steps(results: Sequence[dict[str, Any]]) -> str:
+    """Whole iterations, and how long the paper's training would take."""
+    if not results:
+        return ""
+    lines = [
+        "| Training iteration | Batch | Type | Ours | img/s | Reference | Best plain PyTorch | Of product ceiling | "
+        "Peak memory, reference's |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        speed = result["batch"] / _ours(result) * 1e3
+        cells = [
+            result["operator"].removeprefix("iteration, "),
+            str(result["batch"]),
+            result["dtype"],
+            f"{_ours(result):.0f} ms",
+            f"{speed:.1f}",
+            _against("eager, reference", [result]),
+            _against("plain", [result]),
+            f"{result['share_of_product']:.0%}",
+            f"{result['peak_bytes']['ours'] / 1e6:.0f} of {result['peak_bytes']['eager, reference'] / 1e6:.0f} MB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    fastest = max(results, key=lambda result: ("128²" in result["operator"], result["batch"] / _ours(result)))
+    if "128²" in fastest["operator"]:
+        hours = 50 * 185_000 / (fastest["batch"] / _ours(fastest) * 1e3) / 3600
+        lines += ["", f"The paper's training, 50 epochs of 185,000 images at 128² (166.7 h there): {hours:.1f} h."]
+    return "\n".join(lines)
+
+
+def _tasks(results: Sequence[dict[str, Any]]) -> str:
+    """Inference and data."""
+    if not results:
+        return ""
+    lines = ["| Task | Ours | img/s | Eager | torch.compile | Paper, on a GTX 1070 Ti |", "|---|---|---|---|---|---|"]
+    for result in results:
+        compiled = any(name.startswith("compile") for name in result["times"])
+        cells = [
+            f"{result['operator']}, batch {result['batch']}",
+            f"{_ours(result):.1f} ms",
+            f"{result['batch'] / _ours(result) * 1e3:.0f}",
+            _against("eager", [result]),
+            _against("compile", [result]) if compiled else "",
+            f"{result['paper_ms']:.0f} ms" if "paper_ms" in result else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _operators(results: Sequence[dict[str, Any]]) -> str:
+    """Operators, forward and backward."""
+    if not results:
+        return ""
     rows: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-    for result in document["results"]:
+    for result in results:
         rows.setdefault((result["operator"], result["batch"], result["dtype"]), []).append(result)
     lines = [
-        f"**{machine['hardware']}**, torch {machine['torch']}, {machine['date']}{_memory(machine)}; forward + "
-        f"backward, medians of {min(r['rounds'] for r in document['results'])} interleaved rounds; of two figures in a "
-        "cell the first is for contiguous, the second for channels_last inputs:",
-        "",
-        "| Operator | Batch | Type | Ours | Eager, its better layout | torch.compile, its better layout | Of copy "
-        "ceiling | Peak memory, eager's |",
+        "| Operator, forward + backward; contiguous / channels_last | Batch | Type | Ours | Eager, its better layout | "
+        "torch.compile, its better layout | Of copy ceiling | Peak memory, eager's |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(*key, results) for key, results in rows.items()]
-    return "\n".join(lines)
+    return "\n".join(lines + [_row(*key, found) for key, found in rows.items()])
 
 
 def _memory(machine: dict[str, Any]) -> str:
@@ -46,7 +105,7 @@ def _memory(machine: dict[str, Any]) -> str:
 def _row(operator: str, batch: int, dtype: str, results: Sequence[dict[str, Any]]) -> str:
     """Results of one subject in its layouts."""
     results = sorted(results, key=lambda result: result["layout"] != "contiguous")
-    shares = [result["share_of_copy"]["both"] for result in results if "both" in result["share_of_copy"]]
+    shares = [result["share_of_copy"]["both"] for result in results if result.get("share_of_copy")]
     cells = [
         operator,
         str(batch),
