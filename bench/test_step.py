@@ -16,8 +16,8 @@ from bench.plain_step import PlainStep
 from igan_fast import reference
 from igan_fast.graphs import GraphedStep
 
-#: image size, width, batch on a CPU, batches on a GPU: the paper's size, and a quarter of it.
-SIZES = {"128² width 64": (128, 64, 16, (64, 256)), "64² width 32": (64, 32, 64, (256,))}
+#: image size, width, batch on a CPU, batches on a GPU: the paper's size, and for a CPU also a quarter of it.
+SIZES = {"128² width 64": (128, 64, 16, (256, 64)), "64² width 32": (64, 32, 64, ())}
 
 
 def batch_of(size: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,6 +44,8 @@ def test_step(compare, request, device, name, index, precision):
     torch._dynamo.reset()
     size, width, batch, on_gpu = SIZES[name]
     if device.type == "cuda":
+        if index >= len(on_gpu):
+            pytest.skip("this size is for a CPU")
         batch = on_gpu[index]
     elif index:
         pytest.skip("this batch is for a GPU")
