@@ -19,17 +19,13 @@ TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --itera
 # The results that README shows; bench/results/README.md shows all.
 TABLES := bench/results/amd-epyc-avx2-2-threads.json
 
-.PHONY: train test triton lint types check clean build cpp cuda bench tables FORCE
+.PHONY: train test lint types check clean build cpp cuda bench tables FORCE
 
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
 
 test: $(BUILT)
 	$(BIN)/pytest
-
-# The operators' tests again, with Triton's kernels run on the CPU by its interpreter.
-triton: $(BUILT)
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/ops -k triton
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -53,35 +53,34 @@ class TrainStep:
             noise: z (N, latent), uniform on [−1, 1].
         """
         config, model = self.config, self.model
-        with filters_kept() as filters:
-            x_fake, features, (z, c), losses_d = self._stage1(images, labels, noise)
-            filters.forget(self._judges.parameters())
-            with _frozen(self._judges):
-                self.optimizer_g.zero_grad(set_to_none=True)
-                losses_fake = self._learn_from_judges(x_fake, labels, noise)
-                del x_fake
-                with self._arithmetic(images.device):
+        x_fake, features, (z, c), losses_d = self._stage1(images, labels, noise)
+        # In stage 2 two branches use the same convolutions, but for G's forward pass.
+        with filters_kept(uses=2), _frozen(self._judges):
+            self.optimizer_g.zero_grad(set_to_none=True)
+            adversarial, label, latent = self._learn_from_judges(x_fake, labels, noise)
+            del x_fake
+            with self._arithmetic(images.device):
+                with filters_kept(uses=1):
                     x_rebuild = model.generator(z, c)
-                    perceptual = perceptual_loss(model.discriminator.features(x_rebuild), features)
-                pixel = pixel_loss(x_rebuild, images)
-                torch.autograd.backward(config.lambdas[0] * perceptual + config.lambdas[1] * pixel)
-                self.optimizer_g.step()
-        adversarial, label, latent = losses_fake
+                perceptual = perceptual_loss(model.discriminator.features(x_rebuild), features)
+            del features
+            pixel = pixel_loss(x_rebuild, images)
+            torch.autograd.backward(config.lambdas[0] * perceptual + config.lambdas[1] * pixel)
+            _update(self.optimizer_g)
         return StepLosses(*losses_d, adversarial, label, perceptual.detach(), pixel.detach(), latent)
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
         """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
-        with filters_kept():
-            self._stage1(images, labels, noise, for_stage2=False)
+        self._stage1(images, labels, noise, for_stage2=False)
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
-        with filters_kept(), _frozen(self._judges):
-            self.optimizer_g.zero_grad(set_to_none=True)
+        with _frozen(self._judges):
             with self._arithmetic(labels.device):
                 x_fake = self.model.generator(noise, labels)
+            self.optimizer_g.zero_grad(set_to_none=True)
             self._learn_from_judges(x_fake, labels, noise)
-            self.optimizer_g.step()
+            _update(self.optimizer_g)
 
     def _stage1(
         self, images: Tensor, labels: Tensor, noise: Tensor, *, for_stage2: bool = True
@@ -107,7 +106,7 @@ class TrainStep:
         loss = adversarial + config.label_weight_d * (label_real + label_fake) + config.lambdas[2] * latent
         self.optimizer_d.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        self.optimizer_d.step()
+        _update(self.optimizer_d)
         losses = (adversarial.detach(), label_real.detach(), label_fake.detach(), latent.detach())
         of_photos = (codes.z[:n].detach(), torch.sigmoid(codes.label_logits[:n].detach()))
         return x_fake, [h[:n].detach() for h in features], of_photos, losses
@@ -131,6 +130,12 @@ class TrainStep:
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
         return arithmetic(self.config.precision, device)
+
+
+def _update(optimizer: torch.optim.Optimizer) -> None:
+    """One step with the gradients that there are, which then make room."""
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager

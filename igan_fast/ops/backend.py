@@ -20,6 +20,7 @@ __all__ = [
     "backends",
     "build_info",
     "chosen",
+    "has_native_cpu",
     "has_triton",
     "namespace",
     "on_load",
@@ -95,6 +96,11 @@ def chosen(device: torch.device) -> str:
     if name == "native" and device.type == "cpu":
         return f"native ({_BUILD_INFO['cpu_instruction_set_used']})"
     return name
+
+
+def has_native_cpu() -> bool:
+    """Whether the extension is there; unlike ``backends`` without a look at what else there may be."""
+    return _NATIVE_CPU == AVAILABLE
 
 
 def has_triton(device: torch.device) -> bool:
@@ -221,6 +227,6 @@ _NATIVE_CPU, _BUILD_INFO = _load_native()
 _CUDA_TARGETS = _parse_targets(_BUILD_INFO.get("cuda_targets", ""))
 if _NATIVE_CPU == AVAILABLE:
     _announce(NATIVE)
-# Importing Triton takes a moment; where its kernels could be chosen, that moment is now and not in a traced function.
-if _interpreted() or torch.version.cuda or torch.version.hip:
+# Importing Triton takes a moment; where its kernels would be chosen, that moment is now and not in a traced function.
+if _interpreted() or ((torch.version.cuda or torch.version.hip) and not _CUDA_TARGETS):
     _triton_can_load()

@@ -6,7 +6,7 @@ tells where it can be used and pays; elsewhere PyTorch's own convolution is as g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 
-__all__ = ["KeptFilters", "applies", "convolve", "filters_kept", "input_gradient", "weight_gradient"]
+__all__ = ["applies", "convolve", "filters_kept", "input_gradient", "weight_gradient"]
 
 #: Channels on either side from which on the products are worth the transforms around them.
 MIN_CHANNELS = 16
@@ -27,29 +27,25 @@ MIN_TILES = 96
 FEWEST_TILES = 48
 
 
-class KeptFilters:
-    """Prepared filters of weights that are used several times."""
+class _Kept:
+    """Prepared filters, each until it has been used a number of times."""
 
-    def __init__(self) -> None:
-        # By id, direction and tile; with the weights, so that ids stay theirs.
-        self._filters: dict[tuple[int, bool, int], tuple[Tensor, Tensor]] = {}
+    def __init__(self, uses: int) -> None:
+        self.uses = uses
+        # By the weights' id, direction and tile; with the weights, so that ids stay theirs, and the uses that are left.
+        self.filters: dict[tuple[int, bool, int], tuple[Tensor, Tensor, int]] = {}
 
     def of(self, conv_weight: Tensor, transposed: bool, tile: int) -> Tensor:
-        """The filter, made where there is none yet."""
         key = (id(conv_weight), transposed, tile)
-        if key not in self._filters:
-            self._filters[key] = (conv_weight, _make_filter(conv_weight, transposed, tile))
-        return self._filters[key][1]
-
-    def forget(self, weights: Iterable[Tensor]) -> None:
-        """Make those of ``weights`` again when they are next asked for."""
-        for weight in weights:
-            for transposed in (False, True):
-                for tile in (2, 4):
-                    self._filters.pop((id(weight), transposed, tile), None)
+        if key not in self.filters:
+            self.filters[key] = (conv_weight, _make_filter(conv_weight, transposed, tile), self.uses)
+        weight, filter, left = self.filters.pop(key)
+        if left > 1:
+            self.filters[key] = (weight, filter, left - 1)
+        return filter
 
 
-_kept: KeptFilters | None = None
+_kept = _Kept(1)
 
 
 def applies(
@@ -60,8 +56,8 @@ def applies(
     Where they do, height and width halve, or double where ``transposed``.
     """
     return (
-        backend.backends()["native-cpu"] == backend.AVAILABLE
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
+        and backend.has_native_cpu()
         and x.dtype == conv_weight.dtype == torch.float32
         and conv_weight.shape[2:] == (5, 5)
         and min(conv_weight.shape[:2]) >= MIN_CHANNELS
@@ -82,7 +78,7 @@ def convolve(
     """
     channels = conv_weight.shape[1 if transposed else 0]
     tile = _tile(x if transposed else x[:, :, ::2, ::2])
-    filter = (_make_filter if _kept is None else _kept.of)(conv_weight, transposed, tile)
+    filter = _kept.of(conv_weight, transposed, tile)
     y: Tensor = torch.ops.igan_fast.strided_conv(_last(x), filter, channels, bias, negative_slope, transposed, tile)
     return y.permute(0, 3, 1, 2)
 
@@ -100,16 +96,16 @@ def weight_gradient(grad: Tensor, x: Tensor, *, transposed: bool) -> Tensor:
 
 
 @contextmanager
-def filters_kept() -> Iterator[KeptFilters]:
-    """Keep prepared filters until the end of the block: for a training step, which uses its weights several times.
+def filters_kept(uses: int) -> Iterator[None]:
+    """Inside the block keep each prepared filter until it was used so many times: for code that uses the same weights
+    again, and knows how often.
 
-    Whoever changes weights inside has to ``forget`` them: nothing else tells, since fused optimisers leave a tensor's
-    version as it was.
+    The weights must not change inside: nothing would tell, since fused optimisers leave a tensor's version as it was.
     """
     global _kept
-    outer, _kept = _kept, KeptFilters()
+    outer, _kept = _kept, _Kept(uses)
     try:
-        yield _kept
+        yield
     finally:
         _kept = outer
 

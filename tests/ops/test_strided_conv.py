@@ -170,7 +170,7 @@ def test_where_it_applies():
         assert not strided_conv.applies(other_x, other_weight, **plain)
 
 
-def test_filters_are_kept_until_they_are_forgotten(monkeypatch):
+def test_filters_are_kept_for_as_many_uses_as_were_asked_for(monkeypatch):
     made = []
     make = strided_conv._make_filter
 
@@ -180,27 +180,24 @@ def test_filters_are_kept_until_they_are_forgotten(monkeypatch):
 
     monkeypatch.setattr(strided_conv, "_make_filter", counting)
     x, _, weight = case((2, 16, 16, 4, 4))
-    with strided_conv.filters_kept() as filters:
-        for _ in range(3):
+    with strided_conv.filters_kept(uses=3):
+        for expected in (1, 1, 1, 2):
             strided_conv.convolve(x, weight, transposed=False)
-        assert len(made) == 1
-        strided_conv.convolve(x[:, :, :4, :4], weight, transposed=True)
-        assert len(made) == 2
-        with strided_conv.filters_kept():  # a block of its own
-            strided_conv.convolve(x, weight, transposed=False)
-            assert len(made) == 3
-        strided_conv.convolve(x, weight, transposed=False)
+            assert len(made) == expected
+        strided_conv.convolve(x[:, :, :4, :4], weight, transposed=True)  # a filter of its own
         assert len(made) == 3
-        with torch.no_grad():
-            weight *= 2
-        filters.forget([weight])
-        changed = strided_conv.convolve(x, weight, transposed=False)
-        assert len(made) == 4
-    assert error(changed, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
-    for _ in range(2):
+        with strided_conv.filters_kept(uses=1):  # a block of its own
+            for expected in (4, 5):
+                strided_conv.convolve(x, weight, transposed=False)
+                assert len(made) == expected
         strided_conv.convolve(x, weight, transposed=False)
-    assert len(made) == 6
-    assert strided_conv._kept is None
+        assert len(made) == 5
+    with torch.no_grad():
+        weight *= 2
+    for expected in (6, 7):
+        changed = strided_conv.convolve(x, weight, transposed=False)
+        assert len(made) == expected
+    assert error(changed, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
 
 
 def test_the_operators_name_what_is_wrong():
