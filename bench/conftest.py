@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
         keep_freed_memory()
 
 
+@pytest.fixture(autouse=True)
+def float32_is_float32() -> Iterator[None]:
+    """On a GPU PyTorch's convolutions would be in tf32 unasked, and a step that is asked for it leaves it switched on."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    yield
+    for backend, value in zip(backends, before, strict=True):
+        backend.allow_tf32 = value
+
+
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--bench-device"))
@@ -56,6 +68,7 @@ def batches(request: pytest.FixtureRequest, device: torch.device) -> Callable[[i
 def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Callable[..., None]:
     """compare(subject, peers, bytes per pass, flops=…, precision=…): measure, show, and keep for the result file.
 
+    ``memory_of`` names, for a peer that replays a graph, the one that it recorded: a replay allocates nothing.
     The ceilings are peers of the same rounds: a large copy for what moves bytes, a large product for what multiplies.
     pytest-benchmark times our own run once more in each round, after the round of all peers that ``core`` times; its
     table and JSON hold that figure, ``extra_info`` and the result file the comparison.
@@ -70,6 +83,7 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
         *,
         flops: int = 0,
         precision: str = "fp32",
+        memory_of: Mapping[str, str] | None = None,
     ) -> None:
         large = 1 << 22 if quick else 1 << 30 if device.type == "cuda" else 1 << 29
         side = 256 if quick else 8192 if device.type == "cuda" else 2048
@@ -104,6 +118,8 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
             "times": {name: value for name, value in times.items() if name not in (core.COPY, core.PRODUCT)},
             "peak_bytes": {name: core.peak_bytes(peer, device) for name, peer in peers.items()},
         }
+        for name, recorded in (memory_of or {}).items():
+            result["peak_bytes"][name] = result["peak_bytes"][recorded]
         if moved:
             ceiling = large / (times[core.COPY]["forward"]["median_ms"] / 1e3)
             result |= {
@@ -121,7 +137,7 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
                 "share_of_product": flops / (times["ours"]["both"]["median_ms"] / 1e3) / ceiling,
             }
         if device.type == "cuda":
-            result["launches"] = core.launches(ours)
+            result["launches"] = {name: core.launches(peer) for name, peer in peers.items()}
         benchmark.extra_info.update(result)
         RESULTS.append(result)
 
@@ -135,6 +151,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     described["memory"] = session.config.getoption("--memory")
     if described["memory"] != "kept":
         described["name"] += f"-{described['memory']}"
+    if session.config.getoption("--quick"):
+        described["name"] += "-quick"  # not to be taken for measurements
     document = {"machine": described, "results": RESULTS}
     folder = session.config.getoption("--results")
     if folder is not None:

@@ -152,7 +152,8 @@ def peak_bytes(peer: Peer, device: torch.device) -> int:
 def launches(peer: Peer) -> int:
     """Kernels that one run launches; a graph counts as one."""
     forward, backward = peer
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as profile:
         outputs = forward()
         if backward is not None:
             backward(outputs)

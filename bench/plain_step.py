@@ -14,16 +14,23 @@ from igan_fast import reference
 
 class PlainStep(reference.TrainStep):
     """``reference.TrainStep`` with channels_last networks, frozen D and C in stage 2 (a compiled backward computes what
-    a parameter could want, whatever is asked of it), and fused Adam.
+    a parameter could want, whatever is asked of it), and fused Adam. ``igan_fast.graphs.GraphedStep`` can record it.
 
     Args:
         compile: run the three networks under ``torch.compile``.
+        channels_last: the layout of networks and images; some CPUs are faster in the other one.
     """
 
     def __init__(
-        self, model: reference.IterativeGAN, config: reference.StepConfig | None = None, *, compile: bool = False
+        self,
+        model: reference.IterativeGAN,
+        config: reference.StepConfig | None = None,
+        *,
+        compile: bool = False,
+        channels_last: bool = True,
     ) -> None:
-        model.to(memory_format=torch.channels_last)
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        model.to(memory_format=self._layout)
         super().__init__(model, config)
         on_gpu = next(model.parameters()).is_cuda
         options: dict[str, Any] = {"lr": self.config.lr, "betas": self.config.betas, "fused": True}
@@ -36,7 +43,7 @@ class PlainStep(reference.TrainStep):
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> reference.StepLosses:
         """As the reference's."""
-        return super().__call__(images.contiguous(memory_format=torch.channels_last), labels, noise)
+        return super().__call__(images.contiguous(memory_format=self._layout), labels, noise)
 
     def _stage2(self, *arguments: Any) -> tuple[Tensor, ...]:
         with self._frozen():

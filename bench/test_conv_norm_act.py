@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import core, subjects
+from igan_fast.devices import has_bfloat16
 
 
 @pytest.mark.parametrize("dtype", subjects.DTYPES)
@@ -15,7 +16,7 @@ from bench import core, subjects
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 def test_conv_norm_act(compare, batches, device, layout, dtype, training):
     torch._dynamo.reset()
-    if dtype == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if dtype == "bfloat16" and device.type == "cpu" and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16 instructions: a convolution would be emulated")
     batch = batches(0)
     kind = subjects.DTYPES[dtype]

@@ -40,7 +40,7 @@ def test_inference(compare, request, device, task):
     compare(
         {
             "kind": "inference",
-            "operator": f"{task} 64 at 128²",
+            "operator": f"{task} {count} at {size}²",
             "layout": "",
             "dtype": "fp32",
             "batch": count,

@@ -14,10 +14,12 @@ import igan_fast
 from bench import core
 from bench.plain_step import PlainStep
 from igan_fast import reference
+from igan_fast.devices import has_bfloat16
 from igan_fast.graphs import GraphedStep
 
-#: image size, width, batch on a CPU, batches on a GPU: the paper's size, and for a CPU also a quarter of it.
-SIZES = {"128² width 64": (128, 64, 16, (256, 64)), "64² width 32": (64, 32, 64, ())}
+#: Image size, width, batch on a CPU, batch on a GPU: the paper's size, and half of it.
+SIZES = [(128, 64, 16, 256), (128, 64, None, 64), (64, 32, 64, 256)]
+QUICK = [(32, 8, 4, 4), (32, 8, None, 2), (32, 4, 4, 4)]
 
 
 def batch_of(size: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,44 +40,58 @@ def flops_of(size: int, width: int, batch: int, device: torch.device) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("name", "index"), [("128² width 64", 0), ("128² width 64", 1), ("64² width 32", 0)])
-def test_step(compare, request, device, name, index, precision):
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "tf32"])
+@pytest.mark.parametrize("index", range(len(SIZES)))
+def test_step(compare, request, device, index, precision):
     torch._dynamo.reset()
-    size, width, batch, on_gpu = SIZES[name]
-    if device.type == "cuda":
-        if index >= len(on_gpu):
-            pytest.skip("this size is for a CPU")
-        batch = on_gpu[index]
-    elif index:
+    on_gpu = device.type == "cuda"
+    size, width, *batches = (QUICK if request.config.getoption("--quick") else SIZES)[index]
+    batch = batches[on_gpu]
+    if batch is None:
         pytest.skip("this batch is for a GPU")
-    elif precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if precision == "tf32" and (index or not on_gpu):
+        pytest.skip("tf32 is measured on a GPU, at one size")
+    if precision == "bf16" and not on_gpu and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16 instructions")
-    if request.config.getoption("--quick"):
-        size, width, batch = 32, 4, 4
     config = igan_fast.StepConfig(precision=precision)
-    images, labels, noise = batch_of(size, batch, device)
-    contiguous = (images.contiguous(), labels, noise)
+    given = batch_of(size, batch, device)
 
     def model(wing: Any) -> Any:
         torch.manual_seed(0)
         return wing.IterativeGAN(image_size=size, width=width).to(device)
 
     ours = igan_fast.TrainStep(model(igan_fast), config)
+    plain = PlainStep(model(reference), config)
+    compiled = PlainStep(model(reference), config, compile=True)
     peers = {
-        "ours": iteration_of(GraphedStep(ours) if device.type == "cuda" else ours, (images, labels, noise)),
-        "eager, reference": iteration_of(reference.TrainStep(model(reference), config), contiguous),
-        "plain": iteration_of(PlainStep(model(reference), config), (images, labels, noise)),
-        "plain, compile": iteration_of(PlainStep(model(reference), config, compile=True), (images, labels, noise)),
+        "ours": iteration_of(GraphedStep(ours) if on_gpu else ours, given),
+        "eager, reference": iteration_of(
+            reference.TrainStep(model(reference), config), (given[0].contiguous(), *given[1:])
+        ),
+        "plain": iteration_of(plain, given),
+        "plain, compile": iteration_of(compiled, given),
     }
-    if device.type == "cuda":
-        peers["ours, without graphs"] = iteration_of(igan_fast.TrainStep(model(igan_fast), config), contiguous)
-        tf32 = igan_fast.StepConfig(precision="tf32") if precision == "fp32" else config
-        peers["eager, tf32"] = iteration_of(reference.TrainStep(model(reference), tf32), contiguous)
+    recorded = {}
+    if on_gpu:
+        # A graph has the state of the step that it recorded, so both go on with the same weights.
+        peers["ours, without graphs"] = iteration_of(ours, given)
+        peers["plain, graphs"] = iteration_of(GraphedStep(plain), given)
+        peers["plain, compile, graphs"] = iteration_of(GraphedStep(compiled), given)
+        recorded = {"ours": "ours, without graphs"}
+        recorded |= {f"{name}, graphs": name for name in ("plain", "plain, compile")}
+    else:
+        peers["plain, contiguous"] = iteration_of(PlainStep(model(reference), config, channels_last=False), given)
     compare(
-        {"kind": "step", "operator": f"iteration, {name}", "layout": "", "dtype": precision, "batch": batch},
+        {
+            "kind": "step",
+            "operator": f"iteration, {size}² width {width}",
+            "layout": "",
+            "dtype": precision,
+            "batch": batch,
+        },
         peers,
         {},
         flops=flops_of(size, width, batch, device),
         precision=precision,
+        memory_of=recorded,
     )

@@ -11,7 +11,7 @@ import torch
 from igan_fast.errors import InputError
 from igan_fast.ops import backend
 
-__all__ = ["keep_freed_memory", "operators_on", "resolve_device"]
+__all__ = ["has_bfloat16", "keep_freed_memory", "operators_on", "resolve_device"]
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -37,6 +37,11 @@ def operators_on(device: str | torch.device) -> str:
         return backend.chosen(torch.device(device))
     except (ValueError, RuntimeError) as error:
         raise InputError(str(error)) from None
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 numbers by itself; where it does not, that is slower than float32."""
+    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def keep_freed_memory() -> bool:

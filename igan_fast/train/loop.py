@@ -18,7 +18,7 @@ from torch import Tensor
 from igan_fast import models, reference, step
 from igan_fast.data.loader import BatchLoader
 from igan_fast.data.store import FaceStore, spread
-from igan_fast.devices import keep_freed_memory, operators_on, resolve_device
+from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
 from igan_fast.errors import InputError
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
@@ -163,6 +163,8 @@ class _Trainer:
         )
         with _graceful_stop() as stop, self._naming_the_last_checkpoint(), monitor:
             monitor.message(f"computing on {self._described()}")
+            if config.precision == "bf16" and self.device.type == "cpu" and not has_bfloat16():
+                monitor.message("this CPU has no bfloat16 instructions: --precision fp32 is faster here")
             monitor.event("start", computing_on=self._described())
             last = False
             while not last:

@@ -24,6 +24,7 @@ from igan_fast.errors import InputError
 from igan_fast.train import TrainConfig, checkpoint_folder, loop, train
 from igan_fast.train.checkpoint import load_checkpoint, load_model, newest_checkpoint
 from igan_fast.train.run import locked
+from igan_fast.train.run_log import read_log
 
 
 def options(tiny: dict[str, Any], run: Path, **more: Any) -> TrainConfig:
@@ -138,6 +139,19 @@ def test_a_run_can_go_on_in_the_other_wing(tiny: dict[str, Any], tmp_path: Path,
             torch.testing.assert_close(
                 ours, runs[second][name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def test_says_what_it_computes_on(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "has_bfloat16", lambda: False)
+    for impl, words in (("auto", "fused operators"), ("reference", "plain PyTorch")):
+        train(options(tiny, tmp_path / impl, iterations=1, impl=impl, precision="bf16"))
+        told = capsys.readouterr().out
+        assert "CPU threads in bf16: " + words in told
+        assert "this CPU has no bfloat16 instructions: --precision fp32 is faster here" in told
+        (start,) = (line for line in read_log(tmp_path / impl / "log.jsonl") if line["kind"] == "start")
+        assert words in start["computing_on"]
 
 
 def test_a_run_can_go_on_in_another_precision(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""Where an iteration's time goes, by operator and by layer: ``python -m bench.profile_step --out FOLDER``.
+
+Prints a table for each wing and, with ``--out``, writes them as profile-MACHINE.md with a bar chart beside it. A layer
+is told by the shapes that its operator was given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import igan_fast
+from bench.conftest import describe_machine
+from bench.test_step import batch_of
+from igan_fast import reference
+from igan_fast.devices import keep_freed_memory
+
+ROWS = 12
+
+
+class Row(NamedTuple):
+    """An operator's own time in one iteration, without that of the operators it calls."""
+
+    name: str
+    milliseconds: float
+    calls: int
+
+
+def profile(step: Callable[..., Any], batch: Sequence[torch.Tensor], by_shape: bool) -> list[Row]:
+    """One iteration after two that are not looked at; the rows by falling time."""
+    for _ in range(2):
+        step(*batch)
+    on_gpu = batch[0].is_cuda
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if on_gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, record_shapes=by_shape) as recorded:
+        step(*batch)
+        if on_gpu:
+            torch.cuda.synchronize()
+    rows = []
+    for event in recorded.key_averages(group_by_input_shape=by_shape):
+        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        shapes = [list(shape) for shape in event.input_shapes if len(shape) >= 2][:2] if by_shape else []
+        name = " ".join([event.key.split("::")[-1], *(str(shape).replace(" ", "") for shape in shapes)])
+        rows.append(Row(name, own / 1e3, event.count))
+    return sorted((row for row in rows if row.milliseconds > 0), key=lambda row: -row.milliseconds)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The largest rows and what is left, as Markdown."""
+    whole = sum(row.milliseconds for row in rows)
+    rest = rows[ROWS:]
+    shown = [*rows[:ROWS], Row("everything else", sum(r.milliseconds for r in rest), sum(r.calls for r in rest))]
+    lines = ["| Operator | Own time | Share | Calls |", "|---|---|---|---|"]
+    lines += [f"| {r.name} | {r.milliseconds:.1f} ms | {r.milliseconds / whole:.0%} | {r.calls} |" for r in shown]
+    return "\n".join([*lines, f"| **all** | **{whole:.1f} ms** | | |"])
+
+
+def draw(profiles: dict[str, list[Row]], path: Path) -> None:
+    """A bar per wing and operator, on one scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(profiles), sharex=True, figsize=(12, 4.5), layout="constrained")
+    for axis, (wing, rows) in zip(axes, profiles.items(), strict=True):
+        shown = rows[:ROWS][::-1]
+        axis.barh([row.name for row in shown], [row.milliseconds for row in shown])
+        axis.set_title(f"{wing}: {sum(row.milliseconds for row in rows):.0f} ms")
+        axis.set_xlabel("own time in one iteration, ms")
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.profile_step", description=__doc__)
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "bf16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    batch = batch_of(options.image_size, options.batch_size, device)
+    config = igan_fast.StepConfig(precision=options.precision)
+    steps = {
+        wing: module.TrainStep(
+            module.IterativeGAN(image_size=options.image_size, width=options.width).to(device), config
+        )
+        for wing, module in (("ours", igan_fast), ("reference", reference))
+    }
+    machine = describe_machine(device)
+    subject = f"{options.image_size}², width {options.width}, batch {options.batch_size}, {options.precision}"
+    texts = [
+        "# Where an iteration's time goes",
+        f"{machine['hardware']}, torch {machine['torch']}, {machine['date']}; {subject}.",
+    ]
+    by_operator = {wing: profile(step, batch, by_shape=False) for wing, step in steps.items()}
+    for wing, rows in by_operator.items():
+        texts.append(f"## {wing}, by operator\n\n{table(rows)}")
+    texts.append(f"## ours, by layer\n\n{table(profile(steps['ours'], batch, by_shape=True))}")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        picture = options.out / f"profile-{machine['name']}.png"
+        draw(by_operator, picture)
+        texts.insert(2, f"![Own time of the operators]({picture.name})")
+        (options.out / f"profile-{machine['name']}.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    print("\n\n".join(texts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
