@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from igan_fast import IterativeGAN
 from igan_fast.data import to_float, to_uint8
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
-from igan_fast.reference import IterativeGAN
 from igan_fast.train.checkpoint import save_checkpoint
 
 NAMES = ("Smiling", "Eyeglasses", "Bangs", "Male")

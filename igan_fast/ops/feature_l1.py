@@ -6,7 +6,7 @@ nor a difference of their size is held in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def feature_l1(
         TypeError: something that is neither a tensor nor a sequence.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
-    pairs = list(_pairs(fake, real, "fake"))
+    pairs = list(reference.pairs_of(fake, real))
     if not pairs:
         raise ValueError("fake and real hold no tensor; expected at least one pair")
     weights = [1.0] * len(pairs) if weights is None else [float(weight) for weight in weights]
@@ -90,24 +90,6 @@ def register(namespace: str) -> None:
     torch.library.register_autograd(
         f"{library}_backward", _differentiate_backward(namespace), setup_context=_save_for_second_backward
     )
-
-
-def _pairs(fake: Features, real: Features, where: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Flatten two sequences of one structure into pairs; ``where`` is the path to the place for messages."""
-    if isinstance(fake, Tensor) and isinstance(real, Tensor):
-        if fake.shape != real.shape:
-            raise ValueError(f"{where} has shape {tuple(fake.shape)}, its real counterpart {tuple(real.shape)}")
-        yield fake, real
-    elif isinstance(fake, Tensor) or isinstance(real, Tensor):
-        raise ValueError(f"{where} is a tensor on one side and a sequence on the other")
-    else:
-        for name, side in ((where, fake), (f"{where}'s real counterpart", real)):
-            if isinstance(side, str) or not isinstance(side, Sequence):
-                raise TypeError(f"{name} is a {type(side).__name__}; expected a tensor or a sequence of tensors")
-        if len(fake) != len(real):
-            raise ValueError(f"{where} has {len(fake)} entries, its real counterpart {len(real)}")
-        for index, (f, r) in enumerate(zip(fake, real, strict=True)):
-            yield from _pairs(f, r, f"{where}[{index}]")
 
 
 def _code_bytes(numel: int) -> int:

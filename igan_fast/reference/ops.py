@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Features", "conv_norm_act", "feature_l1", "norm_act", "widen"]
+__all__ = ["Features", "conv_norm_act", "feature_l1", "norm_act", "pairs_of", "widen"]
 
 #: Feature maps as networks return them: a tensor, or sequences of them nested to any depth.
 Features: TypeAlias = Tensor | Sequence["Features"]
@@ -31,8 +31,9 @@ def feature_l1(fake: Features, real: Features, weights: Sequence[float] | None =
 
     Raises:
         ValueError: no pair at all, or sequences that do not match in structure, shapes or number of weights.
+        TypeError: something that is neither a tensor nor a sequence.
     """
-    pairs = list(_pairs(fake, real, "fake"))
+    pairs = list(pairs_of(fake, real))
     if not pairs:
         raise ValueError("fake and real hold no tensor; expected at least one pair")
     if weights is None:
@@ -137,8 +138,16 @@ def conv_norm_act(
     )
 
 
-def _pairs(fake: Features, real: Features, where: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Flatten two sequences of the same structure into pairs; ``where`` is the path to the place for messages."""
+def pairs_of(fake: Features, real: Features, where: str = "fake") -> Iterator[tuple[Tensor, Tensor]]:
+    """Flatten two sequences of one structure into pairs of tensors.
+
+    Args:
+        where: the path to the place, for messages.
+
+    Raises:
+        ValueError: the two do not match in structure or shapes.
+        TypeError: something that is neither a tensor nor a sequence.
+    """
     if isinstance(fake, Tensor) and isinstance(real, Tensor):
         if fake.shape != real.shape:
             raise ValueError(f"{where} has shape {tuple(fake.shape)}, its real counterpart {tuple(real.shape)}")
@@ -146,10 +155,13 @@ def _pairs(fake: Features, real: Features, where: str) -> Iterator[tuple[Tensor,
     elif isinstance(fake, Tensor) or isinstance(real, Tensor):
         raise ValueError(f"{where} is a tensor on one side and a sequence on the other")
     else:
+        for name, side in ((where, fake), (f"{where}'s real counterpart", real)):
+            if isinstance(side, str) or not isinstance(side, Sequence):
+                raise TypeError(f"{name} is a {type(side).__name__}; expected a tensor or a sequence of tensors")
         if len(fake) != len(real):
             raise ValueError(f"{where} has {len(fake)} entries, its real counterpart {len(real)}")
         for index, (f, r) in enumerate(zip(fake, real, strict=True)):
-            yield from _pairs(f, r, f"{where}[{index}]")
+            yield from pairs_of(f, r, f"{where}[{index}]")
 
 
 def widen(x: Tensor) -> Tensor:
