@@ -29,6 +29,8 @@ class Row(NamedTuple):
     name: str
     milliseconds: float
     calls: int
+    launches: int
+    """Kernels on a GPU."""
 
 
 def profile(step: Callable[..., Any], batch: Sequence[torch.Tensor], by_shape: bool) -> list[Row]:
@@ -43,23 +45,34 @@ def profile(step: Callable[..., Any], batch: Sequence[torch.Tensor], by_shape: b
         step(*batch)
         if on_gpu:
             torch.cuda.synchronize()
-    rows = []
-    for event in recorded.key_averages(group_by_input_shape=by_shape):
+    rows: dict[str, Row] = {}
+    for event in recorded.events():
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a kernel: its operator has its time
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        kernels = [kernel for kernel in event.kernels if not kernel.name.startswith(("Memcpy", "Memset"))]
         shapes = [list(shape) for shape in event.input_shapes if len(shape) >= 2][:2] if by_shape else []
-        name = " ".join([event.key.split("::")[-1], *(str(shape).replace(" ", "") for shape in shapes)])
-        rows.append(Row(name, own / 1e3, event.count))
-    return sorted((row for row in rows if row.milliseconds > 0), key=lambda row: -row.milliseconds)
+        name = " ".join([event.name.split("::")[-1], *(str(shape).replace(" ", "") for shape in shapes)])
+        so_far = rows.get(name, Row(name, 0.0, 0, 0))
+        rows[name] = Row(name, so_far.milliseconds + own / 1e3, so_far.calls + 1, so_far.launches + len(kernels))
+    return sorted((row for row in rows.values() if row.milliseconds > 0), key=lambda row: -row.milliseconds)
 
 
 def table(rows: Sequence[Row]) -> str:
     """The largest rows and what is left, as Markdown."""
-    whole = sum(row.milliseconds for row in rows)
-    rest = rows[ROWS:]
-    shown = [*rows[:ROWS], Row("everything else", sum(r.milliseconds for r in rest), sum(r.calls for r in rest))]
-    lines = ["| Operator | Own time | Share | Calls |", "|---|---|---|---|"]
-    lines += [f"| {r.name} | {r.milliseconds:.1f} ms | {r.milliseconds / whole:.0%} | {r.calls} |" for r in shown]
-    return "\n".join([*lines, f"| **all** | **{whole:.1f} ms** | | |"])
+    whole, rest = total("all", rows), total("everything else", rows[ROWS:])
+    head = ["Operator", "Own time", "Share", "Calls", "Launches"]
+    lines = [head, ["---"] * len(head)]
+    for row in (*rows[:ROWS], rest, whole):
+        share = f"{row.milliseconds / whole.milliseconds:.0%}"
+        lines.append([row.name, f"{row.milliseconds:.1f} ms", share, str(row.calls), str(row.launches)])
+    columns = len(head) if whole.launches else len(head) - 1
+    return "\n".join(f"| {' | '.join(line[:columns])} |" for line in lines)
+
+
+def total(name: str, rows: Sequence[Row]) -> Row:
+    """All of them as one."""
+    return Row(name, *(sum(row[column] for row in rows) for column in (1, 2, 3)))
 
 
 def draw(profiles: dict[str, list[Row]], path: Path) -> None:
