@@ -19,7 +19,6 @@ from igan_fast.graphs import GraphedStep
 
 #: Image size, width, batch on a CPU, batch on a GPU: the paper's size, and half of it.
 SIZES = [(128, 64, 16, 256), (128, 64, None, 64), (64, 32, 64, 256)]
-QUICK = [(32, 8, 4, 4), (32, 8, None, 2), (32, 4, 4, 4)]
 
 
 def batch_of(size: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,7 +44,7 @@ def flops_of(size: int, width: int, batch: int, device: torch.device) -> int:
 def test_step(compare, request, device, index, precision):
     torch._dynamo.reset()
     on_gpu = device.type == "cuda"
-    size, width, *batches = (QUICK if request.config.getoption("--quick") else SIZES)[index]
+    size, width, *batches = SIZES[index]
     batch = batches[on_gpu]
     if batch is None:
         pytest.skip("this batch is for a GPU")
@@ -53,6 +52,8 @@ def test_step(compare, request, device, index, precision):
         pytest.skip("tf32 is measured on a GPU, at one size")
     if precision == "bf16" and not on_gpu and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16 instructions")
+    if request.config.getoption("--quick"):
+        size, width, batch = 32, 8, 4
     config = igan_fast.StepConfig(precision=precision)
     given = batch_of(size, batch, device)
 

@@ -181,7 +181,7 @@ def test_memory_does_not_grow():
     for _ in range(20):
         run(step, 10)
     assert alive() <= before + 5
-    assert not strided_conv._kept.filters
+    assert not strided_conv._of_thread.kept.filters
 
 
 def test_a_failed_iteration_leaves_the_step_usable():
@@ -190,7 +190,7 @@ def test_a_failed_iteration_leaves_the_step_usable():
     with pytest.raises((RuntimeError, ValueError)):
         step(images, labels[:, :3], noise)
     assert all(p.requires_grad for p in step.model.parameters())
-    assert not strided_conv._kept.filters
+    assert not strided_conv._of_thread.kept.filters
     step(images, labels, noise)
 
 

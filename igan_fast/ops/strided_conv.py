@@ -6,6 +6,7 @@ tells where it can be used and pays; elsewhere PyTorch's own convolution is as g
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,8 @@ class _Kept:
         self.filters: dict[tuple[int, bool, int], tuple[Tensor, Tensor, int]] = {}
 
     def of(self, conv_weight: Tensor, transposed: bool, tile: int) -> Tensor:
+        if self.uses == 1:
+            return _make_filter(conv_weight, transposed, tile)
         key = (id(conv_weight), transposed, tile)
         if key not in self.filters:
             self.filters[key] = (conv_weight, _make_filter(conv_weight, transposed, tile), self.uses)
@@ -45,7 +48,13 @@ class _Kept:
         return filter
 
 
-_kept = _Kept(1)
+class _OfThread(threading.local):
+    """Each thread's own; the backward pass of what is on a CPU runs in the thread that asks for it."""
+
+    kept = _Kept(1)
+
+
+_of_thread = _OfThread()
 
 
 def applies(
@@ -78,7 +87,7 @@ def convolve(
     """
     channels = conv_weight.shape[1 if transposed else 0]
     tile = _tile(x if transposed else x[:, :, ::2, ::2])
-    filter = _kept.of(conv_weight, transposed, tile)
+    filter = _of_thread.kept.of(conv_weight, transposed, tile)
     y: Tensor = torch.ops.igan_fast.strided_conv(_last(x), filter, channels, bias, negative_slope, transposed, tile)
     return y.permute(0, 3, 1, 2)
 
@@ -102,12 +111,11 @@ def filters_kept(uses: int) -> Iterator[None]:
 
     The weights must not change inside: nothing would tell, since fused optimisers leave a tensor's version as it was.
     """
-    global _kept
-    outer, _kept = _kept, _Kept(uses)
+    outer, _of_thread.kept = _of_thread.kept, _Kept(uses)
     try:
         yield
     finally:
-        _kept = outer
+        _of_thread.kept = outer
 
 
 def _tile(small: Tensor) -> int:

@@ -166,15 +166,15 @@ def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[o
     """
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
+    if device.type == "cuda":
+        return _products(tf32=precision == "tf32")
     if precision == "tf32":
-        if device.type != "cuda":
-            raise ValueError(f"precision is tf32, which {device.type} has not; expected fp32 or bf16")
-        return _tf32()
+        raise ValueError(f"precision is tf32, which {device.type} has not; expected fp32 or bf16")
     return nullcontext()
 
 
 @contextmanager
-def _tf32() -> Iterator[None]:
-    # Set once, for the backward passes too, which run outside of the block.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+def _products(*, tf32: bool) -> Iterator[None]:
+    # Not set back at the end: the backward passes, which run outside of the block, are meant too.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     yield
