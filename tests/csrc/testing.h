@@ -69,6 +69,7 @@ template <typename T> T from_double(double value) {
 }
 
 template <typename T> constexpr igan_fast::Dtype dtype_of() {
+  using igan_fast::Dtype;
   using namespace igan_fast::cpu;
   if (std::is_same_v<T, Half>)
     return Dtype::Half;
