@@ -63,8 +63,12 @@ class _ConvAct(torch.autograd.Function):
         dz = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
         dx = dweight = None
         if needs_x:
-            extra = ctx.shape[2] - ((dz.shape[2] - 1) * stride - 2 * padding + weight.shape[2])
-            dx = conv_transpose2d(dz, weight, stride, padding, extra)
+            # What the convolution left over of the height and of the width; they differ where one is odd.
+            extra = [ctx.shape[d] - ((dz.shape[d] - 1) * stride - 2 * padding + weight.shape[d]) for d in (2, 3)]
+            if extra[0] == extra[1]:
+                dx = conv_transpose2d(dz, weight, stride, padding, extra[0])
+            else:
+                dx = F.conv_transpose2d(dz, weight, None, stride, padding, extra)
         if needs_weight:
             _, dweight, _none = torch.ops.aten.convolution_backward(
                 dz, x, weight, None, *geometry, (False, True, False)

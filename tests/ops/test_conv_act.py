@@ -11,11 +11,13 @@ from torch import Tensor
 from igan_fast.ops.conv_act import conv_act
 
 
-def leaves(dtype=torch.float32, *, size=(8, 6), c_in=3, bias=True, channels_last=False) -> list[Tensor | None]:
-    x = torch.randn(4, c_in, *size, dtype=dtype)
+def leaves(
+    dtype=torch.float32, *, batch=4, size=(8, 6), c_in=3, kernel=(5, 5), bias=True, channels_last=False
+) -> list[Tensor | None]:
+    x = torch.randn(batch, c_in, *size, dtype=dtype)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    tensors = [x, torch.randn(16, c_in, 5, 5, dtype=dtype) * 0.2, torch.randn(16, dtype=dtype) if bias else None]
+    tensors = [x, torch.randn(16, c_in, *kernel, dtype=dtype) * 0.2, torch.randn(16, dtype=dtype) if bias else None]
     return [None if t is None else t.requires_grad_() for t in tensors]
 
 
@@ -37,6 +39,11 @@ def results(function, tensors, **options) -> list[Tensor]:
         ({"channels_last": True}, {}),
         ({"bias": False}, {}),
         ({"size": (7, 9)}, {}),
+        ({"size": (8, 7)}, {}),  # the convolution leaves a row over and no column
+        ({"size": (7, 8), "c_in": 6}, {}),
+        ({"size": (1, 1)}, {}),
+        ({"kernel": (5, 3)}, {}),
+        ({"batch": 1}, {}),
         ({"c_in": 6}, {"stride": 1}),
         ({"size": (5, 5)}, {"stride": 3, "padding": 1}),
         ({}, {"negative_slope": 0.0}),
@@ -49,6 +56,23 @@ def test_equals_torch(dtype, allowed, shape, options):
     for a, e in zip(results(conv_act, tensors, **options), results(plain, exact, **options), strict=True):
         assert a.dtype == dtype
         assert error(a, e) < allowed
+
+
+def test_an_empty_batch():
+    tensors = leaves(batch=0)
+    for a, e in zip(results(conv_act, tensors), results(plain, tensors), strict=True):
+        assert torch.equal(a, e)
+
+
+def test_nan_and_inf_stand_where_torch_has_them():
+    x, weight, bias = leaves()
+    with torch.no_grad():
+        x[1, 2, 3, 4] = float("nan")
+        x[2, 0, 0, 0] = float("inf")
+    y, expected = conv_act(x, weight, bias), plain(x, weight, bias)
+    assert not y[1:3].isfinite().all()
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert torch.equal(y[y.isinf()], expected[expected.isinf()])
 
 
 def test_gradcheck():
