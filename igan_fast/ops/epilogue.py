@@ -13,9 +13,14 @@ _HAS_EPILOGUE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution
 
 
 def has_epilogue(x: Tensor) -> bool:
-    """Whether there is one for x."""
+    """Whether there is one for x.
+
+    Not for a compiler or a tensor without data: PyTorch gives the transposed one's result the input's channels there.
+    """
     return (
         _HAS_EPILOGUE
+        and not torch.compiler.is_compiling()
+        and type(x) in (Tensor, torch.nn.Parameter)
         and x.device.type == "cpu"
         and x.dim() == 4
         and x.dtype in (torch.float32, torch.bfloat16)

@@ -18,6 +18,8 @@ from igan_fast.ops import backend
 
 __all__ = ["applies", "convolve", "filters_kept", "input_gradient", "weight_gradient"]
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 #: Channels on either side from which on the products are worth the transforms around them.
 MIN_CHANNELS = 16
 
@@ -66,6 +68,8 @@ def applies(
     """
     return (
         x.device.type == "cpu"
+        and type(x) in _PLAIN  # a filter's size is known to the kernels alone, not to tensors without data
+        and type(conv_weight) in _PLAIN
         and backend.has_native_cpu()
         and x.dtype == conv_weight.dtype == torch.float32
         and conv_weight.shape[2:] == (5, 5)

@@ -69,6 +69,21 @@ def test_compiles_with_automatic_choice_and_autocast(native):
     assert error(compiled(x, y), ours(x, y)) < 1e-2
 
 
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_a_folded_transposed_convolution_compiles(native, compiler):
+    """To more channels than it has, whose number a compiler has to know."""
+    x, conv_weight = torch.randn(4, 3, 8, 8, device=native.device), torch.randn(3, 7, 5, 5, device=native.device)
+    kept = torch.rand(2, 7, device=native.device)
+
+    def function(module, *tensors: Tensor) -> Tensor:
+        options = {"transposed": True, "output_padding": 1, "training": False}
+        return module.conv_norm_act(*tensors, None, None, *kept, **options) * 2
+
+    with torch.no_grad():
+        compiled = torch.compile(lambda *t: function(ops, *t), fullgraph=True, backend=compiler)
+        assert error(compiled(x, conv_weight), function(reference, x, conv_weight)) < 1e-5
+
+
 def test_compiles_for_inference(native):
     x, y = leaf(4, 3, 8, 8, device=native.device), leaf(4, 3, 8, 8, device=native.device)
     for function in (block, convolution, feature_matching):

@@ -48,6 +48,7 @@ def results(function, tensors, **options) -> list[Tensor]:
         ({"size": (5, 5)}, {"stride": 3, "padding": 1}),
         ({}, {"negative_slope": 0.0}),
         ({}, {"negative_slope": 1.0}),
+        ({}, {"negative_slope": -0.5}),  # the result's sign says nothing
     ],
 )
 def test_equals_torch(dtype, allowed, shape, options):
@@ -75,7 +76,19 @@ def test_nan_and_inf_stand_where_torch_has_them():
     assert torch.equal(y[y.isinf()], expected[expected.isinf()])
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_only_the_gradients_that_are_wanted(wanted):
+    """From one upstream value, spread: what y.sum() sends back."""
+    tensors = [t.detach().requires_grad_(k in wanted) for k, t in enumerate(leaves())]
+    conv_act(*tensors).sum().backward()
+    assert [t.grad is not None for t in tensors] == [k in wanted for k in range(3)]
+    needed = [tensors[k] for k in wanted]
+    for t, e in zip(needed, torch.autograd.grad(plain(*tensors).sum(), needed), strict=True):
+        assert error(t.grad, e) < 1e-5
+
+
+def test_gradcheck(threads):
+    torch.set_num_threads(1)  # thousands of calls too small to share
     tensors = [
         t.detach()[:2, :2].requires_grad_() if t.dim() == 4 else t[:2].detach().requires_grad_()
         for t in leaves(torch.float64)

@@ -7,11 +7,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import HALF, assert_as_good, error, in_float64
+from oracles import HALF, LAYOUTS, assert_as_good, error, in_float64
 from torch import Tensor, nn
 
 from igan_fast import ops
 from igan_fast.ops import strided_conv
+from igan_fast.ops.conv_norm_act import _Geometry
 from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.reference import ops as reference
 
@@ -107,7 +108,8 @@ def test_equals_torch_modules(place, geometry, channels_last, mode):
 
 @pytest.mark.parametrize("geometry", ["D's layer", "G's layer", "G's last layer"])
 @pytest.mark.parametrize("training", [True, False])
-def test_first_and_second_derivatives(native, geometry, training):
+def test_first_and_second_derivatives(native, geometry, training, threads):
+    torch.set_num_threads(1)  # thousands of calls too small to share
     (x, conv_weight, weight, bias), options = arguments(geometry, torch.float64, native)
     x = x.detach()[:2, :2, :4, :4].contiguous().requires_grad_()
     conv_weight = (conv_weight[:2] if options["transposed"] else conv_weight[:2, :2]).detach()
@@ -131,19 +133,27 @@ def wide(transposed: bool) -> tuple[list[Tensor], dict]:
     return [x, conv_weight, weight, bias], {"transposed": transposed, "output_padding": int(transposed)}
 
 
+def far_from_the_bend(*tensors: Tensor, **options) -> Tensor:
+    """Where rounding does not decide the side of the LeakyReLU."""
+    (y, *_) = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
+    return y.detach().abs() > 1e-4
+
+
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("training", "groups"), [(True, 1), (True, 4), (False, 1)])
+@pytest.mark.parametrize(("training", "groups"), [(True, 1), (True, 2), (True, 4), (False, 1)])
 def test_our_own_convolution_equals_the_reference(transposed, training, groups):
     tensors, options = wide(transposed)
     options |= {"training": training, "groups": groups}
     assert strided_conv.applies(
         *tensors[:2], transposed=transposed, stride=2, padding=2, output_padding=int(transposed)
     )
+    options["where"] = far_from_the_bend(*tensors, **options)
     actual = run(ops.conv_norm_act, *tensors, **options, impl="native")
     exact = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
     for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
         assert error(a, e) < 3e-5, index
+    del options["where"]
     if not training:
         with torch.no_grad():  # folded
             kept = torch.rand(2, 24)
@@ -168,14 +178,88 @@ def test_frozen_convolution_keeps_no_input(transposed):
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_gradient_penalty_through_our_own_convolution(transposed):
+    """Of cubes, against float64: the squares of normalised values sum to almost a constant."""
     tensors, options = wide(transposed)
-    found = []
-    for function, impl in ((ops.conv_norm_act, {"impl": "native"}), (reference.conv_norm_act, {})):
-        y = function(*tensors, **options, **impl)
-        (dx,) = torch.autograd.grad(y.square().sum(), tensors[0], create_graph=True)
-        found.append(torch.autograd.grad(dx.square().sum(), tensors))
-    for a, e in zip(*found, strict=True):
-        assert error(a, e) < 1e-3
+    where = far_from_the_bend(*tensors, **options)
+
+    def penalty(function, *tensors: Tensor, **impl) -> list[Tensor]:
+        y = function(*tensors, **options, **impl) * where
+        (dx,) = torch.autograd.grad(y.pow(3).sum(), tensors[0], create_graph=True)
+        return [dx, *torch.autograd.grad(dx.square().sum(), tensors)]
+
+    actual = penalty(ops.conv_norm_act, *tensors, impl="native")
+    exact = in_float64(lambda *t: penalty(reference.conv_norm_act, *t), *tensors)
+    for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
+        assert error(a, e) < 1e-4, index
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_when_our_own_convolution_runs(transposed, monkeypatch):
+    """Elsewhere PyTorch's does, whose results are as good: only counting tells."""
+    calls = []
+
+    def counted(name: str):
+        function = getattr(strided_conv, name)
+
+        def call(*arguments, **options):
+            calls.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("convolve", "weight_gradient"):
+        monkeypatch.setattr(strided_conv, name, counted(name))
+    (x, conv_weight, weight, bias), options = wide(transposed)
+    kept = torch.rand(2, 24)
+
+    def made(function) -> list[str]:
+        calls.clear()
+        function()
+        return sorted(calls)
+
+    def step(*given: Tensor, **settings) -> None:
+        ops.conv_norm_act(*given, **options, **settings).sum().backward()
+
+    convolution, gradient = ["convolve"], ["weight_gradient"]
+    assert made(lambda: step(x, conv_weight, weight, bias)) == convolution * 2 + gradient
+    assert made(lambda: step(x, conv_weight.detach(), weight, bias)) == convolution * 2
+    assert made(lambda: step(x.detach(), conv_weight, weight, bias)) == convolution + gradient
+    assert made(lambda: step(x, conv_weight, weight, bias, impl="reference")) == []
+    for native in (True, False):  # False as for impl="triton"
+        assert _Geometry(2, transposed, 2, 2, int(transposed), native).has_kernel(x, conv_weight) == native
+    assert made(lambda: step(x, conv_weight, weight, bias, *kept, training=False)) == []
+    with torch.no_grad():
+        assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, **options)) == convolution
+        folded = {"training": False} | options
+        assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, *kept, **folded)) == convolution
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made(lambda: step(x, conv_weight, weight, bias)) == []
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_our_own_convolution_takes_any_layout(transposed, layout):
+    tensors, options = wide(transposed)
+    options |= {"impl": "native", "where": far_from_the_bend(*tensors, **options)}
+    laid = [LAYOUTS[layout](t.detach()).requires_grad_() if t.dim() == 4 else t for t in tensors]
+    for a, e in zip(run(ops.conv_norm_act, *laid, **options), run(ops.conv_norm_act, *tensors, **options), strict=True):
+        assert error(a, e) < 1e-6
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_frozen_convolution_in_eval_mode(transposed):
+    (x, conv_weight, weight, bias), options = wide(transposed)
+    given = (x, conv_weight.detach(), weight.detach(), bias.detach(), *torch.rand(2, 24))
+    options |= {"training": False}
+    y = ops.conv_norm_act(*given, impl="native", **options)
+    exact = in_float64(lambda *t: [reference.conv_norm_act(*t, **options)], *given)[0]
+    assert error(y, exact) < 1e-5
+    (dx,) = torch.autograd.grad(y.square().sum(), x)
+    expected = reference.conv_norm_act(*given, **options)
+    assert error(dx, torch.autograd.grad(expected.square().sum(), x)[0]) < 1e-4
 
 
 def test_frozen_and_missing_parameters(place):
@@ -204,6 +288,21 @@ def test_under_autocast(place, geometry, training):
     for a, p, e in zip(actual, plain, exact, strict=True):
         assert a.dtype == p.dtype
         assert error(a, e) <= max(3 * error(p, e), 0.02)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_tensors_without_data(transposed, training):
+    """Wide enough for our own convolution, whose filters have no size that is known without the kernels."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), torch.no_grad():
+        x, kept = torch.empty(12, 20, 8, 8), (torch.empty(24), torch.empty(24))
+        conv_weight = torch.empty(20, 24, 5, 5) if transposed else torch.empty(24, 20, 5, 5)
+        y = ops.conv_norm_act(
+            x, conv_weight, None, None, *kept, transposed=transposed, output_padding=int(transposed), training=training
+        )
+        assert y.shape == ((12, 24, 16, 16) if transposed else (12, 24, 4, 4))
 
 
 def test_one_value_per_channel_raises(place):
