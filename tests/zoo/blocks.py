@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import weight_norm
+
 from zoo.network import Inputs, images, network
 
 

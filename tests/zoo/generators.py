@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
+
 from zoo.network import Inputs, images, network
 
 INSTANCE = functools.partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)

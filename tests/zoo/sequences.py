@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+
 from zoo.network import Inputs, images, network
 
 
