@@ -174,8 +174,7 @@ _L1, _L2 = "model.model.1.model", "model.model.1.model.3.model"
         f"{_L2}.3.model.3 {_L2}.3.model.4",
     ],
     {
-        f"{_L1}.0": "works in place on the block's input, which the skip connection joins afterwards: the skip holds the "
-        "activated values",
+        f"{_L1}.0": "works in place on the block's input, which the skip joins afterwards: activated, that is",
         f"{_L2}.0": "works in place on the output of the norm before it, which the skip connection joins afterwards",
     },
 )
@@ -284,7 +283,7 @@ class LocalEnhancer(nn.Module):
 
 
 @network(
-    "NVIDIA/pix2pixHD LocalEnhancer: another network's layers in a Sequential of its own, setattr and getattr by number",
+    "NVIDIA/pix2pixHD LocalEnhancer: another network's layers in a Sequential, setattr and getattr by number",
     [
         "model.1 model.2 model.3",
         "model.14 model.15 model.16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +24,9 @@ class Network:
     Attributes:
         builder: makes (module, example inputs), from the global random state.
         style: where one meets this spelling.
-        runs: what a right fuse may make one operator of, each a chain of module names in the order in which they are called;
-            an activation that is no module stands as ``F.relu`` and the like. It may fuse a part of a chain, or nothing,
-            and any batch or instance norm of torch's by itself.
+        runs: what a right fuse may make one operator of, each a chain of module names in the order in which they are
+            called; an activation that is no module stands as ``F.relu`` and the like. It may fuse a part of a chain, or
+            nothing, and any batch or instance norm of torch's by itself.
         kept: by module name, why it must stay as it is, or must not be joined with its neighbour.
         calls: other uses of the module than ``module(*inputs)`` that have to give what they gave before.
     """
@@ -42,7 +43,8 @@ class Network:
         Make it twice for a copy: some of these cannot be copied (weight norm of old), or not with their hooks.
         Parameters and running statistics of normalisations are far from 1 and 0, some scales negative.
         """
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lazy layers, and weight norm of old: others use them
             torch.manual_seed(seed)
             module, inputs = self.builder()
             for part in module.modules():

@@ -48,7 +48,7 @@ class NormTwice(nn.Module):
     ["conv norm", "conv2 norm2 act2"],
     {
         "act": "the values before it are needed too",
-        "act2": "both terms of the sum are its output, as it works in place",
+        "act2": "both terms of the sum are its output",
     },
 )
 def norm_output_used_twice() -> tuple[nn.Module, Inputs]:
