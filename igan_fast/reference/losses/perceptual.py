@@ -46,8 +46,8 @@ class PerceptualL1Loss(nn.Module):
 
     A layer's output counts as the layer returns it: it is copied, since what follows may change it in place
     (``nn.ReLU(inplace=True)``). Of a layer that returns several tensors, or that runs several times, the mean of their
-    distances counts. The layers are watched with forward hooks while the loss is computed, and not otherwise: within
-    ``torch.compile`` they are not seen, so compile networks around the loss and not the loss or its extractor.
+    distances counts. The layers are watched with forward hooks while the loss is computed, and not otherwise: in a
+    network that ``torch.compile`` has compiled before they run out of sight, which raises, so give it uncompiled.
     """
 
     #: The operators that it runs on; the fast wing's loss puts its own here.
@@ -125,7 +125,8 @@ class PerceptualL1Loss(nn.Module):
         for name, found in outputs.items():
             if not found:
                 raise RuntimeError(
-                    f"layer {name!r} did not run in the extractor's forward pass, or out of sight: within torch.compile"
+                    f"layer {name!r} did not run in the extractor's forward pass (in a network that torch.compile has "
+                    f"compiled layers run out of sight: give it uncompiled)"
                 )
         return [found[0] if len(found) == 1 else found for found in outputs.values()]
 
