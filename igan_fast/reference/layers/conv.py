@@ -45,13 +45,17 @@ class _ConvNormAct2d(nn.Module):
 
         Raises:
             TypeError: another kind of module, or one of a class made from these.
-            ValueError: a convolution that pads with something else than zeros, or by name.
+            ValueError: a convolution that pads with something else than zeros, or by name; channels that do not fit.
         """
         if type(conv) is not cls.conv_type:
             raise TypeError(f"conv is a {type(conv).__name__}; expected an nn.{cls.conv_type.__name__}")
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             padding = conv.padding_mode if conv.padding_mode != "zeros" else conv.padding
             raise ValueError(f"conv has the padding {padding!r}; expected numbers of zeros")
+        if norm.num_features != conv.out_channels:
+            raise ValueError(
+                f"norm has {norm.num_features} features; expected {conv.out_channels}, the channels of conv"
+            )
         block = cls.__new__(cls)
         nn.Module.__init__(block)
         block.conv, block.norm = conv, cls.norm_type.from_torch(norm, act)
@@ -157,7 +161,8 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation: as of ``nn.ConvTranspose2d``,
-            with numbers or pairs of them; kernel, stride and paddings are the paper's where omitted.
+            with numbers or pairs of them; kernel, stride and paddings are the paper's where omitted, so that another
+            kernel (4×4, say) wants its own ``output_padding``.
         conv_groups, conv_bias, device, dtype, eps, momentum, affine, track_running_stats, negative_slope, groups: as of
             ``ConvNormAct2d``; without ``negative_slope`` it is ReLU.
 

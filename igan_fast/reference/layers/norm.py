@@ -140,17 +140,15 @@ class NormAct2d(nn.Module):
 
     def begin_pass(self, x: Tensor) -> dict[str, Any]:
         """The operator's other arguments for a batch x, which is counted as ``nn.BatchNorm2d`` does, once a group."""
-        by_instance = self.groups == "instance"
-        groups = max(len(x), 1) if self.groups == "instance" else self.groups
-        momentum = self.momentum
         tracking = self.training and self.track_running_stats
-        average = tracking and by_instance
-        if tracking and not by_instance and self.num_batches_tracked is not None:
+        momentum, average = self.momentum, self.groups == "instance"
+        groups = max(len(x), 1) if self.groups == "instance" else self.groups
+        if tracking and not average and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(groups)
-            if momentum is None:  # the mean of the groups, in its share of all batches
-                momentum, average = groups / float(self.num_batches_tracked), groups > 1
+            if momentum is None:  # the groups' mean, in their share of all batches so far
+                momentum, average = groups / float(self.num_batches_tracked), True
         use = self.track_running_stats or not self.training
-        arguments = {
+        return {
             "running_mean": self.running_mean if use else None,
             "running_var": self.running_var if use else None,
             "training": self.training,
@@ -158,8 +156,8 @@ class NormAct2d(nn.Module):
             "eps": self.eps,
             "negative_slope": self.negative_slope,
             "groups": groups,
+            "average_groups": average,
         }
-        return arguments | {"average_groups": True} if average else arguments
 
     def extra_repr(self) -> str:
         return (
