@@ -35,6 +35,8 @@ class Options:
 class ImageOptions(Options):
     image_size: int = 64
     """Height and width; a power of two from 32 up."""
+    faces: int = 256
+    """How many faces are drawn to learn from."""
     out: Path | None = None
     """Where to write a picture of what was learned (.png)."""
 
@@ -46,10 +48,10 @@ def options_of(kind: type[AnyOptions], description: str | None, arguments: Seque
     return options
 
 
-def faces(options: ImageOptions, attributes: Sequence[str] = ("Male",), count: int = 256) -> tuple[Tensor, Tensor]:
-    """``count`` drawn faces, (N, 3, S, S) in [−1, 1], and their labels, (N, attributes) in {0, 1}."""
-    source = DrawnFaces(count, seed=options.seed, attributes=attributes)
-    pictures = [torch.from_numpy(source.image(index, options.image_size)) for index in range(count)]
+def faces(options: ImageOptions, attributes: Sequence[str] = ("Male",)) -> tuple[Tensor, Tensor]:
+    """Drawn faces, (N, 3, S, S) in [−1, 1], and their labels, (N, attributes) in {0, 1}."""
+    source = DrawnFaces(options.faces, seed=options.seed, attributes=attributes)
+    pictures = [torch.from_numpy(source.image(index, options.image_size)) for index in range(len(source))]
     images = to_float(torch.stack(pictures)).contiguous()
     return images.to(options.device), torch.from_numpy(source.labels).to(images).to(options.device)
 
