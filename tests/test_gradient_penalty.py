@@ -164,3 +164,12 @@ def test_feature_matching(dtype):
     exact = in_float64(lambda *t: penalised(lambda *u: loss(reference_losses, *u), *t), x, weight)
     for a, e in zip(found, exact, strict=True):
         assert error(a, e) < (1e-9 if dtype == torch.float64 else 1e-5)
+
+
+def test_a_compiled_discriminator_is_refused_by_the_compiler():
+    """torch.compile has no second derivatives, and says so; nothing is silently wrong."""
+    torch._dynamo.reset()
+    ours, _ = twins(torch.float32)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        learn(compiled, r1, torch.float32)
