@@ -67,10 +67,8 @@ def fuse(model: nn.Module) -> FusionReport:
         run, entry, first = _run_of(place, tree, flow)
         runs.append((run, entry))
         entries[id(first)] = entry
-        if run.conv is not None:
-            joined.add(id(run.conv.module))
-        if run.act is not None:
-            covered.add((id(run.act.parent), run.act.name))
+        joined.add(id(run.conv))
+        covered.update(act.key for act in run.acts)
     ordered: list[Entry] = []
     for module in tree.modules:
         if id(module) in entries:
@@ -130,7 +128,10 @@ def _run_of(norm: Place, tree: Tree, flow: Flow) -> tuple[Run, Entry, nn.Module]
     )
     first = places[0].module
     assert first is not None
-    return Run(norm, conv, act), entry, first
+    source = flow.before(act) if act is not None else None
+    shared = act is not None and (source is None or source.key != norm.key)
+    acts = tree.places[id(behind)] if shared else [act] if act is not None else []
+    return Run(norm, conv, acts, shared), entry, first
 
 
 def _left_over(module: nn.Module, tree: Tree, covered: set[tuple[int, str]], wrapped: dict[int, str]) -> list[Entry]:
@@ -140,7 +141,7 @@ def _left_over(module: nn.Module, tree: Tree, covered: set[tuple[int, str]], wra
         reason = wrapped.get(id(module)) or _conv_refusal(module, tree) or "no normalisation takes its result alone"
         return [Entry((name,), (type(module).__name__,), 0, reason)]
     if _is_activation(module):
-        free = [p for p in tree.places[id(module)] if (id(p.parent), p.name) not in covered]
+        free = [p for p in tree.places[id(module)] if p.key not in covered]
         reason = wrapped.get(id(module)) or "no normalisation gives it its input alone"
         return [Entry((tree.name(place),), (_kind(module),), 0, reason) for place in free]
     if isinstance(module, nn.SyncBatchNorm):
@@ -173,10 +174,6 @@ def _conv_refusal(conv: nn.Module, tree: Tree) -> str:
         return _subclass(conv)
     if len(tree.places[id(conv)]) > 1:
         return f"shared: {_where(conv, tree)}"
-    if conv.padding_mode != "zeros":
-        return f"padding_mode={conv.padding_mode!r}"
-    if isinstance(conv.padding, str):
-        return f"padding={conv.padding!r}"
     return _hooks(conv) or _dtypes(conv)
 
 

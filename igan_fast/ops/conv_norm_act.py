@@ -305,7 +305,7 @@ def _folded(
     if bias is not None:
         shift = shift + bias.to(wide)
     if geometry.transposed:  # (C_in, C_out / groups, …): each group of rows has output channels of its own
-        rows = conv_weight.to(wide).unflatten(0, (geometry.groups, -1))
+        rows = conv_weight.to(wide).reshape(geometry.groups, -1, *conv_weight.shape[1:])
         scaled = rows * scale.view(geometry.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
         folded = scaled.flatten(0, 1).to(x.dtype)
     else:
