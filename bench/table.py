@@ -15,6 +15,9 @@ from typing import Any
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
+#: What has a table of its own, beside the operators.
+KINDS = ("step", "inference", "data", "example")
+
 #: What the paper trained on: 50 epochs of 185,000 images.
 PAPER_IMAGES = 50 * 185_000
 
@@ -31,9 +34,14 @@ def _machine(document: dict[str, Any]) -> str:
         f"**{machine['hardware']}**, torch {machine['torch']}, {' to '.join(dates[:1] + dates[-1:][: len(dates) - 1])}"
         f"{_memory(machine)}; medians of {min(r['rounds'] for r in results)} interleaved rounds."
     )
-    kinds = {kind: [r for r in results if r.get("kind", "operator") == kind] for kind in ("step", "inference", "data")}
+    kinds = {kind: [r for r in results if r.get("kind", "operator") == kind] for kind in KINDS}
     operators = [r for r in results if r.get("kind", "operator") == "operator"]
-    tables = [_steps(kinds["step"]), _tasks([*kinds["inference"], *kinds["data"]]), _operators(operators)]
+    tables = [
+        _steps(kinds["step"]),
+        _tasks([*kinds["inference"], *kinds["data"]]),
+        _examples(kinds["example"]),
+        _operators(operators),
+    ]
     return "\n\n".join([heading, *(table for table in tables if table)])
 
 
@@ -92,6 +100,31 @@ def _tasks(results: Sequence[dict[str, Any]]) -> str:
             _against("eager", [result]),
             _against("compile", [result]) if compiled else "",
             f"{result['paper_ms']:.0f} ms" if "paper_ms" in result else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _examples(results: Sequence[dict[str, Any]]) -> str:
+    """Other people's networks, as written and fused by one line."""
+    if not results:
+        return ""
+    lines = [
+        "| Other people's GANs | | Batch | Fused | As written | Its better layout | torch.compile | "
+        "Peak memory, as written |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        name, _, rest = result["operator"].partition(", ")
+        cells = [
+            name,
+            rest,
+            str(result["batch"]),
+            f"{_ours(result):.0f} ms",
+            _against_one("eager", result),
+            _against("eager", [result]),
+            _against("compile", [result]) if "compile" in result["times"] else "",
+            f"{result['peak_bytes']['ours'] / 1e6:.0f} of {result['peak_bytes']['eager'] / 1e6:.0f} MB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -157,6 +190,12 @@ def _against(kind: str | tuple[str, ...], results: Sequence[dict[str, Any]]) -> 
     theirs = [best(result, kind) for result in results]
     ratios = [other / _ours(result) for other, result in zip(theirs, results, strict=True)]
     return f"{min(theirs):.1f} ms, **{_pair([f'{ratio:.1f}×' for ratio in ratios])}**"
+
+
+def _against_one(name: str, result: dict[str, Any]) -> str:
+    """Against the peer of exactly this name."""
+    theirs = result["times"][name]["both"]["median_ms"]
+    return f"{theirs:.1f} ms, **{theirs / _ours(result):.1f}×**"
 
 
 def _between_marks(text: str, new: str) -> str:
