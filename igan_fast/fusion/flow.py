@@ -141,6 +141,8 @@ class Flow:
             if not _is_custom(owner):
                 return f"{type(owner).__name__} holds it"
             made, source, kind = self._traces[id(owner)], self._sources[id(owner)], type(owner).__name__
+            if "forward" in vars(owner):
+                return f"the forward of a {kind} was replaced"
             if source is None:
                 if made.failure:
                     return f"{kind}.forward cannot be followed ({made.failure}), and its source not be read"
@@ -195,7 +197,7 @@ class Flow:
     def _connect_written(self, owner: nn.Module) -> None:
         """Attributes that the source calls one on the other, once, where forward cannot be followed."""
         made, source = self._traces[id(owner)], self._sources[id(owner)]
-        if not made.failure:
+        if not made.failure or "forward" in vars(owner):
             return
         doubt = f"{type(owner).__name__}.forward cannot be followed ({made.failure})"
         if source is None or source.dynamic:

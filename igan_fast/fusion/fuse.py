@@ -33,8 +33,10 @@ def fuse(model: nn.Module) -> FusionReport:
     a copy. Whatever is not certain is left alone: modules that are shared or have hooks, or whose results are seen by
     others too; that are parametrised (spectral norm, weight norm), synchronised, subclassed or not initialised yet; or
     wrapped (``DataParallel``, ``DistributedDataParallel``, FSDP, ``torch.compile``: fuse before you wrap). A hook that
-    is registered later sees what it would have seen. ``copy.deepcopy``, ``torch.save``, ``nn.DataParallel`` and
-    ``torch.compile`` take a fused model; for TorchScript, ONNX and ``torch.func`` call ``unfuse`` first.
+    is registered later sees what it would have seen; code outside of the model that calls parts of it one by one
+    (``net.main[0](x)``) does not: the first of a run gives the whole run's result. ``copy.deepcopy``, ``torch.save``,
+    ``nn.DataParallel`` and ``torch.compile`` take a fused model; for TorchScript, ONNX and ``torch.func``'s transforms
+    call ``unfuse`` first.
 
     The gradient of a convolution's bias before a normalisation by the batch's own statistics is exactly 0, where
     PyTorch's is rounding noise.

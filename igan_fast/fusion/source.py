@@ -80,7 +80,6 @@ _sources: WeakKeyDictionary[type[nn.Module], Source | None] = WeakKeyDictionary(
 
 def _source_of(kind: type[nn.Module]) -> Source | None:
     source = Source()
-    seen: set[str] = set()
     for cls in kind.__mro__:
         if cls.__module__.split(".")[0] == "torch" or cls is object:
             continue
@@ -89,8 +88,7 @@ def _source_of(kind: type[nn.Module]) -> Source | None:
         except (OSError, TypeError, SyntaxError):
             return None
         for method in ast.walk(tree):
-            if isinstance(method, ast.FunctionDef) and method.name != "__init__" and method.name not in seen:
-                seen.add(method.name)
+            if isinstance(method, ast.FunctionDef) and method.name != "__init__":
                 _read(method, source)
     return source
 

@@ -264,7 +264,7 @@ class _ConvNormAct(torch.autograd.Function):
             if x is None:
                 raise RuntimeError(
                     "conv_norm_act: a second derivative wants a conv_weight that requires a gradient, "
-                    "or impl='reference'"
+                    "or impl='reference' (in a fused model: igan_fast.unfuse)"
                 )
             z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry.arguments))
         dz, dweight, dbias = getattr(torch.ops, namespace).norm_act_backward(

@@ -501,3 +501,40 @@ def test_methods_beside_forward_give_what_they_gave():
     fused, plain = pair(Indexed().double())
     assert error(fused.features(X), plain.features(X)) < 1e-12
     assert_alike(fused, plain, [X])
+
+
+def test_a_replaced_forward_is_not_second_guessed():
+    fused = Wrapped(block().double())
+    fused.forward = lambda x: fused.inner[0](x)
+    expected = fused(X)
+    assert max(entry.fused for entry in igan_fast.fuse(fused)) == 1
+    assert error(fused(X), expected) < 1e-12
+
+
+class Inherited(Indexed):
+    """Its base's forward, which cannot be followed, reaches into the block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[: int(x.shape[0])])
+
+
+def test_the_methods_of_base_classes_count():
+    fused, plain = pair(Inherited().double())
+    assert error(fused.features(X), plain.features(X)) < 1e-12
+    assert_alike(fused, plain, [X])
+
+
+def test_distributed_data_parallel_around_a_fused_network(tmp_path):
+    """Every parameter gets a gradient: a bias that has none would be reported as unused."""
+    fused, plain = pair(block().double())
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(fused)
+        for module in (wrapped, plain):
+            module(X).pow(3).sum().backward()
+            module(X).pow(3).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for a, e in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert (a.grad - e.grad).abs().max() < 1e-8
