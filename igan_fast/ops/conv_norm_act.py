@@ -315,7 +315,8 @@ def _folded(
         return strided_conv.convolve(
             x, folded, transposed=geometry.transposed, bias=shift.detach().contiguous(), negative_slope=negative_slope
         )
-    if has_epilogue(x):
+    # Of a transposed one with contiguous weights, oneDNN's own is the slower way at 1×1 pixels, and elsewhere no faster.
+    if has_epilogue(x) and not (geometry.transposed and folded.is_contiguous()):
         return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
     z: Tensor = torch.ops.aten.convolution(x, folded, shift, *geometry.arguments)
     return F.leaky_relu_(z, negative_slope)
