@@ -6,7 +6,16 @@ it, what must not, and how else it is used. The spelling follows well-known repo
 
 from __future__ import annotations
 
-from zoo import blocks, functional, generators, odd_settings, odd_uses, sequences  # noqa: F401 - they register networks
+from zoo import (  # noqa: F401 - they register networks
+    blocks,
+    functional,
+    generators,
+    odd_settings,
+    odd_uses,
+    pyramids,
+    residual,
+    sequences,
+)
 from zoo.network import NETWORKS, Inputs, Network
 
 __all__ = ["NETWORKS", "Inputs", "Network"]
