@@ -46,9 +46,10 @@ class PerceptualL1Loss(nn.Module):
     their like do.
 
     A layer's output counts as the layer returns it: it is copied, which takes one or two hundredths of the time, since
-    what follows may change it in place (``nn.ReLU(inplace=True)``). Of a layer that returns several tensors, or that runs several times, the mean of their
-    distances counts. The layers are watched with forward hooks while the loss is computed, and not otherwise: in a
-    network that ``torch.compile`` has compiled before they run out of sight, which raises, so give it uncompiled.
+    what follows may change it in place (``nn.ReLU(inplace=True)``). Of a layer that returns several tensors, or that
+    runs several times, the mean of their distances counts. The layers are watched with forward hooks while the loss is
+    computed, and not otherwise: in a network that ``torch.compile`` has compiled before they run out of sight, which
+    raises, so give it uncompiled.
     """
 
     #: The operators that it runs on; the fast wing's loss puts its own here.
