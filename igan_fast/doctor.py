@@ -148,7 +148,7 @@ def _torch() -> str:
         build = f"for ROCm {torch.version.hip}"
     else:
         build = "for the CPU alone"
-    return f"{torch.__version__}, {build}, {'with' if torch.backends.mkldnn.is_available() else 'without'} oneDNN"
+    return f"{torch.__version__}, {build}, {'with' if torch._C._has_mkldnn else 'without'} oneDNN"
 
 
 def _threads() -> str:

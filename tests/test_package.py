@@ -34,7 +34,7 @@ def test_no_import_runs_upward() -> None:
 
 @pytest.mark.parametrize("interpreter", ["0", "1"])
 def test_importing_the_package_brings_nothing_but_itself(interpreter: str) -> None:
-    """Beside torch: no other library, no part of torch that torch itself has not loaded, no room that only some need."""
+    """Beside torch: no other library, no part of torch that torch itself leaves out, no room that only some need."""
     code = """
 import sys, json, torch
 before = set(sys.modules)
