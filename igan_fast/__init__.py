@@ -2,7 +2,7 @@
 
 ``igan_fast.reference`` is the paper in plain PyTorch; ``IterativeGAN``, ``TrainStep`` and their company here are its
 twins on fused operators (``igan_fast.ops``), with the same names, arguments, results and state. ``igan_fast.train``
-trains, ``FaceEditor`` uses what was trained.
+trains, ``FaceEditor`` uses what was trained; ``fuse`` puts networks of your own on the operators.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from igan_fast.step import StepConfig, StepLosses, TrainStep
 
 if TYPE_CHECKING:
     from igan_fast.editor import FaceEditor
+    from igan_fast.fusion import fuse, unfuse
 
 __all__ = [
     "FaceEditor",
@@ -27,7 +28,9 @@ __all__ = [
     "StepLosses",
     "TrainStep",
     "__version__",
+    "fuse",
     "reference",
+    "unfuse",
 ]
 
 
@@ -36,6 +39,10 @@ def __getattr__(name: str) -> Any:
         from igan_fast.editor import FaceEditor
 
         return FaceEditor
+    if name in ("fuse", "unfuse"):
+        from igan_fast import fusion
+
+        return getattr(fusion, name)
     if name == "train":  # so that igan_fast.train.train is there after a plain `import igan_fast`
         return importlib.import_module("igan_fast.train")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from igan_fast.ops import backend, strided_conv
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
-from igan_fast.ops.norm_act import check_arguments, check_count, dense, like, norm_act
+from igan_fast.ops.norm_act import check_arguments, check_count, dense, like, norm_act, of_groups
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 from igan_fast.reference import ops as reference
+from igan_fast.reference.ops import per_dimension
 
 __all__ = ["conv_norm_act"]
 
@@ -26,32 +28,40 @@ def conv_norm_act(
     running_var: Tensor | None = None,
     *,
     transposed: bool = False,
-    stride: int = 2,
-    padding: int = 2,
-    output_padding: int = 0,
+    stride: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 2,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    conv_groups: int = 1,
+    conv_bias: Tensor | None = None,
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
     negative_slope: float = 0.2,
     groups: int = 1,
+    average_groups: bool = False,
     impl: str = "auto",
 ) -> Tensor:
-    """A (transposed) convolution without bias, then ``norm_act``; ``groups`` is that of ``norm_act``.
+    """A (transposed) convolution, then ``norm_act``; ``groups`` and ``average_groups`` are those of ``norm_act``.
 
     With running statistics in eval mode, where no gradient is wanted, the normalisation is folded into the
     convolution's weights, and on a CPU the LeakyReLU into its last step.
 
     Args:
         x: (N, C_in, *spatial) with one to three spatial dimensions.
-        conv_weight: (C_out, C_in, *kernel), or (C_in, C_out, *kernel) where ``transposed``.
-        output_padding: of the transposed convolution.
+        conv_weight: (C_out, C_in / conv_groups, *kernel), or (C_in, C_out / conv_groups, *kernel) where ``transposed``.
+        stride, padding, dilation: of the convolution, one number or one for each spatial dimension.
+        output_padding: of the transposed convolution, likewise.
+        conv_groups: of the convolution.
+        conv_bias: (C_out,), or None. Statistics of the batch take it out again: it shows in the running mean alone, is
+            added nowhere else, and its gradient is exactly 0 (where PyTorch's is rounding noise around 0).
 
     Returns:
         (N, C_out, *spatial_out).
 
     Raises:
-        ValueError: an ``output_padding`` without ``transposed``; ``x`` or ``conv_weight`` of the wrong shape; or as
-            ``norm_act``.
+        ValueError: an ``output_padding`` without ``transposed``; ``x``, ``conv_weight`` or ``conv_bias`` of the wrong
+            shape; a setting that has not one number for each spatial dimension; or as ``norm_act``.
         RuntimeError: as ``norm_act``.
     """
     namespace = backend.namespace(impl, x.device, (x.dtype,))
@@ -67,39 +77,59 @@ def conv_norm_act(
             stride=stride,
             padding=padding,
             output_padding=output_padding,
+            dilation=dilation,
+            conv_groups=conv_groups,
+            conv_bias=conv_bias,
             training=training,
             momentum=momentum,
             eps=eps,
             negative_slope=negative_slope,
             groups=groups,
+            average_groups=average_groups,
         )
     if x.dim() not in (3, 4, 5) or conv_weight.dim() != x.dim():
         raise ValueError(
             f"x has shape {tuple(x.shape)}, conv_weight {tuple(conv_weight.shape)}; expected 3 to 5 dimensions, both"
         )
-    if output_padding and not transposed:
+    dimensions = x.dim() - 2
+    geometry = _Geometry(
+        transposed,
+        per_dimension("stride", stride, dimensions),
+        per_dimension("padding", padding, dimensions),
+        per_dimension("output_padding", output_padding, dimensions),
+        per_dimension("dilation", dilation, dimensions),
+        conv_groups,
+        namespace == backend.NATIVE,
+    )
+    if any(geometry.output_padding) and not transposed:
         raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
-    c_in, channels = conv_weight.shape[0 if transposed else 1], conv_weight.shape[1 if transposed else 0]
+    c_in, channels = geometry.channels(conv_weight)
     if x.shape[1] != c_in:
         raise ValueError(f"x has {x.shape[1]} channels; expected {c_in}, as conv_weight {tuple(conv_weight.shape)}")
+    if conv_bias is not None and conv_bias.shape != (channels,):
+        raise ValueError(f"conv_bias has shape {tuple(conv_bias.shape)}; expected ({channels},), one per channel")
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, conv_weight = x.to(dtype), conv_weight.to(dtype)
+        conv_bias = None if conv_bias is None else conv_bias.to(dtype)
     check_arguments(x, channels, weight, bias, running_mean, running_var, groups)
 
-    geometry = _Geometry(x.dim() - 2, transposed, stride, padding, output_padding, namespace == backend.NATIVE)
     evaluating = not training and running_mean is not None
     differentiable = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, conv_weight, weight, bias)
+        t is not None and t.requires_grad for t in (x, conv_weight, weight, bias, conv_bias)
     )
     if not training and not differentiable and running_mean is not None and running_var is not None:
-        return _folded(x, conv_weight, weight, bias, running_mean, running_var, geometry, eps, negative_slope)
-    few_channels = transposed and x.dim() == 4 and channels <= FEW_CHANNELS
+        return _folded(
+            x, conv_weight, weight, bias, running_mean, running_var, conv_bias, geometry, eps, negative_slope
+        )
+    few_channels = geometry.few_channels(conv_weight)
     if evaluating or few_channels or torch.compiler.is_compiling():  # a compiler makes one of the two itself
         z: Tensor = (
-            conv_transpose2d(x, conv_weight, stride, padding, output_padding)
+            conv_transpose2d(
+                x, conv_weight, geometry.stride[0], geometry.padding[0], geometry.output_padding[0], bias=conv_bias
+            )
             if few_channels
-            else torch.ops.aten.convolution(x, conv_weight, None, *geometry.arguments)
+            else torch.ops.aten.convolution(x, conv_weight, conv_bias, *geometry.arguments)
         )
         return norm_act(
             z,
@@ -112,14 +142,18 @@ def conv_norm_act(
             eps=eps,
             negative_slope=negative_slope,
             groups=groups,
+            average_groups=average_groups,
             impl=impl,
         )
     y: Tensor
     y, mean, var = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
-        x, conv_weight, weight, bias, namespace, geometry, eps, negative_slope, groups
+        x, conv_weight, weight, bias, conv_bias, namespace, geometry, eps, negative_slope, groups
     )
     if training and running_mean is not None:
         count = y.numel() // (channels * groups)
+        if conv_bias is not None:
+            mean = mean + conv_bias.detach().to(mean.dtype)
+        mean, var = (of_groups(t, average_groups) for t in (mean, var))
         getattr(torch.ops, namespace).norm_act_update(running_mean, running_var, mean, var, count, momentum)
     return y
 
@@ -128,21 +162,51 @@ class _Geometry:
     """A convolution's settings; ``arguments`` are those of aten::convolution after weight and bias."""
 
     def __init__(
-        self, dims: int, transposed: bool, stride: int, padding: int, output_padding: int, native: bool
+        self,
+        transposed: bool,
+        stride: list[int],
+        padding: list[int],
+        output_padding: list[int],
+        dilation: list[int],
+        groups: int,
+        native: bool,
     ) -> None:
-        self.transposed, self.native = transposed, native
-        self.options: dict[str, Any] = {
-            "transposed": transposed,
-            "stride": stride,
-            "padding": padding,
-            "output_padding": output_padding,
-        }
-        self.stride, self.padding, self.output_padding = [stride] * dims, [padding] * dims, [output_padding] * dims
-        self.arguments = (self.stride, self.padding, [1] * dims, transposed, self.output_padding, 1)
+        self.transposed, self.native, self.groups = transposed, native, groups
+        self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
+        self.arguments = (stride, padding, dilation, transposed, output_padding, groups)
+
+    def channels(self, conv_weight: Tensor) -> tuple[int, int]:
+        """Of the input and of the output."""
+        first, second = conv_weight.shape[0], conv_weight.shape[1] * self.groups
+        return (first, second) if self.transposed else (second, first)
+
+    def few_channels(self, conv_weight: Tensor) -> bool:
+        """Whether a transposed convolution may be faster in sub-pixel form."""
+        return (
+            self.transposed
+            and conv_weight.dim() == 4
+            and conv_weight.shape[1] <= FEW_CHANNELS
+            and self.groups == 1
+            and self.dilation == [1, 1]
+            and all(len(set(pair)) == 1 for pair in (self.stride, self.padding, self.output_padding))
+        )
 
     def has_kernel(self, x: Tensor, conv_weight: Tensor) -> bool:
         """Whether our own kernels convolve."""
-        return self.native and strided_conv.applies(x, conv_weight, **self.options)
+        return (
+            self.native
+            and self.groups == 1
+            and self.dilation == [1, 1]
+            and all(len(set(pair)) == 1 for pair in (self.stride, self.padding, self.output_padding))
+            and strided_conv.applies(
+                x,
+                conv_weight,
+                transposed=self.transposed,
+                stride=self.stride[0],
+                padding=self.padding[0],
+                output_padding=self.output_padding[0],
+            )
+        )
 
     def convolve(self, x: Tensor, conv_weight: Tensor) -> Tensor:
         """The convolution, in the layout that the normalisation takes."""
@@ -176,6 +240,7 @@ class _ConvNormAct(torch.autograd.Function):
         conv_weight: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
+        conv_bias: Tensor | None,
         namespace: str,
         geometry: _Geometry,
         eps: float,
@@ -188,7 +253,7 @@ class _ConvNormAct(torch.autograd.Function):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, conv_weight, weight, bias, z, mean, var)
         ctx.mark_non_differentiable(mean, var)
         ctx.settings = namespace, geometry, eps, negative_slope
-        ctx.shape = x.shape
+        ctx.shape, ctx.conv_bias = x.shape, None if conv_bias is None else (conv_bias.shape, conv_bias.dtype)
         return y, mean, var
 
     @staticmethod
@@ -205,13 +270,14 @@ class _ConvNormAct(torch.autograd.Function):
         dz, dweight, dbias = getattr(torch.ops, namespace).norm_act_backward(
             like(grad, z), z, weight, bias, mean, var, eps, slope, True
         )
-        needs_x, needs_conv_weight, needs_weight, needs_bias = ctx.needs_input_grad[:4]
+        needs_x, needs_conv_weight, needs_weight, needs_bias, needs_conv_bias = ctx.needs_input_grad[:5]
         dx, dconv_weight = geometry.gradients(dz, x, conv_weight, needs_x, needs_conv_weight, ctx.shape)
         return (
             dx,
             dconv_weight,
             dweight.to(weight.dtype) if needs_weight else None,
             dbias.to(bias.dtype) if needs_bias else None,
+            grad.new_zeros(ctx.conv_bias[0], dtype=ctx.conv_bias[1]) if needs_conv_bias else None,
             *[None] * 5,
         )
 
@@ -223,20 +289,27 @@ def _folded(
     bias: Tensor | None,
     running_mean: Tensor,
     running_var: Tensor,
+    conv_bias: Tensor | None,
     geometry: _Geometry,
     eps: float,
     negative_slope: float,
 ) -> Tensor:
-    """LeakyReLU(conv(x, W·s) + (b − mean·s)) with s = weight / √(var + eps)."""
+    """LeakyReLU(conv(x, W·s) + (b − (mean − conv_bias)·s)) with s = weight / √(var + eps)."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale = (running_var.to(wide) + eps).rsqrt()
     if weight is not None:
         scale = scale * weight.to(wide)
     shift = -running_mean.to(wide) * scale
+    if conv_bias is not None:
+        shift = shift + conv_bias.to(wide) * scale
     if bias is not None:
         shift = shift + bias.to(wide)
-    per_channel = (1, -1) if geometry.transposed else (-1, 1)
-    folded = (conv_weight.to(wide) * scale.view(*per_channel, *[1] * (conv_weight.dim() - 2))).to(x.dtype)
+    if geometry.transposed:  # (C_in, C_out / groups, …): each group of rows has output channels of its own
+        rows = conv_weight.to(wide).unflatten(0, (geometry.groups, -1))
+        scaled = rows * scale.view(geometry.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
+        folded = scaled.flatten(0, 1).to(x.dtype)
+    else:
+        folded = (conv_weight.to(wide) * scale.view(-1, *[1] * (conv_weight.dim() - 1))).to(x.dtype)
     shift = shift.to(x.dtype)
     if geometry.has_kernel(x, folded):
         return strided_conv.convolve(

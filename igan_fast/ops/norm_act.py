@@ -31,13 +31,14 @@ def norm_act(
     eps: float = 1e-5,
     negative_slope: float = 0.2,
     groups: int = 1,
+    average_groups: bool = False,
     impl: str = "auto",
 ) -> Tensor:
     """Normalise each channel, then LeakyReLU: ``F.leaky_relu(F.batch_norm(x, ...), negative_slope)``.
 
     ``groups`` splits the batch into that many contiguous parts, each normalised by statistics of its own: 1 is batch
     normalisation, N is instance normalisation, 2 is "real and fake in one call, normalised apart". The running
-    statistics end as after ``groups`` successive calls.
+    statistics end as after ``groups`` successive calls, or move once where ``average_groups``.
 
     Args:
         x: (N, C, *spatial), float16, bfloat16, float32 or float64, in any memory layout.
@@ -46,6 +47,8 @@ def norm_act(
             when not. None: the batch's own statistics always.
         momentum: weight of the new batch in the running statistics (its unbiased variance, as torch has it).
         negative_slope: 0 is ReLU, 1 is no activation.
+        average_groups: the running statistics move once, by the mean of what each group asks for, as
+            ``nn.InstanceNorm2d`` has it.
         impl: "auto", "native", "triton" or "reference".
 
     Returns:
@@ -70,6 +73,7 @@ def norm_act(
             eps=eps,
             negative_slope=negative_slope,
             groups=groups,
+            average_groups=average_groups,
         )
     check_arguments(x, x.shape[1], weight, bias, running_mean, running_var, groups)
     operators = getattr(torch.ops, namespace)
@@ -80,7 +84,8 @@ def norm_act(
     count = check_count(x, groups)
     y, mean, var = operators.norm_act(x, weight, bias, eps, negative_slope, groups)
     if training and running_mean is not None:
-        operators.norm_act_update(running_mean, running_var, mean.detach(), var.detach(), count, momentum)
+        mean, var = (of_groups(t.detach(), average_groups) for t in (mean, var))
+        operators.norm_act_update(running_mean, running_var, mean, var, count, momentum)
     return y
 
 
@@ -122,6 +127,11 @@ def check_count(x: Tensor, groups: int) -> int:
         size = torch.Size((x.shape[0] // groups, *x.shape[1:]))
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
     return count
+
+
+def of_groups(statistics: Tensor, average: bool) -> Tensor:
+    """The groups' means or variances (groups, C) as the running statistics are to see them."""
+    return statistics.mean(0, keepdim=True) if average else statistics
 
 
 def dense(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Features", "conv_norm_act", "feature_l1", "norm_act", "pairs_of", "widen"]
+__all__ = ["Features", "conv_norm_act", "feature_l1", "norm_act", "pairs_of", "per_dimension", "widen"]
 
 #: Feature maps as networks return them: a tensor, or sequences of them nested to any depth.
 Features: TypeAlias = Tensor | Sequence["Features"]
@@ -56,12 +56,13 @@ def norm_act(
     eps: float = 1e-5,
     negative_slope: float = 0.2,
     groups: int = 1,
+    average_groups: bool = False,
 ) -> Tensor:
     """Normalise each channel, then LeakyReLU.
 
     ``groups`` splits the batch into that many contiguous parts, each normalised by statistics of its own: 1 is batch
     normalisation, N is instance normalisation, 2 is "real and fake in one call, normalised apart". The running
-    statistics end as after ``groups`` successive calls.
+    statistics end as after ``groups`` successive calls, or move once where ``average_groups``.
 
     Args:
         x: (N, C, *spatial).
@@ -70,6 +71,8 @@ def norm_act(
             when not. None: the batch's own statistics always.
         momentum: weight of the new batch in the running statistics (its unbiased variance, as torch has it).
         negative_slope: 0 is ReLU, 1 is no activation.
+        average_groups: the running statistics move once, by the mean of what each group asks for, as
+            ``nn.InstanceNorm2d`` has it.
 
     Returns:
         A tensor of the shape and dtype of ``x``.
@@ -80,10 +83,18 @@ def norm_act(
     if groups < 1 or x.shape[0] % groups:
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
     use_batch_statistics = training or running_mean is None
+    parts = x.tensor_split(groups)
+    running = [(running_mean, running_var)] * groups
+    averaged = average_groups and training and running_mean is not None and running_var is not None
+    if averaged:
+        running = [(running_mean.clone(), running_var.clone()) for _ in parts]  # type: ignore[union-attr]
     normalised = [
-        F.batch_norm(part, running_mean, running_var, weight, bias, use_batch_statistics, momentum, eps)
-        for part in x.tensor_split(groups)
+        F.batch_norm(part, mean, var, weight, bias, use_batch_statistics, momentum, eps)
+        for part, (mean, var) in zip(parts, running, strict=True)
     ]
+    if averaged:
+        for kept, each in zip((running_mean, running_var), zip(*running, strict=True), strict=True):
+            kept.copy_(torch.stack(each).mean(0))  # type: ignore[union-attr, arg-type]
     return F.leaky_relu(torch.cat(normalised) if groups > 1 else normalised[0], negative_slope)
 
 
@@ -96,21 +107,28 @@ def conv_norm_act(
     running_var: Tensor | None = None,
     *,
     transposed: bool = False,
-    stride: int = 2,
-    padding: int = 2,
-    output_padding: int = 0,
+    stride: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 2,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    conv_groups: int = 1,
+    conv_bias: Tensor | None = None,
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
     negative_slope: float = 0.2,
     groups: int = 1,
+    average_groups: bool = False,
 ) -> Tensor:
-    """A (transposed) convolution without bias, then ``norm_act``; ``groups`` is that of ``norm_act``.
+    """A (transposed) convolution, then ``norm_act``; ``groups`` and ``average_groups`` are those of ``norm_act``.
 
     Args:
         x: (N, C_in, *spatial) with one to three spatial dimensions.
-        conv_weight: (C_out, C_in, *kernel), or (C_in, C_out, *kernel) where ``transposed``.
-        output_padding: of the transposed convolution.
+        conv_weight: (C_out, C_in / conv_groups, *kernel), or (C_in, C_out / conv_groups, *kernel) where ``transposed``.
+        stride, padding, dilation: of the convolution, one number or one for each spatial dimension.
+        output_padding: of the transposed convolution, likewise.
+        conv_groups: of the convolution.
+        conv_bias: (C_out,), or None. A normalisation takes it out again: it shows in the running mean alone.
 
     Returns:
         (N, C_out, *spatial_out).
@@ -119,11 +137,13 @@ def conv_norm_act(
         ValueError: an ``output_padding`` without ``transposed``, or as ``norm_act``.
     """
     if transposed:
-        y = _TRANSPOSED_CONVOLUTIONS[x.dim()](x, conv_weight, None, stride, padding, output_padding)
-    elif output_padding:
+        y = _TRANSPOSED_CONVOLUTIONS[x.dim()](
+            x, conv_weight, conv_bias, stride, padding, output_padding, conv_groups, dilation
+        )
+    elif output_padding != 0 and any(per_dimension("output_padding", output_padding, x.dim() - 2)):
         raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
     else:
-        y = _CONVOLUTIONS[x.dim()](x, conv_weight, None, stride, padding)
+        y = _CONVOLUTIONS[x.dim()](x, conv_weight, conv_bias, stride, padding, dilation, conv_groups)
     return norm_act(
         y,
         weight,
@@ -135,6 +155,7 @@ def conv_norm_act(
         eps=eps,
         negative_slope=negative_slope,
         groups=groups,
+        average_groups=average_groups,
     )
 
 
@@ -162,6 +183,19 @@ def pairs_of(fake: Features, real: Features, where: str = "fake") -> Iterator[tu
             raise ValueError(f"{where} has {len(fake)} entries, its real counterpart {len(real)}")
         for index, (f, r) in enumerate(zip(fake, real, strict=True)):
             yield from pairs_of(f, r, f"{where}[{index}]")
+
+
+def per_dimension(name: str, value: int | Sequence[int], dimensions: int) -> list[int]:
+    """One number for each spatial dimension.
+
+    Raises:
+        ValueError: ``value`` is neither a number nor that many of them.
+    """
+    if isinstance(value, int):
+        return [value] * dimensions
+    if len(value) != dimensions:
+        raise ValueError(f"{name} is {value}; expected a number, or {dimensions} of them")
+    return [int(number) for number in value]
 
 
 def widen(x: Tensor) -> Tensor:

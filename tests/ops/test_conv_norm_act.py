@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 
 import pytest
@@ -77,6 +78,106 @@ def test_equals_the_reference(place, geometry, dtype, groups, training):
             assert error(a, e) <= max(3 * error(p, e), 0.02)
     else:
         assert_as_good(actual, plain, exact, dtype)
+
+
+SETTINGS = {
+    "pairs": (nn.Conv2d(4, 6, (5, 1), (3, 1), (2, 0)), (9, 4)),
+    "dilated": (nn.Conv2d(4, 6, 3, dilation=(2, 1), padding=(2, 1)), (7, 6)),
+    "grouped": (nn.Conv2d(4, 6, 3, groups=2), (6, 6)),
+    "grouped, transposed": (nn.ConvTranspose2d(4, 6, (4, 3), (2, 1), 1, (1, 0), groups=2), (5, 4)),
+    "dilated, transposed": (nn.ConvTranspose2d(4, 3, 3, 2, 1, 1, dilation=2), (5, 4)),
+    "few channels, pairs": (nn.ConvTranspose2d(4, 3, 4, (2, 2), (1, 0)), (5, 4)),
+    "1-D": (nn.Conv1d(4, 6, 5, 2, 2, groups=2), (12,)),
+    "3-D": (nn.Conv3d(4, 6, 3, (1, 2, 2), (1, 1, 0), bias=True), (3, 5, 5)),
+    "the model's, with a bias": (nn.Conv2d(16, 16, 5, 2, 2), (32, 32)),
+    "the model's, transposed, with a bias": (nn.ConvTranspose2d(16, 16, 5, 2, 2, 1), (16, 16)),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("mode", ["training", "eval", "eval without gradient"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_all_settings_of_a_convolution(native, setting, mode, groups):
+    """Against torch's own modules in float64: pairs, dilation, convolution groups and a bias, its gradient too."""
+    conv, spatial = SETTINGS[setting]
+    x = torch.randn(4, conv.in_channels, *spatial, device=native.device, requires_grad=True)
+    dtype = torch.float32 if conv.in_channels == 16 else torch.float64
+    conv = copy.deepcopy(conv).to(native.device, dtype)
+    norm = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[x.dim()](conv.out_channels)
+    norm = norm.to(native.device, dtype)
+    with torch.no_grad():
+        norm.weight.normal_(), norm.bias.normal_(), norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    x = x.detach().to(dtype).requires_grad_()
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    module = nn.Sequential(conv, norm).train(mode == "training")
+    inputs = [x, conv.weight, norm.weight, norm.bias, conv.bias]
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-10
+    with torch.no_grad() if mode == "eval without gradient" else nullcontext():
+        expected = torch.cat([module(part) for part in x.tensor_split(groups)])
+        actual = ops.conv_norm_act(
+            *inputs[:4],
+            mean,
+            var,
+            transposed=isinstance(conv, nn.modules.conv._ConvTransposeNd),
+            stride=conv.stride,
+            padding=conv.padding,
+            output_padding=conv.output_padding,
+            dilation=conv.dilation,
+            conv_groups=conv.groups,
+            conv_bias=conv.bias,
+            training=norm.training,
+            negative_slope=1.0,
+            groups=groups,
+            impl="native",
+        )
+    assert error(actual, expected) < tolerance
+    assert error(mean, norm.running_mean) < tolerance
+    assert error(var, norm.running_var) < tolerance
+    if mode != "eval without gradient":
+        grad = torch.randn_like(expected)
+        *firsts, bias_gradient = torch.autograd.grad(actual, inputs, grad)
+        *expected_firsts, expected_bias_gradient = torch.autograd.grad(expected, inputs, grad)
+        for index, (a, e) in enumerate(zip(firsts, expected_firsts, strict=True)):
+            assert error(a, e) < tolerance, index
+        if mode == "training":
+            assert not bias_gradient.any()
+            assert expected_bias_gradient.abs().max() < 1e-3  # rounding noise
+        else:
+            assert error(bias_gradient, expected_bias_gradient) < tolerance
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_statistics_of_instance_normalisation(native, training):
+    conv, norm = nn.Conv2d(3, 5, 3, bias=True), nn.InstanceNorm2d(5, affine=True, track_running_stats=True)
+    module = nn.Sequential(conv, norm).to(native.device).train(training)
+    with torch.no_grad():
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.normal_()
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    x = torch.randn(4, 3, 6, 5, device=native.device)
+    expected = module(x)
+    actual = ops.conv_norm_act(
+        x, conv.weight, norm.weight, norm.bias, mean, var, stride=1, padding=0, conv_bias=conv.bias,
+        training=training, negative_slope=1.0, groups=4, average_groups=True, impl="native",
+    )  # fmt: skip
+    assert error(actual, expected) < 1e-5
+    assert error(mean, norm.running_mean) < 1e-5
+    assert error(var, norm.running_var) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"stride": (2, 2, 2)}, r"stride is \(2, 2, 2\); expected a number, or 2 of them"),
+        ({"dilation": (1,)}, r"dilation is \(1,\); expected a number, or 2 of them"),
+        ({"output_padding": (0, 1)}, r"output_padding is \(0, 1\); expected 0 unless transposed"),
+        ({"conv_bias": torch.zeros(3)}, r"conv_bias has shape \(3,\); expected \(6,\), one per channel"),
+        ({"conv_groups": 5}, r"x has 5 channels; expected 25"),
+    ],
+)
+def test_wrong_settings_of_a_convolution(native, wrong, message):
+    tensors, options = arguments("D's layer", torch.float32, native)
+    with pytest.raises(ValueError, match=message):
+        ops.conv_norm_act(*tensors, **options | wrong, impl="native")
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -227,7 +328,10 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
     assert made(lambda: step(x.detach(), conv_weight, weight, bias)) == convolution + gradient
     assert made(lambda: step(x, conv_weight, weight, bias, impl="reference")) == []
     for native in (True, False):  # False as for impl="triton"
-        assert _Geometry(2, transposed, 2, 2, int(transposed), native).has_kernel(x, conv_weight) == native
+        assert (
+            _Geometry(transposed, [2, 2], [2, 2], [int(transposed)] * 2, [1, 1], 1, native).has_kernel(x, conv_weight)
+            == native
+        )
     assert made(lambda: step(x, conv_weight, weight, bias, *kept, training=False)) == []
     with torch.no_grad():
         assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, **options)) == convolution

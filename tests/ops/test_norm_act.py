@@ -429,3 +429,23 @@ def test_under_autocast(place, dtype):
         expected = reference.norm_act(x, weight, bias)
     assert actual.dtype == expected.dtype
     assert error(actual, expected) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_running_statistics_move_once_by_the_mean_of_the_groups(place, dtype):
+    """As nn.InstanceNorm2d's do."""
+    norm = torch.nn.InstanceNorm2d(3, affine=True, track_running_stats=True, momentum=0.3, dtype=dtype)
+    norm = norm.to(place.device)
+    with torch.no_grad():
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    x = torch.randn(4, 3, 5, 2, device=place.device, dtype=dtype)
+    expected = norm(x)
+    options = {"momentum": 0.3, "negative_slope": 1.0, "groups": 4, "average_groups": True}
+    twin = mean.clone(), var.clone()
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    fused = [ops.norm_act(x, norm.weight, norm.bias, mean, var, **options, impl=place.impl), mean, var]
+    plain = [reference.norm_act(x, norm.weight, norm.bias, *twin, **options), *twin]
+    for actual in (fused, plain):
+        for a, e in zip(actual, (expected, norm.running_mean, norm.running_var), strict=True):
+            assert error(a, e) < tolerance

@@ -314,6 +314,8 @@ def _update(
     for group in range(groups):
         new = tl.load(statistics + group * channels + channel, mask=inside, other=0.0).to(ACC)
         value = (1 - momentum) * value + momentum * (factor * new)
+    if running.dtype.element_ty != tl.float64:
+        value = value.to(tl.float32)  # there is no sound way from float64 to bfloat16 at once
     tl.store(running + channel, value.to(running.dtype.element_ty), mask=inside)
 
 

@@ -1,0 +1,11 @@
+"""Other people's networks on the fused operators: ``fuse(model)``, and back with ``unfuse(model)``.
+
+Not named ``igan_fast.fuse`` as the function is: a package cannot have a function and a module of one name.
+"""
+
+from __future__ import annotations
+
+from igan_fast.fusion.fuse import fuse, unfuse
+from igan_fast.fusion.report import Entry, FusionReport
+
+__all__ = ["Entry", "FusionReport", "fuse", "unfuse"]

@@ -1,0 +1,211 @@
+"""Which module's result goes to which module, and nowhere else, wherever in a model that is certain.
+
+Two ways lead to certainty: a ``forward`` that ``torch.fx`` can follow along all its paths (``trace``), and what the
+source of a class says about the modules it holds (``source``). An ``nn.Sequential`` calls its modules in turn, as long
+as nobody else reaches into it; both ways tell whether somebody does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+
+from torch import nn
+
+from igan_fast.fusion.modules import Place
+from igan_fast.fusion.source import Source, source_of
+from igan_fast.fusion.trace import Trace, trace
+
+__all__ = ["Flow", "Tree", "is_sequential"]
+
+
+def is_sequential(module: nn.Module) -> bool:
+    """Whether it calls its children in turn, as ``nn.Sequential`` does."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _is_container(module: nn.Module) -> bool:
+    return is_sequential(module) or isinstance(module, nn.ModuleList | nn.ModuleDict)
+
+
+def _is_custom(module: nn.Module) -> bool:
+    return not _is_container(module) and type(module).__module__.split(".")[0] not in ("torch", "igan_fast")
+
+
+class Tree:
+    """A model's modules, each once, and where they are.
+
+    names: of each module by its id, the first as in ``named_modules``.
+    places: of each module by its id; one that is in two places is shared.
+    owners: the custom modules, with the attribute, that hold a container, by the container's id.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = list(model.modules())
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.places: dict[int, list[Place]] = defaultdict(list)
+        self.owners: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+        for parent in self.modules:
+            for name, child in parent._modules.items():
+                if child is not None:
+                    self.places[id(child)].append(Place(parent, name))
+        for module in self.modules:
+            if not _is_container(module):
+                for name, child in module._modules.items():
+                    for held in _held(child):
+                        self.owners[id(held)].append((module, name))
+
+    def name(self, place: Place) -> str:
+        """Qualified."""
+        return ".".join(filter(None, (self.names[id(place.parent)], place.name)))
+
+    def place(self, module: nn.Module) -> Place | None:
+        """Where a module is, unless it is shared or the model itself."""
+        places = self.places[id(module)]
+        return places[0] if len(places) == 1 else None
+
+
+def _held(module: nn.Module | None) -> Iterator[nn.Module]:
+    """A module, and all that it contains as a container."""
+    if module is None:
+        return
+    yield module
+    if _is_container(module):
+        for child in module._modules.values():
+            yield from _held(child)
+
+
+class Flow:
+    """Neighbours: ``after(place)`` is always called on the result of ``place``, which nothing else sees."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._custom = [module for module in tree.modules if _is_custom(module)]
+        self._traces: dict[int, Trace] = {id(module): trace(module) for module in self._custom}
+        self._sources: dict[int, Source | None] = {id(module): source_of(type(module)) for module in self._custom}
+        # What is reached through another module: ``self.block.conv``.
+        self._inner = {name for source in self._sources.values() if source for name in source.inner}
+        self._sources_of_calls: dict[int, set[int]] = defaultdict(set)
+        self._users_of_calls: dict[int, set[int]] = defaultdict(set)
+        self._called: dict[int, nn.Module] = {}
+        for made in self._traces.values():
+            for call in made.calls:
+                self._called[id(call.module)] = call.module
+                self._sources_of_calls[id(call.module)].add(id(call.source))
+                self._users_of_calls[id(call.module)].add(id(call.user))
+        self._after: dict[tuple[int, str], Place] = {}
+        self._before: dict[tuple[int, str], Place] = {}
+        self._doubts: dict[int, str] = {}
+        for module in tree.modules:
+            if is_sequential(module):
+                self._connect_sequential(module)
+        self._connect_traced()
+        for module in self._custom:
+            self._connect_written(module)
+
+    def after(self, place: Place) -> Place | None:
+        """Where the result goes."""
+        return self._after.get((id(place.parent), place.name))
+
+    def before(self, place: Place) -> Place | None:
+        """Where the input comes from."""
+        return self._before.get((id(place.parent), place.name))
+
+    def doubt(self, place: Place) -> str:
+        """Why nothing is certain about the neighbours of a place; empty where it is known that there are none."""
+        return self._doubts.get(id(place.parent), "")
+
+    def _connect(self, first: Place, second: Place) -> None:
+        self._after[id(first.parent), first.name] = second
+        self._before[id(second.parent), second.name] = first
+
+    def _connect_sequential(self, module: nn.Module) -> None:
+        doubt = self._doubt_of_container(module)
+        if doubt:
+            self._doubts[id(module)] = doubt
+            return
+        names = list(module._modules)
+        for first, second in itertools.pairwise(names):
+            self._connect(Place(module, first), Place(module, second))
+
+    def _doubt_of_container(self, module: nn.Module) -> str:
+        """Why somebody may reach into a container; empty where nobody does."""
+        if any(id(child) in self._called for child in module._modules.values()):
+            return "its modules are called one by one"
+        for owner, name in self._tree.owners[id(module)]:
+            if not _is_custom(owner):
+                return f"{type(owner).__name__} holds it"
+            made, source, kind = self._traces[id(owner)], self._sources[id(owner)], type(owner).__name__
+            if source is None:
+                if made.failure:
+                    return f"{kind}.forward cannot be followed ({made.failure}), and its source not be read"
+            elif name in self._inner:
+                return f"another module reaches for .{name}"
+            elif source.exposed_outside(
+                name, None if made.failure else "forward", iterating=owner._modules.get(name) is not module
+            ):
+                return f"{kind} reaches into self.{name}"
+            elif made.failure and source.dynamic:
+                return f"{kind}.forward cannot be followed ({made.failure}), and finds its modules at run time"
+        return ""
+
+    def _connect_traced(self) -> None:
+        """Modules that follow each other in every call that any path of any forward makes."""
+        for key, users in self._users_of_calls.items():
+            if len(users) != 1:
+                continue
+            (user,) = users
+            if user not in self._called or self._sources_of_calls[user] != {key}:
+                continue
+            first, second = (self._tree.place(self._called[k]) for k in (key, user))
+            if first is None or second is None:
+                continue
+            doubts = [self._doubt_of_call(place) for place in (first, second)]
+            if any(doubts):
+                self._doubts.setdefault(id(first.parent), doubts[0] or doubts[1])
+            else:
+                self._connect(first, second)
+
+    def _doubt_of_call(self, place: Place) -> str:
+        """Why a module may be called where no trace has seen it; empty where it is not."""
+        owners = self._tree.owners[id(place.module)]
+        for owner, name in owners:
+            if not _is_custom(owner):
+                return f"{type(owner).__name__} holds it"
+            made, source, kind = self._traces[id(owner)], self._sources[id(owner)], type(owner).__name__
+            if made.failure:
+                return f"{kind}.forward cannot be followed ({made.failure})"
+            if source is None:
+                continue
+            if name in self._inner:
+                return f"another module reaches for .{name}"
+            if source.exposed_outside(name, "forward", iterating=True):
+                return f"{kind} uses self.{name} in other ways than by calling it"
+            if source.call_count(name) > 1 and source.calls_outside(name, "forward"):
+                return f"{kind} calls self.{name} in more than one method"
+        return ""
+
+    def _connect_written(self, owner: nn.Module) -> None:
+        """Attributes that the source calls one on the other, once, where forward cannot be followed."""
+        made, source = self._traces[id(owner)], self._sources[id(owner)]
+        if not made.failure:
+            return
+        doubt = f"{type(owner).__name__}.forward cannot be followed ({made.failure})"
+        if source is None or source.dynamic:
+            self._doubts.setdefault(id(owner), doubt)
+            return
+        for a, b in source.pairs:
+            first, second = Place(owner, a), Place(owner, b)
+            certain = all(
+                place.module is not None
+                and len(self._tree.places[id(place.module)]) == 1
+                and source.call_count(place.name) == 1
+                and not source.exposed_outside(place.name, None, iterating=False)
+                and place.name not in self._inner
+                for place in (first, second)
+            )
+            if certain:
+                self._connect(first, second)
+        self._doubts.setdefault(id(owner), doubt)

@@ -1,0 +1,242 @@
+"""The rewriting of a model: what can be fused, what must be left alone, and why."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from igan_fast.fusion.flow import Flow, Tree
+from igan_fast.fusion.modules import ACTIVATIONS, CONVOLUTIONS, NORMS, Place, Run, install, restored, slope_of
+from igan_fast.fusion.report import Entry, FusionReport
+
+__all__ = ["fuse", "unfuse"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LINEAR = (nn.Linear, nn.Bilinear)
+
+
+def fuse(model: nn.Module) -> FusionReport:
+    """Put a network's normalisations, with the convolutions before and the (Leaky)ReLUs behind them, on the fused
+    operators: in place, and with the same results.
+
+    Covered are runs of a convolution or transposed convolution (1-D to 3-D, any stride, padding, dilation and groups,
+    with or without bias), ``nn.BatchNorm1d/2d/3d`` or ``nn.InstanceNorm1d/2d/3d`` (affine or not, with or without
+    running statistics), and ``nn.ReLU``, ``nn.LeakyReLU`` or nothing. A normalisation without a convolution before it,
+    as behind an ``nn.Linear``, is fused with its activation. They are found in ``nn.Sequential``, and wherever a
+    ``forward`` calls them one on the other: by ``torch.fx`` along every path where that can follow, from the source
+    otherwise.
+
+    Every parameter and buffer stays the same tensor under the same name: optimisers made before go on, ``state_dict``
+    is as it was. Modules keep their identity, and stay instances of their classes; an activation alone is replaced by
+    a copy. Whatever is not certain is left alone: modules that are shared or have hooks, or whose results are seen by
+    others too; that are parametrised (spectral norm, weight norm), synchronised, subclassed or not initialised yet; or
+    wrapped (``DataParallel``, ``DistributedDataParallel``, FSDP, ``torch.compile``: fuse before you wrap). A hook that
+    is registered later sees what it would have seen. ``copy.deepcopy``, ``torch.save``, ``nn.DataParallel`` and
+    ``torch.compile`` take a fused model; for TorchScript, ONNX and ``torch.func`` call ``unfuse`` first.
+
+    The gradient of a convolution's bias before a normalisation by the batch's own statistics is exactly 0, where
+    PyTorch's is rounding noise.
+
+    Args:
+        model: any module, in any mode, on any device, of float16, bfloat16, float32 or float64.
+
+    Returns:
+        What was fused and what was left alone, and why. It prints as a table.
+
+    Raises:
+        TypeError: ``model`` is not an ``nn.Module``.
+    """
+    unfuse(model)
+    tree = Tree(model)
+    flow = Flow(tree)
+    wrapped = _wrapped(model)
+    runs: list[tuple[Run, Entry]] = []
+    entries: dict[int, Entry] = {}  # by the id of the module that they begin with
+    covered: set[tuple[int, str]] = set()  # activations, by place
+    joined: set[int] = set()  # convolutions
+    for norm in tree.modules:
+        if not _is_norm(norm):
+            continue
+        refusal = wrapped.get(id(norm)) or _norm_refusal(norm, tree)
+        place = tree.place(norm)
+        if refusal or place is None:
+            entries[id(norm)] = Entry((tree.names[id(norm)],), (type(norm).__name__,), 0, refusal or "the model itself")
+            continue
+        run, entry, first = _run_of(place, tree, flow)
+        runs.append((run, entry))
+        entries[id(first)] = entry
+        if run.conv is not None:
+            joined.add(id(run.conv.module))
+        if run.act is not None:
+            covered.add((id(run.act.parent), run.act.name))
+    ordered: list[Entry] = []
+    for module in tree.modules:
+        if id(module) in entries:
+            ordered.append(entries[id(module)])
+        elif id(module) not in joined:
+            ordered += _left_over(module, tree, covered, wrapped)
+    for run, _ in runs:
+        install(run)
+    return FusionReport(ordered)
+
+
+def unfuse(model: nn.Module) -> int:
+    """Undo ``fuse``: every module is again what it was, with its parameters and buffers as they are now.
+
+    Returns:
+        How many modules were fused.
+
+    Raises:
+        TypeError: ``model`` is not an ``nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected an nn.Module")
+    return sum(1 for _ in restored(model))
+
+
+def _run_of(norm: Place, tree: Tree, flow: Flow) -> tuple[Run, Entry, nn.Module]:
+    """The run around a normalisation, what is to be told about it, and the module that it begins with."""
+    conv, act = flow.before(norm), flow.after(norm)
+    reasons = []
+    before = conv.module if conv is not None else None
+    if isinstance(before, _LINEAR):
+        conv = None
+    elif conv is None or before is None or not _is_convolution(before):
+        doubt = flow.doubt(norm)
+        if doubt:
+            reasons.append(f"neighbours left alone: {doubt}")
+        conv, before = None, None
+    else:
+        refusal = _conv_refusal(before, tree)
+        if refusal:
+            reasons.append(f"{type(before).__name__} left alone: {refusal}")
+            conv = None
+    behind = act.module if act is not None else None
+    if behind is not None and _is_activation(behind):
+        refusal = _act_refusal(behind)
+        if refusal:
+            reasons.append(f"{type(behind).__name__} left alone: {refusal}")
+            act, behind = None, None
+    else:
+        act, behind = None, None
+    places = [place for place in (conv, norm, act) if place is not None]
+    entry = Entry(
+        tuple(tree.name(place) for place in places),
+        tuple(_kind(place.module) for place in places if place.module is not None),
+        len(places),
+        "; ".join(reasons),
+    )
+    first = places[0].module
+    assert first is not None
+    return Run(norm, conv, act), entry, first
+
+
+def _left_over(module: nn.Module, tree: Tree, covered: set[tuple[int, str]], wrapped: dict[int, str]) -> list[Entry]:
+    """What is told of a convolution or activation that is in no run."""
+    name = tree.names[id(module)]
+    if _is_convolution(module):
+        reason = wrapped.get(id(module)) or _conv_refusal(module, tree) or "no normalisation takes its result alone"
+        return [Entry((name,), (type(module).__name__,), 0, reason)]
+    if _is_activation(module):
+        free = [p for p in tree.places[id(module)] if (id(p.parent), p.name) not in covered]
+        reason = wrapped.get(id(module)) or "no normalisation gives it its input alone"
+        return [Entry((tree.name(place),), (_kind(module),), 0, reason) for place in free]
+    if isinstance(module, nn.SyncBatchNorm):
+        return [Entry((name,), ("SyncBatchNorm",), 0, "its statistics are of all processes")]
+    return []
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, tuple(NORMS))
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, tuple(CONVOLUTIONS))
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module) in ACTIVATIONS
+
+
+def _norm_refusal(norm: nn.Module, tree: Tree) -> str:
+    if type(norm) not in NORMS:
+        return _subclass(norm)
+    if len(tree.places[id(norm)]) > 1:
+        return f"shared: {_where(norm, tree)}"
+    return _hooks(norm) or _dtypes(norm)
+
+
+def _conv_refusal(conv: nn.Module, tree: Tree) -> str:
+    if type(conv) not in CONVOLUTIONS:
+        return _subclass(conv)
+    if len(tree.places[id(conv)]) > 1:
+        return f"shared: {_where(conv, tree)}"
+    if conv.padding_mode != "zeros":
+        return f"padding_mode={conv.padding_mode!r}"
+    if isinstance(conv.padding, str):
+        return f"padding={conv.padding!r}"
+    return _hooks(conv) or _dtypes(conv)
+
+
+def _act_refusal(activation: nn.Module) -> str:
+    slope = slope_of(activation)
+    if not (math.isfinite(slope) and slope >= 0):
+        return f"negative_slope={slope}"
+    return _hooks(activation)
+
+
+def _subclass(module: nn.Module) -> str:
+    if nn.utils.parametrize.is_parametrized(module):
+        return f"parametrised: {', '.join(module.parametrizations)}"  # type: ignore[arg-type]
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "not initialised yet: call the model once, then fuse"
+    return f"{type(module).__name__} is a class of its own"
+
+
+def _where(module: nn.Module, tree: Tree) -> str:
+    return " and ".join(tree.name(place) for place in tree.places[id(module)])
+
+
+def _hooks(module: nn.Module) -> str:
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    if not any(hooks):
+        return "its forward was replaced" if "forward" in vars(module) else ""
+    names = sorted({type(hook).__name__ for kind in hooks for hook in kind.values()} - {"function", "method"})
+    return f"has hooks ({', '.join(names)})" if names else "has hooks"
+
+
+def _dtypes(module: nn.Module) -> str:
+    odd = [t.dtype for t in module.parameters(recurse=False) if t.dtype not in _DTYPES]
+    return f"{odd[0]}" if odd else ""
+
+
+def _kind(module: nn.Module) -> str:
+    name = type(module).__name__
+    return f"{name}({module.negative_slope:g})" if isinstance(module, nn.LeakyReLU) else name
+
+
+def _wrapped(model: nn.Module) -> dict[int, str]:
+    """What is inside of a wrapper that knows its modules' insides, by id, and why that is left alone."""
+    found: dict[int, str] = {}
+    for module in model.modules():
+        names = {kind.__name__ for kind in type(module).__mro__}
+        wrappers = names & {
+            "DataParallel",
+            "DistributedDataParallel",
+            "FullyShardedDataParallel",
+            "FSDPModule",
+            "OptimizedModule",
+            "ScriptModule",
+            "GraphModule",
+        }
+        if wrappers:
+            for inside in module.modules():
+                found.setdefault(id(inside), f"inside a {min(wrappers)}: fuse before that is made")
+    return found
