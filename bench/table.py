@@ -15,6 +15,9 @@ from typing import Any
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
+#: What is not an operator has tables of its own.
+KINDS = ("step", "inference", "data", "import")
+
 #: What the paper trained on: 50 epochs of 185,000 images.
 PAPER_IMAGES = 50 * 185_000
 
@@ -31,9 +34,14 @@ def _machine(document: dict[str, Any]) -> str:
         f"**{machine['hardware']}**, torch {machine['torch']}, {' to '.join(dates[:1] + dates[-1:][: len(dates) - 1])}"
         f"{_memory(machine)}; medians of {min(r['rounds'] for r in results)} interleaved rounds."
     )
-    kinds = {kind: [r for r in results if r.get("kind", "operator") == kind] for kind in ("step", "inference", "data")}
+    kinds = {kind: [r for r in results if r.get("kind", "operator") == kind] for kind in KINDS}
     operators = [r for r in results if r.get("kind", "operator") == "operator"]
-    tables = [_steps(kinds["step"]), _tasks([*kinds["inference"], *kinds["data"]]), _operators(operators)]
+    tables = [
+        _steps(kinds["step"]),
+        _tasks([*kinds["inference"], *kinds["data"]]),
+        _operators(operators),
+        _imports(kinds["import"]),
+    ]
     return "\n\n".join([heading, *(table for table in tables if table)])
 
 
@@ -110,6 +118,16 @@ def _operators(results: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_row(*key, found) for key, found in rows.items()])
+
+
+def _imports(results: Sequence[dict[str, Any]]) -> str:
+    """What importing the package adds to importing torch."""
+    lines = [
+        f"`import igan_fast` takes {_ours(result) - best(result, 'torch alone'):.0f} ms more than the "
+        f"{best(result, 'torch alone'):.0f} ms of starting Python and `import torch`."
+        for result in results
+    ]
+    return "\n".join(lines)
 
 
 def _memory(machine: dict[str, Any]) -> str:

@@ -18,8 +18,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-import contents
-from elsewhere import ROOT, Environment, oldest_torch
+from release import contents
+from release.elsewhere import ROOT, Environment, oldest_torch
 
 TESTS = ("tests/ops", "tests/test_models.py", "tests/test_step.py")
 
@@ -64,7 +64,7 @@ def build_wheel(work: Path, sdist: Path) -> Path:
 
 
 def isolated(work: Path, sdist: Path) -> None:
-    """What a plain ``pip install`` of the source does: it fetches no torch to build with, and leaves the extension out."""
+    """As a plain ``pip install`` of the source: no torch is fetched to build with, and the extension is left out."""
     folder = work / "isolated"
     built = pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(sdist), check=False)
     if built.returncode and "Could not find a version" in built.stderr:
@@ -74,6 +74,7 @@ def isolated(work: Path, sdist: Path) -> None:
         raise SystemExit(f"a build in isolation fails:\n{built.stdout}{built.stderr}")
     (wheel,) = folder.glob("*.whl")
     accept(wheel, contents.inspect_wheel(wheel, extension=False))
+    say(f"{wheel.name}, as built in isolation, has no extension and says why")
 
 
 def check_elsewhere(folder: Path, wheel: Path, torch: str) -> None:

@@ -22,7 +22,8 @@ _LIBRARIES = re.compile(
 #: What may be undefined in it: the stable C functions of libtorch, Python's, CUDA's runtime, and what the C and C++
 #: libraries have. The latter's names carry a version, or none where PyTorch's libraries export them too.
 _SYMBOLS = re.compile(
-    r"(aoti_)?torch_\w+|_?Py\w+|(__)?cuda[A-Z_]\w+|\S+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+|_ZN?K?St\w+|_ITM_\w+|__gmon_start__"
+    r"(aoti_)?torch_\w+|_?Py\w+|(__)?cuda[A-Z_]\w+"
+    r"|\S+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+|_ZN?K?St\w+|_ITM_\w+|__gmon_start__|__cxa_finalize"
 )
 
 

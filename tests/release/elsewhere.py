@@ -13,9 +13,9 @@ import venv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cuda_stubs
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from release import cuda_stubs
 
 __all__ = ["Environment", "oldest_torch"]
 
