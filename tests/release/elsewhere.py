@@ -53,13 +53,13 @@ class Environment:
             return f"less than {_DISK >> 30} GB of disk are free"
         installed = self._pip("--no-cache-dir", "--no-deps", f"torch=={version}")
         if installed.returncode:
-            return f"it cannot be installed here: {(installed.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+            return f"it cannot be installed here: {_reason(installed.stderr)}"
         if sys.platform == "linux" and cuda_stubs.make(self.site / "torch" / "lib", self.folder / "cuda_stubs"):
             self.libraries = str(self.folder / "cuda_stubs")
         if lacking := self._install_libraries(self._requirements("torch")):
             return lacking
         imported = self.run("-c", "import torch")
-        return f"it cannot be imported here: {imported.stderr.strip().splitlines()[-1]}" if imported.returncode else ""
+        return f"it cannot be imported here: {_reason(imported.stderr)}" if imported.returncode else ""
 
     def share_builders_libraries(self) -> None:
         """Without a network: all but the package itself from where the wheel was built."""
@@ -109,13 +109,18 @@ class Environment:
         """Those and what they need, but for PyTorch and its own: by name, so that pip does not go for these."""
         names = [name for name in sorted(_closure(wanted)) if not _LEFT_OUT.match(name)]
         installed = self._pip("--no-deps", "-c", str(ROOT / "constraints.txt"), *names)
-        lines = installed.stderr.strip().splitlines()
-        return f"its libraries cannot be installed here: {lines[-1]}" if installed.returncode and lines else ""
+        return f"its libraries cannot be installed here: {_reason(installed.stderr)}" if installed.returncode else ""
 
     def _requirements(self, name: str) -> list[str]:
         """What a distribution that is installed there asks for."""
         found = importlib.metadata.distributions(name=name, path=[str(self.site)])
         return [line for distribution in found for line in distribution.requires or ()]
+
+
+def _reason(stderr: str) -> str:
+    """The first line that pip calls an error, or the last line, where Python puts its own."""
+    lines = stderr.strip().splitlines() or ["no reason was given"]
+    return next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
 
 
 def _closure(wanted: Iterable[str]) -> set[str]:
