@@ -15,8 +15,8 @@ from typing import Any
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
-#: What is not an operator has tables of its own.
-KINDS = ("step", "inference", "data", "import")
+#: What has a table of its own, beside the operators.
+KINDS = ("step", "inference", "data", "example", "import")
 
 #: What the paper trained on: 50 epochs of 185,000 images.
 PAPER_IMAGES = 50 * 185_000
@@ -39,6 +39,7 @@ def _machine(document: dict[str, Any]) -> str:
     tables = [
         _steps(kinds["step"]),
         _tasks([*kinds["inference"], *kinds["data"]]),
+        _examples(kinds["example"]),
         _operators(operators),
         _imports(kinds["import"]),
     ]
@@ -100,6 +101,31 @@ def _tasks(results: Sequence[dict[str, Any]]) -> str:
             _against("eager", [result]),
             _against("compile", [result]) if compiled else "",
             f"{result['paper_ms']:.0f} ms" if "paper_ms" in result else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _examples(results: Sequence[dict[str, Any]]) -> str:
+    """Other people's networks, as written and fused by one line."""
+    if not results:
+        return ""
+    lines = [
+        "| Other people's GANs | | Batch | Fused | As written | Its better layout | torch.compile | "
+        "Peak memory, as written |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        name, _, rest = result["operator"].partition(", ")
+        cells = [
+            name,
+            rest,
+            str(result["batch"]),
+            f"{_ours(result):.0f} ms",
+            _against_one("eager", result),
+            _against("eager", [result]),
+            _against("compile", [result]) if "compile" in result["times"] else "",
+            f"{result['peak_bytes']['ours'] / 1e6:.0f} of {result['peak_bytes']['eager'] / 1e6:.0f} MB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -175,6 +201,12 @@ def _against(kind: str | tuple[str, ...], results: Sequence[dict[str, Any]]) -> 
     theirs = [best(result, kind) for result in results]
     ratios = [other / _ours(result) for other, result in zip(theirs, results, strict=True)]
     return f"{min(theirs):.1f} ms, **{_pair([f'{ratio:.1f}×' for ratio in ratios])}**"
+
+
+def _against_one(name: str, result: dict[str, Any]) -> str:
+    """Against the peer of exactly this name."""
+    theirs = result["times"][name]["both"]["median_ms"]
+    return f"{theirs:.1f} ms, **{theirs / _ours(result):.1f}×**"
 
 
 def _between_marks(text: str, new: str) -> str:

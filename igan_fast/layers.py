@@ -40,8 +40,11 @@ class ConvTransposeNormAct2d(reference.ConvTransposeNormAct2d):
 @contextmanager
 def normalised_apart(module: nn.Module, groups: int) -> Iterator[None]:
     """Inside the block every normalisation of ``module`` takes its batch as ``groups`` parts, each of its own
-    statistics: several batches go through the network together and come out as if each had gone alone."""
-    norms = [part for part in module.modules() if isinstance(part, reference.NormAct2d)]
+    statistics: several batches go through the network together and come out as if each had gone alone.
+
+    Those by instance are as they are: their images never knew of each other.
+    """
+    norms = [p for p in module.modules() if isinstance(p, reference.NormAct2d) and p.groups != "instance"]
     before = [norm.groups for norm in norms]
     for norm in norms:
         norm.groups = groups

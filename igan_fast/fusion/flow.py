@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from igan_fast.fusion.modules import Place
+from igan_fast.fusion.modules import ACTIVATIONS, Place
 from igan_fast.fusion.source import Source, source_of
 from igan_fast.fusion.trace import Trace, trace
 
@@ -78,7 +78,10 @@ def _held(module: nn.Module | None) -> Iterator[nn.Module]:
 
 
 class Flow:
-    """Neighbours: ``after(place)`` is always called on the result of ``place``, which nothing else sees."""
+    """Neighbours: ``after(place)`` is always called on the result of ``place``, which nothing else sees.
+
+    ``before`` is its inverse; an activation that is called on other results too has nothing before it.
+    """
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -107,19 +110,19 @@ class Flow:
 
     def after(self, place: Place) -> Place | None:
         """Where the result goes."""
-        return self._after.get((id(place.parent), place.name))
+        return self._after.get(place.key)
 
     def before(self, place: Place) -> Place | None:
         """Where the input comes from."""
-        return self._before.get((id(place.parent), place.name))
+        return self._before.get(place.key)
 
     def doubt(self, place: Place) -> str:
         """Why nothing is certain about the neighbours of a place; empty where it is known that there are none."""
         return self._doubts.get(id(place.parent), "")
 
     def _connect(self, first: Place, second: Place) -> None:
-        self._after[id(first.parent), first.name] = second
-        self._before[id(second.parent), second.name] = first
+        self._after[first.key] = second
+        self._before[second.key] = first
 
     def _connect_sequential(self, module: nn.Module) -> None:
         doubt = self._doubt_of_container(module)
@@ -138,14 +141,14 @@ class Flow:
             if not _is_custom(owner):
                 return f"{type(owner).__name__} holds it"
             made, source, kind = self._traces[id(owner)], self._sources[id(owner)], type(owner).__name__
+            if "forward" in vars(owner):
+                return f"the forward of a {kind} was replaced"
             if source is None:
                 if made.failure:
                     return f"{kind}.forward cannot be followed ({made.failure}), and its source not be read"
             elif name in self._inner:
                 return f"another module reaches for .{name}"
-            elif source.exposed_outside(
-                name, None if made.failure else "forward", iterating=owner._modules.get(name) is not module
-            ):
+            elif source.exposed_outside(name, None, iterating=owner._modules.get(name) is not module):
                 return f"{kind} reaches into self.{name}"
             elif made.failure and source.dynamic:
                 return f"{kind}.forward cannot be followed ({made.failure}), and finds its modules at run time"
@@ -157,16 +160,20 @@ class Flow:
             if len(users) != 1:
                 continue
             (user,) = users
-            if user not in self._called or self._sources_of_calls[user] != {key}:
+            if user not in self._called:
                 continue
-            first, second = (self._tree.place(self._called[k]) for k in (key, user))
-            if first is None or second is None:
+            first, seconds = self._tree.place(self._called[key]), self._tree.places[user]
+            alone = self._sources_of_calls[user] == {key} and len(self._tree.places[user]) == 1
+            if first is None or not seconds or not (alone or type(self._called[user]) in ACTIVATIONS):
                 continue
-            doubts = [self._doubt_of_call(place) for place in (first, second)]
-            if any(doubts):
-                self._doubts.setdefault(id(first.parent), doubts[0] or doubts[1])
-            else:
+            second = next((place for place in seconds if place.parent is first.parent), seconds[0])
+            doubt = self._doubt_of_call(first) or (self._doubt_of_call(second) if alone else "")
+            if doubt:
+                self._doubts.setdefault(id(first.parent), doubt)
+            elif alone:
                 self._connect(first, second)
+            else:
+                self._after[first.key] = second
 
     def _doubt_of_call(self, place: Place) -> str:
         """Why a module may be called where no trace has seen it; empty where it is not."""
@@ -177,10 +184,10 @@ class Flow:
             made, source, kind = self._traces[id(owner)], self._sources[id(owner)], type(owner).__name__
             if made.failure:
                 return f"{kind}.forward cannot be followed ({made.failure})"
-            if source is None:
-                continue
             if name in self._inner:
                 return f"another module reaches for .{name}"
+            if source is None or source.mentions(name) <= 1:  # what the trace has seen is all there is
+                continue
             if source.exposed_outside(name, "forward", iterating=True):
                 return f"{kind} uses self.{name} in other ways than by calling it"
             if source.call_count(name) > 1 and source.calls_outside(name, "forward"):
@@ -190,7 +197,7 @@ class Flow:
     def _connect_written(self, owner: nn.Module) -> None:
         """Attributes that the source calls one on the other, once, where forward cannot be followed."""
         made, source = self._traces[id(owner)], self._sources[id(owner)]
-        if not made.failure:
+        if not made.failure or "forward" in vars(owner):
             return
         doubt = f"{type(owner).__name__}.forward cannot be followed ({made.failure})"
         if source is None or source.dynamic:

@@ -33,8 +33,10 @@ def fuse(model: nn.Module) -> FusionReport:
     a copy. Whatever is not certain is left alone: modules that are shared or have hooks, or whose results are seen by
     others too; that are parametrised (spectral norm, weight norm), synchronised, subclassed or not initialised yet; or
     wrapped (``DataParallel``, ``DistributedDataParallel``, FSDP, ``torch.compile``: fuse before you wrap). A hook that
-    is registered later sees what it would have seen. ``copy.deepcopy``, ``torch.save``, ``nn.DataParallel`` and
-    ``torch.compile`` take a fused model; for TorchScript, ONNX and ``torch.func`` call ``unfuse`` first.
+    is registered later sees what it would have seen; code outside of the model that calls parts of it one by one
+    (``net.main[0](x)``) does not: the first of a run gives the whole run's result. ``copy.deepcopy``, ``torch.save``,
+    ``nn.DataParallel`` and ``torch.compile`` take a fused model; for TorchScript, ONNX and ``torch.func``'s transforms
+    call ``unfuse`` first.
 
     The gradient of a convolution's bias before a normalisation by the batch's own statistics is exactly 0, where
     PyTorch's is rounding noise.
@@ -67,10 +69,8 @@ def fuse(model: nn.Module) -> FusionReport:
         run, entry, first = _run_of(place, tree, flow)
         runs.append((run, entry))
         entries[id(first)] = entry
-        if run.conv is not None:
-            joined.add(id(run.conv.module))
-        if run.act is not None:
-            covered.add((id(run.act.parent), run.act.name))
+        joined.add(id(run.conv))
+        covered.update(act.key for act in run.acts)
     ordered: list[Entry] = []
     for module in tree.modules:
         if id(module) in entries:
@@ -130,7 +130,10 @@ def _run_of(norm: Place, tree: Tree, flow: Flow) -> tuple[Run, Entry, nn.Module]
     )
     first = places[0].module
     assert first is not None
-    return Run(norm, conv, act), entry, first
+    source = flow.before(act) if act is not None else None
+    shared = act is not None and (source is None or source.key != norm.key)
+    acts = tree.places[id(behind)] if shared else [act] if act is not None else []
+    return Run(norm, conv, acts, shared), entry, first
 
 
 def _left_over(module: nn.Module, tree: Tree, covered: set[tuple[int, str]], wrapped: dict[int, str]) -> list[Entry]:
@@ -140,7 +143,7 @@ def _left_over(module: nn.Module, tree: Tree, covered: set[tuple[int, str]], wra
         reason = wrapped.get(id(module)) or _conv_refusal(module, tree) or "no normalisation takes its result alone"
         return [Entry((name,), (type(module).__name__,), 0, reason)]
     if _is_activation(module):
-        free = [p for p in tree.places[id(module)] if (id(p.parent), p.name) not in covered]
+        free = [p for p in tree.places[id(module)] if p.key not in covered]
         reason = wrapped.get(id(module)) or "no normalisation gives it its input alone"
         return [Entry((tree.name(place),), (_kind(module),), 0, reason) for place in free]
     if isinstance(module, nn.SyncBatchNorm):
@@ -173,10 +176,6 @@ def _conv_refusal(conv: nn.Module, tree: Tree) -> str:
         return _subclass(conv)
     if len(tree.places[id(conv)]) > 1:
         return f"shared: {_where(conv, tree)}"
-    if conv.padding_mode != "zeros":
-        return f"padding_mode={conv.padding_mode!r}"
-    if isinstance(conv.padding, str):
-        return f"padding={conv.padding!r}"
     return _hooks(conv) or _dtypes(conv)
 
 

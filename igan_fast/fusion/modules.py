@@ -8,9 +8,11 @@ that a hook, or a module that was put in another's place, is met as it would be 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast import ops
@@ -29,54 +31,72 @@ class Place:
         """What is there now."""
         return self.parent._modules.get(self.name)
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """The same for the same place."""
+        return id(self.parent), self.name
+
 
 class Run:
-    """A normalisation, with the convolution before it and the activation behind it where these are fused to it."""
+    """A normalisation, with the convolution before it and the activation behind it where these are fused to it.
 
-    def __init__(self, norm: Place, conv: Place | None, act: Place | None) -> None:
-        self.norm, self.conv, self.act = norm, conv, act
-        self.modules = tuple(place.module if place is not None else None for place in (conv, norm, act))
-        activation = self.modules[2]
-        self.slope = 1.0 if activation is None else slope_of(activation)
+    acts: the activation's places; one, unless it is shared.
+    shared: the activation is called on other results too, and has to tell them apart.
+    """
+
+    def __init__(self, norm: Place, conv: Place | None, acts: Sequence[Place], shared: bool) -> None:
+        self.places = [place for place in (conv, norm) if place is not None]
+        self.acts, self.shared = list(acts), shared
+        self.conv = conv.module if conv is not None else None
+        self.norm = norm.module
+        self.slope = slope_of(acts[0].module) if acts else 1.0
 
     def activates(self) -> bool:
         """Whether the normalisation applies the activation: nothing looks at what is between them."""
-        _, norm, act = self.modules
         return (
-            self.act is not None
-            and self.act.module is act
-            and self.norm.module is norm
-            and not _sees_output(norm)
-            and not _sees_input(act)
+            bool(self.acts)
+            and self.places[-1].module is self.norm
+            and not _sees_output(self.norm)
+            and all(isinstance(act.module, _FusedActivation) and not _sees_input(act.module) for act in self.acts)
+            and not (self.shared and torch.compiler.is_compiling())  # a compiler joins them itself
         )
 
     def joined(self) -> bool:
         """Whether the convolution computes the normalisation too (and the activation where ``activates``)."""
-        conv, norm, _ = self.modules
         return (
             self.conv is not None
-            and self.conv.module is conv
-            and self.norm.module is norm
-            and not _sees_output(conv)
-            and not _sees_input(norm)
+            and self.places[0].module is self.conv
+            and self.places[1].module is self.norm
+            and not _sees_output(self.conv)
+            and not _sees_input(self.norm)
         )
 
     def activation_slope(self) -> float:
         """That of what the normalisation applies: 1 where it is nothing."""
         return self.slope if self.activates() else 1.0
 
+    def marked(self, y: Tensor) -> Tensor:
+        """The run's result, marked for an activation that is shared."""
+        if self.shared and self.activates():
+            setattr(y, _MARK, True)
+        return y
+
+
+#: On a tensor: the activation has been applied. It is taken off by the activation, before anybody else sees the tensor.
+_MARK = "_igan_fast_activated"
+
 
 def _sees_output(module: nn.Module | None) -> bool:
+    """Whether something looks at what a module returns."""
     return module is not None and bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _sees_input(module: nn.Module | None) -> bool:
-    return module is not None and bool(
-        module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    """Whether something looks at what a module is given, as a forward hook does too."""
+    return (module is not None and bool(module._forward_pre_hooks)) or _sees_output(module)
 
 
-def slope_of(activation: nn.Module) -> float:
+def slope_of(activation: nn.Module | None) -> float:
     """LeakyReLU's below zero; a ReLU's is 0."""
     return float(activation.negative_slope) if isinstance(activation, nn.LeakyReLU) else 0.0
 
@@ -94,21 +114,21 @@ class _Fused(nn.Module):
         replica = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         if self._run is not None:
             replica._run = copy.copy(self._run)
-            replica._run.conv = None
+            replica._run.conv, replica._run.places = None, self._run.places[-1:]
         return replica
 
 
 class _FusedNorm(_Fused):
     """A normalisation that applies the activation behind it, or has been computed by the convolution before it."""
 
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any
+    bias: Any
     eps: float
 
     def forward(self, input: Tensor) -> Tensor:
         run = self._run
         if run is None:
-            return super().forward(input)  # type: ignore[no-any-return, misc]
+            return super().forward(input)  # type: ignore[no-any-return]
         return input if run.joined() else self.normalise(input, run)
 
     def normalise(self, input: Tensor, run: Run) -> Tensor:
@@ -119,7 +139,7 @@ class _FusedNorm(_Fused):
         y = ops.norm_act(
             x, self.weight, self.bias, eps=self.eps, negative_slope=run.activation_slope(), **self.settings(x.shape[0])
         )
-        return y.squeeze(0) if unbatched else y
+        return run.marked(y.squeeze(0) if unbatched else y)
 
     def settings(self, batch: int) -> dict[str, Any]:
         """The operator's arguments on statistics, for this call: it counts the batch."""
@@ -130,10 +150,10 @@ class _FusedNorm(_Fused):
 
 
 class _FusedBatchNorm(_FusedNorm):
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    num_batches_tracked: Tensor | None
-    momentum: float | None
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+    momentum: Any
     track_running_stats: bool
 
     def settings(self, batch: int) -> dict[str, Any]:
@@ -152,9 +172,9 @@ class _FusedBatchNorm(_FusedNorm):
 
 
 class _FusedInstanceNorm(_FusedNorm):
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    momentum: float | None
+    running_mean: Any
+    running_var: Any
+    momentum: Any
     track_running_stats: bool
 
     def settings(self, batch: int) -> dict[str, Any]:
@@ -182,13 +202,18 @@ class _FusedConvolution(_Fused):
         run = self._run
         rest = () if output_size is None else (output_size,)
         if run is None or not run.joined():
-            return super().forward(input, *rest)  # type: ignore[no-any-return, misc]
-        norm: Any = run.modules[1]
+            return super().forward(input, *rest)  # type: ignore[no-any-return]
+        norm: Any = run.norm
         if rest:
-            return norm.normalise(super().forward(input, *rest), run)  # type: ignore[no-any-return, misc]
+            return norm.normalise(super().forward(input, *rest), run)  # type: ignore[no-any-return]
         unbatched = input.dim() == self.dimensions + 1
         x = input.unsqueeze(0) if unbatched else input
         weight: Tensor = self.weight  # type: ignore[assignment]
+        padding: Any = self.padding
+        if self.padding_mode != "zeros" or isinstance(padding, str):
+            mode: Any = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)  # type: ignore[arg-type]
+            padding = 0
         y = ops.conv_norm_act(
             x,
             weight,
@@ -196,7 +221,7 @@ class _FusedConvolution(_Fused):
             norm.bias,
             transposed=self.transposed,
             stride=self.stride,  # type: ignore[arg-type]
-            padding=self.padding,  # type: ignore[arg-type]
+            padding=padding,
             output_padding=self.output_padding,  # type: ignore[arg-type]
             dilation=self.dilation,  # type: ignore[arg-type]
             conv_groups=self.groups,  # type: ignore[arg-type]
@@ -207,17 +232,22 @@ class _FusedConvolution(_Fused):
         )
         if x.is_contiguous() and weight.is_contiguous():
             y = y.contiguous()  # as torch's own: what follows may count on it (view)
-        return y.squeeze(0) if unbatched else y
+        return run.marked(y.squeeze(0) if unbatched else y)
 
 
 class _FusedActivation(_Fused):
-    """An activation that the normalisation before it has applied."""
+    """An activation that the normalisation before it has applied: always where it has a run, else to what is marked."""
 
     _original: tuple[nn.Module]
 
     def forward(self, input: Tensor) -> Tensor:
         run = self._run
-        return input if run is not None and run.activates() else super().forward(input)  # type: ignore[no-any-return, misc]
+        applied = run.activates() if run is not None else getattr(input, _MARK, False)
+        if not applied:
+            return super().forward(input)  # type: ignore[no-any-return]
+        if run is None:
+            delattr(input, _MARK)
+        return input
 
 
 class FusedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
@@ -321,18 +351,19 @@ ACTIVATIONS = _by_plain(FusedReLU, FusedLeakyReLU)
 def install(run: Run) -> None:
     """Give the run's modules their fused classes; the activation is replaced at its place alone, since networks often
     have one object in many places."""
-    conv, norm, act = run.modules
-    if act is not None and run.act is not None:
+    for place in run.acts:
+        act = place.module
+        if act is None or isinstance(act, _FusedActivation):  # of another run with the same one
+            continue
         fused: Any = copy.copy(act)
         fused.__class__ = ACTIVATIONS[type(act)]
         fused._original = (act,)
-        fused._run = run
-        run.act.parent._modules[run.act.name] = fused
-    for module, kinds in ((conv, CONVOLUTIONS), (norm, NORMS)):
+        fused._run = None if run.shared else run
+        place.parent._modules[place.name] = fused
+    for module, kinds in ((run.conv, CONVOLUTIONS), (run.norm, NORMS)):
         if module is not None:
             module.__class__ = kinds[type(module)]
             module._run = run  # type: ignore[assignment]
-    run.modules = tuple(place.module if place is not None else None for place in (run.conv, run.norm, run.act))
 
 
 def restored(model: nn.Module) -> Iterator[nn.Module]:
@@ -348,6 +379,6 @@ def restored(model: nn.Module) -> Iterator[nn.Module]:
         if isinstance(module, _Fused) and not isinstance(module, _FusedActivation):
             module._run = None
             if module.__class__ in (*NORMS.values(), *CONVOLUTIONS.values()):  # and not parametrised since
-                module.__class__ = module.plain
+                module.__class__ = module.plain  # type: ignore[assignment]
                 del module._run
             yield module

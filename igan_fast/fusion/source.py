@@ -8,7 +8,7 @@ import itertools
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -43,8 +43,8 @@ class Source:
     """
 
     calls: dict[str, dict[str, int]] = field(default_factory=dict)
-    iterated: dict[str, set[str]] = field(default_factory=dict)
-    exposed: dict[str, set[str]] = field(default_factory=dict)
+    iterated: dict[str, list[str]] = field(default_factory=dict)
+    exposed: dict[str, list[str]] = field(default_factory=dict)
     dynamic: set[str] = field(default_factory=set)
     pairs: set[tuple[str, str]] = field(default_factory=set)
     inner: set[str] = field(default_factory=set)
@@ -57,18 +57,29 @@ class Source:
         """Whether another method than this calls it."""
         return any(where != method for where in self.calls.get(name, {}))
 
+    def mentions(self, name: str) -> int:
+        """In how many places it is called, iterated or reached otherwise."""
+        return self.call_count(name) + len(self.iterated.get(name, ())) + len(self.exposed.get(name, ()))
+
     def exposed_outside(self, name: str, method: str | None, *, iterating: bool) -> bool:
         """Whether a method, other than this, reaches it in another way than by calling it; with ``iterating``, than by
         calling it or what it contains."""
-        where = self.exposed.get(name, set()) | (set() if iterating else self.iterated.get(name, set()))
+        where = self.exposed.get(name, []) + ([] if iterating else self.iterated.get(name, []))
         return any(method_name != method for method_name in where)
 
 
-@lru_cache(maxsize=256)
 def source_of(kind: type[nn.Module]) -> Source | None:
     """The source of a class as far as it is a user's, or None where some of it cannot be read."""
+    if kind not in _sources:
+        _sources[kind] = _source_of(kind)
+    return _sources[kind]
+
+
+_sources: WeakKeyDictionary[type[nn.Module], Source | None] = WeakKeyDictionary()
+
+
+def _source_of(kind: type[nn.Module]) -> Source | None:
     source = Source()
-    seen: set[str] = set()
     for cls in kind.__mro__:
         if cls.__module__.split(".")[0] == "torch" or cls is object:
             continue
@@ -77,8 +88,7 @@ def source_of(kind: type[nn.Module]) -> Source | None:
         except (OSError, TypeError, SyntaxError):
             return None
         for method in ast.walk(tree):
-            if isinstance(method, ast.FunctionDef) and method.name != "__init__" and method.name not in seen:
-                seen.add(method.name)
+            if isinstance(method, ast.FunctionDef) and method.name != "__init__":
                 _read(method, source)
     return source
 
@@ -94,14 +104,16 @@ def _read(method: ast.FunctionDef, source: Source) -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             if _is_name(node.value, this):
                 _read_use(node, method, parents, source)
-            elif _root(node) in {this, *looped} and node.attr not in _HARMLESS:
+            elif (
+                _root(node) in {this, *looped} and node.attr not in _HARMLESS and not _harmless(node, parents.get(node))
+            ):
                 source.inner.add(node.attr)
         elif isinstance(node, ast.Call) and _called_name(node) == "getattr" and node.args:
             constant = len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
             if _is_name(node.args[0], this) and not constant:
                 source.dynamic.add(method.name)
             elif constant and _is_name(node.args[0], this):
-                source.exposed.setdefault(str(node.args[1].value), set()).add(method.name)  # type: ignore[attr-defined]
+                source.exposed.setdefault(str(node.args[1].value), []).append(method.name)  # type: ignore[attr-defined]
     source.pairs.update(_pairs(method, this))
 
 
@@ -113,9 +125,9 @@ def _read_use(node: ast.Attribute, method: ast.FunctionDef, parents: dict[ast.AS
         counts = source.calls.setdefault(name, {})
         counts[method.name] = counts.get(method.name, 0) + 1
     elif _iterates(node, parent, method, parents):
-        source.iterated.setdefault(name, set()).add(method.name)
+        source.iterated.setdefault(name, []).append(method.name)
     elif not _harmless(node, parent):
-        source.exposed.setdefault(name, set()).add(method.name)
+        source.exposed.setdefault(name, []).append(method.name)
 
 
 def _iterates(

@@ -62,7 +62,8 @@ def trace(module: nn.Module) -> Trace:
 
 def _all_paths(module: nn.Module, optional: bool) -> tuple[list[Call], str]:
     calls: list[Call] = []
-    failure, succeeded, left = "", False, [()]
+    failure, succeeded = "", False
+    left: list[tuple[bool, ...]] = [()]
     for _ in range(_MOST_PATHS):
         if not left:
             break
@@ -181,7 +182,7 @@ def _restore(module: nn.Module, before: list[tuple[dict[str, Any], dict[str, Any
         for name in attributes.keys() - old.keys():
             del attributes[name]
         for name, value in old.items():
-            now = attributes.get(name)
+            now: Any = attributes.get(name)
             if type(value) is list and type(now) is list:
                 now[:] = value
             elif type(value) in (dict, set) and type(now) is type(value):

@@ -1,7 +1,9 @@
 """Convolution, bias and LeakyReLU in one autograd node: D's first layer, which has no normalisation (Sec. 4).
 
 Only the result is saved: its sign is that of what the LeakyReLU was given. On a CPU the LeakyReLU runs in the
-convolution's last step, and the gradient of an image of few channels is found in sub-pixel form.
+convolution's last step, and the gradient of an image of few channels is found in sub-pixel form. The gradients are
+linear in what comes from above, and made of operators that autograd knows: they have gradients of their own, which a
+gradient penalty asks for.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def conv_act(
 
 
 class _ConvAct(torch.autograd.Function):
-    """Saves x only where the weights need a gradient."""
+    """Saves x only where the weights need a gradient, which is enough for the second derivatives too: the gradient of x
+    does not depend on x."""
 
     @staticmethod
     def forward(
@@ -55,12 +58,12 @@ class _ConvAct(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         geometry, stride, padding, slope = ctx.settings
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dz = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
+        # Detached: the side of the bend that y is on has no derivative, and is not to be followed for one.
+        dz = torch.ops.aten.leaky_relu_backward(grad, y.detach(), slope, True)
         dx = dweight = None
         if needs_x:
             # What the convolution left over of the height and of the width; they differ where one is odd.

@@ -264,7 +264,7 @@ class _ConvNormAct(torch.autograd.Function):
             if x is None:
                 raise RuntimeError(
                     "conv_norm_act: a second derivative wants a conv_weight that requires a gradient, "
-                    "or impl='reference'"
+                    "or impl='reference' (in a fused model: igan_fast.unfuse)"
                 )
             z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry.arguments))
         dz, dweight, dbias = getattr(torch.ops, namespace).norm_act_backward(
@@ -305,7 +305,7 @@ def _folded(
     if bias is not None:
         shift = shift + bias.to(wide)
     if geometry.transposed:  # (C_in, C_out / groups, …): each group of rows has output channels of its own
-        rows = conv_weight.to(wide).unflatten(0, (geometry.groups, -1))
+        rows = conv_weight.to(wide).reshape(geometry.groups, -1, *conv_weight.shape[1:])
         scaled = rows * scale.view(geometry.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
         folded = scaled.flatten(0, 1).to(x.dtype)
     else:
@@ -315,7 +315,8 @@ def _folded(
         return strided_conv.convolve(
             x, folded, transposed=geometry.transposed, bias=shift.detach().contiguous(), negative_slope=negative_slope
         )
-    if has_epilogue(x):
+    # Of a transposed one with contiguous weights, oneDNN's own is the slower way at 1×1 pixels, and elsewhere no faster.
+    if has_epilogue(x) and not (geometry.transposed and folded.is_contiguous()):
         return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
     z: Tensor = torch.ops.aten.convolution(x, folded, shift, *geometry.arguments)
     return F.leaky_relu_(z, negative_slope)

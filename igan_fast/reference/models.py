@@ -239,9 +239,8 @@ def _initialise(module: nn.Module) -> None:
             nn.init.normal_(part.weight, 0.0, 0.02)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, layers.NormAct2d):
+        elif isinstance(part, layers.NormAct2d) and part.weight is not None:
             nn.init.normal_(part.weight, 1.0, 0.02)
-            nn.init.zeros_(part.bias)
 
 
 def _check_sizes(image_size: int, attributes: int, latent: int, width: int) -> None:

@@ -94,7 +94,7 @@ def norm_act(
     ]
     if averaged:
         for kept, each in zip((running_mean, running_var), zip(*running, strict=True), strict=True):
-            kept.copy_(torch.stack(each).mean(0))  # type: ignore[union-attr, arg-type]
+            kept.copy_(torch.stack(each).mean(0))  # type: ignore[union-attr]
     return F.leaky_relu(torch.cat(normalised) if groups > 1 else normalised[0], negative_slope)
 
 

@@ -122,8 +122,40 @@ def test_compiles_without_a_break():
         assert error(a, e) < 1e-5
 
 
-def test_a_second_derivative_is_refused():
-    x, weight, bias = leaves()
-    (dx,) = torch.autograd.grad(conv_act(x, weight, bias).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+@pytest.mark.parametrize("size", [(4, 4), (5, 5), (5, 4), (4, 5), (1, 1)])
+@pytest.mark.parametrize("frozen", [(), (1,), (2,), (1, 2), (0,)])
+def test_second_derivatives(size, frozen, threads):
+    torch.set_num_threads(1)
+    shapes = ((2, 2, *size), (3, 2, 5, 5), (3,))
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=k not in frozen) for k, shape in enumerate(shapes)]
+    assert torch.autograd.gradcheck(lambda *t: conv_act(*t), tensors, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda *t: conv_act(*t), tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("c_in", [3, 6])  # with and without the sub-pixel form
+def test_a_gradient_penalty(channels_last, c_in):
+    """The gradient of a gradient's norm, through a result that is used twice."""
+    tensors = leaves(channels_last=channels_last, c_in=c_in)
+
+    def penalty(function, *tensors: Tensor) -> list[Tensor]:
+        (dx,) = torch.autograd.grad(function(*tensors).pow(3).sum(), tensors[0], create_graph=True)
+        return [dx, *torch.autograd.grad((dx.flatten(1).norm(dim=1) - 1).square().sum(), tensors)]
+
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    for a, e in zip(penalty(conv_act, *tensors), penalty(plain, *exact), strict=True):
+        assert error(a, e) < 1e-4
+
+
+def test_a_gradient_penalty_under_autocast():
+    tensors = leaves()
+
+    def penalty(function) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = function(*tensors)
+        (dx,) = torch.autograd.grad(y.float().pow(3).sum(), tensors[0], create_graph=True)
+        return [dx, *torch.autograd.grad(dx.square().sum(), tensors)]
+
+    for a, e in zip(penalty(conv_act), penalty(plain), strict=True):
+        assert a.dtype == torch.float32
+        assert ((a - e).norm() / e.norm()).item() < 0.05

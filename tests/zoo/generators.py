@@ -286,9 +286,16 @@ class LocalEnhancer(nn.Module):
     "NVIDIA/pix2pixHD LocalEnhancer: another network's layers in a Sequential, setattr and getattr by number",
     [
         "model.1 model.2 model.3",
+        "model.4 model.5 model.6",
+        "model.7 model.8 model.9",
+        "model.10.conv_block.1 model.10.conv_block.2 model.10.conv_block.3",
+        "model.10.conv_block.4 model.10.conv_block.5",
+        "model.11 model.12 model.13",
         "model.14 model.15 model.16",
         "model1_1.1 model1_1.2 model1_1.3",
         "model1_1.4 model1_1.5 model1_1.6",
+        "model1_2.0.conv_block.1 model1_2.0.conv_block.2 model1_2.0.conv_block.3",
+        "model1_2.0.conv_block.4 model1_2.0.conv_block.5",
         "model1_2.1 model1_2.2 model1_2.3",
     ],
 )

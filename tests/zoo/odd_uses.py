@@ -158,8 +158,8 @@ class CollectsByType(nn.Module):
 
 @network(
     "VGG features: isinstance(layer, nn.ReLU) decides what is kept",
-    ["features.0 features.1", "features.3 features.4"],
-    {"features.2": "looked for by its class", "features.5": "looked for by its class"},
+    ["features.0 features.1 features.2", "features.3 features.4 features.5"],
+    {"features.2": "looked for by its class: it has to stay an nn.ReLU", "features.5": "the same"},
 )
 def collects_by_type() -> tuple[nn.Module, Inputs]:
     return CollectsByType(), (images(8),)

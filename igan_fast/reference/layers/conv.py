@@ -1,0 +1,228 @@
+"""Convolution, normalisation and LeakyReLU as one module: what D and G are made of (Sec. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from igan_fast.reference import ops
+from igan_fast.reference.layers.norm import NormAct2d, check_input
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d"]
+
+#: One number, or one each for height and width.
+Size: TypeAlias = int | Sequence[int]
+
+
+class _ConvNormAct2d(nn.Module):
+    """What the two blocks share: a convolution and the normalisation after it, run as one operator."""
+
+    operators: ClassVar[Any] = ops
+    norm_type: ClassVar[type[NormAct2d]] = NormAct2d
+    conv_type: ClassVar[type[nn.Conv2d | nn.ConvTranspose2d]]
+
+    conv: nn.Conv2d | nn.ConvTranspose2d
+    norm: NormAct2d
+
+    @classmethod
+    def from_torch(
+        cls,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        norm: nn.BatchNorm2d | nn.InstanceNorm2d,
+        act: nn.ReLU | nn.LeakyReLU | nn.Identity | None = None,
+    ) -> Self:
+        """The three as one, with their very parameters and buffers, no copies.
+
+        Args:
+            conv: the convolution, which becomes a part of the block. Its hooks are not called there.
+            norm, act: as ``NormAct2d.from_torch`` takes them.
+
+        Raises:
+            TypeError: another kind of module, or one of a class made from these.
+            ValueError: a convolution that pads with something else than zeros, or by name; channels that do not fit.
+        """
+        if type(conv) is not cls.conv_type:
+            raise TypeError(f"conv is a {type(conv).__name__}; expected an nn.{cls.conv_type.__name__}")
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            padding = conv.padding_mode if conv.padding_mode != "zeros" else conv.padding
+            raise ValueError(f"conv has the padding {padding!r}; expected numbers of zeros")
+        if norm.num_features != conv.out_channels:
+            raise ValueError(
+                f"norm has {norm.num_features} features; expected {conv.out_channels}, the channels of conv"
+            )
+        block = cls.__new__(cls)
+        nn.Module.__init__(block)
+        block.conv, block.norm = conv, cls.norm_type.from_torch(norm, act)
+        block.training = norm.training
+        return block
+
+    def reset_parameters(self) -> None:
+        """Both parts' initial values, as torch has them."""
+        self.conv.reset_parameters()
+        self.norm.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) → (N, out, H', W'), H' and W' those of the convolution.
+
+        Raises:
+            ValueError: another number of dimensions or channels; ``groups`` that does not divide N; one value per
+                channel while the batch's own statistics are needed.
+        """
+        conv, norm = self.conv, self.norm
+        check_input(x, conv.in_channels)
+        y: Tensor = self.operators.conv_norm_act(
+            x,
+            conv.weight,
+            norm.weight,
+            norm.bias,
+            transposed=conv.transposed,
+            stride=conv.stride,
+            padding=conv.padding,
+            output_padding=conv.output_padding,
+            dilation=conv.dilation,
+            conv_groups=conv.groups,
+            conv_bias=conv.bias,
+            **norm.begin_pass(x),
+        )
+        return y
+
+
+class ConvNormAct2d(_ConvNormAct2d):
+    """Conv2d, batch normalisation, LeakyReLU: one layer of D (Sec. 4; 5×5, stride 2, padding 2).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation: as of ``nn.Conv2d``, with numbers or pairs of
+            them; kernel, stride and padding are the paper's where omitted.
+        conv_groups, conv_bias: ``groups`` and ``bias`` of ``nn.Conv2d``. Normalisation by the batch's statistics takes
+            a bias out again.
+        device, dtype: of parameters and buffers.
+        eps, momentum, affine, track_running_stats, negative_slope, groups: as of ``NormAct2d``.
+
+    Raises:
+        ValueError, TypeError: as ``nn.Conv2d`` and ``NormAct2d``; a ``padding`` by name.
+    """
+
+    conv_type = nn.Conv2d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size = 5,
+        stride: Size = 2,
+        padding: Size = 2,
+        *,
+        dilation: Size = 1,
+        conv_groups: int = 1,
+        conv_bias: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool | None = None,
+        negative_slope: float = 0.2,
+        groups: int | Literal["instance"] = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            _pair("kernel_size", kernel_size),
+            _pair("stride", stride),
+            _pair("padding", padding),
+            _pair("dilation", dilation),
+            conv_groups,
+            conv_bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.norm = self.norm_type(
+            out_channels,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            negative_slope=negative_slope,
+            groups=groups,
+        )
+
+
+class ConvTransposeNormAct2d(_ConvNormAct2d):
+    """ConvTranspose2d, batch normalisation, (Leaky)ReLU: one layer of G (Sec. 4; 5×5, stride 2, padding 2, 1).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation: as of ``nn.ConvTranspose2d``,
+            with numbers or pairs of them; kernel, stride and paddings are the paper's where omitted, so that another
+            kernel (4×4, say) wants its own ``output_padding``.
+        conv_groups, conv_bias, device, dtype, eps, momentum, affine, track_running_stats, negative_slope, groups: as of
+            ``ConvNormAct2d``; without ``negative_slope`` it is ReLU.
+
+    Raises:
+        ValueError, TypeError: as ``ConvNormAct2d``.
+    """
+
+    conv_type = nn.ConvTranspose2d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size = 5,
+        stride: Size = 2,
+        padding: Size = 2,
+        output_padding: Size = 1,
+        *,
+        dilation: Size = 1,
+        conv_groups: int = 1,
+        conv_bias: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool | None = None,
+        negative_slope: float = 0.0,
+        groups: int | Literal["instance"] = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(
+            in_channels,
+            out_channels,
+            _pair("kernel_size", kernel_size),
+            _pair("stride", stride),
+            _pair("padding", padding),
+            _pair("output_padding", output_padding),
+            conv_groups,
+            conv_bias,
+            _pair("dilation", dilation),
+            device=device,
+            dtype=dtype,
+        )
+        self.norm = self.norm_type(
+            out_channels,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            negative_slope=negative_slope,
+            groups=groups,
+        )
+
+
+def _pair(name: str, size: Size) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(number, int) for number in size):
+        return size[0], size[1]
+    raise ValueError(f"{name} is {size!r}; expected a whole number, or two of them")

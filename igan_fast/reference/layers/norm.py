@@ -1,0 +1,193 @@
+"""Normalisation and LeakyReLU as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from igan_fast.reference import ops
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["NormAct2d", "check_input"]
+
+
+class NormAct2d(nn.Module):
+    """Batch normalisation and LeakyReLU: ``nn.BatchNorm2d`` followed by ``nn.LeakyReLU``.
+
+    The arguments before the star are those of ``nn.BatchNorm2d``, and so is the ``state_dict``: either loads the
+    other's, an old one without ``num_batches_tracked`` too.
+
+    Args:
+        num_features: channels C of the input (N, C, H, W).
+        eps: added to the variance.
+        momentum: weight of a batch in the running statistics. None: each of them is the mean over all batches so far,
+            for which the host waits for the device, as in ``nn.BatchNorm2d``.
+        affine: whether there are a weight and a bias.
+        track_running_stats: whether there are running statistics, for eval mode. Without them each batch is normalised
+            by its own. None is True, but False for ``groups="instance"``: torch's defaults.
+        negative_slope: 0 is ReLU, 1 is no activation.
+        groups: parts of the batch that are normalised apart, see ``ops.norm_act``. "instance": every image, as
+            ``nn.InstanceNorm2d`` has it, whose ``num_batches_tracked`` does not count either.
+
+    Raises:
+        ValueError: ``groups`` that is neither a positive number nor "instance"; no momentum for running statistics of
+            instances.
+    """
+
+    #: The operators that it runs on; the fast wing's layers put theirs here.
+    operators: ClassVar[Any] = ops
+
+    _version = 2  # nn.BatchNorm2d's, which has num_batches_tracked since
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        negative_slope: float = 0.2,
+        groups: int | Literal["instance"] = 1,
+    ) -> None:
+        super().__init__()
+        if groups != "instance" and (not isinstance(groups, int) or groups < 1):
+            raise ValueError(f"groups is {groups!r}; expected a positive number, or 'instance'")
+        if track_running_stats is None:
+            track_running_stats = groups != "instance"
+        if momentum is None and track_running_stats and groups == "instance":
+            raise ValueError("momentum is None; expected a number for the running statistics of groups='instance'")
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.negative_slope, self.groups = negative_slope, groups
+        for name in ("weight", "bias"):
+            values = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, values)
+        for name in ("running_mean", "running_var"):
+            kept = torch.empty(num_features, device=device, dtype=dtype) if track_running_stats else None
+            self.register_buffer(name, kept)
+        count = torch.empty((), dtype=torch.long, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
+        self.reset_parameters()
+
+    @classmethod
+    def from_torch(
+        cls, norm: nn.BatchNorm2d | nn.InstanceNorm2d, act: nn.ReLU | nn.LeakyReLU | nn.Identity | None = None
+    ) -> Self:
+        """The two as one, in the mode of ``norm`` and with its very parameters and buffers, no copies.
+
+        Args:
+            norm: the normalisation.
+            act: the activation behind it; None or ``nn.Identity`` is none.
+
+        Raises:
+            TypeError: another kind of module, or one of a class made from these.
+        """
+        if type(norm) not in (nn.BatchNorm2d, nn.InstanceNorm2d):
+            raise TypeError(f"norm is a {type(norm).__name__}; expected an nn.BatchNorm2d or nn.InstanceNorm2d")
+        module = cls(
+            norm.num_features,
+            norm.eps,
+            norm.momentum,
+            norm.affine,
+            norm.track_running_stats,
+            "meta",
+            negative_slope=_slope_of(act),
+            groups="instance" if type(norm) is nn.InstanceNorm2d else 1,
+        )
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(module, name, getattr(norm, name))
+        return module.train(norm.training)
+
+    def reset_running_stats(self) -> None:
+        """Forget what was seen: mean 0, variance 1."""
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Weight 1, bias 0, and ``reset_running_stats``."""
+        self.reset_running_stats()
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → the same shape.
+
+        Raises:
+            ValueError: another number of dimensions or channels; ``groups`` that does not divide N; one value per
+                channel while the batch's own statistics are needed.
+        """
+        check_input(x, self.num_features)
+        y: Tensor = self.operators.norm_act(x, self.weight, self.bias, **self.begin_pass(x))
+        return y
+
+    def begin_pass(self, x: Tensor) -> dict[str, Any]:
+        """The operator's other arguments for a batch x, which is counted as ``nn.BatchNorm2d`` does, once a group."""
+        tracking = self.training and self.track_running_stats
+        momentum, average = self.momentum, self.groups == "instance"
+        groups = max(len(x), 1) if self.groups == "instance" else self.groups
+        if tracking and not average and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(groups)
+            if momentum is None:  # the groups' mean, in their share of all batches so far
+                momentum, average = groups / float(self.num_batches_tracked), True
+        use = self.track_running_stats or not self.training
+        return {
+            "running_mean": self.running_mean if use else None,
+            "running_var": self.running_var if use else None,
+            "training": self.training,
+            "momentum": 0.0 if momentum is None else momentum,
+            "eps": self.eps,
+            "negative_slope": self.negative_slope,
+            "groups": groups,
+            "average_groups": average,
+        }
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}, negative_slope={self.negative_slope}, "
+            f"groups={self.groups!r}"
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
+    ) -> None:
+        version = local_metadata.get("version")
+        key = f"{prefix}num_batches_tracked"
+        if (version is None or version < 2) and self.num_batches_tracked is not None and key not in state_dict:
+            on_meta = self.num_batches_tracked.is_meta
+            state_dict[key] = torch.tensor(0) if on_meta else self.num_batches_tracked
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def check_input(x: Tensor, channels: int) -> None:
+    """Raise a ValueError where x is not (N, channels, H, W)."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (N, {channels}, H, W)")
+
+
+def _slope_of(act: nn.Module | None) -> float:
+    if act is None or type(act) is nn.Identity:
+        return 1.0
+    if type(act) is nn.ReLU:
+        return 0.0
+    if type(act) is nn.LeakyReLU:
+        return act.negative_slope
+    raise TypeError(f"act is a {type(act).__name__}; expected an nn.ReLU, nn.LeakyReLU, nn.Identity or None")

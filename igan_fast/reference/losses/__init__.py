@@ -1,0 +1,30 @@
+"""The paper's losses, and those of other GANs that the operators serve, in plain PyTorch.
+
+Every norm is a mean of absolute values, so that sizes do not change the balance of the terms.
+"""
+
+from igan_fast.reference.losses.feature_matching import FeatureMatchingLoss
+from igan_fast.reference.losses.paper import (
+    IntegratedLoss,
+    IntegratedTerms,
+    adversarial_loss,
+    integrated_loss,
+    label_loss,
+    latent_loss,
+    perceptual_loss,
+    pixel_loss,
+)
+from igan_fast.reference.losses.perceptual import PerceptualL1Loss
+
+__all__ = [
+    "FeatureMatchingLoss",
+    "IntegratedLoss",
+    "IntegratedTerms",
+    "PerceptualL1Loss",
+    "adversarial_loss",
+    "integrated_loss",
+    "label_loss",
+    "latent_loss",
+    "perceptual_loss",
+    "pixel_loss",
+]

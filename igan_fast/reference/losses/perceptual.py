@@ -1,0 +1,215 @@
+"""The perceptual distance of two batches of images: L1 between what a network makes of them, at layers of choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from igan_fast.reference import ops
+from igan_fast.reference.layers import NormAct2d
+from igan_fast.reference.losses.weights import per_entry
+from igan_fast.reference.ops import Features, pairs_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["PerceptualL1Loss"]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, NormAct2d)
+
+
+class PerceptualL1Loss(nn.Module):
+    """Σᵢ wᵢ · mean|hᵢ(fake) − hᵢ(real)| over layers hᵢ of a network, the extractor.
+
+    Args:
+        extractor: the network, which takes a batch of images (N, …). Its work after the last layer is done in vain:
+            give it cut off there.
+        layers: names of its modules, as in ``extractor.named_modules()`` ("features.8").
+        weights: wᵢ, one a layer; 1 each where omitted.
+        joint: run both batches as one, where launches decide and not arithmetic: for small networks. By default each is
+            run alone, the real one without gradient, so that the backward pass has half the work. Not for networks that
+            compute across the batch: batch normalisation is refused, others are not recognised.
+
+    Raises:
+        ValueError: a name that no module has, the same one twice, none at all; weights that do not fit.
+        TypeError: an extractor that is no module, a single string for ``layers``, a weight that is not a number.
+
+    The extractor is measured with, and does not learn: its parameters get no gradient. It keeps its mode (call
+    ``extractor.eval()`` where it normalises by batch), and is not part of this module: neither ``parameters()`` nor
+    ``state_dict()`` nor ``train()`` of the loss, or of a module that holds it, reach it. ``to``, ``cuda``, ``half`` and
+    their like do.
+
+    A layer's output counts as the layer returns it: it is copied, since what follows may change it in place
+    (``nn.ReLU(inplace=True)``). Of a layer that returns several tensors, or that runs several times, the mean of their
+    distances counts. The layers are watched with forward hooks while the loss is computed, and not otherwise: in a
+    network that ``torch.compile`` has compiled before they run out of sight, which raises, so give it uncompiled.
+    """
+
+    #: The operators that it runs on; the fast wing's loss puts its own here.
+    operators: ClassVar[Any] = ops
+
+    extractor: nn.Module
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        layers: Sequence[str],
+        weights: Sequence[float] | None = None,
+        *,
+        joint: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(extractor, nn.Module):
+            raise TypeError(f"extractor is a {type(extractor).__name__}; expected a torch.nn.Module")
+        _check_layers(extractor, layers)
+        object.__setattr__(self, "extractor", extractor)  # past nn.Module, which would make it a part of this one
+        self.layers = tuple(layers)
+        count = len(self.layers)
+        self.weights = [1.0] * count if weights is None else per_entry("weights", weights, count, "layers")
+        self.joint = joint
+
+    def forward(self, fake: Tensor, real: Tensor | Sequence[Features]) -> Tensor:
+        """The distance.
+
+        Args:
+            fake: images (N, …), as the extractor takes them.
+            real: as many real ones, a target; or their ``features``, where they are needed several times.
+
+        Returns:
+            A scalar, float64 where the extractor works in it, else float32.
+
+        Raises:
+            ValueError: shapes that do not match; a layer whose output has not the batch first, where ``joint``.
+            TypeError: a layer that returns something else than tensors and sequences of them.
+            RuntimeError: a layer that does not run; batch normalisation over both batches, where ``joint``.
+        """
+        if not isinstance(real, Tensor):
+            if len(real) != len(self.layers):
+                raise ValueError(f"real has {len(real)} entries for {len(self.layers)} layers; expected its features()")
+            fakes, reals = self._run(fake), list(real)
+        elif fake.shape != real.shape:
+            raise ValueError(f"fake has shape {tuple(fake.shape)}, real {tuple(real.shape)}; expected the same")
+        elif self.joint:
+            fakes, reals = self._run_both(fake, real)
+        else:
+            reals = self.features(real)
+            fakes = self._run(fake)
+        pairs: list[tuple[Tensor, Tensor]] = []
+        weights: list[float] = []
+        for name, weight, f, r in zip(self.layers, self.weights, fakes, reals, strict=True):
+            of_layer = list(pairs_of(f, r, f"layer {name!r}"))
+            pairs += of_layer
+            weights += [weight / len(of_layer)] * len(of_layer)
+        loss: Tensor = self.operators.feature_l1([f for f, _ in pairs], [r.detach() for _, r in pairs], weights)
+        return loss
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Features]:
+        """What the layers make of images (N, …), without gradient: for each layer its output, or a list of its outputs
+        where it runs several times."""
+        return self._run(images)
+
+    def _run(self, images: Tensor) -> list[Features]:
+        outputs: dict[str, list[Features]] = {name: [] for name in self.layers}
+        with ExitStack() as stack:
+            stack.enter_context(_frozen(self.extractor))
+            for name in self.layers:
+                hook = self.extractor.get_submodule(name).register_forward_hook(_keep_in(outputs[name], name))
+                stack.callback(hook.remove)
+            self.extractor(images)
+        for name, found in outputs.items():
+            if not found:
+                raise RuntimeError(
+                    f"layer {name!r} did not run in the extractor's forward pass (in a network that torch.compile has "
+                    f"compiled layers run out of sight: give it uncompiled)"
+                )
+        return [found[0] if len(found) == 1 else found for found in outputs.values()]
+
+    def _run_both(self, fake: Tensor, real: Tensor) -> tuple[list[Features], list[Features]]:
+        for name, module in self.extractor.named_modules():
+            if isinstance(module, _BATCH_NORMS) and _mixes_images(module):
+                raise RuntimeError(
+                    f"joint would normalise fake and real images by common statistics in {name!r}, a "
+                    f"{type(module).__name__}; expected joint=False, or the extractor in eval mode with running "
+                    f"statistics"
+                )
+        features = self._run(torch.cat([fake, real.detach()]))
+        halves = [
+            [_part(name, feature, part, 2 * len(fake)) for name, feature in zip(self.layers, features, strict=True)]
+            for part in (slice(len(fake)), slice(len(fake), None))
+        ]
+        return halves[0], halves[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.extractor._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def extra_repr(self) -> str:
+        return (
+            f"extractor={type(self.extractor).__name__}, layers={list(self.layers)}, weights={self.weights}, "
+            f"joint={self.joint}"
+        )
+
+
+def _check_layers(extractor: nn.Module, layers: Sequence[str]) -> None:
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise TypeError(f"layers is a {type(layers).__name__}; expected a sequence of names")
+    if not layers:
+        raise ValueError("layers is empty; expected at least one name")
+    names = [name for name, _ in extractor.named_modules(remove_duplicate=False)]
+    for index, name in enumerate(layers):
+        if name not in names:
+            near = get_close_matches(str(name), names) or names[1:6]
+            known = f"like {', '.join(map(repr, near))}" if near else "and it has none"
+            raise ValueError(f"layers[{index}] is {name!r}; expected the name of a module of the extractor, {known}")
+        if name in layers[:index]:
+            raise ValueError(f"layers[{index}] is {name!r} again; expected each layer once")
+
+
+def _keep_in(found: list[Features], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
+        found.append(_copy(output, name))
+
+    return hook
+
+
+def _copy(output: Any, name: str) -> Features:
+    if isinstance(output, Tensor):
+        return output.clone()
+    if isinstance(output, list | tuple):
+        return [_copy(entry, name) for entry in output]
+    raise TypeError(f"layer {name!r} returns a {type(output).__name__}; expected a tensor, or a list or tuple of them")
+
+
+def _part(name: str, features: Features, part: slice, count: int) -> Features:
+    """One of the two batches that were run as one of ``count`` images."""
+    if not isinstance(features, Tensor):
+        return [_part(name, entry, part, count) for entry in features]
+    if features.dim() == 0 or features.shape[0] != count:
+        raise ValueError(f"joint: layer {name!r} returns shape {tuple(features.shape)}; expected {count} images first")
+    return features[part]
+
+
+def _mixes_images(norm: nn.Module) -> bool:
+    """Whether a batch normalisation takes its statistics from the batch as a whole."""
+    of_batch = norm.training or norm.running_mean is None
+    return of_batch and getattr(norm, "groups", 1) != "instance"
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Inside the block no parameter of ``module`` wants a gradient."""
+    thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in thawed:
+            parameter.requires_grad_(True)

@@ -1,0 +1,540 @@
+"""fuse(model) on networks as others write them: the same results, and nothing touched that is not certain."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from oracles import HALF, error
+from torch import Tensor, nn
+from zoo import NETWORKS
+
+import igan_fast
+from igan_fast.fusion import Entry
+
+
+def tensors_of(result) -> list[Tensor]:
+    """All tensors of what a network returns."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, dict):
+        result = list(result.values())
+    return [tensor for part in result for tensor in tensors_of(part)] if isinstance(result, list | tuple) else []
+
+
+def outputs_of(module: nn.Module, inputs) -> list[Tensor]:
+    """With the same random numbers each time, for dropout."""
+    torch.manual_seed(3)
+    return tensors_of(module(*inputs))
+
+
+def assert_alike(actual: nn.Module, expected: nn.Module, inputs, calls=(), tolerance: float = 1e-9) -> None:
+    """Outputs, gradients of inputs and parameters, and buffers, in the mode that both are in."""
+    results = []
+    for module in (actual, expected):
+        given = [v.clone().requires_grad_() if torch.is_tensor(v) and v.is_floating_point() else v for v in inputs]
+        outputs = outputs_of(module, given)
+        for call in calls:
+            outputs += tensors_of(call(module, tuple(v.detach() if torch.is_tensor(v) else v for v in given)))
+        leaves = [t for t in [*given, *module.parameters()] if torch.is_tensor(t) and t.requires_grad]
+        weight = torch.Generator().manual_seed(4)
+        loss = sum(
+            (t * torch.randn(t.shape, generator=weight, dtype=torch.float64).to(t)).sum()
+            for t in outputs
+            if t.requires_grad
+        )
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        results.append((outputs, grads, list(module.buffers())))
+    (outputs, grads, buffers), (expected_outputs, expected_grads, expected_buffers) = results
+    for a, e in zip(outputs, expected_outputs, strict=True):
+        assert error(a, e) < tolerance
+        assert a.stride() == e.stride()
+    scale = max([1.0, *(g.abs().max().item() for g in expected_grads if g is not None and g.numel())])
+    for a, e in zip(grads, expected_grads, strict=True):
+        assert (a is None) == (e is None)
+        if a is not None and a.numel():
+            assert (a - e).abs().max().item() < tolerance * scale
+    for a, e in zip(buffers, expected_buffers, strict=True):
+        assert error(a, e) < tolerance
+
+
+def part_of(names: tuple[str, ...], chain: tuple[str, ...]) -> bool:
+    return any(chain[i : i + len(names)] == names for i in range(len(chain)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_in_the_usual_spellings(name):
+    network = NETWORKS[name]
+    (fused, inputs), (plain, _) = network.make(torch.float64), network.make(torch.float64)
+    keys = list(fused.state_dict())
+    parameters, buffers = dict(fused.named_parameters()), dict(fused.named_buffers())
+    names = [n for n, _ in fused.named_modules(remove_duplicate=False)]
+    report = igan_fast.fuse(fused)
+    for entry in report.fused:
+        assert len(entry.names) == 1 or any(part_of(entry.names, chain) for chain in network.runs), entry
+    assert list(fused.state_dict()) == keys
+    assert [n for n, _ in fused.named_modules(remove_duplicate=False)] == names
+    assert all(p is parameters[n] for n, p in fused.named_parameters())
+    assert all(b is buffers[n] for n, b in fused.named_buffers())
+    for training in (True, False):
+        fused.train(training), plain.train(training)
+        assert_alike(fused, plain, inputs, network.calls.values())
+        with torch.no_grad():
+            for a, e in zip(outputs_of(fused, inputs), outputs_of(plain, inputs), strict=True):
+                assert error(a, e) < 1e-9
+    plain.load_state_dict(fused.state_dict())
+    igan_fast.unfuse(fused)
+    assert [type(m).__name__ for m in fused.modules()] == [type(m).__name__ for m in plain.modules()]
+    for a, e in zip(outputs_of(fused, inputs), outputs_of(plain, inputs), strict=True):
+        assert torch.equal(a, e)
+
+
+def block(*, act: nn.Module | None = None, norm: type[nn.Module] = nn.BatchNorm2d, **options) -> nn.Sequential:
+    """A convolution, a normalisation and an activation."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, **options), norm(4), act or nn.LeakyReLU(0.2, inplace=True))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """A copy that is fused, and the plain one."""
+    fused = copy.deepcopy(model)
+    assert len(igan_fast.fuse(fused).fused) > 0
+    return fused, model
+
+
+X = torch.randn(4, 3, 6, 5, dtype=torch.float64)
+
+
+def test_the_report_reads_as_a_table():
+    model = nn.Sequential(block(), nn.Conv2d(4, 1, 1), nn.Sigmoid())
+    report = igan_fast.fuse(model)
+    assert report[0] == Entry(("0.0", "0.1", "0.2"), ("Conv2d", "BatchNorm2d", "LeakyReLU(0.2)"), 3, "")
+    assert report.left_alone == (Entry(("1",), ("Conv2d",), 0, "no normalisation takes its result alone"),)
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["Modules", "Kinds", "Result"]
+    assert lines[2].split("  ") == ["0.0, 1, 2", "Conv2d → BatchNorm2d → LeakyReLU(0.2)", "fused"]
+    assert lines[-1] == "1 fused, 1 left alone"
+    assert repr(report) == "FusionReport(1 fused, 1 left alone)"
+    assert str(igan_fast.fuse(nn.Linear(2, 2))).startswith("nothing to fuse")
+
+
+def test_fusing_twice_is_fusing_once_and_unfuse_tells_how_much_there_was():
+    model = block()
+    first, second = str(igan_fast.fuse(model)), str(igan_fast.fuse(model))
+    assert first == second
+    assert igan_fast.unfuse(model) == 3
+    assert igan_fast.unfuse(model) == 0
+
+
+@pytest.mark.parametrize("function", [igan_fast.fuse, igan_fast.unfuse])
+def test_what_is_no_module_is_refused(function):
+    with pytest.raises(TypeError, match=r"model is a list; expected an nn\.Module"):
+        function([nn.ReLU()])
+
+
+def test_modules_stay_instances_of_their_classes():
+    model = block()
+    parts = list(model)
+    igan_fast.fuse(model)
+    assert model[0] is parts[0]
+    assert model[1] is parts[1]
+    for part, kind in zip(model, (nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU), strict=True):
+        assert isinstance(part, kind)
+    assert model[2].negative_slope == 0.2
+    assert "Conv" in type(model[0]).__name__  # as initialisers look for it
+    assert "BatchNorm" in type(model[1]).__name__
+    igan_fast.unfuse(model)
+    assert model[2] is parts[2]
+
+
+NORMS = {
+    "batch": lambda: nn.BatchNorm2d(4),
+    "batch, not affine": lambda: nn.BatchNorm2d(4, affine=False),
+    "batch, own statistics": lambda: nn.BatchNorm2d(4, track_running_stats=False),
+    "batch, cumulative average": lambda: nn.BatchNorm2d(4, momentum=None),
+    "instance": lambda: nn.InstanceNorm2d(4),
+    "instance, affine": lambda: nn.InstanceNorm2d(4, affine=True),
+    "instance, tracked": lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True, momentum=0.3),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU(True), nn.LeakyReLU(0.1), nn.LeakyReLU(0.3, True), nn.Tanh()])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_normalisation_and_activation(norm, act, bias):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1, bias=bias), NORMS[norm](), act).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    fused, plain = pair(model)
+    for _ in range(2):
+        assert_alike(fused.train(), plain.train(), [X])
+    assert_alike(fused.eval(), plain.eval(), [X])
+    with torch.no_grad():
+        assert error(fused(X), plain(X)) < 1e-9
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("kind", ["Batch", "Instance"])
+def test_every_number_of_dimensions(dimensions, transposed, kind, training):
+    conv = getattr(nn, f"Conv{'Transpose' * transposed}{dimensions}d")(4, 6, 3, 2, 1, groups=2)
+    norm = getattr(nn, f"{kind}Norm{dimensions}d")(6, affine=True)
+    fused, plain = pair(nn.Sequential(conv, norm, nn.ReLU()).double().train(training))
+    assert_alike(fused, plain, [torch.randn(3, 4, *[5] * dimensions, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 7)])
+def test_linear_and_one_dimensional_batch_norm(shape):
+    act = nn.ReLU()
+    model = nn.Sequential(nn.Linear(shape[-1], 6), nn.BatchNorm1d(6 if len(shape) == 2 else 4), act).double()
+    fused, plain = pair(model)
+    assert igan_fast.fuse(fused)[0].names == ("1", "2")
+    assert_alike(fused, plain, [torch.randn(shape, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_unbatched_image(training):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU()).double().train(training)
+    fused, plain = pair(model)
+    assert_alike(fused, plain, [X[0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+@pytest.mark.parametrize("training", [True, False])
+def test_other_dtypes(dtype, training):
+    fused, plain = pair(block().to(dtype).train(training))
+    exact = copy.deepcopy(plain).double()
+    x = X.to(dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else max(2 * error(plain(x), exact(x.double())), 0.02)
+    actual = fused(x)
+    assert actual.dtype == dtype
+    assert error(actual, exact(x.double())) < tolerance
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast(training):
+    fused, plain = pair(block().train(training))
+    x = X.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        actual, expected = fused(x), plain(x)
+    assert actual.dtype == expected.dtype
+    assert error(actual, expected) < 0.03
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_of_the_result_is_the_original_one(layout):
+    """Wide enough for our own convolutions, whose results have channels last."""
+    model = nn.Sequential(nn.Conv2d(16, 32, 5, 2, 2), nn.BatchNorm2d(32), nn.ReLU()).to(memory_format=layout)
+    fused, plain = pair(model)
+    x = torch.randn(16, 16, 16, 16).contiguous(memory_format=layout)
+    for mode in (True, False):
+        y, expected = fused.train(mode)(x), plain.train(mode)(x)
+        assert y.stride() == expected.stride()
+        assert error(y, expected) < 1e-4
+    if layout == torch.contiguous_format:
+        fused(x).view(16, -1)
+
+
+def test_wrong_inputs_raise_what_they_raised():
+    fused, plain = pair(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm2d(4), nn.ReLU()))
+    for module in (fused, plain):
+        with pytest.raises(ValueError, match="expected 4D input"):
+            module(torch.randn(2, 4))
+    fused, plain = pair(block())
+    for module in (fused, plain):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            module(torch.randn(1, 3, 1, 1))
+        assert module.eval()(torch.randn(0, 3, 4, 4)).shape == (0, 4, 4, 4)
+
+
+def test_an_optimiser_and_its_state_go_on():
+    fused = block().double()
+    plain = copy.deepcopy(fused)
+    optimizers = [torch.optim.Adam(m.parameters(), 1e-2) for m in (fused, plain)]
+    for step in range(8):
+        if step == 3:
+            igan_fast.fuse(fused)
+        for module, optimizer in zip((fused, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            module(X).pow(3).mean().backward()
+            if step == 0:  # the bias before a normalisation moves by rounding noise alone
+                module[0].bias.requires_grad_(False)
+            module[0].bias.grad = None
+            optimizer.step()
+    for a, e in zip(fused.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert error(a, e) < 1e-7
+
+
+def test_a_bias_before_the_normalisation_has_a_gradient_of_zero():
+    fused, _ = pair(block())
+    fused(X.float()).sum().backward()
+    assert not fused[0].bias.grad.any()
+
+
+def test_copies_pickles_and_state_dicts():
+    fused, plain = pair(block().double())
+    stored = io.BytesIO()
+    torch.save(fused, stored)
+    stored.seek(0)
+    copies = [copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), torch.load(stored, weights_only=False)]
+    with torch.no_grad():  # the copies' own parameters, not the original's
+        fused[0].weight.zero_(), fused[1].weight.zero_()
+    for module in copies:
+        assert_alike(module, copy.deepcopy(plain), [X])
+        assert igan_fast.unfuse(module) == 3
+    plain.load_state_dict(copies[0].state_dict())
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
+def test_hooks_that_come_later_see_what_they_would_have_seen(where, kind):
+    fused, plain = pair(block(act=nn.LeakyReLU(0.2)).double())
+    seen: list[list[Tensor]] = []
+    for module in (fused, plain):
+        seen.append([])
+
+        def hook(_module, *values, into=seen[-1]) -> None:
+            into.extend(tensors_of(values))
+
+        handle = getattr(module[where], f"register_{kind}_hook")(hook)
+        x = X.clone().requires_grad_()
+        module(x).pow(2).sum().backward()
+        handle.remove()
+    assert len(seen[0]) == len(seen[1]) > 0
+    for a, e in zip(*seen, strict=True):
+        assert error(a, e) < 1e-9
+    assert_alike(fused, plain, [X])
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_modules_with_hooks_are_left_alone(where):
+    model = block()
+    model[where].register_forward_hook(lambda *_: None)
+    report = igan_fast.fuse(model)
+    assert type(model[where]) in (nn.Conv2d, nn.BatchNorm2d)
+    assert any("has hooks" in entry.reason for entry in report)
+
+
+def test_normalisations_that_become_synchronised_keep_their_activation():
+    fused, plain = pair(block().double())
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(fused)
+    assert_alike(converted.eval(), plain.eval(), [X])
+
+
+def test_replaced_modules_are_called():
+    fused, plain = pair(block().double())
+    fused[2] = nn.Tanh()
+    assert_alike(fused, nn.Sequential(plain[0], plain[1], nn.Tanh()), [X])
+    fused[1] = nn.Identity()
+    assert_alike(fused, nn.Sequential(plain[0], nn.Tanh()), [X])
+
+
+@pytest.mark.parametrize("parametrised", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_spectral_norm_that_comes_later(parametrised):
+    fused, plain = pair(block().double())
+    for module in (fused, plain):
+        torch.manual_seed(1)
+        parametrised(module[0])
+    assert_alike(fused, plain, [X])
+    igan_fast.unfuse(fused)
+    assert_alike(fused, plain, [X])
+
+
+def test_replicas_of_data_parallel_have_parameters_of_their_own():
+    fused, plain = pair(block().double())
+    replica = fused._replicate_for_data_parallel()
+    for name, child in fused.named_children():
+        copied = child._replicate_for_data_parallel()
+        copied._parameters = {}  # as torch.nn.parallel.replicate has them: plain tensors
+        for n, p in child._parameters.items():
+            setattr(copied, n, None if p is None else p.detach() * 2)
+        replica._modules[name] = copied
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.mul_(2)
+        assert error(replica(X), plain(X)) < 1e-9
+
+
+def test_a_frozen_normalisation_in_a_training_network():
+    fused, plain = pair(block().double())
+    for module in (fused, plain):
+        module.train()[1].eval()
+        for parameter in module[1].parameters():
+            parameter.requires_grad_(False)
+    assert_alike(fused, plain, [X])
+
+
+def test_gradient_checkpointing_and_functional_call():
+    fused, plain = pair(block().double())
+    grads = []
+    for module in (fused, plain):
+        x = X.clone().requires_grad_()
+        torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False).pow(2).sum().backward()
+        grads.append([x.grad, *(p.grad for p in module.parameters())])
+    for a, e in zip(*grads, strict=True):
+        assert (a - e).abs().max() < 1e-9
+    values = {name: p * 2 for name, p in plain.named_parameters()}
+    actual, expected = (torch.func.functional_call(m, values, (X,)) for m in (fused, plain))
+    assert error(actual, expected) < 1e-9
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("network", ["dcgan", "resnet", "tracked"])
+def test_compiled_without_a_break(network, training):
+    model = {
+        "dcgan": lambda: nn.Sequential(block(), nn.Conv2d(4, 2, 1)),
+        "resnet": lambda: NETWORKS["resnet"].builder()[0],
+        "tracked": lambda: nn.Sequential(block(act=nn.ReLU()), nn.InstanceNorm2d(4, track_running_stats=True)),
+    }[network]()
+    fused, plain = pair(model.double().train(training))
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    assert error(compiled(x), plain(x)) < 1e-9
+    for a, e in zip(fused.buffers(), plain.buffers(), strict=True):
+        assert error(a, e) < 1e-9
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_wrapped_networks_are_left_alone():
+    model = Wrapped(nn.DataParallel(block()))
+    report = igan_fast.fuse(model)
+    assert not report.fused
+    assert all(entry.reason == "inside a DataParallel: fuse before that is made" for entry in report)
+    report = igan_fast.fuse(torch.compile(block()))
+    assert not report.fused
+    assert "OptimizedModule" in report[0].reason
+
+
+def test_networks_that_are_not_initialised_yet_are_left_alone():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+    assert not igan_fast.fuse(model).fused
+    assert "not initialised yet" in str(igan_fast.fuse(model))
+    model(X.float())
+    assert [entry.fused for entry in igan_fast.fuse(model)] == [3]
+
+
+class Cyclic(nn.Module):
+    """Its forward depends on data, in more ways than can be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+        self.seen: list[Tensor] = []
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        self.steps += 1
+        self.last = x
+        while x.sum() < 1e9:
+            x = self.act(self.norm(self.conv(x))) + torch.rand(1) + 1e6
+        return x
+
+
+def test_following_a_forward_leaves_no_trace():
+    model = Cyclic().train()
+    state = torch.get_rng_state()
+    igan_fast.fuse(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.seen == []
+    assert not hasattr(model, "last")
+    assert isinstance(model.steps, Tensor)
+    assert model.steps == 0
+    assert model.training
+
+
+def test_a_class_without_source_is_fused_where_it_can_be_followed():
+    scope: dict = {"nn": nn}
+    exec(
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())\n"
+        "    def forward(self, x):\n"
+        "        return self.body(x)\n"
+        "class Loop(Net):\n"
+        "    def forward(self, x):\n"
+        "        for i in range(x.shape[0] - 3):\n"
+        "            x = self.body(x)\n"
+        "        return x\n",
+        scope,
+    )
+    assert [entry.fused for entry in igan_fast.fuse(scope["Net"]())] == [3]
+    report = igan_fast.fuse(scope["Loop"]())
+    assert max(entry.fused for entry in report) == 1
+    assert "cannot be followed" in str(report)
+
+
+class Indexed(nn.Module):
+    """Reaches into its block where forward does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body[0](x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def test_methods_beside_forward_give_what_they_gave():
+    fused, plain = pair(Indexed().double())
+    assert error(fused.features(X), plain.features(X)) < 1e-12
+    assert_alike(fused, plain, [X])
+
+
+def test_a_replaced_forward_is_not_second_guessed():
+    fused = Wrapped(block().double())
+    fused.forward = lambda x: fused.inner[0](x)
+    expected = fused(X)
+    assert max(entry.fused for entry in igan_fast.fuse(fused)) == 1
+    assert error(fused(X), expected) < 1e-12
+
+
+class Inherited(Indexed):
+    """Its base's forward, which cannot be followed, reaches into the block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[: int(x.shape[0])])
+
+
+def test_the_methods_of_base_classes_count():
+    fused, plain = pair(Inherited().double())
+    assert error(fused.features(X), plain.features(X)) < 1e-12
+    assert_alike(fused, plain, [X])
+
+
+def test_distributed_data_parallel_around_a_fused_network(tmp_path):
+    """Every parameter gets a gradient: a bias that has none would be reported as unused."""
+    fused, plain = pair(block().double())
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(fused)
+        for module in (wrapped, plain):
+            module(X).pow(3).sum().backward()
+            module(X).pow(3).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for a, e in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert (a.grad - e.grad).abs().max() < 1e-8

@@ -1,0 +1,175 @@
+"""The gradient penalties of GANs, WGAN-GP's and R1: second derivatives of networks, layers and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from oracles import error, in_float64
+from torch import Tensor, nn
+
+import igan_fast
+from igan_fast import layers, losses, reference
+from igan_fast.reference import layers as reference_layers
+from igan_fast.reference import losses as reference_losses
+
+Judge = Callable[[Tensor], Tensor]
+
+
+def wgan_gp(judge: Judge, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """(‖∇D(x̂)‖ − 1)² between real and fake images (Gulrajani et al. 2017), and the gradient."""
+    share = torch.linspace(0, 1, len(real), dtype=real.dtype).view(-1, 1, 1, 1)
+    between = (share * real + (1 - share) * fake).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(judge(between).sum(), between, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean(), gradient
+
+
+def r1(judge: Judge, real: Tensor, _fake: Tensor) -> tuple[Tensor, Tensor]:
+    """‖∇D(x)‖² of real images (Mescheder et al. 2018), and the gradient."""
+    real = real.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(judge(real).sum(), real, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean(), gradient
+
+
+PENALTIES = pytest.mark.parametrize("penalty", [wgan_gp, r1])
+
+
+def twins(dtype: torch.dtype, *, width: int = 16) -> tuple[nn.Module, nn.Module]:
+    """Both wings' D, of the same weights, larger than DCGAN's so that the penalty does not vanish."""
+    torch.manual_seed(0)
+    theirs = reference.Discriminator(32, width).to(dtype)
+    for parameter in theirs.parameters():
+        parameter.data.mul_(3)
+    ours = igan_fast.models.Discriminator(32, width).to(dtype)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def images(dtype: torch.dtype, batch: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    real, fake = torch.rand(2, batch, 3, 32, 32, generator=generator, dtype=torch.float64) * 2 - 1
+    return real.to(dtype), fake.to(dtype)
+
+
+def learn(judge: nn.Module, penalty, dtype: torch.dtype) -> list[Tensor]:
+    """The penalty, the gradient it is of, and what D learns from it with its own loss in one backward."""
+    real, fake = images(dtype)
+    value, gradient = penalty(lambda x: judge(x).source, real, fake)
+    (value * 10 + judge(fake).source.mean()).backward()
+    learnt = [p.grad for p in judge.parameters() if p.grad is not None]
+    return [value, gradient, *learnt, *(b for b in judge.buffers() if b.is_floating_point())]
+
+
+@PENALTIES
+@pytest.mark.parametrize("training", [True, False])
+def test_the_discriminator_learns_as_the_references(penalty, training):
+    found = [learn(judge.train(training), penalty, torch.float64) for judge in twins(torch.float64)]
+    assert len(found[0]) == len(found[1]) == 2 + 13 + 6  # of 15 parameters: the shared layer is not asked
+    for index, (a, e) in enumerate(zip(*found, strict=True)):
+        assert error(a, e) < 1e-9, index
+
+
+@PENALTIES
+def test_in_float32_too(penalty):
+    """Where our own convolution kernels run, on a CPU."""
+    ours, _ = twins(torch.float32)
+    _, exact = twins(torch.float64)
+    found = learn(ours, penalty, torch.float32), learn(exact, penalty, torch.float64)
+    for index, (a, e) in enumerate(zip(*found, strict=True)):
+        assert error(a, e) < 2e-5, index
+
+
+@PENALTIES
+def test_with_parameters_frozen_in_part(penalty):
+    """D's first layer and its head learn nothing; what does learns as in the reference."""
+    found = []
+    for judge in twins(torch.float64):
+        for part in (judge.down1, judge.source, judge.down2.norm):
+            part.requires_grad_(False)
+        found.append(learn(judge, penalty, torch.float64))
+    assert len(found[0]) == len(found[1]) == 2 + 13 - 6 + 6
+    for index, (a, e) in enumerate(zip(*found, strict=True)):
+        assert error(a, e) < 1e-9, index
+
+
+def of_images(judge: nn.Module, penalty) -> list[Tensor]:
+    """What a frozen D's penalty teaches whoever drew the images."""
+    x = images(torch.float64)[1].requires_grad_()
+    (gradient,) = torch.autograd.grad(judge.requires_grad_(False)(x).source.sum(), x, create_graph=True)
+    return [gradient, *torch.autograd.grad(gradient.flatten(1).norm(dim=1).square().mean(), x)]
+
+
+def test_a_frozen_discriminator_in_eval_mode():
+    """Its gradient is constant but for the bends: the penalty teaches nothing, and says so without an error."""
+    found = [of_images(judge.eval(), r1) for judge in twins(torch.float64)]
+    assert error(found[0][0], found[1][0]) < 1e-9
+    assert not found[0][1].any()
+    assert not found[1][1].any()
+
+
+def test_a_frozen_discriminator_in_training_says_what_to_do():
+    """Without gradients of its weights it keeps no input, of which a second derivative would be made."""
+    ours, _ = twins(torch.float64)
+    with pytest.raises(RuntimeError, match="wants a conv_weight that requires a gradient, or impl='reference'"):
+        of_images(ours, r1)
+
+
+def penalised(function: Callable[..., Tensor], *tensors: Tensor) -> list[Tensor]:
+    """function's gradient of the first tensor, and the gradients of its norm."""
+    (gradient,) = torch.autograd.grad(function(*tensors), tensors[0], create_graph=True)
+    wanted = [t for t in tensors if t.requires_grad]
+    return [gradient, *torch.autograd.grad((gradient.flatten(1).norm(dim=1) - 1).square().mean(), wanted)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["norm", "instance", "groups", "conv", "transposed"])
+def test_layers(kind, training, dtype):
+    def made(wing, dtype) -> nn.Module:
+        torch.manual_seed(0)
+        layer = {
+            "norm": lambda: wing.NormAct2d(20),
+            "instance": lambda: wing.NormAct2d(20, groups="instance"),
+            "groups": lambda: wing.NormAct2d(20, groups=2),
+            "conv": lambda: wing.ConvNormAct2d(20, 24),
+            "transposed": lambda: wing.ConvTransposeNormAct2d(20, 24, negative_slope=0.2),
+        }[kind]()
+        return layer.to(dtype).train(training)
+
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(8, 20, 8, 8, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    ours, theirs = made(layers, dtype), made(reference_layers, torch.float64)
+
+    def of(layer: nn.Module, x: Tensor) -> list[Tensor]:
+        # Of cubes: the squares of normalised values sum to almost a constant.
+        return penalised(lambda x, *_: layer(x).pow(3).sum() / 100, x, *layer.parameters())
+
+    for index, (a, e) in enumerate(zip(of(ours, x), of(theirs, x.detach().double().requires_grad_()), strict=True)):
+        assert error(a, e) < (1e-9 if dtype == torch.float64 else 1e-4), index
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_feature_matching(dtype):
+    """Its gradient is of constant size: what the penalty teaches comes from the network that made the features."""
+    generator = torch.Generator().manual_seed(1)
+    x, real, weight = (torch.randn(3, 4, 5, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3))
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+
+    def loss(wing, x: Tensor, weight: Tensor) -> Tensor:
+        maps = [[(x * weight).tanh(), x.square()], [weight * x.pow(3), x]]
+        return wing.FeatureMatchingLoss.spade()(maps, [[real.to(x.dtype)] * 2] * 2)
+
+    found = penalised(lambda *t: loss(losses, *t), x, weight)
+    exact = in_float64(lambda *t: penalised(lambda *u: loss(reference_losses, *u), *t), x, weight)
+    for a, e in zip(found, exact, strict=True):
+        assert error(a, e) < (1e-9 if dtype == torch.float64 else 1e-5)
+
+
+def test_a_compiled_discriminator_is_refused_by_the_compiler():
+    """torch.compile has no second derivatives, and says so; nothing is silently wrong."""
+    torch._dynamo.reset()
+    ours, _ = twins(torch.float32)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        learn(compiled, r1, torch.float32)
