@@ -19,7 +19,7 @@ TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --itera
 # The results that README shows; bench/results/README.md shows all.
 TABLES := bench/results/amd-epyc-avx2-2-threads.json
 
-.PHONY: train test lint types check clean build cpp cuda bench tables FORCE
+.PHONY: train test lint types check clean build cpp cuda bench tables wheel docs FORCE
 
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
@@ -76,6 +76,20 @@ bench: $(BUILT)
 tables: $(READY)
 	$(BIN)/python -m bench.table $(TABLES) --write README.md
 	$(BIN)/python -m bench.table bench/results/*.json --write bench/results/README.md
+
+# dist/: the source archive, and out of it the wheel, inspected and tested on another PyTorch; its script says how.
+# WHEEL_OPTIONS='--torch 2.11.0 2.14.1' names the versions, '--no-tests' tests on none.
+wheel: $(READY)
+	cd tests && ../$(BIN)/python -m release.check $(WHEEL_OPTIONS)
+
+# The pages in build/docs, out of the docstrings, README.md, CHANGELOG.md and the commands' own help.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
+
+$(VENV)/.docs: $(READY)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pages are built with Python 3.11 or newer")'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material mkdocstrings-python
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ from typing import Any
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 #: What has a table of its own, beside the operators.
-KINDS = ("step", "inference", "data", "example")
+KINDS = ("step", "inference", "data", "example", "import")
 
 #: What the paper trained on: 50 epochs of 185,000 images.
 PAPER_IMAGES = 50 * 185_000
@@ -41,6 +41,7 @@ def _machine(document: dict[str, Any]) -> str:
         _tasks([*kinds["inference"], *kinds["data"]]),
         _examples(kinds["example"]),
         _operators(operators),
+        _imports(kinds["import"]),
     ]
     return "\n\n".join([heading, *(table for table in tables if table)])
 
@@ -143,6 +144,16 @@ def _operators(results: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_row(*key, found) for key, found in rows.items()])
+
+
+def _imports(results: Sequence[dict[str, Any]]) -> str:
+    """What importing the package adds to importing torch."""
+    lines = [
+        f"`import igan_fast` takes {_ours(result) - best(result, 'torch alone'):.0f} ms more than the "
+        f"{best(result, 'torch alone'):.0f} ms of starting Python and `import torch`."
+        for result in results
+    ]
+    return "\n".join(lines)
 
 
 def _memory(machine: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``igan-fast train | recognise | generate | rebuild | transform | evaluate``.
+"""The command line: ``igan-fast train | recognise | generate | rebuild | transform | evaluate | doctor``.
 
 Bad input ends in one message and exit status 2, without a traceback.
 """
@@ -16,7 +16,7 @@ from typing import Annotated, Any, cast
 import tyro
 from tyro.conf import subcommand
 
-from igan_fast.commands import Command, Evaluate, Generate, Rebuild, Recognise, Train, Transform
+from igan_fast.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
 from igan_fast.errors import InputError
 from igan_fast.train.config import PRESETS, TrainConfig
 
@@ -76,6 +76,7 @@ def _parse(arguments: list[str]) -> Command:
         | Annotated[Rebuild, subcommand("rebuild")]
         | Annotated[Transform, subcommand("transform")]
         | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Doctor, subcommand("doctor")]
     )
     parsed = tyro.cli(
         commands,

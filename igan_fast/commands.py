@@ -18,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from igan_fast.data.attributes import Change, parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos, load_photo
 from igan_fast.devices import resolve_device
+from igan_fast.doctor import examine
 from igan_fast.errors import InputError
 from igan_fast.files import check_place, write_file
 from igan_fast.train.config import TrainConfig
@@ -26,7 +27,7 @@ from igan_fast.train.grids import grid, save_png
 if TYPE_CHECKING:
     from igan_fast.editor import FaceEditor
 
-__all__ = ["Command", "Evaluate", "Generate", "Rebuild", "Recognise", "Train", "Transform"]
+__all__ = ["Command", "Doctor", "Evaluate", "Generate", "Rebuild", "Recognise", "Train", "Transform"]
 
 Photos = Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO", help="Photos, or folders of photos.")]
 Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoint), or a checkpoint folder.")]
@@ -182,6 +183,26 @@ class Evaluate:
         if self.plot:
             scores.plot(self.plot)
             print(f"wrote {self.plot}")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what igan-fast runs on here, what is missing, and how to mend it."""
+
+    json: Annotated[Path | None, arg(metavar="FILE|-")] = None
+    """Write it to this file instead of printing it; - prints it as JSON."""
+    force: Force = False
+
+    def run(self) -> None:
+        to_file = self.json if self.json and str(self.json) != "-" else None
+        _refuse_existing([to_file] if to_file else [], self.force)
+        report = examine()
+        if to_file:
+            _write_text(to_file, report.to_json())
+        else:
+            print(report.to_json() if self.json else report.text())
+        if report.problems:
+            raise InputError("; ".join(report.problems))
 
 
 @dataclass(frozen=True)

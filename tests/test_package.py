@@ -17,10 +17,10 @@ import igan_fast
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_python(code: str) -> str:
-    # As a user has it: the tests' own Triton runs in its interpreter, which is loaded at once.
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+def run_python(code: str, **environment: str) -> str:
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -32,12 +32,43 @@ def test_no_import_runs_upward() -> None:
     assert "0 broken" in done.stdout
 
 
-def test_importing_the_package_waits_for_no_heavy_library() -> None:
-    code = "import igan_fast, sys, json; print(json.dumps(sorted(sys.modules)))"
-    loaded = set(json.loads(run_python(code)))
-    assert "igan_fast.reference" in loaded
-    heavy = {"matplotlib", "tensorboard", "torchmetrics", "tyro", "triton", "PIL", "safetensors"}
-    assert not loaded & heavy
+@pytest.mark.parametrize("interpreter", ["0", "1"])
+def test_importing_the_package_brings_nothing_but_itself(interpreter: str) -> None:
+    """Beside torch: no other library, no part of torch that torch itself leaves out, no room that only some need."""
+    code = """
+import sys, json, torch
+before = set(sys.modules)
+import igan_fast
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    loaded = set(json.loads(run_python(code, TRITON_INTERPRET=interpreter)))
+    assert {name for name in loaded if name.partition(".")[0] != "igan_fast"} == set()
+    rooms = {name.split(".")[1] for name in loaded if "." in name}
+    assert {"reference", "ops", "models"} <= rooms
+    assert not rooms & {"train", "data", "editor", "evaluate", "metrics", "report", "cli", "commands", "doctor"}
+    assert "igan_fast.ops.triton" not in loaded
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_a_compiled_function_may_be_the_first_to_need_triton() -> None:
+    code = """
+import sys, torch
+from igan_fast import ops
+
+def loss(x, y):
+    return ops.feature_l1([x], [y], impl="triton") + ops.norm_act(x, None, None, impl="triton").square().mean()
+
+assert "triton" not in sys.modules
+x, y = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 4)
+torch._dynamo.config.error_on_recompile = True
+compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+outputs = [function(x, y) for function in (compiled, compiled, loss)]
+first, _, plain = [torch.autograd.grad(output, x)[0] for output in outputs]
+assert torch.equal(outputs[0], outputs[2]), outputs
+assert torch.equal(first, plain)
+print("igan_fast.ops.triton.norm_act" in sys.modules)
+"""
+    assert run_python(code, TRITON_INTERPRET="1").strip() == "True"
 
 
 def test_computing_on_a_cpu_loads_no_triton() -> None:

@@ -1,20 +1,18 @@
 """The package's operators, fused: equal to ``igan_fast.reference.ops``, several times faster, and free to import alone.
 
-=================  ==================================================================================================
-``feature_l1``     Σ wᵢ · mean|fakeᵢ − realᵢ| over any nesting of feature maps, in one launch
-``norm_act``       batch (or instance, or grouped) normalisation and LeakyReLU
-``conv_norm_act``  a (transposed) convolution, then ``norm_act``
-``backends``       which implementations this machine has, and why the others are missing
-=================  ==================================================================================================
+- ``feature_l1``: Σ wᵢ · mean|fakeᵢ − realᵢ| over any nesting of feature maps, in one launch
+- ``norm_act``: batch (or instance, or grouped) normalisation and LeakyReLU
+- ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
+- ``backends``: which implementations this machine has, and why the others are missing
 
 They take what PyTorch's own functions take: float16, bfloat16, float32 and float64, any memory layout, autograd to
 the second order, autocast, ``torch.compile(fullgraph=True)``, CUDA graphs. Each has ``impl=``: ``"auto"`` (the
 default; the environment variable ``IGAN_FAST_IMPL`` can name another) takes the fastest implementation that can run
-the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on one. ``python -m
-igan_fast.ops`` tells what there is.
+the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on one. ``igan-fast
+doctor`` tells what there is.
 
 Feature matching in a training loop of your own, over a multi-scale discriminator that returns a list of feature maps
-for each scale::
+for each scale:
 
     from igan_fast.ops import feature_l1
 
@@ -24,7 +22,7 @@ for each scale::
     loss = adversarial(fake_features) + 10 * feature_l1(fake_features, real_features)
     loss.backward()
 
-A block of a network of your own::
+A block of a network of your own:
 
     from igan_fast.ops import norm_act
 

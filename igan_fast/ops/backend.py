@@ -1,7 +1,7 @@
 """Which implementation runs, and why another one does not.
 
 ``igan_fast._C`` (the native kernels) and Triton are both optional. Whatever is missing is missing for a reason, which
-is kept here and shown by ``backends()`` and by ``python -m igan_fast.ops``."""
+is kept here and shown by ``backends()`` and by ``igan-fast doctor``."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _native_cuda_reason(device: torch.device | None = None) -> str:
     if _NATIVE_CPU != AVAILABLE:
         return _NATIVE_CPU
     if not _CUDA_TARGETS:
-        return "the extension was built without CUDA (see python -m igan_fast.ops)"
+        return "the extension was built without CUDA (igan-fast doctor tells more)"
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     capability = torch.cuda.get_device_capability(device)
@@ -193,13 +193,18 @@ def _triton_can_load() -> bool:
         return True
     try:
         importlib.import_module("triton")
-    except ImportError as error:
+    except Exception as error:  # a broken installation of it raises other things than ImportError too
         _triton_failure = f"Triton cannot be imported ({error})"
         return False
     for name in ("feature_l1", "norm_act", "gather_images"):
         importlib.import_module(f"igan_fast.ops.triton.{name}")
     _announce(TRITON)
     return True
+
+
+# A function that is compiled may be the first to ask. What ``torch.compiler.assume_constant_result`` does, without the
+# second that importing the compiler takes: it calls the function, instead of looking into it, and keeps the answer.
+_triton_can_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _announce(loaded: str) -> None:
@@ -212,7 +217,8 @@ def _load_native() -> tuple[str, dict[str, str]]:
     """AVAILABLE and how the extension was built, or the reason why it is missing."""
     try:
         extension = importlib.import_module("igan_fast._C")
-    except ImportError as error:
+        info = dict(extension.build_info())
+    except Exception as error:  # most often ImportError; whatever it is must not stop the package from being imported
         package = Path(__file__).resolve().parents[1]
         if any(package.glob("_C.*.so")) or any(package.glob("_C.*.pyd")):
             return f"the extension does not load ({error}); build it again for torch {torch.__version__}", {}
@@ -220,13 +226,10 @@ def _load_native() -> tuple[str, dict[str, str]]:
         if note.is_file():
             return note.read_text(encoding="utf-8").strip(), {}
         return "the extension was not built", {}
-    return AVAILABLE, dict(extension.build_info())
+    return AVAILABLE, info
 
 
 _NATIVE_CPU, _BUILD_INFO = _load_native()
 _CUDA_TARGETS = _parse_targets(_BUILD_INFO.get("cuda_targets", ""))
 if _NATIVE_CPU == AVAILABLE:
     _announce(NATIVE)
-# Importing Triton takes a moment; where its kernels would be chosen, that moment is now and not in a traced function.
-if _interpreted() or ((torch.version.cuda or torch.version.hip) and not _CUDA_TARGETS):
-    _triton_can_load()

@@ -1,0 +1,125 @@
+"""What the operators run on here, as data: which implementations there are, how to get the others, what was set.
+
+``python -m igan_fast.ops`` prints it; ``igan-fast doctor`` adds the machine around it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from igan_fast.ops import backend
+
+__all__ = ["Line", "render", "sections"]
+
+_CUDA_PYTORCH = "only for an NVIDIA GPU: install PyTorch's build for CUDA (https://pytorch.org/get-started)"
+_NO_GPU = "PyTorch sees no GPU; nvidia-smi tells whether the driver does"
+_INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was found; ``fix`` tells how to mend it, ``wrong`` that it is a setting that cannot work."""
+
+    name: str
+    value: str
+    fix: str = ""
+    wrong: bool = False
+
+
+def sections() -> dict[str, list[Line]]:
+    """The implementations, what "auto" takes, how the extension was built, and the environment's settings."""
+    chosen = {device: _chosen(torch.device(device)) for device in ("cpu", "cuda")}
+    found = {"Operators": [*map(_implementation, backend.backends().items()), *chosen.values()]}
+    if info := backend.build_info():
+        found["Native extension"] = [Line(name.replace("_", " "), value or "–") for name, value in info.items()]
+    found["Settings"] = settings()
+    return found
+
+
+def render(found: Mapping[str, Iterable[Line]]) -> str:
+    """As text, a paragraph for each section."""
+    width = max(len(line.name) for lines in found.values() for line in lines)
+    paragraphs = [
+        "\n".join([title, *(f"  {line.name:{width}}  {line.value}" for line in lines)])
+        for title, lines in found.items()
+    ]
+    return "\n\n".join(paragraphs)
+
+
+def settings() -> list[Line]:
+    """The environment variables that the operators read."""
+    names, sets = ", ".join(backend.IMPLEMENTATIONS), ", ".join(_INSTRUCTION_SETS)
+    return [
+        _setting("IGAN_FAST_IMPL", f"what auto stands for: {names}", backend.IMPLEMENTATIONS),
+        _setting("IGAN_FAST_CPU_ISA", f"the most that the CPU kernels may use: {sets}", _INSTRUCTION_SETS),
+        _setting("TRITON_INTERPRET", "1 runs Triton's kernels on the CPU, slowly, for tests"),
+    ]
+
+
+def _setting(name: str, meaning: str, expected: Iterable[str] = ()) -> Line:
+    value = os.environ.get(name)
+    if not value:
+        return Line(name, f"(not set) {meaning}")
+    if expected and value not in expected:
+        return Line(name, f"{value!r} is not one of {', '.join(expected)}", "unset it", wrong=True)
+    return Line(name, f"{value!r} ({meaning})")
+
+
+def _chosen(device: torch.device) -> Line:
+    name = f"auto on {device.type}"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return Line(name, "nothing: there is no CUDA device")
+    try:
+        return Line(name, backend.chosen(device))
+    except ValueError as error:  # the setting's own line says how to mend it
+        return Line(name, f"nothing: {error}")
+    except RuntimeError as error:  # no harm on the CPU of a machine that has a GPU
+        matters = device.type == "cuda" or not torch.cuda.is_available()
+        return Line(name, f"nothing: {error}", "unset IGAN_FAST_IMPL, or name one that can run", wrong=matters)
+
+
+def _implementation(named: tuple[str, str]) -> Line:
+    name, status = named
+    if status == backend.AVAILABLE:
+        return Line(name, status)
+    fix = {"native-cpu": _native_cpu_fix, "native-cuda": _native_cuda_fix, "triton": _triton_fix}[name]
+    return Line(name, status, fix(status))
+
+
+def _native_cpu_fix(reason: str) -> str:
+    if "NO_EXTENSION" in reason:
+        return f"without NO_EXTENSION, {_rebuild()}"
+    if "no C++ compiler" in reason:
+        return f"install g++ (or set CXX); then {_rebuild()}"
+    if "torch could not be imported" in reason:
+        return f"pip install setuptools wheel ninja pybind11; then {_rebuild()}"
+    return f"{_rebuild()} --verbose (shows what the compiler says)"
+
+
+def _native_cuda_fix(reason: str) -> str:
+    if torch.version.cuda is None:
+        return _CUDA_PYTORCH
+    if reason == backend.backends()["native-cpu"]:
+        return "as native-cpu"
+    if "no CUDA device" in reason:
+        return _NO_GPU
+    if "built for" in reason:
+        major, minor = torch.cuda.get_device_capability()
+        return _rebuild(f'TORCH_CUDA_ARCH_LIST="{major}.{minor}" ')
+    return f"install the CUDA toolkit {torch.version.cuda} (or set CUDA_HOME); then {_rebuild()}"
+
+
+def _triton_fix(reason: str) -> str:
+    if "cannot be imported" in reason:
+        return "pip install 'triton>=3.4' (Linux)"
+    return _CUDA_PYTORCH if torch.version.cuda is None else _NO_GPU
+
+
+def _rebuild(environment: str = "") -> str:
+    """How the native extension is built again."""
+    command = "pip install --no-build-isolation --force-reinstall --no-deps ."
+    return f"in the folder of the source: {environment}{command}"

@@ -1,0 +1,145 @@
+"""A clean environment with another PyTorch than the wheel was built with and no compiler, and the tests in it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from release import cuda_stubs
+
+__all__ = ["Environment", "oldest_torch"]
+
+ROOT = Path(__file__).resolve().parents[2]
+_TOOLS = ("pytest", "pytest-benchmark", "pytest-timeout", "hypothesis")
+
+#: PyTorch's own for a GPU, several GB; and itself, whose version is not the constraints'.
+_LEFT_OUT = re.compile(r"(torch|triton|cuda|nvidia)(-.*)?$")
+_DISK = 6 * 2**30
+
+
+def oldest_torch(target: str) -> str:
+    """The version that ``TORCH_TARGET_VERSION=0x020a000000000000`` names: "2.10.0"."""
+    digits = target.partition("=0x")[2]
+    return ".".join(str(int(digits[i : i + 2], 16)) for i in (0, 2, 4))
+
+
+class Environment:
+    """A virtual environment in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        venv.create(folder, with_pip=True)
+        self.python = folder / "bin" / "python"
+        places = {"base": str(folder), "platbase": str(folder)}
+        self.site = Path(sysconfig.get_path("purelib", "venv", places))
+        # Nothing that is installed may be compiled: there is nothing to do it with.
+        bare = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CC")}
+        self.bare = bare | {"PATH": str(folder / "bin"), "CXX": "no-such-compiler", "CC": "no-such-compiler"}
+        self.libraries = ""
+
+    def install_torch(self, version: str) -> str:
+        """Install that torch, with stand-ins for NVIDIA's libraries; what is in the way, or nothing."""
+        if shutil.disk_usage(self.folder).free < _DISK:
+            return f"less than {_DISK >> 30} GB of disk are free"
+        installed = self._pip("--no-cache-dir", "--no-deps", f"torch=={version}")
+        if installed.returncode:
+            return f"it cannot be installed here: {_reason(installed.stderr)}"
+        if sys.platform == "linux" and cuda_stubs.make(self.site / "torch" / "lib", self.folder / "cuda_stubs"):
+            self.libraries = str(self.folder / "cuda_stubs")
+        if lacking := self._install_libraries(self._requirements("torch")):
+            return lacking
+        imported = self.run("-c", "import torch")
+        return f"it cannot be imported here: {_reason(imported.stderr)}" if imported.returncode else ""
+
+    def share_builders_libraries(self) -> None:
+        """Without a network: all but the package itself from where the wheel was built."""
+        paths = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+        (self.site / "_builder.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
+
+    def install_wheel(self, wheel: Path, *, libraries: bool) -> str:
+        """Install the wheel, and what it and the tests need; what is in the way, or nothing."""
+        installed = self._pip("--no-deps", "--no-index", str(wheel))
+        if installed.returncode:
+            raise SystemExit(f"{wheel.name} cannot be installed:\n{installed.stderr}")
+        wanted = [*self._requirements("igan-fast"), *_TOOLS]
+        return self._install_libraries(wanted) if libraries else ""
+
+    def test(self, folder: Path, tests: Iterable[str]) -> None:
+        """Run tests of the checkout, copied to ``folder``, against what is installed; ends the program if any fails."""
+        for name in ("pyproject.toml", "tests/conftest.py", "tests/oracles.py", *tests):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
+        where = self.run("-c", "import igan_fast; print(igan_fast.__file__)", cwd=folder)
+        if not where.stdout.startswith(str(self.folder)):
+            raise SystemExit(f"the wheel's igan_fast was not found: {where.stdout or where.stderr}")
+        # torch.compile's tests do need a compiler.
+        path = os.pathsep.join([str(self.folder / "bin"), os.environ.get("PATH", os.defpath)])
+        environment = {**os.environ, "PATH": path, **self._loader()}
+        command = [str(self.python), "-m", "pytest", "-q", "-r", "fE", "-p", "no:cacheprovider", *tests]
+        if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
+            raise SystemExit("tests failed against the wheel")
+
+    def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Python there, without a compiler."""
+        command, environment = [str(self.python), *arguments], self.bare | self._loader()
+        return subprocess.run(
+            command, env=environment, cwd=cwd or self.folder, capture_output=True, text=True, check=False
+        )
+
+    def _loader(self) -> dict[str, str]:
+        return {"LD_LIBRARY_PATH": self.libraries} if self.libraries else {}
+
+    def _pip(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(
+            "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", *arguments
+        )
+
+    def _install_libraries(self, wanted: Iterable[str]) -> str:
+        """Those and what they need, but for PyTorch and its own: by name, so that pip does not go for these."""
+        names = [name for name in sorted(_closure(wanted)) if not _LEFT_OUT.match(name)]
+        installed = self._pip("--no-deps", "-c", str(ROOT / "constraints.txt"), *names)
+        return f"its libraries cannot be installed here: {_reason(installed.stderr)}" if installed.returncode else ""
+
+    def _requirements(self, name: str) -> list[str]:
+        """What a distribution that is installed there asks for."""
+        found = importlib.metadata.distributions(name=name, path=[str(self.site)])
+        return [line for distribution in found for line in distribution.requires or ()]
+
+
+def _reason(stderr: str) -> str:
+    """The first line that pip calls an error, or the last line, where Python puts its own."""
+    lines = stderr.strip().splitlines() or ["no reason was given"]
+    return next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
+
+
+def _closure(wanted: Iterable[str]) -> set[str]:
+    """The names of distributions, and of all that they need as installed here."""
+    found: set[str] = set()
+    waiting = [*wanted]
+    while waiting:
+        for name in _applicable(waiting.pop()):
+            if name in found:
+                continue
+            found.add(name)
+            try:
+                waiting += importlib.metadata.requires(name) or ()
+            except importlib.metadata.PackageNotFoundError:
+                continue  # only the other torch needs it
+    return found
+
+
+def _applicable(line: str) -> Iterator[str]:
+    requirement = Requirement(line)
+    if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        yield canonicalize_name(requirement.name)
