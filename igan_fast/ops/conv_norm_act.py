@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.ops import backend, strided_conv
+from igan_fast.ops import backend, winograd_conv
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.norm_act import check_arguments, check_count, dense, like, norm_act
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
@@ -142,12 +142,12 @@ class _Geometry:
 
     def has_kernel(self, x: Tensor, conv_weight: Tensor) -> bool:
         """Whether our own kernels convolve."""
-        return self.native and strided_conv.applies(x, conv_weight, **self.options)
+        return self.native and winograd_conv.applies(x, conv_weight, **self.options)
 
     def convolve(self, x: Tensor, conv_weight: Tensor) -> Tensor:
         """The convolution, in the layout that the normalisation takes."""
         if self.has_kernel(x, conv_weight):
-            return strided_conv.convolve(x, conv_weight, transposed=self.transposed)
+            return winograd_conv.convolve(x, conv_weight, **self.options)
         return dense(torch.ops.aten.convolution(x, conv_weight, None, *self.arguments))
 
     def gradients(
@@ -156,9 +156,10 @@ class _Geometry:
         """Those of x and of the weights; x is of ``shape``, and None where the weights need none."""
         x = conv_weight.new_empty(1).expand(shape) if x is None else x  # not looked at
         if self.has_kernel(x, conv_weight) and not torch.is_grad_enabled():
+            ours: dict[str, Any] = {name: self.options[name] for name in ("transposed", "stride", "padding")}
             return (
-                strided_conv.input_gradient(grad, conv_weight, transposed=self.transposed) if needs_x else None,
-                strided_conv.weight_gradient(grad, x, transposed=self.transposed) if needs_weight else None,
+                winograd_conv.input_gradient(grad, conv_weight, shape[2:], **ours) if needs_x else None,
+                winograd_conv.weight_gradient(grad, x, conv_weight.shape[2], **ours) if needs_weight else None,
             )
         dx, dweight, _none = torch.ops.aten.convolution_backward(
             grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)
@@ -239,8 +240,8 @@ def _folded(
     folded = (conv_weight.to(wide) * scale.view(*per_channel, *[1] * (conv_weight.dim() - 2))).to(x.dtype)
     shift = shift.to(x.dtype)
     if geometry.has_kernel(x, folded):
-        return strided_conv.convolve(
-            x, folded, transposed=geometry.transposed, bias=shift.detach().contiguous(), negative_slope=negative_slope
+        return winograd_conv.convolve(
+            x, folded, bias=shift.detach().contiguous(), negative_slope=negative_slope, **geometry.options
         )
     if has_epilogue(x):
         return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
