@@ -3,7 +3,7 @@
 # network, with the Python at hand and what it has installed (torch with CUDA, triton, numpy, pytest, pytest-benchmark,
 # hypothesis, pybind11, ninja; nvcc beside them).
 #
-#   bench/gpu.sh FOLDER [PYTHON]      FOLDER receives MACHINE.json and a log of each part
+#   bench/gpu.sh FOLDER [PYTHON]      FOLDER receives MACHINE.json, a profile and a log of each part
 #
 # Each part runs whatever became of the one before; the exit status is that of the first that failed.
 set -uo pipefail
@@ -38,6 +38,8 @@ lines=30 part tests 120 "$python" -m pytest -m gpu tests -p no:cacheprovider -q 
 measure=("$python" -m pytest -p no:cacheprovider -q --benchmark-enable --benchmark-quiet --bench-device cuda
     --results "$results")
 lines=40 part bench-operators 110 "${measure[@]}" bench/test_feature_l1.py bench/test_norm_act.py bench/test_conv_norm_act.py
+lines=40 part bench-layers 40 "${measure[@]}" bench/test_layers.py
+lines=60 part profile 30 "$python" -m bench.profile_step --batch-size 256 --precision bf16 --out "$results"
 # The rest of the nine minutes, of which each part before can have taken ten seconds more than its limit. What compiles
 # least comes first; the iteration's sizes come in the order of what one wants to know.
 lines=40 part bench-step $((528 - SECONDS)) "${measure[@]}" bench/test_data.py bench/test_inference.py bench/test_step.py

@@ -16,7 +16,7 @@ from typing import Any
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 #: What has a table of its own, beside the operators.
-KINDS = ("step", "inference", "data", "example", "import")
+KINDS = ("step", "layer", "inference", "data", "example", "import")
 
 #: What the paper trained on: 50 epochs of 185,000 images.
 PAPER_IMAGES = 50 * 185_000
@@ -38,6 +38,7 @@ def _machine(document: dict[str, Any]) -> str:
     operators = [r for r in results if r.get("kind", "operator") == "operator"]
     tables = [
         _steps(kinds["step"]),
+        _layers(kinds["layer"]),
         _tasks([*kinds["inference"], *kinds["data"]]),
         _examples(kinds["example"]),
         _operators(operators),
@@ -84,6 +85,32 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
             f"The paper's training (Table 1: 50 epochs of 185,000 images at 128², 600,030 s = 166.7 h there) at the "
             f"speed of batch {fastest['batch']} in {fastest['dtype']}: {seconds:,.0f} s = {seconds / 3600:.1f} h."
         )
+    return "\n".join(lines)
+
+
+def _layers(results: Sequence[dict[str, Any]]) -> str:
+    """The model's convolutions, what the library makes of them and what we make of them."""
+    if not results:
+        return ""
+    lines = [
+        "| Convolution, 128² width 64 | Batch | Type | Library: forward, input gradient, weight gradient | All three | "
+        "Ours, all three | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        each = [times["both"]["median_ms"] for name, times in result["times"].items() if name.startswith("library")]
+        speeds = [result["flops"] / 3 / ms / 1e6 for ms in each]
+        scale, unit = (1e3, "TFLOP/s") if max(speeds) >= 1e3 else (1, "GFLOP/s")
+        cells = [
+            result["operator"],
+            str(result["batch"]),
+            result["dtype"],
+            ", ".join(f"{speed / scale:.{1 if scale > 1 else 0}f}" for speed in speeds) + f" {unit}",
+            f"{sum(each):.2f} ms",
+            f"{_ours(result):.2f} ms",
+            f"**{sum(each) / _ours(result):.1f}×**",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

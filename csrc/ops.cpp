@@ -22,10 +22,13 @@ STABLE_TORCH_LIBRARY(igan_fast, m) {
       "norm_act_update(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, SymInt count, "
       "float momentum) -> ()");
 
-  // Images as (N, H, W, C), contiguous; weights (small channels, large channels, 5, 5) on either side of a filter.
-  m.def("strided_conv_filter(Tensor weight, bool transposed, int tile) -> Tensor");
+  // Images as (N, H, W, C), contiguous; weights (small channels, large channels, kernel, kernel) on either side of a
+  // filter. `size` is the result's height and width.
+  m.def("winograd_filter(Tensor weight, int stride, bool transposed, int tile) -> Tensor");
   m.def(
-      "strided_conv(Tensor x, Tensor filter, SymInt channels, Tensor? bias, float negative_slope, bool transposed, "
-      "int tile) -> Tensor");
-  m.def("strided_conv_weight_gradient(Tensor large, Tensor small, int tile) -> Tensor");
+      "winograd_conv(Tensor x, Tensor filter, SymInt[] size, SymInt channels, int kernel, int stride, int padding, "
+      "Tensor? bias, float negative_slope, bool transposed, int tile) -> Tensor");
+  m.def(
+      "winograd_conv_weight_gradient(Tensor large, Tensor small, int kernel, int stride, int padding, int tile) -> "
+      "Tensor");
 }

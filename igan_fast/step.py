@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from igan_fast.layers import normalised_apart
 from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
 from igan_fast.models import IterativeGAN
-from igan_fast.ops.strided_conv import filters_kept
+from igan_fast.ops.winograd_conv import filters_kept
 from igan_fast.reference.step import StepConfig, StepLosses, arithmetic
 
 __all__ = ["StepConfig", "StepLosses", "TrainStep"]

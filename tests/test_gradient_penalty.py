@@ -108,11 +108,11 @@ def test_a_frozen_discriminator_in_eval_mode():
     assert not found[1][1].any()
 
 
-def test_a_frozen_discriminator_in_training_says_what_to_do():
-    """Without gradients of its weights it keeps no input, of which a second derivative would be made."""
-    ours, _ = twins(torch.float64)
-    with pytest.raises(RuntimeError, match="wants a conv_weight that requires a gradient, or impl='reference'"):
-        of_images(ours, r1)
+def test_a_frozen_discriminator_in_training():
+    found = [of_images(judge, r1) for judge in twins(torch.float64)]
+    assert found[1][1].any()
+    for a, e in zip(*found, strict=True):
+        assert error(a, e) < 1e-9
 
 
 def penalised(function: Callable[..., Tensor], *tensors: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import igan_fast
 from igan_fast import reference
-from igan_fast.ops import strided_conv
+from igan_fast.ops import winograd_conv
 from igan_fast.reference.step import StepConfig, StepLosses
 
 CONFIG = StepConfig(lr=1e-5, lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
@@ -181,7 +181,7 @@ def test_memory_does_not_grow():
     for _ in range(20):
         run(step, 10)
     assert alive() <= before + 5
-    assert not strided_conv._of_thread.kept.filters
+    assert not winograd_conv._of_thread.kept.filters
 
 
 def test_a_failed_iteration_leaves_the_step_usable():
@@ -190,7 +190,7 @@ def test_a_failed_iteration_leaves_the_step_usable():
     with pytest.raises((RuntimeError, ValueError)):
         step(images, labels[:, :3], noise)
     assert all(p.requires_grad for p in step.model.parameters())
-    assert not strided_conv._of_thread.kept.filters
+    assert not winograd_conv._of_thread.kept.filters
     step(images, labels, noise)
 
 

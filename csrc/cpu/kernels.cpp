@@ -33,7 +33,7 @@ namespace igan_fast::cpu::baseline {
 #include "vector.inl"
 #include "feature_l1.inl"
 #include "norm_act.inl"
-#include "strided_conv.inl"
+#include "winograd_conv.inl"
 }  // namespace igan_fast::cpu::baseline
 #undef IGAN_FAST_ISA_LEVEL
 #undef IGAN_FAST_VECTOR_BYTES
@@ -52,7 +52,7 @@ namespace igan_fast::cpu::avx2 {
 #include "vector.inl"
 #include "feature_l1.inl"
 #include "norm_act.inl"
-#include "strided_conv.inl"
+#include "winograd_conv.inl"
 }  // namespace igan_fast::cpu::avx2
 #undef IGAN_FAST_ISA_LEVEL
 #undef IGAN_FAST_VECTOR_BYTES
@@ -75,7 +75,7 @@ namespace igan_fast::cpu::avx512 {
 #include "vector.inl"
 #include "feature_l1.inl"
 #include "norm_act.inl"
-#include "strided_conv.inl"
+#include "winograd_conv.inl"
 }  // namespace igan_fast::cpu::avx512
 #undef IGAN_FAST_ISA_LEVEL
 #undef IGAN_FAST_VECTOR_BYTES
@@ -91,14 +91,14 @@ namespace igan_fast::cpu {
 
 namespace {
 
-#define IGAN_FAST_TABLE(isa)      \
-  {#isa,                          \
-   &isa::feature_l1,              \
-   &isa::feature_l1_backward,     \
-   isa::norm_kernels<float>,      \
-   isa::norm_kernels<double>,     \
-   isa::strided_conv::kernels<2>, \
-   isa::strided_conv::kernels<4>}
+#define IGAN_FAST_TABLE(isa)                                                                                  \
+  {                                                                                                           \
+    #isa, &isa::feature_l1, &isa::feature_l1_backward, isa::norm_kernels<float>, isa::norm_kernels<double>, { \
+      isa::winograd::kernels<5, 2, 2>, isa::winograd::kernels<5, 2, 4>, isa::winograd::kernels<4, 2, 2>,      \
+          isa::winograd::kernels<4, 2, 4>, isa::winograd::kernels<3, 1, 2>, isa::winograd::kernels<3, 1, 4>,  \
+          isa::winograd::kernels<3, 2, 2>, isa::winograd::kernels<3, 2, 4>                                    \
+    }                                                                                                         \
+  }
 
 // Best first.
 const Kernels kTables[] = {

@@ -35,28 +35,31 @@ struct NormKernels {
                    const Acc* var, bool batch_statistics, void* dx, Acc* dweight, Acc* dbias, ParallelFor);
 };
 
-// A 5×5 convolution of stride 2 and padding 2 from a large image to a small one of half its height and width, channels
-// last in memory, and its transpose from the small one to the large one.
-struct StridedConvShape {
-  int64_t batch, small_height, small_width, small_channels, large_channels;
+// A convolution from a large image to a small one, channels last in memory: value i of the small one, in each
+// direction, is a sum over the large one's values stride·i − padding + k, k < kernel, as far as there are any. And its
+// transpose, from the small image to the large one.
+struct ConvShape {
+  int64_t batch, large_height, large_width, large_channels, small_height, small_width, small_channels, padding;
 };
 
-// Of the weights (small channels, large channels, 5, 5), in elements.
+// Of the weights (small channels, large channels, kernel, kernel), in elements.
 struct FilterStrides {
   int64_t small, large, row, column;
 };
 
-struct StridedConvKernels {
+// By minimal filtering, on tiles of tile × tile values of the small image; Float.
+struct WinogradKernels {
+  int kernel, stride, tile;
   // Floats of a prepared filter, for the convolution or for its transpose.
-  int64_t (*filter_size)(const StridedConvShape&, bool transposed);
-  void (*make_filter)(const StridedConvShape&, const FilterStrides&, const float* weight, bool transposed,
-                      float* filter, ParallelFor);
+  int64_t (*filter_size)(int64_t small_channels, int64_t large_channels, bool transposed);
+  void (*make_filter)(int64_t small_channels, int64_t large_channels, const FilterStrides&, const float* weight,
+                      bool transposed, float* filter, ParallelFor);
   // LeakyReLU(large ∗ filter + bias); bias (channels,) or null, slope 1 for no activation.
-  void (*convolve)(const StridedConvShape&, const float* large, const float* filter, const float* bias, float slope,
+  void (*convolve)(const ConvShape&, const float* large, const float* filter, const float* bias, float slope,
                    float* small, ParallelFor);
-  void (*convolve_transposed)(const StridedConvShape&, const float* small, const float* filter, const float* bias,
-                              float slope, float* large, ParallelFor);
-  void (*weight_gradient)(const StridedConvShape&, const FilterStrides&, const float* large, const float* small,
+  void (*convolve_transposed)(const ConvShape&, const float* small, const float* filter, const float* bias, float slope,
+                              float* large, ParallelFor);
+  void (*weight_gradient)(const ConvShape&, const FilterStrides&, const float* large, const float* small,
                           float* gradient, ParallelFor);
 };
 
@@ -68,8 +71,7 @@ struct Kernels {
   void (*feature_l1_backward)(const SignedFill* fills, int64_t count, ParallelFor);
   NormKernels<float> norm;          // Half, BFloat16, Float
   NormKernels<double> norm_double;  // Double
-  // Float; by tiles of 2×2 or of 4×4 values of the small image, the first for small images.
-  StridedConvKernels strided_conv_2, strided_conv_4;
+  WinogradKernels winograd[8];      // every filter and tile that there is
 };
 
 // The best for this CPU, at most what IGAN_FAST_CPU_ISA (baseline, avx2, avx512) allows.

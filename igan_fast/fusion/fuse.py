@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from igan_fast.fusion.flow import Flow, Tree
 from igan_fast.fusion.modules import ACTIVATIONS, CONVOLUTIONS, NORMS, Place, Run, install, restored, slope_of
 from igan_fast.fusion.report import Entry, FusionReport
+from igan_fast.ops import backend, winograd_conv
 
 __all__ = ["fuse", "unfuse"]
 
@@ -24,9 +26,9 @@ def fuse(model: nn.Module) -> FusionReport:
     Covered are runs of a convolution or transposed convolution (1-D to 3-D, any stride, padding, dilation and groups,
     with or without bias), ``nn.BatchNorm1d/2d/3d`` or ``nn.InstanceNorm1d/2d/3d`` (affine or not, with or without
     running statistics), and ``nn.ReLU``, ``nn.LeakyReLU`` or nothing. A normalisation without a convolution before it,
-    as behind an ``nn.Linear``, is fused with its activation. They are found in ``nn.Sequential``, and wherever a
-    ``forward`` calls them one on the other: by ``torch.fx`` along every path where that can follow, from the source
-    otherwise.
+    as behind an ``nn.Linear``, is fused with its activation; so is a convolution without a normalisation, where there
+    are kernels of ours for it on a CPU. Runs are found in ``nn.Sequential``, and wherever a ``forward`` calls a module
+    on another's result: by ``torch.fx`` along every path where that can follow, from the source otherwise.
 
     Every parameter and buffer stays the same tensor under the same name: optimisers made before go on, ``state_dict``
     is as it was. Modules keep their identity, and stay instances of their classes; an activation alone is replaced by
@@ -54,30 +56,35 @@ def fuse(model: nn.Module) -> FusionReport:
     tree = Tree(model)
     flow = Flow(tree)
     wrapped = _wrapped(model)
-    runs: list[tuple[Run, Entry]] = []
+    runs: list[Run] = []
     entries: dict[int, Entry] = {}  # by the id of the module that they begin with
     covered: set[tuple[int, str]] = set()  # activations, by place
     joined: set[int] = set()  # convolutions
-    for norm in tree.modules:
-        if not _is_norm(norm):
-            continue
+
+    def add(run: Run, entry: Entry, first: nn.Module) -> None:
+        runs.append(run)
+        entries[id(first)] = entry
+        joined.add(id(run.conv))
+        covered.update(act.key for act in run.acts)
+
+    for norm in filter(_is_norm, tree.modules):
         refusal = wrapped.get(id(norm)) or _norm_refusal(norm, tree)
         place = tree.place(norm)
         if refusal or place is None:
             entries[id(norm)] = Entry((tree.names[id(norm)],), (type(norm).__name__,), 0, refusal or "the model itself")
             continue
-        run, entry, first = _run_of(place, tree, flow)
-        runs.append((run, entry))
-        entries[id(first)] = entry
-        joined.add(id(run.conv))
-        covered.update(act.key for act in run.acts)
+        add(*_run_of(place, tree, flow))
+    for conv in filter(_is_faster_alone, tree.modules):
+        place = tree.place(conv)
+        if place is not None and not (id(conv) in joined or wrapped.get(id(conv)) or _conv_refusal(conv, tree)):
+            add(*_run_alone(place, tree, flow))
     ordered: list[Entry] = []
     for module in tree.modules:
         if id(module) in entries:
             ordered.append(entries[id(module)])
         elif id(module) not in joined:
             ordered += _left_over(module, tree, covered, wrapped)
-    for run, _ in runs:
+    for run in runs:
         install(run)
     return FusionReport(ordered)
 
@@ -98,8 +105,8 @@ def unfuse(model: nn.Module) -> int:
 
 def _run_of(norm: Place, tree: Tree, flow: Flow) -> tuple[Run, Entry, nn.Module]:
     """The run around a normalisation, what is to be told about it, and the module that it begins with."""
-    conv, act = flow.before(norm), flow.after(norm)
-    reasons = []
+    conv = flow.before(norm)
+    reasons: list[str] = []
     before = conv.module if conv is not None else None
     if isinstance(before, _LINEAR):
         conv = None
@@ -113,27 +120,38 @@ def _run_of(norm: Place, tree: Tree, flow: Flow) -> tuple[Run, Entry, nn.Module]
         if refusal:
             reasons.append(f"{type(before).__name__} left alone: {refusal}")
             conv = None
-    behind = act.module if act is not None else None
-    if behind is not None and _is_activation(behind):
-        refusal = _act_refusal(behind)
-        if refusal:
-            reasons.append(f"{type(behind).__name__} left alone: {refusal}")
-            act, behind = None, None
-    else:
-        act, behind = None, None
-    places = [place for place in (conv, norm, act) if place is not None]
-    entry = Entry(
-        tuple(tree.name(place) for place in places),
-        tuple(_kind(place.module) for place in places if place.module is not None),
-        len(places),
-        "; ".join(reasons),
-    )
-    first = places[0].module
-    assert first is not None
-    source = flow.before(act) if act is not None else None
-    shared = act is not None and (source is None or source.key != norm.key)
-    acts = tree.places[id(behind)] if shared else [act] if act is not None else []
-    return Run(norm, conv, acts, shared), entry, first
+    acts, shared = _activations_of(norm, tree, flow, reasons)
+    return _told(Run(conv, norm, acts, shared), [conv, norm, *acts[:1]], tree, reasons)
+
+
+def _run_alone(conv: Place, tree: Tree, flow: Flow) -> tuple[Run, Entry, nn.Module]:
+    """As ``_run_of``, of a convolution without a normalisation."""
+    reasons: list[str] = []
+    acts, shared = _activations_of(conv, tree, flow, reasons)
+    return _told(Run(conv, None, acts, shared), [conv, *acts[:1]], tree, reasons)
+
+
+def _activations_of(place: Place, tree: Tree, flow: Flow, reasons: list[str]) -> tuple[list[Place], bool]:
+    """Where the activation behind a module is, the nearest place first, and whether it is called on others too."""
+    act = flow.after(place)
+    if act is None or act.module is None or not _is_activation(act.module):
+        return [], False
+    refusal = _act_refusal(act.module)
+    if refusal:
+        reasons.append(f"{type(act.module).__name__} left alone: {refusal}")
+        return [], False
+    source = flow.before(act)
+    if source is not None and source.key == place.key:
+        return [act], False
+    return [act, *(other for other in tree.places[id(act.module)] if other.key != act.key)], True
+
+
+def _told(run: Run, places: Sequence[Place | None], tree: Tree, reasons: Sequence[str]) -> tuple[Run, Entry, nn.Module]:
+    """A run with its entry in the report and the module that it begins with."""
+    modules = [(place, place.module) for place in places if place is not None and place.module is not None]
+    names = tuple(tree.name(place) for place, _ in modules)
+    kinds = tuple(_kind(module) for _, module in modules)
+    return run, Entry(names, kinds, len(names), "; ".join(reasons)), modules[0][1]
 
 
 def _left_over(module: nn.Module, tree: Tree, covered: set[tuple[int, str]], wrapped: dict[int, str]) -> list[Entry]:
@@ -157,6 +175,21 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _is_convolution(module: nn.Module) -> bool:
     return isinstance(module, tuple(CONVOLUTIONS))
+
+
+def _is_faster_alone(module: nn.Module) -> bool:
+    """Whether our own kernels take such a convolution, on a CPU."""
+    return (
+        isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        and backend.has_native_cpu()
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and module.groups == 1
+        and module.dilation == (1, 1)
+        and len({*module.kernel_size}) == len({*module.stride}) == len({*module.padding}) == 1
+        and (module.kernel_size[0], module.stride[0]) in winograd_conv.FILTERS
+        and min(module.in_channels, module.out_channels) >= winograd_conv.MIN_CHANNELS
+    )
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast import ops
+from igan_fast.ops.conv_act import conv_act
+from igan_fast.ops.geometry import Geometry
 
 __all__ = ["ACTIVATIONS", "CONVOLUTIONS", "NORMS", "Place", "Run", "install", "restored", "slope_of"]
 
@@ -38,25 +40,27 @@ class Place:
 
 
 class Run:
-    """A normalisation, with the convolution before it and the activation behind it where these are fused to it.
+    """A normalisation, with the convolution before it and the activation behind it where these are fused to it; or a
+    convolution that has no normalisation behind it, with its activation.
 
     acts: the activation's places; one, unless it is shared.
     shared: the activation is called on other results too, and has to tell them apart.
     """
 
-    def __init__(self, norm: Place, conv: Place | None, acts: Sequence[Place], shared: bool) -> None:
+    def __init__(self, conv: Place | None, norm: Place | None, acts: Sequence[Place], shared: bool) -> None:
         self.places = [place for place in (conv, norm) if place is not None]
         self.acts, self.shared = list(acts), shared
         self.conv = conv.module if conv is not None else None
-        self.norm = norm.module
+        self.norm = norm.module if norm is not None else None
         self.slope = slope_of(acts[0].module) if acts else 1.0
 
     def activates(self) -> bool:
-        """Whether the normalisation applies the activation: nothing looks at what is between them."""
+        """Whether the module before it applies the activation: nothing looks at what is between them."""
+        before = self.conv if self.norm is None else self.norm
         return (
             bool(self.acts)
-            and self.places[-1].module is self.norm
-            and not _sees_output(self.norm)
+            and self.places[-1].module is before
+            and not _sees_output(before)
             and all(isinstance(act.module, _FusedActivation) and not _sees_input(act.module) for act in self.acts)
             and not (self.shared and torch.compiler.is_compiling())  # a compiler joins them itself
         )
@@ -65,6 +69,7 @@ class Run:
         """Whether the convolution computes the normalisation too (and the activation where ``activates``)."""
         return (
             self.conv is not None
+            and self.norm is not None
             and self.places[0].module is self.conv
             and self.places[1].module is self.norm
             and not _sees_output(self.conv)
@@ -72,7 +77,7 @@ class Run:
         )
 
     def activation_slope(self) -> float:
-        """That of what the normalisation applies: 1 where it is nothing."""
+        """That of what is applied with the rest: 1 where it is nothing."""
         return self.slope if self.activates() else 1.0
 
     def marked(self, y: Tensor) -> Tensor:
@@ -114,7 +119,8 @@ class _Fused(nn.Module):
         replica = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         if self._run is not None:
             replica._run = copy.copy(self._run)
-            replica._run.conv, replica._run.places = None, self._run.places[-1:]
+            if self._run.norm is not None:
+                replica._run.conv, replica._run.places = None, self._run.places[-1:]
         return replica
 
 
@@ -201,6 +207,8 @@ class _FusedConvolution(_Fused):
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         run = self._run
         rest = () if output_size is None else (output_size,)
+        if run is not None and run.norm is None:
+            return self._alone(input, run, *rest)
         if run is None or not run.joined():
             return super().forward(input, *rest)  # type: ignore[no-any-return]
         norm: Any = run.norm
@@ -230,13 +238,35 @@ class _FusedConvolution(_Fused):
             negative_slope=run.activation_slope(),
             **norm.settings(x.shape[0]),
         )
-        if x.is_contiguous() and weight.is_contiguous():
-            y = y.contiguous()  # as torch's own: what follows may count on it (view)
+        y = _laid_out(y, x, weight)
         return run.marked(y.squeeze(0) if unbatched else y)
+
+    def _alone(self, input: Tensor, run: Run, *rest: Any) -> Tensor:
+        """Without a normalisation: by our own kernels where these are faster, else as it was."""
+        slope = run.activation_slope()
+        settings: dict[str, Any] = {
+            "transposed": self.transposed,
+            "stride": self.stride,
+            "padding": self.padding,
+            "output_padding": self.output_padding,
+        }
+        weight: Tensor = self.weight  # type: ignore[assignment]
+        if not rest and not torch.compiler.is_compiling() and Geometry(2, **settings).has_kernel(input, weight):
+            y = conv_act(input, weight, self.bias, negative_slope=slope, **settings)  # type: ignore[arg-type]
+            return run.marked(_laid_out(y, input, weight))
+        y = super().forward(input, *rest)
+        if slope != 1:
+            y = F.leaky_relu(y, slope) if slope else F.relu(y)
+        return run.marked(y)
+
+
+def _laid_out(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y in the layout that torch's own convolution gives: what follows may count on it (view)."""
+    return y.contiguous() if x.is_contiguous() and weight.is_contiguous() else y
 
 
 class _FusedActivation(_Fused):
-    """An activation that the normalisation before it has applied: always where it has a run, else to what is marked."""
+    """An activation that the module before it has applied: always where it has a run, else to what is marked."""
 
     _original: tuple[nn.Module]
 

@@ -1,4 +1,4 @@
-"""Convolution, bias and LeakyReLU in one autograd node: D's first layer, which has no normalisation (Sec. 4).
+"""Convolution, bias and LeakyReLU in one autograd node: what has no normalisation, as D's first layer (Sec. 4).
 
 Only the result is saved: its sign is that of what the LeakyReLU was given. On a CPU the LeakyReLU runs in the
 convolution's last step, and the gradient of an image of few channels is found in sub-pixel form. The gradients are
@@ -8,6 +8,7 @@ gradient penalty asks for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,28 +16,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
-from igan_fast.ops.subpixel import conv_transpose2d
+from igan_fast.ops.geometry import Geometry
+from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 
 __all__ = ["conv_act"]
 
 
 def conv_act(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 2, padding: int = 2, negative_slope: float = 0.2
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    transposed: bool = False,
+    stride: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 2,
+    output_padding: int | Sequence[int] = 0,
+    negative_slope: float = 0.2,
 ) -> Tensor:
-    """``F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)``.
+    """``F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)``, or with ``F.conv_transpose2d``.
 
     Args:
         x: (N, C_in, H, W).
-        weight: (C_out, C_in, K, K).
+        weight: (C_out, C_in, K, K), or (C_in, C_out, K, K) where ``transposed``.
         bias: (C_out,), or None.
-        negative_slope: above 0, or autograd runs through PyTorch's own two operators.
+        stride, padding, output_padding: one number, or one for height and one for width.
+        negative_slope: 0 is ReLU, 1 is no activation.
     """
-    if torch.compiler.is_compiling() or not negative_slope > 0:
-        return F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    y: Tensor = _ConvAct.apply(x, weight, bias, stride, padding, negative_slope)  # type: ignore[no-untyped-call]
+    geometry = Geometry(2, transposed=transposed, stride=stride, padding=padding, output_padding=output_padding)
+    if torch.compiler.is_compiling() or not negative_slope >= 0:
+        return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
+    y: Tensor = _ConvAct.apply(x, weight, bias, geometry, negative_slope)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -45,35 +57,49 @@ class _ConvAct(torch.autograd.Function):
     does not depend on x."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, slope: float
-    ) -> Tensor:
-        geometry = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1)
-        if has_epilogue(x):
-            y = convolve_with_epilogue(x, weight, bias, geometry, slope)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, slope: float) -> Tensor:
+        if geometry.has_kernel(x, weight):
+            y = geometry.convolve(x, weight, bias, slope)
+        elif has_epilogue(x):
+            y = convolve_with_epilogue(x, weight, bias, geometry.arguments, slope)
         else:
-            y = F.leaky_relu_(torch.ops.aten.convolution(x, weight, bias, *geometry), slope)
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, y)
-        ctx.settings, ctx.shape = (geometry, stride, padding, slope), x.shape
+            y = _activate(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), slope)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, y if slope != 1 else None)
+        ctx.settings, ctx.shape = (geometry, slope), x.shape
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
-        geometry, stride, padding, slope = ctx.settings
+        geometry, slope = ctx.settings
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Detached: the side of the bend that y is on has no derivative, and is not to be followed for one.
-        dz = torch.ops.aten.leaky_relu_backward(grad, y.detach(), slope, True)
-        dx = dweight = None
-        if needs_x:
-            # What the convolution left over of the height and of the width; they differ where one is odd.
-            extra = [ctx.shape[d] - ((dz.shape[d] - 1) * stride - 2 * padding + weight.shape[d]) for d in (2, 3)]
-            if extra[0] == extra[1]:
-                dx = conv_transpose2d(dz, weight, stride, padding, extra[0])
-            else:
-                dx = F.conv_transpose2d(dz, weight, None, stride, padding, extra)
-        if needs_weight:
-            _, dweight, _none = torch.ops.aten.convolution_backward(
-                dz, x, weight, None, *geometry, (False, True, False)
-            )
-        return dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, None, None, None
+        dz = grad if y is None else _before_activation(grad, y.detach(), slope)
+        dx = _image_gradient(dz, weight, ctx.shape, geometry) if needs_x else None
+        other, dweight = geometry.gradients(dz, x, weight, needs_x and dx is None, needs_weight, ctx.shape)
+        return other if dx is None else dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, None, None
+
+
+def _activate(z: Tensor, slope: float) -> Tensor:
+    if slope == 1:
+        return z
+    return F.leaky_relu_(z, slope) if slope else F.relu_(z)
+
+
+def _before_activation(grad: Tensor, y: Tensor, slope: float) -> Tensor:
+    gradient: Tensor = (
+        torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
+        if slope
+        else torch.ops.aten.threshold_backward(grad, y, 0)
+    )
+    return gradient
+
+
+def _image_gradient(dz: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor | None:
+    """The gradient of an image of few channels, where the sub-pixel form gives it."""
+    (stride, across), (padding, sideways) = geometry.stride, geometry.padding
+    if geometry.transposed or weight.shape[1] > FEW_CHANNELS or stride != across or padding != sideways:
+        return None
+    # What the convolution left over of the height and of the width; they differ where one is odd.
+    extra = [shape[d] - ((dz.shape[d] - 1) * stride - 2 * padding + weight.shape[d]) for d in (2, 3)]
+    return conv_transpose2d(dz, weight, stride, padding, extra[0]) if extra[0] == extra[1] else None

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.ops import backend, strided_conv
+from igan_fast.ops import backend
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
+from igan_fast.ops.geometry import Geometry
 from igan_fast.ops.norm_act import check_arguments, check_count, dense, like, norm_act, of_groups
-from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
+from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.reference import ops as reference
-from igan_fast.reference.ops import per_dimension
 
 __all__ = ["conv_norm_act"]
 
@@ -91,18 +91,16 @@ def conv_norm_act(
         raise ValueError(
             f"x has shape {tuple(x.shape)}, conv_weight {tuple(conv_weight.shape)}; expected 3 to 5 dimensions, both"
         )
-    dimensions = x.dim() - 2
-    geometry = _Geometry(
-        transposed,
-        per_dimension("stride", stride, dimensions),
-        per_dimension("padding", padding, dimensions),
-        per_dimension("output_padding", output_padding, dimensions),
-        per_dimension("dilation", dilation, dimensions),
-        conv_groups,
-        namespace == backend.NATIVE,
+    geometry = Geometry(
+        x.dim() - 2,
+        transposed=transposed,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
+        groups=conv_groups,
+        native=namespace == backend.NATIVE,
     )
-    if any(geometry.output_padding) and not transposed:
-        raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
     c_in, channels = geometry.channels(conv_weight)
     if x.shape[1] != c_in:
         raise ValueError(f"x has {x.shape[1]} channels; expected {c_in}, as conv_weight {tuple(conv_weight.shape)}")
@@ -146,7 +144,7 @@ def conv_norm_act(
             impl=impl,
         )
     y: Tensor
-    y, mean, var = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
+    y, mean, var, _ = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
         x, conv_weight, weight, bias, conv_bias, namespace, geometry, eps, negative_slope, groups
     )
     if training and running_mean is not None:
@@ -158,80 +156,12 @@ def conv_norm_act(
     return y
 
 
-class _Geometry:
-    """A convolution's settings; ``arguments`` are those of aten::convolution after weight and bias."""
-
-    def __init__(
-        self,
-        transposed: bool,
-        stride: list[int],
-        padding: list[int],
-        output_padding: list[int],
-        dilation: list[int],
-        groups: int,
-        native: bool,
-    ) -> None:
-        self.transposed, self.native, self.groups = transposed, native, groups
-        self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
-        self.arguments = (stride, padding, dilation, transposed, output_padding, groups)
-
-    def channels(self, conv_weight: Tensor) -> tuple[int, int]:
-        """Of the input and of the output."""
-        first, second = conv_weight.shape[0], conv_weight.shape[1] * self.groups
-        return (first, second) if self.transposed else (second, first)
-
-    def few_channels(self, conv_weight: Tensor) -> bool:
-        """Whether a transposed convolution may be faster in sub-pixel form."""
-        return (
-            self.transposed
-            and conv_weight.dim() == 4
-            and conv_weight.shape[1] <= FEW_CHANNELS
-            and self.groups == 1
-            and self.dilation == [1, 1]
-            and all(len(set(pair)) == 1 for pair in (self.stride, self.padding, self.output_padding))
-        )
-
-    def has_kernel(self, x: Tensor, conv_weight: Tensor) -> bool:
-        """Whether our own kernels convolve."""
-        return (
-            self.native
-            and self.groups == 1
-            and self.dilation == [1, 1]
-            and all(len(set(pair)) == 1 for pair in (self.stride, self.padding, self.output_padding))
-            and strided_conv.applies(
-                x,
-                conv_weight,
-                transposed=self.transposed,
-                stride=self.stride[0],
-                padding=self.padding[0],
-                output_padding=self.output_padding[0],
-            )
-        )
-
-    def convolve(self, x: Tensor, conv_weight: Tensor) -> Tensor:
-        """The convolution, in the layout that the normalisation takes."""
-        if self.has_kernel(x, conv_weight):
-            return strided_conv.convolve(x, conv_weight, transposed=self.transposed)
-        return dense(torch.ops.aten.convolution(x, conv_weight, None, *self.arguments))
-
-    def gradients(
-        self, grad: Tensor, x: Tensor | None, conv_weight: Tensor, needs_x: bool, needs_weight: bool, shape: torch.Size
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Those of x and of the weights; x is of ``shape``, and None where the weights need none."""
-        x = conv_weight.new_empty(1).expand(shape) if x is None else x  # not looked at
-        if self.has_kernel(x, conv_weight) and not torch.is_grad_enabled():
-            return (
-                strided_conv.input_gradient(grad, conv_weight, transposed=self.transposed) if needs_x else None,
-                strided_conv.weight_gradient(grad, x, transposed=self.transposed) if needs_weight else None,
-            )
-        dx, dweight, _none = torch.ops.aten.convolution_backward(
-            grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)
-        )
-        return dx, dweight
-
-
 class _ConvNormAct(torch.autograd.Function):
-    """Saves the convolution's output and the statistics; its input only where the weights need a gradient."""
+    """Saves the convolution's output z and the statistics; its input only where the weights need a gradient.
+
+    z is an output of the node for the second derivatives alone: saved as one, it comes back in the backward as a
+    function of x and conv_weight, whose gradient arrives here too.
+    """
 
     @staticmethod
     def forward(
@@ -242,42 +172,46 @@ class _ConvNormAct(torch.autograd.Function):
         bias: Tensor | None,
         conv_bias: Tensor | None,
         namespace: str,
-        geometry: _Geometry,
+        geometry: Geometry,
         eps: float,
         negative_slope: float,
         groups: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        z = geometry.convolve(x, conv_weight)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if geometry.has_kernel(x, conv_weight):
+            z = geometry.convolve(x, conv_weight)
+        else:
+            z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry.arguments))
         check_count(z, groups)
         y, mean, var = getattr(torch.ops, namespace).norm_act(z, weight, bias, eps, negative_slope, groups)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, conv_weight, weight, bias, z, mean, var)
         ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)
         ctx.settings = namespace, geometry, eps, negative_slope
         ctx.shape, ctx.conv_bias = x.shape, None if conv_bias is None else (conv_bias.shape, conv_bias.dtype)
-        return y, mean, var
+        return y, mean, var, z
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, _mean: None, _var: None, grad_z: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         x, conv_weight, weight, bias, z, mean, var = ctx.saved_tensors
         namespace, geometry, eps, slope = ctx.settings
-        if torch.is_grad_enabled():  # create_graph: z was made out of autograd's sight, and has to be made again
-            if x is None:
-                raise RuntimeError(
-                    "conv_norm_act: a second derivative wants a conv_weight that requires a gradient, "
-                    "or impl='reference' (in a fused model: igan_fast.unfuse)"
-                )
-            z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry.arguments))
-        dz, dweight, dbias = getattr(torch.ops, namespace).norm_act_backward(
-            like(grad, z), z, weight, bias, mean, var, eps, slope, True
-        )
+        dz, dweight, dbias = grad_z, None, None
+        if grad is not None:
+            dz, dweight, dbias = getattr(torch.ops, namespace).norm_act_backward(
+                like(grad, z), z, weight, bias, mean, var, eps, slope, True
+            )
+            dz = dz if grad_z is None else dz + grad_z
+        if dz is None:
+            return (None,) * 10
         needs_x, needs_conv_weight, needs_weight, needs_bias, needs_conv_bias = ctx.needs_input_grad[:5]
         dx, dconv_weight = geometry.gradients(dz, x, conv_weight, needs_x, needs_conv_weight, ctx.shape)
         return (
             dx,
             dconv_weight,
-            dweight.to(weight.dtype) if needs_weight else None,
-            dbias.to(bias.dtype) if needs_bias else None,
-            grad.new_zeros(ctx.conv_bias[0], dtype=ctx.conv_bias[1]) if needs_conv_bias else None,
+            dweight.to(weight.dtype) if needs_weight and dweight is not None else None,
+            dbias.to(bias.dtype) if needs_bias and dbias is not None else None,
+            dz.new_zeros(ctx.conv_bias[0], dtype=ctx.conv_bias[1]) if needs_conv_bias else None,
             *[None] * 5,
         )
 
@@ -290,7 +224,7 @@ def _folded(
     running_mean: Tensor,
     running_var: Tensor,
     conv_bias: Tensor | None,
-    geometry: _Geometry,
+    geometry: Geometry,
     eps: float,
     negative_slope: float,
 ) -> Tensor:
@@ -312,10 +246,8 @@ def _folded(
         folded = (conv_weight.to(wide) * scale.view(-1, *[1] * (conv_weight.dim() - 1))).to(x.dtype)
     shift = shift.to(x.dtype)
     if geometry.has_kernel(x, folded):
-        return strided_conv.convolve(
-            x, folded, transposed=geometry.transposed, bias=shift.detach().contiguous(), negative_slope=negative_slope
-        )
-    # Of a transposed one with contiguous weights, oneDNN's own is the slower way at 1×1 pixels, and elsewhere no faster.
+        return geometry.convolve(x, folded, shift, negative_slope)
+    # Of a transposed one with contiguous weights oneDNN's own is slower at 1×1 pixels, and elsewhere no faster.
     if has_epilogue(x) and not (geometry.transposed and folded.is_contiguous()):
         return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
     z: Tensor = torch.ops.aten.convolution(x, folded, shift, *geometry.arguments)

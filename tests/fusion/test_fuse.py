@@ -14,6 +14,7 @@ from zoo import NETWORKS
 
 import igan_fast
 from igan_fast.fusion import Entry
+from igan_fast.ops import winograd_conv
 
 
 def tensors_of(result) -> list[Tensor]:
@@ -75,7 +76,8 @@ def test_networks_in_the_usual_spellings(name):
     names = [n for n, _ in fused.named_modules(remove_duplicate=False)]
     report = igan_fast.fuse(fused)
     for entry in report.fused:
-        assert len(entry.names) == 1 or any(part_of(entry.names, chain) for chain in network.runs), entry
+        alone = not any("Norm" in kind for kind in entry.kinds)  # a convolution without a normalisation
+        assert alone or len(entry.names) == 1 or any(part_of(entry.names, chain) for chain in network.runs), entry
     assert list(fused.state_dict()) == keys
     assert [n for n, _ in fused.named_modules(remove_duplicate=False)] == names
     assert all(p is parameters[n] for n, p in fused.named_parameters())
@@ -538,3 +540,67 @@ def test_distributed_data_parallel_around_a_fused_network(tmp_path):
         torch.distributed.destroy_process_group()
     for a, e in zip(fused.parameters(), plain.parameters(), strict=True):
         assert (a.grad - e.grad).abs().max() < 1e-8
+
+
+@pytest.fixture
+def kernels(monkeypatch) -> list[str]:
+    """Which of our own convolutions ran."""
+    if igan_fast.ops.backends()["native-cpu"] != "available":
+        pytest.skip(igan_fast.ops.backends()["native-cpu"])
+    ran: list[str] = []
+    for name in ("convolve", "weight_gradient"):
+        function = getattr(winograd_conv, name)
+
+        def counted(*arguments, name=name, function=function, **options):
+            ran.append(name)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(winograd_conv, name, counted)
+    return ran
+
+
+CRITICS = {
+    "LeakyReLU": lambda: nn.Sequential(nn.Conv2d(16, 32, 4, 2, 1), nn.LeakyReLU(0.01), nn.Conv2d(32, 16, 3, 1, 1)),
+    "ReLU": lambda: nn.Sequential(nn.Conv2d(16, 32, 3, 1, 1, bias=False), nn.ReLU(True), nn.Conv2d(32, 1, 3)),
+    "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 3, 3)),
+    "nothing": lambda: nn.Sequential(nn.Conv2d(16, 16, 5, 2, 2), nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_without_a_normalisation(critic, layout, kernels):
+    fused, plain = pair(CRITICS[critic]().to(memory_format=layout))
+    exact = copy.deepcopy(plain).double()
+    x = torch.randn(16, 16, 16, 16).contiguous(memory_format=layout)
+    results = []
+    for module, dtype in ((fused, torch.float32), (plain, torch.float32), (exact, torch.float64)):
+        given = x.to(dtype, copy=True).requires_grad_()
+        y = module(given)
+        y.pow(2).mean().backward()
+        results.append([y, given.grad, *(p.grad for p in module.parameters())])
+    assert {"convolve", "weight_gradient"} <= set(kernels)
+    for actual, p, e in zip(*results, strict=True):
+        assert error(actual, e) < max(2e-5, 3 * error(p, e))
+        assert actual.stride() == p.stride()
+    assert error(fused.double()(x.double()), exact(x.double())) < 1e-9  # by PyTorch's own
+
+
+def test_a_gradient_penalty_without_normalisations(kernels):
+    """StarGAN's critic: the second derivative runs through PyTorch's own convolutions."""
+    fused, plain = pair(CRITICS["LeakyReLU"]())
+    x = torch.randn(16, 16, 16, 16)
+    results = []
+    for module in (fused, plain):
+        given = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(module(given).sum(), given, create_graph=True)
+        penalty = (grad.flatten(1).norm(dim=1) - 1).square().mean()
+        results.append([grad, *torch.autograd.grad(penalty, [module[0].weight, module[2].weight])])
+    assert "convolve" in kernels
+    for a, e in zip(*results, strict=True):
+        assert error(a, e) < 1e-4
+
+
+def test_a_convolution_that_our_kernels_do_not_take_is_left_alone():
+    report = igan_fast.fuse(nn.Sequential(nn.Conv2d(16, 16, 7), nn.ReLU(), nn.Conv2d(16, 16, 4, 2, 1, groups=2)))
+    assert not report.fused

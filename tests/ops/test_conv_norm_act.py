@@ -12,8 +12,8 @@ from oracles import HALF, LAYOUTS, assert_as_good, error, in_float64
 from torch import Tensor, nn
 
 from igan_fast import ops
-from igan_fast.ops import strided_conv
-from igan_fast.ops.conv_norm_act import _Geometry
+from igan_fast.ops import winograd_conv
+from igan_fast.ops.geometry import Geometry
 from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.reference import ops as reference
 
@@ -246,7 +246,7 @@ def far_from_the_bend(*tensors: Tensor, **options) -> Tensor:
 def test_our_own_convolution_equals_the_reference(transposed, training, groups):
     tensors, options = wide(transposed)
     options |= {"training": training, "groups": groups}
-    assert strided_conv.applies(
+    assert winograd_conv.applies(
         *tensors[:2], transposed=transposed, stride=2, padding=2, output_padding=int(transposed)
     )
     options["where"] = far_from_the_bend(*tensors, **options)
@@ -272,8 +272,17 @@ def test_frozen_convolution_keeps_no_input(transposed):
     (dx,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
     expected = reference.conv_norm_act(x, conv_weight.detach(), weight, bias, **options)
     assert error(dx, torch.autograd.grad(expected.square().sum(), x)[0]) < 1e-4
-    with pytest.raises(RuntimeError, match="a second derivative wants a conv_weight that requires a gradient"):
-        torch.autograd.grad(y.square().sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("geometry", ["D's layer", "G's layer", "G's last layer"])
+@pytest.mark.parametrize("frozen", [(1,), (1, 2, 3), (0,)])
+def test_second_derivatives_with_frozen_parts(native, geometry, frozen, threads):
+    torch.set_num_threads(1)  # thousands of calls too small to share
+    tensors, options = arguments(geometry, torch.float64, native)
+    cut = (slice(2), slice(2))
+    tensors = [tensors[0][:2, :2, :4, :4], tensors[1][cut], tensors[2][:2], tensors[3][:2]]
+    tensors = [t.detach().contiguous().requires_grad_(k not in frozen) for k, t in enumerate(tensors)]
+    assert torch.autograd.gradgradcheck(lambda *t: ops.conv_norm_act(*t, impl="native", **options), tensors)
 
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
@@ -301,7 +310,7 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
     calls = []
 
     def counted(name: str):
-        function = getattr(strided_conv, name)
+        function = getattr(winograd_conv, name)
 
         def call(*arguments, **options):
             calls.append(name)
@@ -310,7 +319,7 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
         return call
 
     for name in ("convolve", "weight_gradient"):
-        monkeypatch.setattr(strided_conv, name, counted(name))
+        monkeypatch.setattr(winograd_conv, name, counted(name))
     (x, conv_weight, weight, bias), options = wide(transposed)
     kept = torch.rand(2, 24)
 
@@ -328,10 +337,10 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
     assert made(lambda: step(x.detach(), conv_weight, weight, bias)) == convolution + gradient
     assert made(lambda: step(x, conv_weight, weight, bias, impl="reference")) == []
     for native in (True, False):  # False as for impl="triton"
-        assert (
-            _Geometry(transposed, [2, 2], [2, 2], [int(transposed)] * 2, [1, 1], 1, native).has_kernel(x, conv_weight)
-            == native
+        geometry = Geometry(
+            2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed), native=native
         )
+        assert geometry.has_kernel(x, conv_weight) == native
     assert made(lambda: step(x, conv_weight, weight, bias, *kept, training=False)) == []
     with torch.no_grad():
         assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, **options)) == convolution

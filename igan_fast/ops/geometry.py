@@ -1,0 +1,102 @@
+"""A convolution's settings, and which way it is computed: by our own kernels where these are faster, else PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops import winograd_conv
+from igan_fast.ops.subpixel import FEW_CHANNELS
+from igan_fast.reference.ops import per_dimension
+
+__all__ = ["Geometry"]
+
+
+class Geometry:
+    """A convolution's settings; ``arguments`` are those of aten::convolution after weight and bias.
+
+    Args:
+        dimensions: of space.
+        native: whether our own kernels may run.
+
+    Raises:
+        ValueError: a setting that has not one number for each dimension; an ``output_padding`` without ``transposed``.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        *,
+        transposed: bool = False,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        native: bool = True,
+    ) -> None:
+        self.transposed, self.native, self.groups = transposed, native, groups
+        self.stride = per_dimension("stride", stride, dimensions)
+        self.padding = per_dimension("padding", padding, dimensions)
+        self.output_padding = per_dimension("output_padding", output_padding, dimensions)
+        self.dilation = per_dimension("dilation", dilation, dimensions)
+        if any(self.output_padding) and not transposed:
+            raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
+        self.arguments = (self.stride, self.padding, self.dilation, transposed, self.output_padding, groups)
+        self._ours: dict[str, Any] = {"transposed": transposed, "stride": self.stride, "padding": self.padding}
+
+    def channels(self, conv_weight: Tensor) -> tuple[int, int]:
+        """Of the input and of the output."""
+        first, second = conv_weight.shape[0], conv_weight.shape[1] * self.groups
+        return (first, second) if self.transposed else (second, first)
+
+    def few_channels(self, conv_weight: Tensor) -> bool:
+        """Whether a transposed convolution may be faster in sub-pixel form."""
+        return (
+            self.transposed
+            and conv_weight.dim() == 4
+            and conv_weight.shape[1] <= FEW_CHANNELS
+            and self.groups == 1
+            and self.dilation == [1, 1]
+            and all(len(set(pair)) == 1 for pair in (self.stride, self.padding, self.output_padding))
+        )
+
+    def has_kernel(self, x: Tensor, conv_weight: Tensor) -> bool:
+        """Whether our own kernels convolve."""
+        return (
+            self.native
+            and self.groups == 1
+            and self.dilation == [1, 1]
+            and winograd_conv.applies(x, conv_weight, output_padding=self.output_padding, **self._ours)
+        )
+
+    def convolve(
+        self, x: Tensor, conv_weight: Tensor, bias: Tensor | None = None, negative_slope: float = 1.0
+    ) -> Tensor:
+        """LeakyReLU of the convolution by our own kernels, out of autograd's sight; the result has channels last."""
+        return winograd_conv.convolve(
+            x,
+            conv_weight,
+            bias=None if bias is None else bias.detach().contiguous(),
+            negative_slope=negative_slope,
+            output_padding=self.output_padding,
+            **self._ours,
+        )
+
+    def gradients(
+        self, grad: Tensor, x: Tensor | None, conv_weight: Tensor, needs_x: bool, needs_weight: bool, shape: torch.Size
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Those of x and of the weights; x is of ``shape``, and None where the weights need none."""
+        x = conv_weight.new_empty(1).expand(shape) if x is None else x  # not looked at
+        if self.has_kernel(x, conv_weight) and not torch.is_grad_enabled():
+            return (
+                winograd_conv.input_gradient(grad, conv_weight, shape[2:], **self._ours) if needs_x else None,
+                winograd_conv.weight_gradient(grad, x, conv_weight.shape[2], **self._ours) if needs_weight else None,
+            )
+        dx, dweight, _none = torch.ops.aten.convolution_backward(
+            grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)
+        )
+        return dx, dweight

@@ -1,0 +1,482 @@
+"""Convolution by minimal filtering, its transpose and its weight gradient, against torch's own in float64."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import error
+from torch import Tensor
+
+from igan_fast import ops
+from igan_fast.ops import backend, winograd_conv
+
+pytestmark = pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+
+#: What the smaller tiles and the larger ones may be away from float64; plain float32 is about 5e-7.
+ALLOWED = {2: 2e-6, 4: 1e-5}
+
+
+class Filter(NamedTuple):
+    kernel: int
+    stride: int
+    padding: int
+
+    @property
+    def settings(self) -> dict[str, int]:
+        return {"stride": self.stride, "padding": self.padding}
+
+
+#: One of each kind, as networks use them.
+USUAL = [Filter(5, 2, 2), Filter(4, 2, 1), Filter(3, 1, 1), Filter(3, 2, 1)]
+EVERY = [Filter(kernel, stride, padding) for kernel, stride in winograd_conv.FILTERS for padding in range(kernel)]
+#: batch, channels of the large and of the small image, height and width of the large one.
+SHAPES = [
+    (2, 16, 32, 8, 8),
+    (3, 17, 35, 10, 6),
+    (1, 33, 16, 5, 5),
+    (2, 16, 16, 6, 13),
+    (5, 24, 40, 16, 25),
+    (1, 64, 16, 15, 8),
+]
+
+
+def name_of(filter: Filter) -> str:
+    return f"{filter.kernel}x{filter.kernel}s{filter.stride}p{filter.padding}"
+
+
+@pytest.fixture(params=[2, 4])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every call takes tiles of this size."""
+    monkeypatch.setattr(winograd_conv, "_tile", lambda *_: request.param)
+    return request.param
+
+
+@pytest.fixture(params=USUAL, ids=name_of)
+def usual(request: pytest.FixtureRequest) -> Filter:
+    return request.param
+
+
+class Case(NamedTuple):
+    """The large image, the small one, and the weights between them."""
+
+    large: Tensor
+    small: Tensor
+    weight: Tensor
+    filter: Filter
+
+    @property
+    def left_over(self) -> tuple[int, int]:
+        """The output padding with which the transpose has the large image's size."""
+        kernel, stride, padding = self.filter
+        return tuple((size + 2 * padding - kernel) % stride for size in self.large.shape[2:])
+
+
+def case(filter: Filter, shape) -> Case:
+    kernel, stride, padding = filter
+    batch, large, small, *sizes = shape
+    return Case(
+        torch.randn(batch, large, *sizes),
+        torch.randn(batch, small, *((size + 2 * padding - kernel) // stride + 1 for size in sizes)),
+        torch.randn(small, large, kernel, kernel) * 0.2,
+        filter,
+    )
+
+
+def three(c: Case) -> list[Tensor]:
+    """The three computations, ours."""
+    settings = c.filter.settings
+    return [
+        winograd_conv.convolve(c.large, c.weight, transposed=False, **settings),
+        winograd_conv.convolve(c.small, c.weight, transposed=True, output_padding=c.left_over, **settings),
+        winograd_conv.weight_gradient(c.small, c.large, c.filter.kernel, transposed=False, **settings),
+    ]
+
+
+def expected_three(c: Case) -> list[Tensor]:
+    large, small, weight = (t.double() for t in c[:3])
+    settings = c.filter.settings
+    return [
+        F.conv2d(large, weight, None, **settings),
+        F.conv_transpose2d(small, weight, None, output_padding=c.left_over, **settings),
+        torch.nn.grad.conv2d_weight(large, weight.shape, small, **settings),
+    ]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("filter", EVERY, ids=name_of)
+def test_equals_torch_in_float64(tile, filter, shape):
+    """With any padding and any size, odd ones too."""
+    c = case(filter, shape)
+    found = three(c)
+    for index, (a, e) in enumerate(zip(found, expected_three(c), strict=True)):
+        assert error(a, e) < ALLOWED[tile], index
+    # The other names of the same computations.
+    (large, small, weight), settings = c[:3], filter.settings
+    sizes = large.shape[2:], small.shape[2:]
+    for index, same in enumerate(
+        (
+            winograd_conv.input_gradient(large, weight, sizes[1], transposed=True, **settings),
+            winograd_conv.input_gradient(small, weight, sizes[0], transposed=False, **settings),
+            winograd_conv.weight_gradient(large, small, filter.kernel, transposed=True, **settings),
+        )
+    ):
+        assert torch.equal(same, found[index]), index
+
+
+@pytest.mark.parametrize("filter", EVERY, ids=name_of)
+def test_the_smallest_images(tile, filter):
+    """Of one value, and of as few as padding makes enough."""
+    kernel, stride, padding = filter
+    for size in range(max(1, kernel - 2 * padding), kernel - 2 * padding + stride + 2):
+        if size < 1:
+            continue
+        c = case(filter, (2, 16, 17, size, max(1, kernel - 2 * padding)))
+        for index, (a, e) in enumerate(zip(three(c), expected_three(c), strict=True)):
+            assert error(a, e) < ALLOWED[tile], (size, index)
+
+
+def test_many_channels_and_tiles(tile, usual):
+    """Several blocks of tiles and panels of channels, and the sums of the weight gradient over blocks."""
+    c = case(usual, (6, 70, 90, 32, 32))
+    for a, e in zip(three(c), expected_three(c), strict=True):
+        assert error(a, e) < ALLOWED[tile]
+
+
+def test_any_memory_layout(tile, usual):
+    large, small, weight, _ = c = case(usual, (2, 18, 20, 8, 12))
+    expected = three(c)
+    last = {"memory_format": torch.channels_last}
+    sliced = torch.stack([weight, weight], -1)[..., 0]
+    for l, s, w in (  # noqa: E741
+        (large.contiguous(**last), small.contiguous(**last), weight.contiguous(**last)),
+        (large.transpose(2, 3).contiguous().transpose(2, 3), small.flip(0).flip(0), sliced),
+    ):
+        for a, e in zip(three(Case(l, s, w, usual)), expected, strict=True):
+            assert torch.equal(a, e)
+    assert expected[0].is_contiguous(**last)
+    assert expected[2].is_contiguous()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("slope", [0.2, 0.0, 1.0])
+def test_bias_and_leaky_relu(tile, usual, transposed, slope):
+    c = case(usual, (2, 17, 21, 6, 9))
+    bias = torch.randn(17 if transposed else 21)
+    z = expected_three(c)[int(transposed)] + bias.double().view(1, -1, 1, 1)
+    y = winograd_conv.convolve(
+        c.small if transposed else c.large,
+        c.weight,
+        transposed=transposed,
+        output_padding=c.left_over if transposed else 0,
+        bias=bias,
+        negative_slope=slope,
+        **usual.settings,
+    )
+    assert error(y, F.leaky_relu(z, slope)) < ALLOWED[tile]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_stays_near_and_in_its_own_image(tile, usual, bad):
+    c = case(usual, (3, 16, 16, 24, 24))
+    clean = three(c)
+    c.large[1, 3, 0, 0] = bad
+    c.small[1, 3, 0, 0] = bad
+    found, expected = three(c), expected_three(c)
+    for y, e, clean_y in zip(found[:2], expected[:2], clean[:2], strict=True):
+        assert not e.isfinite().all()
+        assert not y[~e.isfinite()].isfinite().any()  # nothing is hidden
+        assert torch.equal(y[::2], clean_y[::2])  # the other images
+        assert torch.equal(y[1, :, -8:, -8:], clean_y[1, :, -8:, -8:])
+    assert not expected[2].isfinite().all()
+    assert not found[2][~expected[2].isfinite()].isfinite().any()
+
+
+def test_nothing_stays_in_a_threads_own_memory(tile, usual):
+    """It is kept from call to call, and calls of fewer channels leave places in it unused."""
+    fewer, more = case(usual, (5, 33, 35, 18, 14)), case(usual, (5, 64, 64, 20, 20))
+    expected = three(fewer)
+    three(Case(*(torch.full_like(t, float("nan")) for t in more[:3]), usual))
+    for a, e in zip(three(fewer), expected, strict=True):
+        assert torch.equal(a, e)
+
+
+def test_which_tiles_are_taken():
+    """Those of 4 where there are many; those of 2 where few places, or many of the tiles beyond the image, remain."""
+    for kernel, stride in winograd_conv.FILTERS:
+        for batch, height, width, expected in (
+            (16, 32, 32, 4),
+            (1, 128, 128, 4),
+            (16, 33, 31, 4),
+            (1, 8, 8, 2),
+            (16, 2, 2, 2),
+            (4000, 2, 2, 2),
+            (4000, 1, 6, 2),
+            (1000, 4, 4, 4),
+        ):
+            assert winograd_conv._tile(batch, height, width, kernel, stride) == expected, (kernel, stride, height)
+
+
+def test_filter_image_and_gradient_agree_about_the_tiles(usual, monkeypatch):
+    """Also where that of the transposed convolution is not that of the convolution."""
+    found = {}
+    for size, filter_tiles in ((4, 0), (2, 1000)):
+        monkeypatch.setattr(winograd_conv, "FILTER_TILES", filter_tiles)
+        c = case(usual, (2, 18, 20, 16, 8))
+        assert winograd_conv._tile(2, *c.small.shape[2:], usual.kernel, usual.stride) == size
+        found[size] = three(c)
+        for a, e in zip(found[size], expected_three(c), strict=True):
+            assert error(a, e) < ALLOWED[size]
+    monkeypatch.setattr(winograd_conv, "FILTER_TILES", 5)
+    c = case(Filter(3, 1, 0), (1, 16, 16, 10, 10))
+    assert winograd_conv._tile(1, 8, 8, 3, 1) != winograd_conv._tile(1, 10, 10, 3, 1)
+    for a, e in zip(three(c), expected_three(c), strict=True):
+        assert error(a, e) < ALLOWED[4]
+
+
+def test_the_same_bits_each_time_and_on_any_number_of_threads(tile, usual, threads):
+    c = case(usual, (5, 40, 48, 16, 16))
+    expected = three(c)
+    for count in (1, 2, 2, 1, 2):
+        torch.set_num_threads(count)
+        assert all(torch.equal(a, e) for a, e in zip(three(c), expected, strict=True))
+
+
+def test_two_threads_at_once():
+    cases = [case(USUAL[0], (4, 16, 24, 16, 16)) for _ in range(2)]
+    expected = [three(c) for c in cases]
+    wrong = []
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            with winograd_conv.filters_kept(uses=2):  # each thread's own
+                found = three(cases[index])
+            if not all(torch.equal(a, e) for a, e in zip(found, expected[index], strict=True)):
+                wrong.append(index)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_where_it_applies(usual, monkeypatch):
+    kernel, stride, padding = usual
+    x, weight = torch.randn(40, 16, 16, 16), torch.randn(16, 16, kernel, kernel)
+    plain = usual.settings | {"transposed": False, "output_padding": 0}
+    doubling = usual.settings | {"transposed": True, "output_padding": stride - 1}
+    pairs = {name: (value, value) for name, value in usual.settings.items()}
+    assert winograd_conv.applies(x, weight, **plain)
+    assert winograd_conv.applies(x, weight, **plain | pairs)
+    assert winograd_conv.applies(x, weight, **plain | {"padding": 0})
+    assert winograd_conv.applies(x[:, :, :15, :11], weight, **plain)
+    assert winograd_conv.applies(x, weight, **doubling)
+    assert winograd_conv.applies(x, weight, **doubling | {"output_padding": (0, stride - 1)})
+    for settings, changes in (
+        (
+            plain,
+            (
+                {"stride": 3},
+                {"stride": (stride, stride + 1)},
+                {"padding": kernel},
+                {"padding": -1},
+                {"padding": (padding, padding + 1)},
+                {"output_padding": 1},
+            ),
+        ),
+        (doubling, ({"output_padding": stride}, {"output_padding": (0, stride)}, {"stride": 3})),
+    ):
+        for change in changes:
+            assert not winograd_conv.applies(x, weight, **settings | change), change
+    for other_x, other_weight in (
+        (x.double(), weight.double()),
+        (x.bfloat16(), weight.bfloat16()),
+        (x, weight.double()),
+        (x[:, :15], weight[:, :15]),
+        (x, weight[:15]),
+        (x, weight[..., :-1]),
+        (x, torch.randn(16, 16, 7, 7)),
+        (x.to("meta"), weight.to("meta")),
+        (x[:1, :, :4, :4], weight),  # too few values to be worth a filter
+        (x[:0], weight),
+        (torch.randn(40, 32, 16, 16), weight),  # two groups
+        (x[0], weight[0]),
+    ):
+        assert not winograd_conv.applies(other_x, other_weight, **plain)
+    assert not winograd_conv.applies(x, weight[:, :15], **doubling)
+    assert not winograd_conv.applies(torch.randn(4000, 16, 1, 1), weight, **plain | {"padding": 0})  # smaller than it
+    compiled = torch.compile(lambda x: x + winograd_conv.applies(x, weight, **plain), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), x)
+    monkeypatch.setattr(backend, "has_native_cpu", lambda: False)
+    assert not winograd_conv.applies(x, weight, **plain)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list:
+    """What filters were made from."""
+    calls = []
+    make = winograd_conv._make_filter
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return make(*arguments)
+
+    monkeypatch.setattr(winograd_conv, "_make_filter", counting)
+    return calls
+
+
+def test_filters_are_kept_for_as_many_uses_as_were_asked_for(made):
+    x, _, weight, _ = case(USUAL[0], (2, 16, 16, 8, 8))
+    with winograd_conv.filters_kept(uses=3):
+        for expected in (1, 1, 1, 2):
+            winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+            assert len(made) == expected
+        winograd_conv.convolve(x, weight, transposed=True, stride=2, padding=2)  # a filter of its own
+        assert len(made) == 3
+        with winograd_conv.filters_kept(uses=1):  # a block of its own
+            for expected in (4, 5):
+                winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+                assert len(made) == expected
+        winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        assert len(made) == 5
+    with torch.no_grad():
+        weight *= 2
+    for expected in (6, 7):
+        changed = winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        assert len(made) == expected
+    assert error(changed, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
+
+
+def test_filters_are_kept_in_the_thread_that_asked(made):
+    x, _, weight, _ = case(USUAL[0], (2, 16, 16, 8, 8))
+    with winograd_conv.filters_kept(uses=9):
+        winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        for expected in (2, 3):
+            worker = threading.Thread(
+                target=winograd_conv.convolve, args=(x, weight), kwargs={"transposed": False, "stride": 2, "padding": 2}
+            )
+            worker.start()
+            worker.join()
+            assert len(made) == expected
+        winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        assert len(made) == 3
+
+
+def test_kept_filters_belong_to_their_weights(tile):
+    """Also where the next weights come to lie where freed ones lay."""
+    c = case(USUAL[0], (2, 16, 16, 8, 8))
+    with winograd_conv.filters_kept(uses=2):
+        for _ in range(4):
+            c = c._replace(weight=torch.randn(16, 16, 5, 5))
+            for a, e in zip(three(c), expected_three(c), strict=True):
+                assert error(a, e) < ALLOWED[tile]
+
+
+def test_one_filter_of_two_strides(made):
+    """The weights are the same, what is made of them is not."""
+    x, weight = torch.randn(2, 16, 8, 8), torch.randn(16, 16, 3, 3)
+    with winograd_conv.filters_kept(uses=2):
+        for stride in (1, 2, 1, 2):
+            y = winograd_conv.convolve(x, weight, transposed=False, stride=stride, padding=1)
+            assert error(y, F.conv2d(x.double(), weight.double(), None, stride, 1)) < 1e-5
+    assert len(made) == 2
+
+
+def test_an_error_ends_the_keeping():
+    x, _, weight, _ = case(USUAL[0], (2, 16, 16, 8, 8))
+
+    def interrupted() -> None:
+        with winograd_conv.filters_kept(uses=9):
+            winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    weight *= 2
+    found = winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+    assert error(found, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
+
+
+def test_the_operators_name_what_is_wrong():
+    operators = torch.ops.igan_fast
+    x, weight, small = torch.randn(2, 8, 8, 16), torch.randn(20, 16, 4, 4), torch.randn(2, 4, 4, 20)
+    filter = operators.winograd_filter(weight, 2, False, 2)
+    plain = {
+        "x": x, "filter": filter, "size": [4, 4], "channels": 20, "kernel": 4, "stride": 2, "padding": 1,
+        "bias": None, "negative_slope": 1.0, "transposed": False, "tile": 2,
+    }  # fmt: skip
+    gradient = {"large": x, "small": small, "kernel": 4, "stride": 2, "padding": 1, "tile": 2}
+    made_of = r"filter: expected what winograd_filter makes of weights \({}\) for this stride, direction and tile"
+    unfit = made_of.format("20, 16, 4, 4")
+    wrong = filter.clone()
+    wrong[0] = 0
+    for change, message in (
+        ({"tile": 3}, "kernel/stride/tile is 4/2/3; expected one of 5/2/2 5/2/4 4/2/2"),
+        ({"kernel": 7}, "kernel/stride/tile is 7/2/2"),
+        ({"stride": 1}, "kernel/stride/tile is 4/1/2"),
+        ({"padding": -1}, "padding is -1; expected 0 to 3"),
+        ({"padding": 4}, "padding is 4; expected 0 to 3"),
+        ({"padding": 2}, "4×4 with stride 2 and padding 2 does not take 8 by 8 to 4 by 4"),
+        ({"size": [4, 5]}, "4×4 with stride 2 and padding 1 does not take 8 by 8 to 4 by 5"),
+        ({"size": [0, 4]}, "size: expected height and width, at least 1"),
+        ({"size": [4]}, "size: expected height and width, at least 1"),
+        ({"transposed": True}, "does not take 4 by 4 to 8 by 8"),
+        ({"channels": 0}, "channels is 0; expected at least 1"),
+        ({"channels": 19}, made_of.format("19, 16, 4, 4")),  # of the same size in memory
+        ({"x": x[..., :15].contiguous()}, made_of.format("20, 15, 4, 4")),
+        ({"transposed": True, "size": [16, 16], "channels": 16, "x": torch.randn(2, 8, 8, 20)}, unfit),
+        ({"tile": 4}, unfit),
+        ({"kernel": 5, "padding": 2}, made_of.format("20, 16, 5, 5")),
+        ({"filter": filter.double()}, unfit),
+        ({"filter": filter[:-1]}, unfit),
+        ({"filter": filter[:0]}, unfit),
+        ({"filter": filter.repeat_interleave(2)[::2]}, unfit),
+        ({"filter": torch.randn_like(filter)}, unfit),
+        ({"filter": wrong}, unfit),
+        ({"x": x.double()}, "x: expected float32"),
+        ({"x": x.transpose(1, 2)}, "x: expected .N, H, W, C., contiguous"),
+        ({"x": x[:0]}, "x is empty"),
+        ({"bias": torch.zeros(19)}, "bias: expected .20"),
+        ({"bias": torch.zeros(20).double()}, "bias: expected .20"),
+        ({"bias": torch.zeros(40)[::2]}, "bias: expected .20"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            operators.winograd_conv(**plain | change)
+    for change, message in (
+        ({"small": x}, "does not take 8 by 8 to 8 by 8"),
+        ({"small": small[:1]}, "large and small: expected one batch, found 2 and 1"),
+        ({"small": small.double()}, "small: expected float32"),
+        ({"large": x.transpose(1, 2)}, "large: expected .N, H, W, C., contiguous"),
+        ({"tile": 3}, "kernel/stride/tile is 4/2/3"),
+        ({"padding": 9}, "padding is 9; expected 0 to 3"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            operators.winograd_conv_weight_gradient(**gradient | change)
+    for arguments, message in (
+        ((weight, 2, False, 3), "kernel/stride/tile is 4/2/3"),
+        ((weight, 3, False, 2), "kernel/stride/tile is 4/3/2"),
+        ((weight.double(), 2, False, 2), "weight: expected float32"),
+        ((weight[..., :3], 2, False, 2), "weight: expected .small channels, large channels, kernel, kernel"),
+        ((weight[:0], 2, False, 2), "weight: expected .small channels, large channels, kernel, kernel"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            operators.winograd_filter(*arguments)
+    assert operators.winograd_conv(**plain).shape == (2, 4, 4, 20)
+    assert torch.equal(operators.winograd_conv(**plain), operators.winograd_conv(**plain | {"filter": filter.clone()}))
+
+
+def test_shapes_without_data():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x, filter = torch.empty(2, 8, 6, 16), torch.empty(100)
+        operators = torch.ops.igan_fast
+        assert operators.winograd_conv(x, filter, [4, 3], 20, 4, 2, 1, None, 1.0, False, 2).shape == (2, 4, 3, 20)
+        assert operators.winograd_conv(x, filter, [16, 12], 20, 4, 2, 1, None, 1.0, True, 2).shape == (2, 16, 12, 20)
+        gradient = operators.winograd_conv_weight_gradient(x, x[:, ::2, ::2], 4, 2, 1, 2)
+        assert gradient.shape == (16, 16, 4, 4)
