@@ -224,7 +224,9 @@ def best(result: dict[str, Any], kind: str | tuple[str, ...], which: str = "both
 
 
 def _against(kind: str | tuple[str, ...], results: Sequence[dict[str, Any]]) -> str:
-    """A ratio is that of one run, so each layout has its own."""
+    """A ratio is that of one run, so each layout has its own. Nothing where there is no such peer."""
+    if not any(name.startswith(kind) for result in results for name in result["times"]):
+        return ""
     theirs = [best(result, kind) for result in results]
     ratios = [other / _ours(result) for other, result in zip(theirs, results, strict=True)]
     return f"{min(theirs):.1f} ms, **{_pair([f'{ratio:.1f}×' for ratio in ratios])}**"

@@ -101,8 +101,8 @@ def applies(
         return False
     kernel = conv_weight.shape[2]
     size = _size(x, kernel, transposed, stride, padding, extra)
-    height, width = x.shape[2:] if transposed else size
-    return min(x.shape) > 0 and min(size) > 0 and _pays(x.shape[0], height, width, kernel, stride)
+    small = x.shape[2:] if transposed else size
+    return min(x.shape) > 0 and min(size) > 0 and _pays(x.shape[0], small, kernel, stride)
 
 
 def convolve(
@@ -151,8 +151,7 @@ def weight_gradient(
     """The gradient of the convolution's weights (…, kernel, kernel), contiguous."""
     stride = _same(stride)
     large, small = (grad, x) if transposed else (x, grad)
-    batch, _, height, width = small.shape
-    tile = _tile(batch, height, width, kernel, stride)
+    tile = _tile(small.shape[0], small.shape[2:], kernel, stride)
     gradient: Tensor = torch.ops.igan_fast.winograd_conv_weight_gradient(
         _last(large), _last(small), kernel, stride, _same(padding), tile
     )
@@ -185,8 +184,8 @@ def _convolve(
 ) -> Tensor:
     kernel, channels = conv_weight.shape[2], conv_weight.shape[1 if transposed else 0]
     # A tile of the transposed convolution is `stride` times as wide.
-    down, across = (-(-s // stride) if transposed else s for s in size)
-    tile = _tile(x.shape[0], down, across, kernel, stride)
+    small = [-(-side // stride) for side in size] if transposed else size
+    tile = _tile(x.shape[0], small, kernel, stride)
     filter = _of_thread.kept.of(conv_weight, stride, transposed, tile)
     y: Tensor = torch.ops.igan_fast.winograd_conv(
         _last(x), filter, size, channels, kernel, stride, padding, bias, negative_slope, transposed, tile
@@ -207,23 +206,21 @@ def _size(
     return height, width
 
 
-def _cost(batch: int, height: int, width: int, kernel: int, stride: int, tile: int) -> int:
+def _cost(batch: int, small: Sequence[int], kernel: int, stride: int, tile: int) -> int:
     """Of a convolution to a small image, in multiplications for each pair of channels."""
-    tiles = batch * -(-height // tile) * -(-width // tile)
+    tiles = batch * -(-small[0] // tile) * -(-small[1] // tile)
     products: int = (stride * (tile - 1) + kernel) ** 2
     return products * (tiles + FILTER_TILES)
 
 
-def _tile(batch: int, height: int, width: int, kernel: int, stride: int) -> int:
+def _tile(batch: int, small: Sequence[int], kernel: int, stride: int) -> int:
     """4 saves more products, where its tiles fit the small image and are many beside the planes of its filter."""
-    small, large = (_cost(batch, height, width, kernel, stride, tile) for tile in (2, 4))
-    return 4 if large < small else 2
+    return min((2, 4), key=lambda tile: _cost(batch, small, kernel, stride, tile))
 
 
-def _pays(batch: int, height: int, width: int, kernel: int, stride: int) -> bool:
-    tile = _tile(batch, height, width, kernel, stride)
-    direct = DIRECT_COST * kernel**2 * batch * height * width
-    return _cost(batch, height, width, kernel, stride, tile) < direct
+def _pays(batch: int, small: Sequence[int], kernel: int, stride: int) -> bool:
+    direct = DIRECT_COST * kernel**2 * batch * small[0] * small[1]
+    return _cost(batch, small, kernel, stride, _tile(batch, small, kernel, stride)) < direct
 
 
 def _make_filter(conv_weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:

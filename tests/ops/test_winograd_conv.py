@@ -217,7 +217,7 @@ def test_which_tiles_are_taken():
             (4000, 1, 6, 2),
             (1000, 4, 4, 4),
         ):
-            assert winograd_conv._tile(batch, height, width, kernel, stride) == expected, (kernel, stride, height)
+            assert winograd_conv._tile(batch, (height, width), kernel, stride) == expected, (kernel, stride, height)
 
 
 def test_filter_image_and_gradient_agree_about_the_tiles(usual, monkeypatch):
@@ -226,13 +226,13 @@ def test_filter_image_and_gradient_agree_about_the_tiles(usual, monkeypatch):
     for size, filter_tiles in ((4, 0), (2, 1000)):
         monkeypatch.setattr(winograd_conv, "FILTER_TILES", filter_tiles)
         c = case(usual, (2, 18, 20, 16, 8))
-        assert winograd_conv._tile(2, *c.small.shape[2:], usual.kernel, usual.stride) == size
+        assert winograd_conv._tile(2, c.small.shape[2:], usual.kernel, usual.stride) == size
         found[size] = three(c)
         for a, e in zip(found[size], expected_three(c), strict=True):
             assert error(a, e) < ALLOWED[size]
     monkeypatch.setattr(winograd_conv, "FILTER_TILES", 5)
     c = case(Filter(3, 1, 0), (1, 16, 16, 10, 10))
-    assert winograd_conv._tile(1, 8, 8, 3, 1) != winograd_conv._tile(1, 10, 10, 3, 1)
+    assert winograd_conv._tile(1, (8, 8), 3, 1) != winograd_conv._tile(1, (10, 10), 3, 1)
     for a, e in zip(three(c), expected_three(c), strict=True):
         assert error(a, e) < ALLOWED[4]
 
