@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from igan_fast.fusion.modules import ACTIVATIONS, Place
+from igan_fast.fusion.modules import ACTIVATIONS
+from igan_fast.fusion.run import Place
 from igan_fast.fusion.source import Source, source_of
 from igan_fast.fusion.trace import Trace, trace
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from igan_fast.fusion.flow import Flow, Tree
-from igan_fast.fusion.modules import ACTIVATIONS, CONVOLUTIONS, NORMS, Place, Run, install, restored, slope_of
+from igan_fast.fusion.modules import ACTIVATIONS, CONVOLUTIONS, NORMS, install, restored
 from igan_fast.fusion.report import Entry, FusionReport
+from igan_fast.fusion.run import Place, Run, slope_of
 from igan_fast.ops import backend, winograd_conv
 
 __all__ = ["fuse", "unfuse"]

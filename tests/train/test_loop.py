@@ -176,6 +176,22 @@ def test_a_finished_run_has_nothing_to_train(
     assert (unbroken / "log.jsonl").read_bytes() == before
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resume_on_a_gpu_goes_on_where_it_was(tiny: dict[str, Any], tmp_path: Path, precision: str) -> None:
+    """There the iterations are graphs; the order in which its libraries sum may differ between two runs."""
+    settings: dict[str, Any] = {"device": "cuda", "precision": precision, "balance_ratio": 1.05, "lr": 1e-5}
+    train(options(tiny, tmp_path / "whole", iterations=6, **settings))
+    train(options(tiny, tmp_path / "parts", iterations=3, **settings))
+    train(options(tiny, tmp_path / "parts", iterations=6, resume=True, **settings))
+    whole, parts = (tensors_of(tmp_path / name, 6) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        difference = (parts[name].double() - value.double()).norm()
+        assert difference <= 1e-3 * value.double().norm().clamp_min(1e-6), name
+
+
 def test_resume_starts_a_run_where_there_is_none(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert train(options(tiny, tmp_path / "new", iterations=1, resume=True)).iteration == 1
 
