@@ -197,13 +197,15 @@ void one_case(const char *isa, const WinogradKernels &kernel, const Case &c) {
   CHECK(
       found == again,
       "%s, %dx%d/%d, tile %d, padding %d, weight gradient: threads change bits",
-      isa, tile);
+      isa, kernel.kernel, kernel.kernel, kernel.stride, kernel.tile,
+      static_cast<int>(s.padding));
   kernel.weight_gradient(s, c.channels_last(), c.large.data(), c.small.data(),
                          again.data(), &on_threads);
   CHECK(c.as_channels_last(found) == again,
         "%s, %dx%d/%d, tile %d, padding %d, weight gradient: its layout "
         "changes bits",
-        isa, tile);
+        isa, kernel.kernel, kernel.kernel, kernel.stride, kernel.tile,
+        static_cast<int>(s.padding));
 }
 
 } // namespace

@@ -139,9 +139,11 @@ def test_the_smallest_images(tile, filter):
             assert error(a, e) < ALLOWED[tile], (size, index)
 
 
-def test_many_channels_and_tiles(tile, usual):
-    """Several blocks of tiles and panels of channels, and the sums of the weight gradient over blocks."""
-    c = case(usual, (6, 70, 90, 32, 32))
+@pytest.mark.parametrize("shape", [(6, 70, 90, 32, 32), (9, 16, 400, 32, 32)])
+def test_many_channels_and_tiles(tile, usual, shape):
+    """Several blocks of tiles, each thread's own or (with more channels) shared, several panels of channels, and the
+    sums of the weight gradient over blocks."""
+    c = case(usual, shape)
     for a, e in zip(three(c), expected_three(c), strict=True):
         assert error(a, e) < ALLOWED[tile]
 
