@@ -299,9 +299,11 @@ def install(run: Run) -> None:
     """Give the run's modules their fused classes; the activation is replaced at its place alone, since networks often
     have one object in many places."""
     for place in run.acts:
-        act = place.module
-        if act is None or isinstance(act, _FusedActivation):  # of another run with the same one
-            continue
+        act: Any = place.module
+        if isinstance(act, _FusedActivation):
+            if run.shared or act._run is not None:
+                continue  # another run with the same activation has been here
+            (act,) = act._original  # one that is shared elsewhere; at this place it is this run's alone
         fused: Any = copy.copy(act)
         fused.__class__ = ACTIVATIONS[type(act)]
         fused._original = (act,)

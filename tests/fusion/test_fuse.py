@@ -604,3 +604,32 @@ def test_a_gradient_penalty_without_normalisations(kernels):
 def test_a_convolution_that_our_kernels_do_not_take_is_left_alone():
     report = igan_fast.fuse(nn.Sequential(nn.Conv2d(16, 16, 7), nn.ReLU(), nn.Conv2d(16, 16, 4, 2, 1, groups=2)))
     assert not report.fused
+
+
+class HereAndThere(nn.Module):
+    """One activation object inside of blocks and called by itself, also on what no normalisation gives."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        act = nn.LeakyReLU(0.2)
+        blocks = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), act) for _ in range(2)]
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        names = ["first", "act", "last"]
+        for name in names[order:] + names[:order]:
+            self.add_module(name, act if name == "act" else blocks[name == "last"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(self.act(self.act(self.norm(self.conv(y))) + y))
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_an_activation_that_is_in_blocks_and_called_by_itself(order):
+    fused, plain = pair(HereAndThere(order).double())
+    assert max(entry.fused for entry in igan_fast.fuse(fused)) == 3
+    assert_alike(fused, plain, [X])
+    assert_alike(fused.eval(), plain.eval(), [X])
+    igan_fast.unfuse(fused)
+    assert fused.act is fused.first[2]
+    assert fused.act is fused.last[2]
+    assert type(fused.act) is nn.LeakyReLU
