@@ -126,10 +126,17 @@ def test_each_reason_has_its_remedy(monkeypatch: pytest.MonkeyPatch, reason: str
     assert fix in line("native-cpu").fix
 
 
+#: What an extension says of itself, for where there is none.
+BUILT = dict.fromkeys(
+    ("compiler", "flags", "torch", "cpu_instruction_sets", "cpu_instruction_set_used", "cuda", "cuda_targets"), "some"
+)
+
+
 def test_remedies_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(backend, "_NATIVE_CPU", backend.AVAILABLE)
+    monkeypatch.setattr(backend, "_BUILD_INFO", BUILT | backend.build_info())
     monkeypatch.setattr(backend, "_CUDA_TARGETS", ())
     assert "CUDA toolkit 13.0" in line("native-cuda").fix
     monkeypatch.setattr(backend, "_CUDA_TARGETS", ((8, 0, ""),))
