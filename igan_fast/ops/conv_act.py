@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from igan_fast.ops import backend
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.geometry import Geometry
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
@@ -45,7 +46,14 @@ def conv_act(
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    geometry = Geometry(2, transposed=transposed, stride=stride, padding=padding, output_padding=output_padding)
+    geometry = Geometry(
+        2,
+        transposed=transposed,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        native=backend.namespace("auto", x.device, (x.dtype,)) == backend.NATIVE,
+    )
     if torch.compiler.is_compiling() or not negative_slope >= 0:
         return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
     y: Tensor = _ConvAct.apply(x, weight, bias, geometry, negative_slope)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from zoo import NETWORKS
 import igan_fast
 from igan_fast import ops
 from igan_fast.fusion import Entry
-from igan_fast.ops import winograd_conv
+from igan_fast.ops import backend, winograd_conv
 
 
 def tensors_of(result) -> list[Tensor]:
@@ -601,6 +601,26 @@ def test_a_gradient_penalty_without_normalisations(kernels):
     assert "convolve" in kernels
     for a, e in zip(*results, strict=True):
         assert error(a, e) < 1e-4
+
+
+@pytest.mark.parametrize(("kernel", "copies"), [((3, 5), 0), ((4, 5), 1)])
+def test_the_same_padding_is_a_copy_only_where_its_sides_differ(kernel, copies, monkeypatch):
+    padded, pad = [], torch.nn.functional.pad
+    monkeypatch.setattr(
+        torch.nn.functional, "pad", lambda *given, **named: padded.append(given) or pad(*given, **named)
+    )
+    fused, _ = pair(nn.Sequential(nn.Conv2d(3, 4, kernel, padding="same"), nn.BatchNorm2d(4)))
+    fused(torch.randn(2, 3, 8, 8))
+    assert len(padded) == copies
+
+
+def test_the_environment_can_ask_for_the_reference(kernels, monkeypatch):
+    critic, _ = pair(CRITICS["LeakyReLU"]())
+    critic(torch.randn(16, 16, 16, 16))
+    assert kernels == ["convolve", "convolve"]
+    monkeypatch.setattr(backend, "_DEFAULT", "reference")  # IGAN_FAST_IMPL
+    critic(torch.randn(16, 16, 16, 16))
+    assert len(kernels) == 2
 
 
 def test_a_convolution_that_our_kernels_do_not_take_is_left_alone():

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from oracles import error
 from torch import Tensor
 
+from igan_fast import ops
+from igan_fast.ops import backend, winograd_conv
 from igan_fast.ops.conv_act import conv_act
 
 
@@ -103,6 +105,17 @@ def test_frozen_weights_need_no_input():
     (dx,) = torch.autograd.grad(y.square().sum(), x)
     (expected,) = torch.autograd.grad(plain(x, weight, bias).square().sum(), x)
     assert error(dx, expected) < 1e-5
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize(("default", "ours"), [("auto", 1), ("native", 1), ("reference", 0)])
+def test_whose_convolution_runs(default, ours, monkeypatch):
+    made, convolve = [], winograd_conv.convolve
+    monkeypatch.setattr(winograd_conv, "convolve", lambda *given, **named: made.append(0) or convolve(*given, **named))
+    monkeypatch.setattr(backend, "_DEFAULT", default)  # IGAN_FAST_IMPL
+    x, weight, bias = leaves(c_in=16, size=(16, 16))
+    assert error(conv_act(x, weight, bias), plain(x, weight, bias)) < 1e-5
+    assert len(made) == ours
 
 
 def test_autocast():

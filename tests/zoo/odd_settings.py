@@ -18,7 +18,7 @@ def _threes(count: int) -> list[str]:
     return [f"{3 * i} {3 * i + 1} {3 * i + 2}" for i in range(count)]
 
 
-@network("convolutions with every setting: bias, padding mode, dilation, groups, tuples, padding by name", _threes(8))
+@network("convolutions with every setting: bias, padding mode, dilation, groups, tuples, padding by name", _threes(10))
 def conv_settings() -> tuple[nn.Module, Inputs]:
     convs = [
         nn.Conv2d(3, 4, 3, bias=True),
@@ -27,6 +27,8 @@ def conv_settings() -> tuple[nn.Module, Inputs]:
         nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False),
         nn.Conv2d(6, 6, (3, 5), stride=(1, 2), padding=(1, 2), bias=False),
         nn.Conv2d(6, 4, (4, 3), padding="same"),
+        nn.Conv2d(4, 4, (3, 5), padding="same", dilation=(2, 1), bias=False),
+        nn.Conv2d(4, 4, (3, 5), padding="same", padding_mode="replicate"),
         nn.Conv2d(4, 4, 3, padding="valid", bias=False),
         nn.Conv2d(4, 4, 3, padding=(2, 1), padding_mode="circular", bias=False),
     ]

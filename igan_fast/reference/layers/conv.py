@@ -30,6 +30,32 @@ class _ConvNormAct2d(nn.Module):
     conv: nn.Conv2d | nn.ConvTranspose2d
     norm: NormAct2d
 
+    def __init__(
+        self,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool | None,
+        device: torch.device | str | int | None,
+        dtype: torch.dtype | None,
+        negative_slope: float,
+        groups: int | Literal["instance"],
+    ) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = self.norm_type(
+            conv.out_channels,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            negative_slope=negative_slope,
+            groups=groups,
+        )
+
     @classmethod
     def from_torch(
         cls,
@@ -130,8 +156,7 @@ class ConvNormAct2d(_ConvNormAct2d):
         negative_slope: float = 0.2,
         groups: int | Literal["instance"] = 1,
     ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
+        conv = nn.Conv2d(
             in_channels,
             out_channels,
             _pair("kernel_size", kernel_size),
@@ -143,17 +168,7 @@ class ConvNormAct2d(_ConvNormAct2d):
             device=device,
             dtype=dtype,
         )
-        self.norm = self.norm_type(
-            out_channels,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device,
-            dtype,
-            negative_slope=negative_slope,
-            groups=groups,
-        )
+        super().__init__(conv, eps, momentum, affine, track_running_stats, device, dtype, negative_slope, groups)
 
 
 class ConvTransposeNormAct2d(_ConvNormAct2d):
@@ -193,8 +208,7 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
         negative_slope: float = 0.0,
         groups: int | Literal["instance"] = 1,
     ) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(
+        conv = nn.ConvTranspose2d(
             in_channels,
             out_channels,
             _pair("kernel_size", kernel_size),
@@ -207,17 +221,7 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
             device=device,
             dtype=dtype,
         )
-        self.norm = self.norm_type(
-            out_channels,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device,
-            dtype,
-            negative_slope=negative_slope,
-            groups=groups,
-        )
+        super().__init__(conv, eps, momentum, affine, track_running_stats, device, dtype, negative_slope, groups)
 
 
 def _pair(name: str, size: Size) -> tuple[int, int]:
