@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from igan_fast.baselines.cnn import AttributeCNN, cached_cnn, predict
 from igan_fast.data import FaceStore, build_store, open_source, spread, to_float, to_uint8
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.errors import InputError
 from igan_fast.metrics import attribute_scores, hamming_loss, image_quality, in_eval_mode, majority_labels
+from igan_fast.progress import progress_bar
 from igan_fast.reference.models import IterativeGAN
 from igan_fast.report import AttributeReport, Evaluation, Recognition
 from igan_fast.train.checkpoint import load_model
@@ -146,7 +146,7 @@ def edit_scores(
     starts = range(0, len(images), BATCH)
     with (
         in_eval_mode(model),
-        tqdm(total=len(starts) * attributes, desc="Judging edits", disable=not progress) as bar,
+        progress_bar(total=len(starts) * attributes, shown=progress, desc="Judging edits") as bar,
     ):
         for start in starts:
             z, logits = model.encode(to_float(torch.as_tensor(images[start : start + BATCH]).to(device)))

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, cache_folder
 from igan_fast.files import check_place, write_file
+from igan_fast.progress import progress_bar
 
 __all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
 
@@ -115,7 +115,7 @@ def train_cnn(
         cnn.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         optimizer = torch.optim.AdamW(cnn.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=iterations)
-        for _ in tqdm(range(iterations), desc="Training the plain CNN", unit="batch", disable=not progress):
+        for _ in progress_bar(range(iterations), shown=progress, desc="Training the plain CNN", unit="batch"):
             images, labels = loader.next()
             with _autocast(device):
                 logits = cnn(to_float(images))

@@ -28,6 +28,7 @@ from igan_fast.data.decode import Broken, ImageFile, decode_all
 from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError
 from igan_fast.files import clear_write_errors, sync_file, sync_folder, write_durably
+from igan_fast.progress import progress_bar
 
 __all__ = ["FaceStore", "build_store", "cache_folder", "spread"]
 
@@ -148,7 +149,7 @@ def _build(
     try:
         file = ImageFile(temporary / IMAGES, size, count)
         file.create()
-        with tqdm(total=count, desc=f"Preparing {size}×{size} pictures", unit="img", disable=not progress) as bar:
+        with progress_bar(total=count, shown=progress, desc=f"Preparing {size}×{size} pictures", unit="img") as bar:
             broken = decode_all(source, file, workers=workers, strict=strict, report=bar.update)
         if len(broken) == count:
             raise InputError(f"none of the {count:,} pictures can be read; the first: {broken[0][1]}")

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from igan_fast.files import clear_write_errors
+from igan_fast.progress import LINE_EVERY
 from igan_fast.train.board import Board
 from igan_fast.train.curves import plot_losses
 from igan_fast.train.diverged import TrainingDiverged
@@ -27,9 +28,6 @@ __all__ = ["Monitor", "TrainingDiverged"]
 
 #: The terms that the progress line shows, of those that there are.
 _SHOWN = ("d_adversarial", "g_adversarial", "d_label_real", "g_label", "g_perceptual", "g_pixel")
-
-#: Seconds between two progress lines where there is no terminal to draw a bar on.
-_LINE_EVERY = 30.0
 
 
 class _NamedTuple(Protocol):
@@ -71,7 +69,7 @@ class Monitor:
         self._has_terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=start, unit="it", dynamic_ncols=True, disable=not self._has_terminal)
         self._interval_began = time.perf_counter()
-        self._last_line = -_LINE_EVERY
+        self._last_line = -LINE_EVERY
 
     def record(
         self, iteration: int, losses: Mapping[str, Tensor] | _NamedTuple, counts: Mapping[str, int] | None = None
@@ -200,7 +198,7 @@ class Monitor:
             self._bar.set_postfix_str(" · ".join(parts))
             return
         now = time.perf_counter()
-        if now - self._last_line >= _LINE_EVERY or self._iteration == self._total:
+        if now - self._last_line >= LINE_EVERY or self._iteration == self._total:
             self._last_line = now
             left = tqdm.format_interval((self._total - self._iteration) * self._batch_size / speed)
             line = [f"iteration {self._iteration}/{self._total}", *parts, f"{left} left"]
