@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,19 +20,32 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 LAST = {"memory_format": torch.channels_last}
 
 
+class Size(NamedTuple):
+    """A batch of square pictures; for sound, of 32 · ``size`` samples, or ``size`` frames of a spectrogram."""
+
+    batch: int
+    size: int
+
+
+QUICK = Size(2, 32)
+
+
 @dataclass(frozen=True)
 class Subject:
-    """Of one example: batches (of the step, of generating), and how its networks are called.
+    """Of one example: its inputs (of a training step, of generating), usual sizes, and how its networks are called.
 
+    sized: whether its networks are made for one size of picture.
     compiled: the networks that ``torch.compile`` is tried on.
     """
 
     batch: Callable[[int, int], tuple[Tensor, ...]]
     inputs: Callable[[int, int], tuple[Tensor, ...]]
-    batches: tuple[int, int]
+    step: Size
+    generate: Size
     build: dict[str, Any] = field(default_factory=dict)
-    quick: dict[str, Any] = field(default_factory=lambda: {"image_size": 32, "width": 4})
+    quick: dict[str, Any] = field(default_factory=lambda: {"width": 4})
     generator: str = "generator"
+    sized: bool = False
     compiled: tuple[str, ...] = ("generator", "discriminator")
 
 
@@ -49,27 +62,37 @@ def labels(count: int) -> Tensor:
 
 
 SUBJECTS = {
-    "dcgan": Subject(lambda n, s: (images(n, s),), lambda n, s: (torch.randn(n, 100, 1, 1),), (16, 64)),
-    "pix2pix": Subject(lambda n, s: (images(n, s), images(n, s)), lambda n, s: (images(n, s),), (8, 32)),
+    "dcgan": Subject(
+        lambda n, s: (images(n, s),), lambda n, s: (torch.randn(n, 100, 1, 1),), Size(64, 64), Size(64, 64), sized=True
+    ),
+    "pix2pix": Subject(
+        lambda n, s: (images(n, s), images(n, s)), lambda n, s: (images(n, s),), Size(1, 256), Size(4, 256), sized=True
+    ),
     "cyclegan": Subject(
         lambda n, s: (images(n, s), images(n, s)),
         lambda n, s: (images(n, s),),
-        (1, 8),
+        Size(1, 256),
+        Size(1, 256),
         generator="to_b",
         compiled=("to_a", "to_b", "discriminator_a", "discriminator_b"),
     ),
-    "pix2pixhd": Subject(lambda n, s: (label_maps(n, s), images(n, s)), lambda n, s: (label_maps(n, s),), (2, 8)),
+    "pix2pixhd": Subject(
+        lambda n, s: (label_maps(n, s), images(n, s)), lambda n, s: (label_maps(n, s),), Size(1, 256), Size(1, 256)
+    ),
     "stargan": Subject(
         lambda n, s: (images(n, s), labels(n)),
         lambda n, s: (images(n, s), labels(n)),
-        (2, 8),
+        Size(4, 128),
+        Size(4, 128),
         build={"critic": 1},
+        sized=True,
         compiled=("generator",),  # the gradient penalty is beyond what a compiled network can differentiate
     ),
     "hifigan": Subject(
         lambda n, s: (torch.rand(n, 1, 32 * s) * 2 - 1,),
         lambda n, s: (torch.randn(n, 40, s),),
-        (4, 16),
+        Size(4, 256),
+        Size(1, 256),
         quick={"width": 16},
         compiled=("generator",),  # and eight discriminators, each with shapes of its own, not within minutes
     ),
@@ -82,7 +105,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
 
 
-def models(name: str, device: torch.device, quick: bool) -> dict[str, tuple[Any, bool]]:
+def models(name: str, device: torch.device, size: int, quick: bool) -> dict[str, tuple[Any, bool]]:
     """The model that each peer runs, and whether it is in channels_last; all of the same weights.
 
     "eager" and "compile" have the feature matching of the reference, "compile" in the layout as written.
@@ -91,7 +114,8 @@ def models(name: str, device: torch.device, quick: bool) -> dict[str, tuple[Any,
 
     def make() -> Any:
         torch.manual_seed(0)
-        return importlib.import_module(name).build(**subject.build, **(subject.quick if quick else {})).to(device)
+        options = subject.build | (subject.quick if quick else {}) | ({"image_size": size} if subject.sized else {})
+        return importlib.import_module(name).build(**options).to(device)
 
     def plain() -> Any:
         model = make()
@@ -119,13 +143,8 @@ def arranged(tensors: tuple[Tensor, ...], device: torch.device, channels_last: b
     return tuple(t.to(device).contiguous(**LAST) if channels_last and t.dim() == 4 else t.to(device) for t in tensors)
 
 
-def sizes(quick: bool, which: int, name: str) -> tuple[int, int]:
-    """Batch and image size."""
-    return (2, 32) if quick else (SUBJECTS[name].batches[which], 64)
-
-
 def told(name: str, what: str, size: int, batch: int) -> dict[str, Any]:
-    scale = f"{size}²" if name != "hifigan" else f"{32 * size} samples"
+    scale = f"{size}²" if name != "hifigan" else f"{32 * size} samples" if what == "training step" else f"{size} frames"
     return {"kind": "example", "operator": f"{name}, {what}, {scale}", "layout": "", "dtype": "fp32", "batch": batch}
 
 
@@ -133,7 +152,7 @@ def told(name: str, what: str, size: int, batch: int) -> dict[str, Any]:
 def test_training_step(compare, request, device, name):
     torch._dynamo.reset()
     quick = request.config.getoption("--quick")
-    batch, size = sizes(quick, 0, name)
+    batch, size = QUICK if quick else SUBJECTS[name].step
     step = importlib.import_module(name).training_step
     torch.manual_seed(1)
     given = SUBJECTS[name].batch(batch, size)
@@ -142,7 +161,7 @@ def test_training_step(compare, request, device, name):
         mine = arranged(given, device, channels_last)
         return (lambda: step(model, mine)), None
 
-    peers = {peer_name: peer(*made) for peer_name, made in models(name, device, quick).items()}
+    peers = {peer_name: peer(*made) for peer_name, made in models(name, device, size, quick).items()}
     compare(told(name, "training step", size, batch), peers, {})
 
 
@@ -150,7 +169,7 @@ def test_training_step(compare, request, device, name):
 def test_generating(compare, request, device, name):
     torch._dynamo.reset()
     quick = request.config.getoption("--quick")
-    batch, size = sizes(quick, 1, name)
+    batch, size = QUICK if quick else SUBJECTS[name].generate
     torch.manual_seed(1)
     given = SUBJECTS[name].inputs(batch, size)
 
@@ -166,6 +185,6 @@ def test_generating(compare, request, device, name):
 
     peers = {
         peer_name: peer(*made, torch.no_grad if peer_name == "compile" else torch.inference_mode)
-        for peer_name, made in models(name, device, quick).items()
+        for peer_name, made in models(name, device, size, quick).items()
     }
     compare(told(name, "generating", size, batch), peers, {})

@@ -2,8 +2,9 @@
 // memory.
 //
 // With tiles of M = 2 that is 49 products instead of 100 for the 5×5 filter of stride 2, with M = 4 it is 121 instead
-// of 400; for 4×4 and stride 2 it is 36 of 64 and 100 of 256, for 3×3 and stride 1 16 of 36 and 36 of 144. Each of
-// these N² = (S·(M − 1) + K)² planes is a matrix product of tiles × channels × channels:
+// of 400; for 4×4 and stride 2 it is 36 of 64 and 100 of 256, for 3×3 and stride 2 25 of 36 and 81 of 144, for 3×3 and
+// stride 1 16 of 36 and 36 of 144. Each of these N² = (S·(M − 1) + K)² planes is a matrix product of tiles × channels ×
+// channels:
 //
 //   forward           large windows N² → planes, times the filter → planes → small tiles M²
 //   transposed        small windows → planes, times the filter → planes → large tiles (S·M)²

@@ -1,12 +1,12 @@
-"""The package's operators, fused: equal to ``igan_fast.reference.ops``, several times faster, and free to import alone.
+"""The package's operators, fused: equal to ``igan_fast.reference.ops``, faster, and free to import alone.
 
 - ``feature_l1``: Σ wᵢ · mean|fakeᵢ − realᵢ| over any nesting of feature maps, in one launch
-- ``norm_act``: batch (or instance, or grouped) normalisation and LeakyReLU
+- ``norm_act``: batch normalisation (of the batch, of parts of it apart, or of each instance) and LeakyReLU
 - ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
 - ``backends``: which implementations this machine has, and why the others are missing
 
 They take what PyTorch's own functions take: float16, bfloat16, float32 and float64, any memory layout, autograd to
-the second order, autocast, ``torch.compile(fullgraph=True)``, CUDA graphs. Each has ``impl=``: ``"auto"`` (the
+the second order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Each has ``impl=``: ``"auto"`` (the
 default; the environment variable ``IGAN_FAST_IMPL`` can name another) takes the fastest implementation that can run
 the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on one. ``igan-fast
 doctor`` tells what there is.

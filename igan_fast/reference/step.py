@@ -25,7 +25,8 @@ __all__ = ["StepConfig", "StepLosses", "TrainStep", "arithmetic"]
 
 @dataclass(frozen=True)
 class StepConfig:
-    """What one iteration minimises, and how. The defaults are the paper's, but for DCGAN's learning rate."""
+    """What one iteration minimises, and how. The defaults are the paper's, but for DCGAN's learning rate; the weights
+    that ``igan-fast train`` takes instead, so that edits show, are in ``TrainConfig().step_config()``."""
 
     lr: float = 2e-4
     """Adam's learning rate, of both optimisers."""

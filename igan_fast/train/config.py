@@ -20,8 +20,8 @@ __all__ = ["PRESETS", "TrainConfig"]
 
 _Value = TypeVar("_Value")
 
-#: What a preset decides. ``paper`` is the paper to the letter; ``default`` is what was measured to make recognition,
-#: rebuilds and edits all work.
+#: What a preset decides. ``paper`` is what the paper prints, its losses taken as means; ``default`` is what was measured
+#: to make recognition, rebuilds and edits all work.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "lr": 2e-4,
