@@ -6,10 +6,10 @@
 - ``backends``: which implementations this machine has, and why the others are missing
 
 They take what PyTorch's own functions take: float16, bfloat16, float32 and float64, any memory layout, autograd to
-the second order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Each has ``impl=``: ``"auto"`` (the
-default; the environment variable ``IGAN_FAST_IMPL`` can name another) takes the fastest implementation that can run
-the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on one. ``igan-fast
-doctor`` tells what there is.
+the second order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Each has
+``impl=``: ``"auto"`` (the default; the environment variable ``IGAN_FAST_IMPL`` can name another) takes the fastest
+implementation that can run the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on
+one. ``igan-fast doctor`` tells what there is.
 
 Feature matching in a training loop of your own, over a multi-scale discriminator that returns a list of feature maps
 for each scale:

@@ -20,8 +20,8 @@ __all__ = ["PRESETS", "TrainConfig"]
 
 _Value = TypeVar("_Value")
 
-#: What a preset decides. ``paper`` is what the paper prints, its losses taken as means; ``default`` is what was measured
-#: to make recognition, rebuilds and edits all work.
+#: What a preset decides. ``paper`` is what the paper prints, its losses taken as means; ``default`` is what was
+#: measured to make recognition, rebuilds and edits all work.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "lr": 2e-4,
@@ -84,7 +84,8 @@ class TrainConfig:
 
     # What an iteration minimises. None means: as the preset has it.
     preset: Literal["default", "paper"] = "default"
-    """'default': measured to make recognition, rebuilds and edits all work. 'paper': the paper to the letter."""
+    """'default': measured to make recognition, rebuilds and edits all work. 'paper': the numbers that the paper
+    prints."""
     lr: float | None = None
     """Adam's learning rate."""
     betas: tuple[float, float] = (0.5, 0.999)
