@@ -1,7 +1,7 @@
 """Convolution, its transpose and its weight gradient by Winograd's minimal filtering, on a CPU in float32.
 
 It multiplies 1.4 to 4 times less often, see csrc/cpu/winograd_conv.inl (Lavin and Gray, arXiv 1509.09308, for 3×3 and
-stride 1, where libraries have it, if at all). Here it is there for the filters of ``FILTERS``, any padding and any size.
+stride 1, where libraries have it, if at all). It is here for the filters of ``FILTERS``, any padding and any size.
 ``applies`` tells where it can be used and pays; elsewhere PyTorch's own convolution is as good.
 
 With the tiles of 2 that few values take a result is about 3e-7 away from float64, relative to the largest value, with
