@@ -90,12 +90,18 @@ class Geometry:
         self, grad: Tensor, x: Tensor | None, conv_weight: Tensor, needs_x: bool, needs_weight: bool, shape: torch.Size
     ) -> tuple[Tensor | None, Tensor | None]:
         """Those of x and of the weights; x is of ``shape``, and None where the weights need none."""
-        x = conv_weight.new_empty(1).expand(shape) if x is None else x  # not looked at
-        if self.has_kernel(x, conv_weight) and not torch.is_grad_enabled():
+        if not (needs_x or needs_weight):
+            return None, None  # PyTorch's would still bring grad into its own layout first
+        seen = conv_weight.new_empty(1).expand(shape) if x is None else x
+        if self.has_kernel(seen, conv_weight) and not torch.is_grad_enabled():
             return (
                 winograd_conv.input_gradient(grad, conv_weight, shape[2:], **self._ours) if needs_x else None,
-                winograd_conv.weight_gradient(grad, x, conv_weight.shape[2], **self._ours) if needs_weight else None,
+                winograd_conv.weight_gradient(grad, seen, conv_weight.shape[2], **self._ours) if needs_weight else None,
             )
+        if x is None:  # only its memory format is looked at: it decides in which the gradient is found
+            last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(grad.dim(), torch.contiguous_format)
+            form = last if grad.is_contiguous(memory_format=last) else torch.contiguous_format
+            x = torch.empty(shape, dtype=conv_weight.dtype, device=conv_weight.device, memory_format=form)
         dx, dweight, _none = torch.ops.aten.convolution_backward(
             grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)
         )

@@ -1,0 +1,39 @@
+"""The gradients that a convolution's settings give, where some are not wanted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import error
+
+from igan_fast.ops import conv_norm_act
+from igan_fast.ops.conv_act import conv_act
+from igan_fast.ops.geometry import Geometry
+
+OPERATORS = {
+    "conv_act": lambda x, weight: conv_act(x, weight, None),
+    "conv_norm_act": lambda x, weight: conv_norm_act(x, weight, None, None),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_frozen_weights_change_neither_the_gradient_nor_its_layout(operator, dtype, layout):
+    x = torch.randn(4, 8, 12, 10, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(9, 8, 5, 5, dtype=dtype, requires_grad=True)
+    learning, frozen = (torch.autograd.grad(operator(x, w).pow(2).sum(), x)[0] for w in (weight, weight.detach()))
+    assert learning.is_contiguous(memory_format=layout)
+    assert frozen.stride() == learning.stride()
+    assert error(frozen, learning) < 1e-6
+
+
+def test_no_gradient_is_found_that_nobody_wants(monkeypatch):
+    geometry = Geometry(2, stride=2, padding=2)
+    grad, x, weight = torch.randn(2, 9, 6, 6), torch.randn(2, 8, 12, 12), torch.randn(9, 8, 5, 5)
+
+    def never(*arguments):
+        raise AssertionError("a gradient was asked for")
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", never)
+    assert geometry.gradients(grad, x, weight, False, False, x.shape) == (None, None)
