@@ -22,6 +22,9 @@ STABLE_TORCH_LIBRARY(igan_fast, m) {
       "norm_act_update(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, SymInt count, "
       "float momentum) -> ()");
 
+  // (N, A, B) → (N, B, A), contiguous.
+  m.def("transpose(Tensor x) -> Tensor");
+
   // Images as (N, H, W, C), contiguous; weights (small channels, large channels, kernel, kernel) on either side of a
   // filter. `size` is the result's height and width.
   m.def("winograd_filter(Tensor weight, int stride, bool transposed, int tile) -> Tensor");

@@ -17,6 +17,7 @@ from igan_fast.fusion.run import MARK, Run
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import conv_act
 from igan_fast.ops.geometry import Geometry
+from igan_fast.ops.layout import channels_first
 
 __all__ = ["Fused", "FusedActivation", "FusedBatchNorm", "FusedConvolution", "FusedInstanceNorm"]
 
@@ -186,7 +187,9 @@ class FusedConvolution(Fused):
 
 def _laid_out(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """y in the layout that torch's own convolution gives: what follows may count on it (view)."""
-    return y.contiguous() if x.is_contiguous() and weight.is_contiguous() else y
+    if not (x.is_contiguous() and weight.is_contiguous()):
+        return y
+    return channels_first(y) if y.dim() == 4 else y.contiguous()
 
 
 class FusedActivation(Fused):

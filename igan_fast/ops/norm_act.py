@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.layout import channels_first, channels_last
 from igan_fast.reference import ops as reference
 
 __all__ = ["norm_act"]
@@ -144,7 +145,9 @@ def dense(x: Tensor) -> Tensor:
 def like(grad: Tensor, x: Tensor) -> Tensor:
     """A gradient in the memory layout of the dense x."""
     if x.is_contiguous():
-        return grad.contiguous()
+        return channels_first(grad) if x.dim() == 4 else grad.contiguous()
+    if x.dim() == 4:
+        return channels_last(grad)
     if x.dim() in _CHANNELS_LAST:
         return grad.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
     return grad.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.layout import channels_last
 
 __all__ = ["FILTERS", "applies", "convolve", "filters_kept", "input_gradient", "weight_gradient"]
 
@@ -230,7 +231,7 @@ def _make_filter(conv_weight: Tensor, stride: int, transposed: bool, tile: int) 
 
 def _last(image: Tensor) -> Tensor:
     """(N, H, W, C), contiguous; a view where the channels are last in memory."""
-    return image.detach().permute(0, 2, 3, 1).contiguous()
+    return channels_last(image.detach()).permute(0, 2, 3, 1)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
