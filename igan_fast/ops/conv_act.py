@@ -17,7 +17,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
-from igan_fast.ops.geometry import Geometry
+from igan_fast.ops.geometry import Geometry, Given
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 
 __all__ = ["conv_act"]
@@ -73,7 +73,7 @@ class _ConvAct(torch.autograd.Function):
         else:
             y = _activate(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), slope)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, y if slope != 1 else None)
-        ctx.settings, ctx.shape = (geometry, slope), x.shape
+        ctx.settings, ctx.given = (geometry, slope), Given.of(x)
         return y
 
     @staticmethod
@@ -83,8 +83,8 @@ class _ConvAct(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Detached: the side of the bend that y is on has no derivative, and is not to be followed for one.
         dz = grad if y is None else _before_activation(grad, y.detach(), slope)
-        dx = _image_gradient(dz, weight, ctx.shape, geometry) if needs_x else None
-        other, dweight = geometry.gradients(dz, x, weight, needs_x and dx is None, needs_weight, ctx.shape)
+        dx = _image_gradient(dz, weight, ctx.given.shape, geometry) if needs_x else None
+        other, dweight = geometry.gradients(dz, x, weight, needs_x and dx is None, needs_weight, ctx.given)
         return other if dx is None else dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, None, None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
-from igan_fast.ops.geometry import Geometry
+from igan_fast.ops.geometry import Geometry, Given
 from igan_fast.ops.norm_act import check_arguments, check_count, dense, like, norm_act, of_groups
 from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.reference import ops as reference
@@ -187,7 +187,7 @@ class _ConvNormAct(torch.autograd.Function):
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         ctx.settings = namespace, geometry, eps, negative_slope
-        ctx.shape, ctx.conv_bias = x.shape, None if conv_bias is None else (conv_bias.shape, conv_bias.dtype)
+        ctx.given, ctx.conv_bias = Given.of(x), None if conv_bias is None else (conv_bias.shape, conv_bias.dtype)
         return y, mean, var, z
 
     @staticmethod
@@ -205,7 +205,7 @@ class _ConvNormAct(torch.autograd.Function):
         if dz is None:
             return (None,) * 10
         needs_x, needs_conv_weight, needs_weight, needs_bias, needs_conv_bias = ctx.needs_input_grad[:5]
-        dx, dconv_weight = geometry.gradients(dz, x, conv_weight, needs_x, needs_conv_weight, ctx.shape)
+        dx, dconv_weight = geometry.gradients(dz, x, conv_weight, needs_x, needs_conv_weight, ctx.given)
         return (
             dx,
             dconv_weight,

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from igan_fast.ops import winograd_conv
+from igan_fast.ops.layout import channels_first
 from igan_fast.ops.subpixel import FEW_CHANNELS
 from igan_fast.reference.ops import per_dimension
 
-__all__ = ["Geometry"]
+__all__ = ["Geometry", "Given"]
+
+
+class Given(NamedTuple):
+    """What there is to know of a convolution's input for its gradient."""
+
+    shape: torch.Size
+    contiguous: bool
+
+    @classmethod
+    def of(cls, x: Tensor) -> Given:
+        """Of x itself."""
+        return cls(x.shape, x.is_contiguous())
 
 
 class Geometry:
@@ -87,21 +100,30 @@ class Geometry:
         )
 
     def gradients(
-        self, grad: Tensor, x: Tensor | None, conv_weight: Tensor, needs_x: bool, needs_weight: bool, shape: torch.Size
+        self,
+        grad: Tensor,
+        x: Tensor | None,
+        conv_weight: Tensor,
+        needs_x: bool,
+        needs_weight: bool,
+        given: Given,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Those of x and of the weights; x is of ``shape``, and None where the weights need none."""
+        """Those of x and of the weights; x is None where the weights need none."""
         if not (needs_x or needs_weight):
             return None, None  # PyTorch's would still bring grad into its own layout first
-        seen = conv_weight.new_empty(1).expand(shape) if x is None else x
+        seen = conv_weight.new_empty(1).expand(given.shape) if x is None else x
         if self.has_kernel(seen, conv_weight) and not torch.is_grad_enabled():
-            return (
-                winograd_conv.input_gradient(grad, conv_weight, shape[2:], **self._ours) if needs_x else None,
-                winograd_conv.weight_gradient(grad, seen, conv_weight.shape[2], **self._ours) if needs_weight else None,
-            )
+            dx = dweight = None
+            if needs_x:
+                dx = winograd_conv.input_gradient(grad, conv_weight, given.shape[2:], **self._ours)
+                dx = channels_first(dx) if given.contiguous else dx
+            if needs_weight:
+                dweight = winograd_conv.weight_gradient(grad, seen, conv_weight.shape[2], **self._ours)
+            return dx, dweight
         if x is None:  # only its memory format is looked at: it decides in which the gradient is found
             last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(grad.dim(), torch.contiguous_format)
             form = last if grad.is_contiguous(memory_format=last) else torch.contiguous_format
-            x = torch.empty(shape, dtype=conv_weight.dtype, device=conv_weight.device, memory_format=form)
+            x = torch.empty(given.shape, dtype=conv_weight.dtype, device=conv_weight.device, memory_format=form)
         dx, dweight, _none = torch.ops.aten.convolution_backward(
             grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)
         )

@@ -6,9 +6,9 @@ import pytest
 import torch
 from oracles import error
 
-from igan_fast.ops import conv_norm_act
+from igan_fast.ops import backend, conv_norm_act
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.geometry import Geometry
+from igan_fast.ops.geometry import Geometry, Given
 
 OPERATORS = {
     "conv_act": lambda x, weight: conv_act(x, weight, None),
@@ -28,6 +28,17 @@ def test_frozen_weights_change_neither_the_gradient_nor_its_layout(operator, dty
     assert error(frozen, learning) < 1e-6
 
 
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_our_own_convolution_gives_the_gradient_in_the_layout_of_x(operator, layout, frozen):
+    x = torch.randn(4, 32, 16, 16).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(32, 32, 5, 5, requires_grad=not frozen)
+    assert Geometry(2, stride=2, padding=2).has_kernel(x, weight) == backend.has_native_cpu()
+    (gradient,) = torch.autograd.grad(operator(x, weight).pow(2).sum(), x)
+    assert gradient.stride() == x.stride()
+
+
 def test_no_gradient_is_found_that_nobody_wants(monkeypatch):
     geometry = Geometry(2, stride=2, padding=2)
     grad, x, weight = torch.randn(2, 9, 6, 6), torch.randn(2, 8, 12, 12), torch.randn(9, 8, 5, 5)
@@ -36,4 +47,4 @@ def test_no_gradient_is_found_that_nobody_wants(monkeypatch):
         raise AssertionError("a gradient was asked for")
 
     monkeypatch.setattr(torch.ops.aten, "convolution_backward", never)
-    assert geometry.gradients(grad, x, weight, False, False, x.shape) == (None, None)
+    assert geometry.gradients(grad, x, weight, False, False, Given.of(x)) == (None, None)

@@ -51,6 +51,17 @@ def test_gradients_of_both_orders(turn, layout):
     assert torch.equal(second, 6 * x.detach())
 
 
+@pytest.mark.parametrize("turn", [channels_first, channels_last])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+def test_the_copy_may_be_written_into(turn, layout):
+    x = torch.randn(2, 8, 5, 4).contiguous(memory_format=layout).requires_grad_()
+    y = turn(x * 2)
+    y += 1
+    torch.nn.functional.leaky_relu_(y, 0.5)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(grad, torch.where(2 * x.detach() + 1 > 0, 2.0, 1.0))
+
+
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize(("shape", "ours"), [((2, 4, 2, 2), 1), ((2, 3, 8, 8), 0), ((2, 8, 1, 3), 0)])
 def test_whose_copy_it_is(shape, ours, monkeypatch):
