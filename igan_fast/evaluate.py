@@ -39,7 +39,7 @@ def evaluate(
     edit_photos: int = 200,
     judge: AttributeCNN | Literal["auto"] | None = "auto",
     weights: Literal["ema", "model"] = "ema",
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
     progress: bool = True,

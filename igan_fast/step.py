@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from igan_fast.layers import normalised_apart
 from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
-from igan_fast.models import IterativeGAN
+from igan_fast.models import Discriminator, IterativeGAN
 from igan_fast.ops.winograd_conv import filters_kept
 from igan_fast.reference.step import StepConfig, StepLosses, arithmetic
 
@@ -31,10 +31,16 @@ class TrainStep:
         config: losses and optimiser; the paper's where omitted.
 
     Raises:
+        TypeError: the discriminator of ``model`` is not the fused one: its two halves are called apart here.
         ValueError: ``config.precision`` is not to be had on the model's device.
     """
 
     def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
+        if not isinstance(getattr(model, "discriminator", None), Discriminator):
+            raise TypeError(
+                f"model: found {type(model).__module__}.{type(model).__name__}, expected igan_fast.IterativeGAN; "
+                "igan_fast.reference.TrainStep takes the models of both wings"
+            )
         self.model = model
         self.config = config or StepConfig()
         self._judges = nn.ModuleList([model.discriminator, model.classifier])

@@ -118,6 +118,19 @@ def test_the_same_interface():
     assert all(loss.shape == () and loss.dtype == torch.float32 and not loss.requires_grad for loss in losses)
 
 
+def test_a_model_of_the_other_wing():
+    """The reference asks nothing but the paper's outputs; the fast one calls the halves of its own discriminator."""
+    model = reference.IterativeGAN(image_size=32, attributes=5, latent=6, width=4)
+    with pytest.raises(TypeError, match=r"reference\.models\.IterativeGAN, expected igan_fast\.IterativeGAN"):
+        igan_fast.TrainStep(model)
+    with pytest.raises(TypeError, match=r"found torch\.nn\.modules\.linear\.Linear"):
+        igan_fast.TrainStep(torch.nn.Linear(2, 2))
+    torch.manual_seed(3)
+    fused = igan_fast.IterativeGAN(image_size=32, attributes=5, latent=6, width=16)
+    ours = run(reference.TrainStep(fused, CONFIG), 1)[0]
+    torch.testing.assert_close(ours, run(make_step("reference"), 1)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_the_optimisers_hold_the_same_parameters_in_the_same_order():
     ours, theirs = make_step("fast"), make_step("reference")
     for name in ("optimizer_d", "optimizer_g"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,7 +27,11 @@ __all__ = ["StepConfig", "StepLosses", "TrainStep", "arithmetic"]
 
 @dataclass(frozen=True)
 class StepConfig:
-    """What one iteration minimises, and how. The defaults are the paper's, but for DCGAN's learning rate."""
+    """What one iteration minimises, and how. The defaults are the paper's, but for DCGAN's learning rate.
+
+    Raises:
+        ValueError: names the field that is out of its range, what was found and what was expected.
+    """
 
     lr: float = 2e-4
     """Adam's learning rate, of both optimisers."""
@@ -40,6 +46,26 @@ class StepConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic of the networks: tf32 rounds the factors of products on a GPU; bf16 is autocast: weights, statistics
     and losses stay float32."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("betas", 2), ("lambdas", 3)):
+            value = getattr(self, name)
+            self._expect(name, isinstance(value, tuple | list) and len(value) == count, f"{count} numbers")
+            object.__setattr__(self, name, tuple(value))
+        self._expect("lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
+        self._expect("betas", all(_is_number(beta) and beta < 1 for beta in self.betas), "two numbers in [0, 1)")
+        self._expect("lambdas", all(map(_is_number, self.lambdas)), "numbers that are not negative, and finite")
+        for name in ("label_weight_d", "label_weight_g"):
+            self._expect(name, _is_number(getattr(self, name)), "a number that is not negative, and finite")
+        self._expect("precision", self.precision in ("fp32", "tf32", "bf16"), "one of fp32, tf32, bf16")
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}: found {getattr(self, name)}, expected {expected}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < math.inf
 
 
 class StepLosses(NamedTuple):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -44,6 +46,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 _MAY_CHANGE = {
     "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "threads", "cache",
     "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes", "validation_images",
+}  # fmt: skip
+
+
+#: What a caller may also give, and what it becomes: a run compares and saves one form of each.
+_ALSO_TAKEN: dict[str, tuple[type, type]] = {
+    "data": (Path, str), "cache": (str, Path), "run": (str, Path),
+    "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
 }  # fmt: skip
 
 
@@ -139,6 +148,8 @@ class TrainConfig:
     """How many validation photos score a checkpoint."""
 
     def __post_init__(self) -> None:
+        for name in _ALSO_TAKEN:
+            object.__setattr__(self, name, _converted(name, getattr(self, name)))
         for name, value in PRESETS.get(self.preset, {}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -151,6 +162,9 @@ class TrainConfig:
         """
         for name, allowed in _CHOICES.items():
             _expect(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
+        for field in dataclasses.fields(self):
+            if reason := _wrong_type(field.name, value := getattr(self, field.name)):
+                raise InputError(f"{_option(field.name)}: found {value!r}: {reason}")
         _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
         for name in ("drawn_count", "width", "latent", "log_every", "sample_every", "checkpoint_every", "keep"):
             _expect(self, name, getattr(self, name) >= 1, "at least 1")
@@ -160,12 +174,8 @@ class TrainConfig:
             raise InputError(f"--epochs {self.epochs} and --iterations {self.iterations} contradict: give one of them")
         _expect(self, "epochs", self.epochs is None or 0 < self.epochs < math.inf, "a number above 0")
         _expect(self, "iterations", self.iterations is None or self.iterations >= 1, "at least 1")
-        _expect(self, "lr", 0 < _given(self.lr) < math.inf, "a number above 0")
-        _expect(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
-        for name in ("lambdas", "label_weight_d", "label_weight_g"):
-            value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            _expect(self, name, all(0 <= number < math.inf for number in numbers), "not negative, and finite")
+        with _named_as_options():
+            self.step_config()
         _expect(self, "balance_ratio", 1 < self.balance_ratio < math.inf, "a number above 1")
         _expect(self, "max_extra_updates", self.max_extra_updates >= 0, "at least 0")
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
@@ -204,20 +214,10 @@ class TrainConfig:
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
-        types = get_type_hints(cls)
-        converted: dict[str, Any] = {}
         for name, found in values.items():
-            value = tuple(found) if isinstance(found, list) else found
-            if name in ("cache", "run") and isinstance(found, str):
-                value = Path(found)
-            try:
-                converted[name] = check_type(
-                    value, types[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS
-                )
-            except TypeCheckError as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"{where}: {name} is {found!r}: {reason}") from None
-        return cls(**converted)
+            if reason := _wrong_type(name, _converted(name, found)):
+                raise InputError(f"{where}: {name} is {found!r}: {reason}")
+        return cls(**values)
 
     @classmethod
     def load(cls, run: Path) -> TrainConfig:
@@ -258,6 +258,37 @@ def _given(value: _Value | None) -> _Value:
     """A value that was given or that the preset has filled in, as it has for every preset there is."""
     assert value is not None, "validate() refuses unknown presets"
     return value
+
+
+def _converted(name: str, value: Any) -> Any:
+    if name in _ALSO_TAKEN:
+        given, kept = _ALSO_TAKEN[name]
+        return kept(value) if isinstance(value, given) else value
+    return value
+
+
+@functools.cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(TrainConfig)
+
+
+def _wrong_type(name: str, value: object) -> str:
+    """Why the option cannot have this value; empty where its type is right."""
+    try:
+        check_type(value, _types()[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+    except TypeCheckError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+@contextmanager
+def _named_as_options() -> Iterator[None]:
+    """A ``ValueError`` that begins with the name of an argument becomes an ``InputError`` that names the option."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, found = str(error).partition(":")
+        raise InputError(f"{_option(name)}{colon}{found}") from None
 
 
 def _option(name: str) -> str:
