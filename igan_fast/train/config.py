@@ -220,9 +220,15 @@ class TrainConfig:
         return cls(**values)
 
     @classmethod
-    def load(cls, run: Path) -> TrainConfig:
-        """The config saved in a run folder. Raises ``InputError`` where it is missing or no JSON object."""
-        path = run / "config.json"
+    def load(cls, run: str | Path) -> TrainConfig:
+        """The config saved in a run folder, with ``run`` as that folder, wherever it was when it was started.
+
+        ``train(dataclasses.replace(TrainConfig.load(run), resume=True))`` continues it.
+
+        Raises:
+            InputError: it is missing, or no JSON object.
+        """
+        path = Path(run) / "config.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -231,7 +237,8 @@ class TrainConfig:
             raise InputError(f"{path}: not readable as JSON ({error})") from None
         if not isinstance(values, dict):
             raise InputError(f"{path}: found a JSON {type(values).__name__}, expected an object")
-        return cls.from_json(values, where=str(path))
+        # Saved as it was given: none for a folder that was chosen by itself, and a run may have been moved.
+        return dataclasses.replace(cls.from_json(values, where=str(path)), run=Path(run))
 
     def check_resumable(self, saved: TrainConfig) -> None:
         """Refuse to continue a run under options that would change what it computes.
