@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -81,11 +82,13 @@ def train(config: TrainConfig) -> TrainResult:
             checkpoint).
     """
     config.validate()
-    folder, saved = open_run(config)
+    folder, _ = open_run(config)
     store, config = open_data(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with locked(folder):
+        # Once more: while the data were opened, which may take minutes, another process may have trained here.
+        _, saved = open_run(dataclasses.replace(config, run=folder))
         trainer = _Trainer(config, folder, store)
         if saved is not None and (checkpoint := newest_checkpoint(folder, report=print)):
             trainer.resume(checkpoint)

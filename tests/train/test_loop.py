@@ -403,6 +403,32 @@ def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], tmp_path
     assert train(options(tiny, run, iterations=1)).iteration == 1
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_came_to_be_while_the_data_were_opened(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """It is not written over: refused, or with ``resume`` continued."""
+    run, open_data, others = tmp_path / "run", loop.open_data, []
+
+    def slowly(config: TrainConfig) -> Any:
+        if not others:
+            others.append(options(tiny, run, iterations=2))
+            train(others[0])
+        return open_data(config)
+
+    monkeypatch.setattr(loop, "open_data", slowly)
+    ours = options(tiny, run, iterations=3, resume=resume)
+    if resume:
+        assert train(ours).iteration == 3
+        assert [record["kind"] for record in read_log(run / "log.jsonl")].count("start") == 2
+        return
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume"):
+        train(ours)
+    assert TrainConfig.load(run).iterations == 2
+    assert newest_checkpoint(run, report=pytest.fail).iteration == 2
+    assert any(record["kind"] == "losses" for record in read_log(run / "log.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("edit", "message"), [({"width": 4}, "--width is 4"), ({"attributes": ["Male"]}, "--attributes is")]
 )
