@@ -79,10 +79,14 @@ class FaceEditor:
         """The editor of a run (its best checkpoint) or of a checkpoint folder.
 
         Args:
+            path: the folder; of a run without a best checkpoint, the newest one is taken.
+            device: where the editor computes.
             weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
+            batch_size: photos that the model sees at a time.
 
         Raises:
-            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model.
+            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model; other ``weights``; a
+                ``batch_size`` below 1.
         """
         loaded = load_model(Path(path), device=device, weights=weights)
         samples = _unpack(loaded.label_samples, len(loaded.attributes), loaded.folder)
