@@ -17,6 +17,7 @@ from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError
 from igan_fast.reference import StepConfig
+from igan_fast.train.balance import Balance
 
 __all__ = ["PRESETS", "TrainConfig"]
 
@@ -176,8 +177,7 @@ class TrainConfig:
         _expect(self, "iterations", self.iterations is None or self.iterations >= 1, "at least 1")
         with _named_as_options():
             self.step_config()
-        _expect(self, "balance_ratio", 1 < self.balance_ratio < math.inf, "a number above 1")
-        _expect(self, "max_extra_updates", self.max_extra_updates >= 0, "at least 0")
+            self.balance_rule()
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
         _expect(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
         _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
@@ -201,6 +201,11 @@ class TrainConfig:
             label_weight_g=_given(self.label_weight_g),
             precision=self.precision,
         )
+
+    def balance_rule(self) -> Balance:
+        """The part of it that decides extra updates, at its beginning."""
+        rule = Balance(self.balance_ratio, self.max_extra_updates)
+        return rule if self.balance else Balance(max_extra=0)
 
     def to_json(self) -> dict[str, Any]:
         """As it is saved in config.json: plain JSON values, ``resume`` left out."""

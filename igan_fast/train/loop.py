@@ -23,7 +23,6 @@ from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, res
 from igan_fast.errors import InputError
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
-from igan_fast.train.balance import Balance
 from igan_fast.train.checkpoint import (
     Checkpoint,
     best_checkpoint,
@@ -118,7 +117,7 @@ class _Trainer:
         ).to(self.device)
         self.step = self._make_step()
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
-        self.balance = Balance(config.balance_ratio, config.max_extra_updates if config.balance else 0)
+        self.balance = config.balance_rule()
         self.loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=self.device)
         # Noise is drawn on the CPU, so that a run can be resumed on another device and draws the same.
         self.rng = torch.Generator().manual_seed(config.seed)

@@ -53,8 +53,9 @@ def test_the_defaults_are_valid() -> None:
         ({"iterations": "5"}, "--iterations: found '5'"),
         ({"run": 7}, "--run: found 7"),
         ({"label_weight_g": float("nan")}, "--label-weight-g: found nan"),
-        ({"balance_ratio": 1.0}, "--balance-ratio: found 1.0"),
-        ({"max_extra_updates": -1}, "--max-extra-updates"),
+        ({"balance_ratio": 1.0}, "--balance-ratio: found 1.0, expected a number above 1"),
+        ({"balance_ratio": 1.0, "balance": False}, "--balance-ratio: found 1.0"),
+        ({"max_extra_updates": -1}, "--max-extra-updates: found -1, expected at least 0"),
         ({"ema_decay": 1.0}, "--ema-decay"),
         ({"precision": "fp16"}, "--precision: found fp16, expected one of fp32, tf32, bf16"),
         ({"preset": "best"}, "--preset: found best, expected one of default, paper"),
@@ -77,6 +78,12 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
 def test_a_missing_gpu_is_refused() -> None:
     with pytest.raises(InputError, match="--device cuda: PyTorch sees no CUDA device"):
         TrainConfig(device="cuda").validate()
+
+
+def test_the_balance_rule_is_the_configs() -> None:
+    rule = TrainConfig(balance_ratio=1.5, max_extra_updates=4).balance_rule()
+    assert (rule.ratio, rule.max_extra) == (1.5, 4)
+    assert TrainConfig(balance=False).balance_rule().max_extra == 0
 
 
 def test_paths_may_be_text_and_tuples_lists() -> None:
