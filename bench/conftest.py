@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def float32_is_float32() -> Iterator[None]:
-    """On a GPU PyTorch's convolutions take tf32 unasked, and a step that is asked for it leaves it switched on."""
+    """On a GPU PyTorch's convolutions take tf32 unasked."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:

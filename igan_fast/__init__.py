@@ -46,3 +46,8 @@ def __getattr__(name: str) -> Any:
     if name == "train":  # so that igan_fast.train.train is there after a plain `import igan_fast`
         return importlib.import_module("igan_fast.train")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is there now, and what would be loaded when it is asked for."""
+    return sorted({*globals(), *__all__, "train"})

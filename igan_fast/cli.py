@@ -24,7 +24,17 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Run one command.
+
+    Args:
+        arguments: what is typed after ``igan-fast``; what was typed where omitted.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 130 after Ctrl-C, 141 where the reader of the output has gone.
+
+    Raises:
+        SystemExit: after ``--help`` (0), and for options that do not exist or cannot be read (2).
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # A file name that the terminal cannot show is no reason to stop.

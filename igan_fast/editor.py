@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -37,7 +37,8 @@ class FaceEditor:
     Args:
         model: put into eval mode; the editor computes on the device that it is on.
         attributes: the names of its attributes, in order.
-        label_samples: (M, A) of 0 and 1, rows of real labels; ``generate`` draws from them what the caller leaves open.
+        label_samples: (M, A) of 0 and 1, an array or a list of rows of real labels; ``generate`` draws from them what
+            the caller leaves open.
         batch_size: photos that the model sees at a time.
 
     Raises:
@@ -49,15 +50,14 @@ class FaceEditor:
         model: IterativeGAN,
         attributes: Sequence[str],
         *,
-        label_samples: NDArray[Any] | None = None,
+        label_samples: ArrayLike | None = None,
         batch_size: int = 64,
     ) -> None:
         arguments = model.arguments()
         count = arguments["attributes"]
         if len(attributes) != count:
             raise InputError(f"attributes: found {len(attributes)} names for a model of {count} attributes")
-        if label_samples is not None and (label_samples.ndim != 2 or label_samples.shape[1] != count):
-            raise InputError(f"label_samples: found the shape {label_samples.shape}, expected (M, {count})")
+        samples = None if label_samples is None else _as_rows(label_samples, count)
         if batch_size < 1:
             raise InputError(f"batch_size: found {batch_size}, expected at least 1")
         self.model = model.eval()
@@ -65,7 +65,7 @@ class FaceEditor:
         self.image_size: int = arguments["image_size"]
         self.batch_size = batch_size
         self._latent: int = arguments["latent"]
-        self._label_samples = None if label_samples is None or not len(label_samples) else label_samples
+        self._label_samples = None if samples is None or not len(samples) else samples
 
     @classmethod
     def load(
@@ -79,10 +79,14 @@ class FaceEditor:
         """The editor of a run (its best checkpoint) or of a checkpoint folder.
 
         Args:
+            path: the folder; of a run without a best checkpoint, the newest one is taken.
+            device: where the editor computes.
             weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
+            batch_size: photos that the model sees at a time.
 
         Raises:
-            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model.
+            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model; other ``weights``; a
+                ``batch_size`` below 1.
         """
         loaded = load_model(Path(path), device=device, weights=weights)
         samples = _unpack(loaded.label_samples, len(loaded.attributes), loaded.folder)
@@ -203,6 +207,16 @@ class FaceEditor:
 
 def _to_pictures(images: Tensor) -> list[Picture]:
     return [Image.fromarray(image) for image in to_uint8(images).cpu().numpy()]
+
+
+def _as_rows(samples: ArrayLike, count: int) -> NDArray[Any]:
+    try:
+        rows = np.asarray(samples)
+    except ValueError:  # rows of different lengths
+        raise InputError(f"label_samples: found {samples!r}, expected (M, {count})") from None
+    if rows.ndim != 2 or rows.shape[1] != count:
+        raise InputError(f"label_samples: found the shape {rows.shape}, expected (M, {count})")
+    return rows
 
 
 def _unpack(packed: Any, attributes: int, folder: Path) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ def evaluate(
     edit_photos: int = 200,
     judge: AttributeCNN | Literal["auto"] | None = "auto",
     weights: Literal["ema", "model"] = "ema",
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
     progress: bool = True,
@@ -59,12 +59,16 @@ def evaluate(
         judge: ``"auto"`` trains one, or takes it from the cache; None leaves out all that needs one.
         weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
         cache: folder of prepared pictures and judges, ``igan_fast.data.cache_folder()`` by default.
+        device: where the model computes, and the judge where it is trained or taken from the cache.
         seed: of the noise of the generated faces.
         progress: show progress bars on stderr.
 
+    Returns:
+        The protocol and the scores.
+
     Raises:
-        InputError: no model or data there, data without one of the model's attributes, no photos in the split, or an
-            argument out of its range.
+        InputError: no model or data there, a damaged model, data without one of the model's attributes, no photos in
+            the split, or an argument out of its range.
     """
     for name, value in (("limit", limit), ("edit_photos", edit_photos)):
         if value is not None and value < 1:
@@ -135,10 +139,10 @@ def edit_scores(
         images: (N, S, S, 3), N at least 1.
 
     Returns:
-        ``change`` (A,): how much the judge's probability of the attribute is higher at 1 than at 0, the mean over
-        photos: 0 where the model ignores the attribute, 1 where the judge is always sure.
-        ``confirmed`` (A,): the share of photos where, with the attribute flipped (``transform(x, {a: "flip"})``), the
-        judge's verdict (probability above 0.5) is the value asked for.
+        Two arrays (A,). The first, ``change``, is how much the judge's probability of the attribute is higher at 1 than
+        at 0, the mean over photos: 0 where the model ignores the attribute, 1 where the judge is always sure. The
+        second, ``confirmed``, is the share of photos where, with the attribute flipped (``transform(x, {a: "flip"})``),
+        the judge's verdict (probability above 0.5) is the value asked for.
     """
     device = judge.labels.weight.device
     attributes: int = model.arguments()["attributes"]

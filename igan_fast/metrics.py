@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from igan_fast.data.loader import to_float
 
@@ -31,9 +31,8 @@ Labels = NDArray[Any]  # (N, A): bool, or any numbers that are 0 or 1
 class Autoencoder(Protocol):
     """What is asked of a model here: ``IterativeGAN`` in either wing has it."""
 
-    training: bool
-
     def train(self, mode: bool = True) -> Any: ...
+    def modules(self) -> Iterator[nn.Module]: ...
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
     def generate(self, z: Tensor, c: Tensor) -> Tensor: ...
 
@@ -138,14 +137,16 @@ def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batc
 
 @contextmanager
 def in_eval_mode(model: Autoencoder) -> Iterator[None]:
-    """Inference with running statistics and without gradients; afterwards the model is in the mode that it was in."""
-    training = model.training
+    """Inference with running statistics and without gradients; afterwards every module is in the mode that it was in,
+    a frozen part of a model in training too."""
+    before = [(module, module.training) for module in model.modules()]
     model.train(False)
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
 
 
 def _as_bool(labels: Labels, other: Labels) -> NDArray[np.bool_]:

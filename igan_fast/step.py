@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from igan_fast.layers import normalised_apart
 from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
-from igan_fast.models import IterativeGAN
+from igan_fast.models import Discriminator, IterativeGAN
 from igan_fast.ops.winograd_conv import filters_kept
-from igan_fast.reference.step import StepConfig, StepLosses, arithmetic
+from igan_fast.reference.step import StepConfig, StepLosses, arithmetic, check_precision, products
 
 __all__ = ["StepConfig", "StepLosses", "TrainStep"]
 
@@ -31,18 +31,22 @@ class TrainStep:
         config: losses and optimiser; the paper's where omitted.
 
     Raises:
+        TypeError: the discriminator of ``model`` is not the fused one: its two halves are called apart here.
         ValueError: ``config.precision`` is not to be had on the model's device.
     """
 
     def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
+        if not isinstance(getattr(model, "discriminator", None), Discriminator):
+            raise TypeError(
+                f"model: found {type(model).__module__}.{type(model).__name__}, expected igan_fast.IterativeGAN; "
+                "igan_fast.reference.TrainStep takes the models of both wings"
+            )
         self.model = model
         self.config = config or StepConfig()
+        check_precision(self.config.precision, next(model.parameters()).device)
         self._judges = nn.ModuleList([model.discriminator, model.classifier])
-        device = next(model.parameters()).device
         self.optimizer_d = self._adam(self._judges)
         self.optimizer_g = self._adam(model.generator)
-        with self._arithmetic(device):
-            pass  # a precision that is not to be had is refused here and not in the first iteration
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
         """Train one iteration.
@@ -52,6 +56,25 @@ class TrainStep:
             labels: their attributes (N, A) in {0, 1}; the generated images are given the same.
             noise: z (N, latent), uniform on [−1, 1].
         """
+        with products(self.config.precision, images.device):
+            return self._iterate(images, labels, noise)
+
+    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
+        """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
+        with products(self.config.precision, images.device):
+            self._stage1(images, labels, noise, for_stage2=False)
+
+    def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
+        """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
+        with products(self.config.precision, labels.device), _frozen(self._judges):
+            with self._arithmetic(labels.device):
+                x_fake = self.model.generator(noise, labels)
+            self.optimizer_g.zero_grad(set_to_none=True)
+            self._learn_from_judges(x_fake, labels, noise)
+            _update(self.optimizer_g)
+
+    def _iterate(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
+        """Both stages."""
         config, model = self.config, self.model
         x_fake, features, (z, c), losses_d = self._stage1(images, labels, noise)
         # In stage 2 two branches use the same convolutions, but for G's forward pass.
@@ -68,19 +91,6 @@ class TrainStep:
             torch.autograd.backward(config.lambdas[0] * perceptual + config.lambdas[1] * pixel)
             _update(self.optimizer_g)
         return StepLosses(*losses_d, adversarial, label, perceptual.detach(), pixel.detach(), latent)
-
-    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
-        """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
-        self._stage1(images, labels, noise, for_stage2=False)
-
-    def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
-        """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
-        with _frozen(self._judges):
-            with self._arithmetic(labels.device):
-                x_fake = self.model.generator(noise, labels)
-            self.optimizer_g.zero_grad(set_to_none=True)
-            self._learn_from_judges(x_fake, labels, noise)
-            _update(self.optimizer_g)
 
     def _stage1(
         self, images: Tensor, labels: Tensor, noise: Tensor, *, for_stage2: bool = True

@@ -198,11 +198,18 @@ def test_bad_requests_are_refused_in_one_line(editor: FaceEditor, tmp_path: Path
         editor.rebuild(torch.zeros(3, 32, 32))  # type: ignore[call-overload]
 
 
+def test_label_samples_may_be_lists(model: IterativeGAN, editor: FaceEditor) -> None:
+    listed = FaceEditor(model, NAMES, label_samples=SAMPLES.tolist())
+    np.testing.assert_array_equal(as_arrays(listed.generate(4)), as_arrays(editor.generate(4)))
+
+
 def test_what_does_not_fit_the_model_is_refused(model: IterativeGAN) -> None:
     with pytest.raises(InputError, match="found 3 names for a model of 4"):
         FaceEditor(model, NAMES[:3])
     with pytest.raises(InputError, match=r"label_samples: found the shape \(3, 3\)"):
         FaceEditor(model, NAMES, label_samples=SAMPLES[:, :3])
+    with pytest.raises(InputError, match=r"label_samples: found \[\[0, 1\], \[1\]\], expected \(M, 4\)"):
+        FaceEditor(model, NAMES, label_samples=[[0, 1], [1]])
     with pytest.raises(InputError, match="batch_size: found 0"):
         FaceEditor(model, NAMES, batch_size=0)
 

@@ -153,7 +153,7 @@ def test_the_judge_is_trained_once_and_its_scores_are_all_there(
     evaluation: Evaluation, run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("igan_fast.baselines.cnn.train_cnn", None)  # to train again would fail
-    again = evaluate(str(run), "drawn", edit_photos=3, cache=cache, progress=False)
+    again = evaluate(str(run), "drawn", edit_photos=3, cache=str(cache), progress=False)
     assert again.to_json() == evaluation.to_json()
     assert evaluation.judge is not None
     assert evaluation.generated_hamming_loss is not None

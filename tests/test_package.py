@@ -88,6 +88,18 @@ def test_every_public_name_is_there() -> None:
         _ = igan_fast.Generador
 
 
+def test_dir_names_what_is_loaded_later_and_loads_nothing() -> None:
+    code = """
+import sys, json, igan_fast
+names = dir(igan_fast)
+print(json.dumps([names, sorted(name for name in sys.modules if name.startswith("igan_fast"))]))
+"""
+    names, loaded = json.loads(run_python(code))
+    assert {*igan_fast.__all__, "train", "ops", "__doc__"} <= set(names)
+    assert names == sorted(set(names))
+    assert not {"igan_fast.editor", "igan_fast.fusion", "igan_fast.train"} & set(loaded)
+
+
 def test_the_version_is_the_one_installed() -> None:
     assert igan_fast.__version__ == version("igan-fast")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -118,6 +119,19 @@ def test_the_same_interface():
     assert all(loss.shape == () and loss.dtype == torch.float32 and not loss.requires_grad for loss in losses)
 
 
+def test_a_model_of_the_other_wing():
+    """The reference asks nothing but the paper's outputs; the fast one calls the halves of its own discriminator."""
+    model = reference.IterativeGAN(image_size=32, attributes=5, latent=6, width=4)
+    with pytest.raises(TypeError, match=r"reference\.models\.IterativeGAN, expected igan_fast\.IterativeGAN"):
+        igan_fast.TrainStep(model)
+    with pytest.raises(TypeError, match=r"found torch\.nn\.modules\.linear\.Linear"):
+        igan_fast.TrainStep(torch.nn.Linear(2, 2))
+    torch.manual_seed(3)
+    fused = igan_fast.IterativeGAN(image_size=32, attributes=5, latent=6, width=16)
+    ours = run(reference.TrainStep(fused, CONFIG), 1)[0]
+    torch.testing.assert_close(ours, run(make_step("reference"), 1)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_the_optimisers_hold_the_same_parameters_in_the_same_order():
     ours, theirs = make_step("fast"), make_step("reference")
     for name in ("optimizer_d", "optimizer_g"):
@@ -207,9 +221,84 @@ def test_gradients_that_lie_around_do_not_count():
     assert torch.equal(*(state(step) for step in steps))
 
 
-def test_tf32_is_refused_where_there_is_none():
+@pytest.mark.parametrize("wing", WINGS)
+def test_tf32_is_refused_where_there_is_none(wing):
     with pytest.raises(ValueError, match="precision is tf32, which cpu has not; expected fp32 or bf16"):
-        make_step("fast", config=StepConfig(precision="tf32"))
+        make_step(wing, config=StepConfig(precision="tf32"))
+
+
+PRODUCT_FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
+def product_flags() -> list[str]:
+    return [backend.fp32_precision for backend in PRODUCT_FLAGS]
+
+
+@pytest.fixture
+def set_product_flags():
+    """A function that sets both; afterwards they are as they were."""
+
+    def set_to(*values: str) -> None:
+        for backend, value in zip(PRODUCT_FLAGS, values, strict=True):
+            backend.fp32_precision = value
+
+    before = product_flags()
+    yield set_to
+    set_to(*before)
+
+
+@pytest.mark.parametrize("act", ["__call__", "extra_discriminator", "extra_generator"])
+@pytest.mark.parametrize(("precision", "before"), [("fp32", "tf32"), ("tf32", "ieee")])
+@pytest.mark.parametrize("wing", WINGS)
+def test_the_flags_of_a_gpus_products_are_set_throughout_a_step_and_only_there(
+    monkeypatch, set_product_flags, wing, precision, before, act
+):
+    """They are there on a CPU too, where nothing reads them: the step is told that it is on a GPU."""
+    rooms = (reference.step, igan_fast.step)
+    products = reference.step.products
+    for room in rooms:
+        monkeypatch.setattr(room, "products", lambda precision, _: products(precision, torch.device("cuda")))
+        monkeypatch.setattr(room, "check_precision", lambda *_: None)
+    set_product_flags(before, before)
+    step = make_step(wing, config=StepConfig(precision=precision), width=4)
+    assert product_flags() == [before] * 2
+    seen = {"forward": [], "backward": []}
+    for network in (step.model.generator, step.model.classifier):
+        network.register_forward_pre_hook(lambda *_: seen["forward"].append(product_flags()))
+        for parameter in network.parameters():
+            parameter.register_hook(lambda _: seen["backward"].append(product_flags()))
+    images, labels, noise = next(batches(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        getattr(step, act)(*((labels, noise) if act == "extra_generator" else (images, labels, noise)))
+        with pytest.raises((RuntimeError, ValueError)):
+            step(images, labels[:, :3], noise)
+    inside = "tf32" if precision == "tf32" else "ieee"
+    for passes in seen.values():
+        assert passes
+        assert all(flags == [inside] * 2 for flags in passes)
+    assert product_flags() == [before] * 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_flags_that_are_right_are_left_as_they_are(set_product_flags, precision):
+    right = "tf32" if precision == "tf32" else "none"  # none: what torch.backends.fp32_precision says
+    set_product_flags(right, right)
+    with reference.step.products(precision, torch.device("cuda")):
+        assert product_flags() == [right] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_step_on_a_gpu_leaves_the_flags_as_they_were(precision):
+    before = product_flags()
+    model = igan_fast.IterativeGAN(image_size=32, attributes=5, latent=6, width=16).to("cuda")
+    step = GraphedStep(igan_fast.TrainStep(model, StepConfig(precision=precision)))
+    assert product_flags() == before
+    for batch in batches(2):
+        step(*(t.to("cuda") for t in batch))
+    assert product_flags() == before
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def cached_cnn(
     store: FaceStore,
     config: CNNConfig | None = None,
     *,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> AttributeCNN:
@@ -146,7 +146,7 @@ def cached_cnn(
         InputError: as ``train_cnn``; also a cache folder that cannot be written.
     """
     config = config or CNNConfig()
-    path = (cache or cache_folder()) / f"cnn-{store.size}-{_key(store, config)}.safetensors"
+    path = Path(cache or cache_folder()) / f"cnn-{store.size}-{_key(store, config)}.safetensors"
     cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
     try:
         cnn.load_state_dict(load_file(path))

@@ -78,7 +78,7 @@ def build_store(
     source: FaceSource,
     size: int,
     *,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,

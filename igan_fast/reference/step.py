@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from numbers import Real
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,13 +22,17 @@ from igan_fast.reference.losses import (
 )
 from igan_fast.reference.models import Codes, DiscriminatorOutput, IterativeGAN
 
-__all__ = ["StepConfig", "StepLosses", "TrainStep", "arithmetic"]
+__all__ = ["StepConfig", "StepLosses", "TrainStep", "arithmetic", "check_precision", "products"]
 
 
 @dataclass(frozen=True)
 class StepConfig:
     """What one iteration minimises, and how. The defaults are the paper's, but for DCGAN's learning rate; the weights
-    that ``igan-fast train`` takes instead, so that edits show, are in ``TrainConfig().step_config()``."""
+    that ``igan-fast train`` takes instead, so that edits show, are in ``TrainConfig().step_config()``.
+
+    Raises:
+        ValueError: names the field that is out of its range, what was found and what was expected.
+    """
 
     lr: float = 2e-4
     """Adam's learning rate, of both optimisers."""
@@ -39,8 +45,28 @@ class StepConfig:
     label_weight_g: float = 1.0
     """Weight of the label loss for G: what makes an edit show."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Arithmetic of the networks: tf32 rounds the factors of products on a GPU; bf16 is autocast: weights, statistics
-    and losses stay float32."""
+    """Arithmetic of the networks: tf32 rounds the factors of products on a GPU, and fp32 does not, whatever PyTorch's
+    flags say outside of the step; bf16 is autocast: weights, statistics and losses stay float32."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("betas", 2), ("lambdas", 3)):
+            value = getattr(self, name)
+            self._expect(name, isinstance(value, tuple | list) and len(value) == count, f"{count} numbers")
+            object.__setattr__(self, name, tuple(value))
+        self._expect("lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
+        self._expect("betas", all(_is_number(beta) and beta < 1 for beta in self.betas), "two numbers in [0, 1)")
+        self._expect("lambdas", all(map(_is_number, self.lambdas)), "numbers that are not negative, and finite")
+        for name in ("label_weight_d", "label_weight_g"):
+            self._expect(name, _is_number(getattr(self, name)), "a number that is not negative, and finite")
+        self._expect("precision", self.precision in ("fp32", "tf32", "bf16"), "one of fp32, tf32, bf16")
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}: found {getattr(self, name)}, expected {expected}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < math.inf
 
 
 class StepLosses(NamedTuple):
@@ -74,11 +100,15 @@ class TrainStep:
     Args:
         model: the networks, on their device, in training mode.
         config: losses and optimiser; the paper's where omitted.
+
+    Raises:
+        ValueError: ``config.precision`` is not to be had on the model's device.
     """
 
     def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
         self.model = model
         self.config = config or StepConfig()
+        check_precision(self.config.precision, next(model.parameters()).device)
         self._parameters_d = [*model.discriminator.parameters(), *model.classifier.parameters()]
         self._parameters_g = list(model.generator.parameters())
         self.optimizer_d = torch.optim.Adam(self._parameters_d, lr=self.config.lr, betas=self.config.betas)
@@ -92,26 +122,29 @@ class TrainStep:
             labels: their attributes (N, A) in {0, 1}; the generated images are given the same.
             noise: z (N, latent), uniform on [−1, 1].
         """
-        stage1 = self._stage1(images, labels, noise)
-        losses_g = self._stage2(images, labels, noise, stage1)
+        with products(self.config.precision, images.device):
+            stage1 = self._stage1(images, labels, noise)
+            losses_g = self._stage2(images, labels, noise, stage1)
         return StepLosses(*(loss.detach() for loss in (*stage1.losses, *losses_g)))
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
         """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
-        self._stage1(images, labels, noise)
+        with products(self.config.precision, images.device):
+            self._stage1(images, labels, noise)
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
         config = self.config
-        with self._arithmetic(labels.device):
-            x_fake = self.model.generator(noise, labels)
-            fake, fake_codes = self._judge(x_fake)
-        loss = (
-            adversarial_loss(fake.source, real=True)
-            + config.label_weight_g * label_loss(fake_codes.label_logits, labels)
-            + config.lambdas[2] * latent_loss(fake_codes.z, noise)
-        )
-        self._update(self.optimizer_g, self._parameters_g, loss)
+        with products(config.precision, labels.device):
+            with self._arithmetic(labels.device):
+                x_fake = self.model.generator(noise, labels)
+                fake, fake_codes = self._judge(x_fake)
+            loss = (
+                adversarial_loss(fake.source, real=True)
+                + config.label_weight_g * label_loss(fake_codes.label_logits, labels)
+                + config.lambdas[2] * latent_loss(fake_codes.z, noise)
+            )
+            self._update(self.optimizer_g, self._parameters_g, loss)
 
     def _stage1(self, images: Tensor, labels: Tensor, noise: Tensor) -> _Stage1:
         """D and C see the photos, then G's images; one Adam step over D's and C's parameters together."""
@@ -159,23 +192,40 @@ class TrainStep:
         return arithmetic(self.config.precision, device)
 
 
-def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """What a forward pass runs in for ``StepConfig.precision``.
-
-    Raises:
-        ValueError: tf32 where there is none: on anything but a CUDA device.
-    """
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    if device.type == "cuda":
-        return _products(tf32=precision == "tf32")
-    if precision == "tf32":
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise ``ValueError`` for tf32 where there is none: on anything but a CUDA device."""
+    if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision is tf32, which {device.type} has not; expected fp32 or bf16")
-    return nullcontext()
+
+
+def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """What a forward pass runs in for ``StepConfig.precision``; its backward pass does not."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 @contextmanager
-def _products(*, tf32: bool) -> Iterator[None]:
-    # Not set back at the end: the backward passes, which run outside of the block, are meant too.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    yield
+def products(precision: str, device: torch.device) -> Iterator[None]:
+    """Inside the block float32 products and convolutions on a CUDA device, forward and backward, round their factors to
+    tf32 or do not, as ``StepConfig.precision`` says. PyTorch has flags for that which all threads share; afterwards
+    they read as before.
+
+    These are the flags that it asks for each product, and since 2.9 the ones to set. Setting the older ``allow_tf32``
+    may warn; reading it raises while the two disagree. Some parts of ``torch.compile`` read it: for tf32 in compiled
+    networks call ``torch.set_float32_matmul_precision("high")`` as well, which sets both.
+    """
+    if device.type != "cuda" or precision == "bf16":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn  # its types lack the newer flags
+    backends = (torch.backends.cuda.matmul, cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend, found in zip(backends, before, strict=True):
+            # Untouched where it is right: set, a flag no longer follows torch.backends.fp32_precision.
+            if (found == "tf32") != (precision == "tf32"):
+                backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for backend, found in zip(backends, before, strict=True):
+            if backend.fp32_precision != found:
+                backend.fp32_precision = found

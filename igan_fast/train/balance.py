@@ -14,6 +14,7 @@ every device, never "whatever has arrived": a run decides alike each time, and a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ class Balance:
     """The rule above, with its memory.
 
     Args:
-        ratio: how many times the other's mean a loss has to exceed, at least 1.
+        ratio: how many times the other's mean a loss has to exceed, above 1: at 1 one of the two would always lag.
         max_extra: the most extra updates in one iteration; 0 switches the rule off.
         momentum: weight of the past in the running means, in [0, 1); 0.98 remembers about 50 iterations.
 
@@ -57,12 +58,13 @@ class Balance:
     """
 
     def __init__(self, ratio: float = 3.0, max_extra: int = 2, momentum: float = 0.98) -> None:
-        if not ratio >= 1.0:
-            raise InputError(f"balance ratio is {ratio}; expected at least 1")
+        # By the names of the options, which is how a user knows the first two.
+        if not 1.0 < ratio < inf:
+            raise InputError(f"balance_ratio: found {ratio}, expected a number above 1")
         if max_extra < 0:
-            raise InputError(f"max_extra_updates is {max_extra}; expected 0 or more")
+            raise InputError(f"max_extra_updates: found {max_extra}, expected at least 0")
         if not 0.0 <= momentum < 1.0:
-            raise InputError(f"balance momentum is {momentum}; expected at least 0 and less than 1")
+            raise InputError(f"balance_momentum: found {momentum}, expected a number in [0, 1)")
         self.ratio = ratio
         self.max_extra = max_extra
         self.momentum = momentum

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -15,6 +17,7 @@ from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError
 from igan_fast.reference import StepConfig
+from igan_fast.train.balance import Balance
 
 __all__ = ["PRESETS", "TrainConfig"]
 
@@ -44,6 +47,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 _MAY_CHANGE = {
     "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "threads", "cache",
     "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes", "validation_images",
+}  # fmt: skip
+
+
+#: What a caller may also give, and what it becomes: a run compares and saves one form of each.
+_ALSO_TAKEN: dict[str, tuple[type, type]] = {
+    "data": (Path, str), "cache": (str, Path), "run": (str, Path),
+    "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
 }  # fmt: skip
 
 
@@ -140,6 +150,8 @@ class TrainConfig:
     """How many validation photos score a checkpoint."""
 
     def __post_init__(self) -> None:
+        for name in _ALSO_TAKEN:
+            object.__setattr__(self, name, _converted(name, getattr(self, name)))
         for name, value in PRESETS.get(self.preset, {}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -152,6 +164,9 @@ class TrainConfig:
         """
         for name, allowed in _CHOICES.items():
             _expect(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
+        for field in dataclasses.fields(self):
+            if reason := _wrong_type(field.name, value := getattr(self, field.name)):
+                raise InputError(f"{_option(field.name)}: found {value!r}: {reason}")
         _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
         for name in ("drawn_count", "width", "latent", "log_every", "sample_every", "checkpoint_every", "keep"):
             _expect(self, name, getattr(self, name) >= 1, "at least 1")
@@ -161,14 +176,9 @@ class TrainConfig:
             raise InputError(f"--epochs {self.epochs} and --iterations {self.iterations} contradict: give one of them")
         _expect(self, "epochs", self.epochs is None or 0 < self.epochs < math.inf, "a number above 0")
         _expect(self, "iterations", self.iterations is None or self.iterations >= 1, "at least 1")
-        _expect(self, "lr", 0 < _given(self.lr) < math.inf, "a number above 0")
-        _expect(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
-        for name in ("lambdas", "label_weight_d", "label_weight_g"):
-            value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            _expect(self, name, all(0 <= number < math.inf for number in numbers), "not negative, and finite")
-        _expect(self, "balance_ratio", 1 < self.balance_ratio < math.inf, "a number above 1")
-        _expect(self, "max_extra_updates", self.max_extra_updates >= 0, "at least 0")
+        with _named_as_options():
+            self.step_config()
+            self.balance_rule()
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
         _expect(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
         _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
@@ -193,6 +203,11 @@ class TrainConfig:
             precision=self.precision,
         )
 
+    def balance_rule(self) -> Balance:
+        """The part of it that decides extra updates, at its beginning."""
+        rule = Balance(self.balance_ratio, self.max_extra_updates)
+        return rule if self.balance else Balance(max_extra=0)
+
     def to_json(self) -> dict[str, Any]:
         """As it is saved in config.json: plain JSON values, ``resume`` left out."""
         values = dataclasses.asdict(self)
@@ -205,25 +220,21 @@ class TrainConfig:
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
-        types = get_type_hints(cls)
-        converted: dict[str, Any] = {}
         for name, found in values.items():
-            value = tuple(found) if isinstance(found, list) else found
-            if name in ("cache", "run") and isinstance(found, str):
-                value = Path(found)
-            try:
-                converted[name] = check_type(
-                    value, types[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS
-                )
-            except TypeCheckError as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"{where}: {name} is {found!r}: {reason}") from None
-        return cls(**converted)
+            if reason := _wrong_type(name, _converted(name, found)):
+                raise InputError(f"{where}: {name} is {found!r}: {reason}")
+        return cls(**values)
 
     @classmethod
-    def load(cls, run: Path) -> TrainConfig:
-        """The config saved in a run folder. Raises ``InputError`` where it is missing or no JSON object."""
-        path = run / "config.json"
+    def load(cls, run: str | Path) -> TrainConfig:
+        """The config saved in a run folder, with ``run`` as that folder, wherever it was when it was started.
+
+        ``train(dataclasses.replace(TrainConfig.load(run), resume=True))`` continues it.
+
+        Raises:
+            InputError: it is missing, or no JSON object.
+        """
+        path = Path(run) / "config.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -232,7 +243,8 @@ class TrainConfig:
             raise InputError(f"{path}: not readable as JSON ({error})") from None
         if not isinstance(values, dict):
             raise InputError(f"{path}: found a JSON {type(values).__name__}, expected an object")
-        return cls.from_json(values, where=str(path))
+        # Saved as it was given: none for a folder that was chosen by itself, and a run may have been moved.
+        return dataclasses.replace(cls.from_json(values, where=str(path)), run=Path(run))
 
     def check_resumable(self, saved: TrainConfig) -> None:
         """Refuse to continue a run under options that would change what it computes.
@@ -259,6 +271,37 @@ def _given(value: _Value | None) -> _Value:
     """A value that was given or that the preset has filled in, as it has for every preset there is."""
     assert value is not None, "validate() refuses unknown presets"
     return value
+
+
+def _converted(name: str, value: Any) -> Any:
+    if name in _ALSO_TAKEN:
+        given, kept = _ALSO_TAKEN[name]
+        return kept(value) if isinstance(value, given) else value
+    return value
+
+
+@functools.cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(TrainConfig)
+
+
+def _wrong_type(name: str, value: object) -> str:
+    """Why the option cannot have this value; empty where its type is right."""
+    try:
+        check_type(value, _types()[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+    except TypeCheckError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+@contextmanager
+def _named_as_options() -> Iterator[None]:
+    """A ``ValueError`` that begins with the name of an argument becomes an ``InputError`` that names the option."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, found = str(error).partition(":")
+        raise InputError(f"{_option(name)}{colon}{found}") from None
 
 
 def _option(name: str) -> str:

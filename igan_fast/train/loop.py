@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -22,7 +23,6 @@ from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, res
 from igan_fast.errors import InputError
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
-from igan_fast.train.balance import Balance
 from igan_fast.train.checkpoint import (
     Checkpoint,
     best_checkpoint,
@@ -81,11 +81,13 @@ def train(config: TrainConfig) -> TrainResult:
             checkpoint).
     """
     config.validate()
-    folder, saved = open_run(config)
+    folder, _ = open_run(config)
     store, config = open_data(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with locked(folder):
+        # Once more: while the data were opened, which may take minutes, another process may have trained here.
+        _, saved = open_run(dataclasses.replace(config, run=folder))
         trainer = _Trainer(config, folder, store)
         if saved is not None and (checkpoint := newest_checkpoint(folder, report=print)):
             trainer.resume(checkpoint)
@@ -115,7 +117,7 @@ class _Trainer:
         ).to(self.device)
         self.step = self._make_step()
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
-        self.balance = Balance(config.balance_ratio, config.max_extra_updates if config.balance else 0)
+        self.balance = config.balance_rule()
         self.loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=self.device)
         # Noise is drawn on the CPU, so that a run can be resumed on another device and draws the same.
         self.rng = torch.Generator().manual_seed(config.seed)

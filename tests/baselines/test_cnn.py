@@ -115,7 +115,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_cache_trains_once_and_gives_the_same_network(tmp_path: Path, trainings: list[int]) -> None:
     cache = tmp_path / "new" / "cache"
     first = cached_cnn(store(), QUICK, cache=cache, progress=False)
-    second = cached_cnn(store(), QUICK, cache=cache, progress=False)
+    second = cached_cnn(store(), QUICK, cache=str(cache), progress=False)
     assert len(trainings) == 1
     assert not second.training
     np.testing.assert_array_equal(predict(first, store().images), predict(second, store().images))

@@ -92,6 +92,31 @@ def test_three_iterations_equal_a_second_spelling(size: int) -> None:
         torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "fp16"}, "precision: found fp16, expected one of fp32, tf32, bf16"),
+        ({"lr": -1e-3}, "lr: found -0.001, expected a number above 0"),
+        ({"lr": float("nan")}, "lr: found nan"),
+        ({"lr": "fast"}, "lr: found fast"),
+        ({"betas": (0.5,)}, r"betas: found \(0.5,\), expected 2 numbers"),
+        ({"betas": (0.5, 1.0)}, r"betas: found \(0.5, 1.0\), expected two numbers in \[0, 1\)"),
+        ({"lambdas": (1.0, 2.0)}, r"lambdas: found \(1.0, 2.0\), expected 3 numbers"),
+        ({"lambdas": 2.0}, "lambdas: found 2.0, expected 3 numbers"),
+        ({"lambdas": (1.0, 2.0, float("inf"))}, "lambdas: found"),
+        ({"label_weight_d": -1.0}, "label_weight_d: found -1.0"),
+        ({"label_weight_g": None}, "label_weight_g: found None"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_when_it_is_made(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StepConfig(**change)
+
+
+def test_a_config_may_be_given_lists() -> None:
+    assert StepConfig(betas=[0.5, 0.9], lambdas=[5, 2, 20]) == StepConfig(betas=(0.5, 0.9), lambdas=(5, 2, 20))
+
+
 NETWORKS = {"generator", "discriminator", "classifier"}
 
 

@@ -113,10 +113,19 @@ def test_a_gpu_decides_as_a_cpu_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"ratio": 0.5}, {"ratio": math.nan}, {"max_extra": -1}, {"momentum": 1.0}, {"momentum": -0.1}]
+    ("settings", "message"),
+    [
+        ({"ratio": 0.5}, "balance_ratio: found 0.5, expected a number above 1"),
+        ({"ratio": 1.0}, "balance_ratio: found 1.0"),
+        ({"ratio": math.inf}, "balance_ratio: found inf"),
+        ({"ratio": math.nan}, "balance_ratio: found nan"),
+        ({"max_extra": -1}, "max_extra_updates: found -1, expected at least 0"),
+        ({"momentum": 1.0}, r"balance_momentum: found 1.0, expected a number in \[0, 1\)"),
+        ({"momentum": -0.1}, "balance_momentum: found -0.1"),
+    ],
 )
-def test_bad_settings(settings: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="expected"):
+def test_bad_settings(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Balance(**settings)  # type: ignore[arg-type]
 
 

@@ -44,11 +44,18 @@ def test_the_defaults_are_valid() -> None:
         ({"iterations": 0}, "--iterations: found 0"),
         ({"lr": 0.0}, "--lr: found 0.0"),
         ({"lr": float("inf")}, "--lr: found inf"),
-        ({"betas": (0.5, 1.0)}, "--betas"),
-        ({"lambdas": (1.0, -1.0, 1.0)}, "--lambdas"),
+        ({"betas": (0.5, 1.0)}, r"--betas: found \(0.5, 1.0\), expected two numbers in \[0, 1\)"),
+        ({"betas": (0.5,)}, r"--betas: found \(0.5,\): .*expected 2"),
+        ({"lambdas": (1.0, -1.0, 1.0)}, r"--lambdas: found \(1.0, -1.0, 1.0\), expected"),
+        ({"lambdas": (1.0, 2.0)}, r"--lambdas: found \(1.0, 2.0\): .*expected 3"),
+        ({"lambdas": 2.0}, "--lambdas: found 2.0"),
+        ({"attributes": "Smiling"}, "--attributes: found 'Smiling': str is not a tuple"),
+        ({"iterations": "5"}, "--iterations: found '5'"),
+        ({"run": 7}, "--run: found 7"),
         ({"label_weight_g": float("nan")}, "--label-weight-g: found nan"),
-        ({"balance_ratio": 1.0}, "--balance-ratio: found 1.0"),
-        ({"max_extra_updates": -1}, "--max-extra-updates"),
+        ({"balance_ratio": 1.0}, "--balance-ratio: found 1.0, expected a number above 1"),
+        ({"balance_ratio": 1.0, "balance": False}, "--balance-ratio: found 1.0"),
+        ({"max_extra_updates": -1}, "--max-extra-updates: found -1, expected at least 0"),
         ({"ema_decay": 1.0}, "--ema-decay"),
         ({"precision": "fp16"}, "--precision: found fp16, expected one of fp32, tf32, bf16"),
         ({"preset": "best"}, "--preset: found best, expected one of default, paper"),
@@ -71,6 +78,29 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
 def test_a_missing_gpu_is_refused() -> None:
     with pytest.raises(InputError, match="--device cuda: PyTorch sees no CUDA device"):
         TrainConfig(device="cuda").validate()
+
+
+def test_the_balance_rule_is_the_configs() -> None:
+    rule = TrainConfig(balance_ratio=1.5, max_extra_updates=4).balance_rule()
+    assert (rule.ratio, rule.max_extra) == (1.5, 4)
+    assert TrainConfig(balance=False).balance_rule().max_extra == 0
+
+
+def test_paths_may_be_text_and_tuples_lists() -> None:
+    """As people write them in Python; what is compared and saved has one form."""
+    given: dict[str, Any] = {
+        "data": Path("/faces"), "run": "runs/x", "cache": "/c", "attributes": ["Bald"], "sample_attributes": ["Bald"],
+        "betas": [0.0, 0.9], "lambdas": [5, 2, 20],
+    }  # fmt: skip
+    expected = TrainConfig(
+        data="/faces", run=Path("runs/x"), cache=Path("/c"), attributes=("Bald",), sample_attributes=("Bald",),
+        betas=(0.0, 0.9), lambdas=(5, 2, 20),
+    )  # fmt: skip
+    config = TrainConfig(**given)
+    assert config == expected
+    config.validate()
+    assert json.dumps(config.to_json()) == json.dumps(expected.to_json())
+    TrainConfig.from_json(json.loads(json.dumps(config.to_json()))).check_resumable(config)
 
 
 def test_json_round_trip() -> None:

@@ -84,7 +84,7 @@ def test_a_checkpoint_holds_the_model_with_its_names_and_some_label_rows(unbroke
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from igan_fast import TrainStep
 from igan_fast.train import TrainConfig, train
 calls, call = 0, TrainStep.__call__
@@ -95,17 +95,15 @@ def killed(self, *batch):
         os.kill(os.getpid(), signal.SIGKILL)
     return call(self, *batch)
 TrainStep.__call__ = killed
-train(TrainConfig.load(__import__("pathlib").Path(sys.argv[1])))
+train(TrainConfig.from_json(json.loads(sys.argv[1])))
 """
 
 
 def test_resume_after_a_kill_is_exact(tiny: dict[str, Any], unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = options(tiny, run, iterations=6, balance_ratio=1.05)
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "config.json").write_text(json.dumps(config.to_json()))
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(source)], check=False, capture_output=True)
+    command = [sys.executable, "-c", KILLED, json.dumps(config.to_json())]
+    killed = subprocess.run(command, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert newest_checkpoint(run, report=pytest.fail).iteration == 3
     result = train(options(tiny, run, iterations=6, balance_ratio=1.05, resume=True))
@@ -121,6 +119,18 @@ def test_resume_from_an_earlier_end_is_exact_too(tiny: dict[str, Any], unbroken:
     train(options(tiny, run, iterations=3, balance_ratio=1.05))
     train(options(tiny, run, iterations=6, balance_ratio=1.05, resume=True))
     assert_same_bits(tensors_of(run, 6), tensors_of(unbroken, 6))
+
+
+def test_resume_from_python_where_the_folder_was_chosen_by_itself(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(TrainConfig(**tiny, iterations=1))
+    moved = first.run.rename("elsewhere")
+    for run, iterations in ((str(moved), 2), (moved, 3)):
+        result = train(dataclasses.replace(TrainConfig.load(run), iterations=iterations, resume=True))
+        assert (result.run, result.iteration) == (Path("elsewhere"), iterations)
+    assert not first.run.exists()
 
 
 @pytest.mark.parametrize("first", ["auto", "reference"])
@@ -393,6 +403,32 @@ def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], tmp_path
     assert train(options(tiny, run, iterations=1)).iteration == 1
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_came_to_be_while_the_data_were_opened(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """It is not written over: refused, or with ``resume`` continued."""
+    run, open_data, others = tmp_path / "run", loop.open_data, []
+
+    def slowly(config: TrainConfig) -> Any:
+        if not others:
+            others.append(options(tiny, run, iterations=2))
+            train(others[0])
+        return open_data(config)
+
+    monkeypatch.setattr(loop, "open_data", slowly)
+    ours = options(tiny, run, iterations=3, resume=resume)
+    if resume:
+        assert train(ours).iteration == 3
+        assert [record["kind"] for record in read_log(run / "log.jsonl")].count("start") == 2
+        return
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume"):
+        train(ours)
+    assert TrainConfig.load(run).iterations == 2
+    assert newest_checkpoint(run, report=pytest.fail).iteration == 2
+    assert any(record["kind"] == "losses" for record in read_log(run / "log.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("edit", "message"), [({"width": 4}, "--width is 4"), ({"attributes": ["Male"]}, "--attributes is")]
 )
@@ -404,4 +440,4 @@ def test_resume_refuses_a_config_that_was_edited(
     config = json.loads((run / "config.json").read_text()) | {"iterations": 9, "sample_attributes": None} | edit
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
-        train(dataclasses.replace(TrainConfig.load(run), run=run, resume=True))
+        train(dataclasses.replace(TrainConfig.load(run), resume=True))
