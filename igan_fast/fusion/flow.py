@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from igan_fast.fusion.conditions import Condition
 from igan_fast.fusion.modules import ACTIVATIONS
 from igan_fast.fusion.run import Place
 from igan_fast.fusion.source import Source, source_of
@@ -102,6 +103,7 @@ class Flow:
         self._after: dict[tuple[int, str], Place] = {}
         self._before: dict[tuple[int, str], Place] = {}
         self._doubts: dict[int, str] = {}
+        self._conditions: dict[tuple[int, str], tuple[Condition, ...]] = {}  # for what follows a place
         for module in tree.modules:
             if is_sequential(module):
                 self._connect_sequential(module)
@@ -117,6 +119,10 @@ class Flow:
         """Where the input comes from."""
         return self._before.get(place.key)
 
+    def conditions(self, place: Place) -> tuple[Condition, ...]:
+        """What has to hold for that which follows a place to do so."""
+        return self._conditions.get(place.key, ())
+
     def doubt(self, place: Place) -> str:
         """Why nothing is certain about the neighbours of a place; empty where it is known that there are none."""
         return self._doubts.get(id(place.parent), "")
@@ -130,9 +136,16 @@ class Flow:
         if doubt:
             self._doubts[id(module)] = doubt
             return
+        # Whose modules are found at run time, or whose source is not to be had, is known by its trace alone.
+        owners = (owner for owner, _ in self._tree.owners[id(module)] if id(owner) in self._traces)
+        held = self._conditions_of(o for o in owners if (source := self._sources[id(o)]) is None or source.dynamic)
         names = list(module._modules)
         for first, second in itertools.pairwise(names):
             self._connect(Place(module, first), Place(module, second))
+            self._conditions[Place(module, first).key] = held
+
+    def _conditions_of(self, owners: Iterable[nn.Module]) -> tuple[Condition, ...]:
+        return tuple(condition for owner in owners for condition in self._traces[id(owner)].conditions)
 
     def _doubt_of_container(self, module: nn.Module) -> str:
         """Why somebody may reach into a container; empty where nobody does."""
@@ -171,10 +184,13 @@ class Flow:
             doubt = self._doubt_of_call(first) or (self._doubt_of_call(second) if alone else "")
             if doubt:
                 self._doubts.setdefault(id(first.parent), doubt)
-            elif alone:
+                continue
+            if alone:
                 self._connect(first, second)
             else:
                 self._after[first.key] = second
+            owners = {id(owner): owner for place in (first, second) for owner, _ in self._tree.owners[id(place.module)]}
+            self._conditions[first.key] = self._conditions_of(o for key, o in owners.items() if key in self._traces)
 
     def _doubt_of_call(self, place: Place) -> str:
         """Why a module may be called where no trace has seen it; empty where it is not."""
@@ -204,16 +220,21 @@ class Flow:
         if source is None or source.dynamic:
             self._doubts.setdefault(id(owner), doubt)
             return
-        for a, b in source.pairs:
-            first, second = Place(owner, a), Place(owner, b)
-            certain = all(
-                place.module is not None
-                and len(self._tree.places[id(place.module)]) == 1
+
+        def certain(place: Place) -> bool:
+            return (
+                len(self._tree.places[id(place.module)]) == 1
                 and source.call_count(place.name) == 1
                 and not source.exposed_outside(place.name, None, iterating=False)
                 and place.name not in self._inner
-                for place in (first, second)
             )
-            if certain:
+
+        for a, b in source.pairs:
+            first, second = Place(owner, a), Place(owner, b)
+            if first.module is None or second.module is None or not certain(first):
+                continue
+            if certain(second):
                 self._connect(first, second)
+            elif type(second.module) in ACTIVATIONS:  # which is told what it is called on
+                self._after[first.key] = second
         self._doubts.setdefault(id(owner), doubt)

@@ -177,7 +177,8 @@ class FusedConvolution(Fused):
         weight: Tensor = self.weight  # type: ignore[assignment]
         native = backend.namespace("auto", input.device, (input.dtype,)) == backend.NATIVE
         if not rest and Geometry(2, native=native, **settings).has_kernel(input, weight):
-            y = conv_act(input, weight, self.bias, negative_slope=slope, **settings)  # type: ignore[arg-type]
+            bias: Tensor | None = self.bias  # type: ignore[assignment]
+            y = conv_act(input, weight, bias, negative_slope=slope, writable=run.writable, **settings)
             return run.marked(_laid_out(y, input, weight))
         y = super().forward(input, *rest)
         if slope != 1:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from igan_fast.fusion.conditions import Condition
+
 __all__ = ["MARK", "Place", "Run", "slope_of"]
 
 
@@ -33,9 +35,21 @@ class Run:
 
     acts: the activation's places; one, unless it is shared.
     shared: the activation is called on other results too, and has to tell them apart.
+    conditions: what has to hold for the modules to be called one after another; where one does not, each is by itself.
+    writable: somebody may write into the result, as plain PyTorch allows it after an activation that is not in place.
     """
 
-    def __init__(self, conv: Place | None, norm: Place | None, acts: Sequence[Place], shared: bool) -> None:
+    def __init__(
+        self,
+        conv: Place | None,
+        norm: Place | None,
+        acts: Sequence[Place],
+        shared: bool,
+        conditions: Sequence[Condition] = (),
+        *,
+        writable: bool = False,
+    ) -> None:
+        self.conditions, self.writable = tuple(conditions), writable
         self.places = [place for place in (conv, norm) if place is not None]
         self.acts, self.shared = list(acts), shared
         self.conv = conv.module if conv is not None else None
@@ -51,6 +65,7 @@ class Run:
             and not _sees_output(before)
             and all(_is_fused(act.module) and not _sees_input(act.module) for act in self.acts)
             and not (self.shared and torch.compiler.is_compiling())  # a compiler joins them itself
+            and all(condition.holds() for condition in self.conditions)
         )
 
     def joined(self) -> bool:
@@ -62,6 +77,7 @@ class Run:
             and self.places[1].module is self.norm
             and not _sees_output(self.conv)
             and not _sees_input(self.norm)
+            and all(condition.holds() for condition in self.conditions)
         )
 
     def activation_slope(self) -> float:

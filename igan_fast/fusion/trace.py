@@ -1,7 +1,8 @@
 """The calls that a module's ``forward`` makes, by symbolic execution along every way that it can take.
 
 ``torch.fx`` runs ``forward`` on stand-ins. Where a decision depends on one, both ways are gone; training and eval mode
-are gone apart, and so is every argument that has a default, given and not given.
+are gone apart, and so are all choices of the arguments that have a default. What else decides is either an attribute
+of the module, which is told, or cannot be followed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import random
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +21,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from igan_fast.fusion.conditions import Condition, conditions
+from igan_fast.fusion.decisions import Watch
+
 __all__ = ["Call", "Trace", "trace"]
 
 #: Ways through a forward that are followed; one with more is not understood.
 _MOST_PATHS = 64
+#: Arguments with a default that are followed in all choices of them.
+_MOST_OPTIONAL = 4
 
 
 @dataclass(frozen=True)
@@ -38,29 +47,36 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """The calls of all paths; ``failure`` says why a path was not understood, and is empty where all were."""
+    """The calls of all paths; ``failure`` says why a path was not understood, and is empty where all were.
+
+    conditions: what has to hold of the module for these to be all paths.
+    """
 
     calls: tuple[Call, ...]
     failure: str
+    conditions: tuple[Condition, ...] = ()
 
 
 def trace(module: nn.Module) -> Trace:
     """What ``module.forward`` calls. The modules below it are not entered, nor run."""
     if "forward" in vars(module):
         return Trace((), "its forward was replaced")
+    optional = _optional(module)
     calls: list[Call] = []
-    failure = ""
-    for training, optional in itertools.product((True, False), (False, True)):
-        if optional and not _has_optional(module):
-            continue
+    failure = "" if len(optional) <= _MOST_OPTIONAL else f"more than {_MOST_OPTIONAL} optional arguments"
+    choices = itertools.product((False, True), repeat=len(optional)) if not failure else [(False,), (True,)]
+    watch = Watch(module)
+    for training, choice in itertools.product((True, False), choices):
+        given = frozenset(itertools.compress(optional, choice if not failure else choice * len(optional)))
         with _left_as_it_is(module, training):
-            found, failed = _all_paths(module, optional)
+            found, failed = _all_paths(module, given, watch)
         calls += found
         failure = failure or failed
-    return Trace(tuple(calls), failure)
+    needed, doubt = conditions(watch)
+    return Trace(tuple(calls), failure or doubt, needed)
 
 
-def _all_paths(module: nn.Module, optional: bool) -> tuple[list[Call], str]:
+def _all_paths(module: nn.Module, given: frozenset[str], watch: Watch) -> tuple[list[Call], str]:
     calls: list[Call] = []
     failure, succeeded = "", False
     left: list[tuple[bool, ...]] = [()]
@@ -68,7 +84,7 @@ def _all_paths(module: nn.Module, optional: bool) -> tuple[list[Call], str]:
         if not left:
             break
         path = left.pop()
-        tracer = _Tracer(path, optional)
+        tracer = _Tracer(path, given, watch)
         before = _shallow(module)
         try:
             graph = tracer.trace(module)
@@ -79,7 +95,7 @@ def _all_paths(module: nn.Module, optional: bool) -> tuple[list[Call], str]:
                 failure = failure or first_line[:120]
         else:
             succeeded = True
-            calls += _calls(graph)
+            calls += _calls(graph, tracer.kept())
         finally:
             _restore(module, before)
         decided = tracer.decisions
@@ -94,10 +110,15 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, path: tuple[bool, ...], optional: bool) -> None:
+    def __init__(self, path: tuple[bool, ...], given: frozenset[str], watch: Watch) -> None:
         super().__init__()
-        self._path, self._optional = path, optional
+        self._path, self._given, self._watch = path, given, watch
+        self._results: list[tuple[fx.Node, weakref.ref[fx.Proxy]]] = []
         self.decisions: tuple[bool, ...] = ()
+
+    def kept(self) -> set[fx.Node]:
+        """Modules' results that something holds after the forward: an attribute, a list, a global."""
+        return {node for node, result in self._results if result() is not None}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -105,6 +126,7 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = self.create_proxy("call_module", "module", args, kwargs)
         result.node.meta["module"] = m
+        self._results.append((result.node, weakref.ref(result)))
         return result
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -121,21 +143,27 @@ class _Tracer(fx.Tracer):
         _self, *rest = inspect.signature(root_fn).parameters.values()
         positional: list[Any] = [self.root]
         named: dict[str, Any] = {}
+        gap = False
         for parameter in rest:
             if parameter.kind is parameter.VAR_POSITIONAL or parameter.kind is parameter.VAR_KEYWORD:
                 continue
-            if parameter.default is parameter.empty or self._optional:
+            if parameter.default is parameter.empty or parameter.name in self._given:
                 proxy = self.create_proxy("placeholder", parameter.name, (), {})
-                if parameter.kind is parameter.KEYWORD_ONLY:
+                if gap or parameter.kind is parameter.KEYWORD_ONLY:
                     named[parameter.name] = proxy
                 else:
                     positional.append(proxy)
-        if named:
-            return (lambda *arguments: root_fn(*arguments, **named)), positional
-        return root_fn, positional
+            else:
+                gap = True
+
+        def watched(*arguments: Any) -> Any:
+            with self._watch.watching(lambda: len(self.decisions)):
+                return root_fn(*arguments, **named)
+
+        return watched, positional
 
 
-def _calls(graph: fx.Graph) -> Iterator[Call]:
+def _calls(graph: fx.Graph, kept: set[fx.Node]) -> Iterator[Call]:
     for node in graph.nodes:
         if node.op != "call_module":
             continue
@@ -143,28 +171,35 @@ def _calls(graph: fx.Graph) -> Iterator[Call]:
         argument = node.args[0] if alone and isinstance(node.args[0], fx.Node) else None
         source = argument.meta.get("module") if argument is not None and argument.op == "call_module" else None
         user = None
-        if len(node.users) == 1:
+        if len(node.users) == 1 and node not in kept:
             (following,) = node.users
             if following.op == "call_module" and following.args == (node,) and not following.kwargs:
                 user = following.meta["module"]
         yield Call(node.meta["module"], source, user)
 
 
-def _has_optional(module: nn.Module) -> bool:
+def _optional(module: nn.Module) -> list[str]:
     parameters = inspect.signature(type(module).forward).parameters.values()
-    return any(parameter.default is not parameter.empty for parameter in parameters)
+    return [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
 
 
 @contextmanager
 def _left_as_it_is(module: nn.Module, training: bool) -> Iterator[None]:
-    """Modes and random numbers are afterwards as they were."""
+    """Modes and random numbers (torch's, Python's and NumPy's) are afterwards as they were."""
     modes = [(part, part.training) for part in module.modules()]
     for part, _ in modes:
         part.training = training
+    pythons, numpy = random.getstate(), sys.modules.get("numpy.random")
+    numpys = numpy.get_state() if numpy is not None else None
+    running = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if running else ()
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
     finally:
+        random.setstate(pythons)
+        if numpy is not None:
+            numpy.set_state(numpys)
         for part, mode in modes:
             part.training = mode
 

@@ -1,9 +1,10 @@
 """Convolution, bias and LeakyReLU in one autograd node: what has no normalisation, as D's first layer (Sec. 4).
 
-Only the result is saved: its sign is that of what the LeakyReLU was given. On a CPU the LeakyReLU runs in the
-convolution's last step, and the gradient of an image of few channels is found in sub-pixel form. The gradients are
-linear in what comes from above, and made of operators that autograd knows: they have gradients of their own, which a
-gradient penalty asks for.
+Only the result is saved: its sign is that of what the LeakyReLU was given. Where somebody may write into the result
+before the backward, as PyTorch's LeakyReLU allows, it is the sign alone, a byte for each value more. On a CPU the
+LeakyReLU runs in the convolution's last step, and the gradient of an image of few channels is found in sub-pixel form.
+The gradients are linear in what comes from above, and made of operators that autograd knows: they have gradients of
+their own, which a gradient penalty asks for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def conv_act(
     padding: int | Sequence[int] = 2,
     output_padding: int | Sequence[int] = 0,
     negative_slope: float = 0.2,
+    writable: bool = False,
 ) -> Tensor:
     """``F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)``, or with ``F.conv_transpose2d``.
 
@@ -42,6 +44,8 @@ def conv_act(
         bias: (C_out,), or None.
         stride, padding, output_padding: one number, or one for height and one for width.
         negative_slope: 0 is ReLU, 1 is no activation.
+        writable: the result may be changed in place before its gradient is asked for, unless ``negative_slope`` is 0.
+            Where not, PyTorch raises a RuntimeError there, as after ``F.relu`` and ``F.leaky_relu_``.
     """
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -56,7 +60,7 @@ def conv_act(
     )
     if torch.compiler.is_compiling() or not negative_slope >= 0:
         return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
-    y: Tensor = _ConvAct.apply(x, weight, bias, geometry, negative_slope)  # type: ignore[no-untyped-call]
+    y: Tensor = _ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -65,27 +69,32 @@ class _ConvAct(torch.autograd.Function):
     does not depend on x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, slope: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, slope: float, writable: bool
+    ) -> Tensor:
         if geometry.has_kernel(x, weight):
             y = geometry.convolve(x, weight, bias, slope)
         elif has_epilogue(x):
             y = convolve_with_epilogue(x, weight, bias, geometry.arguments, slope)
         else:
             y = _activate(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), slope)
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, y if slope != 1 else None)
+        side = None if slope == 1 else y
+        if side is not None and writable and slope and any(ctx.needs_input_grad):
+            side = y > 0
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, side)
         ctx.settings, ctx.given = (geometry, slope), Given.of(x)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, y = ctx.saved_tensors
+        x, weight, side = ctx.saved_tensors
         geometry, slope = ctx.settings
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Detached: the side of the bend that y is on has no derivative, and is not to be followed for one.
-        dz = grad if y is None else _before_activation(grad, y.detach(), slope)
+        dz = grad if side is None else _before_activation(grad, side.detach().to(grad.dtype), slope)
         dx = _image_gradient(dz, weight, ctx.given.shape, geometry) if needs_x else None
         other, dweight = geometry.gradients(dz, x, weight, needs_x and dx is None, needs_weight, ctx.given)
-        return other if dx is None else dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, None, None
+        return other if dx is None else dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, *[None] * 3
 
 
 def _activate(z: Tensor, slope: float) -> Tensor:

@@ -172,3 +172,28 @@ def test_a_gradient_penalty_under_autocast():
     for a, e in zip(penalty(conv_act), penalty(plain), strict=True):
         assert a.dtype == torch.float32
         assert ((a - e).norm() / e.norm()).item() < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("c_in", [3, 16])  # 16: by our own kernels, where there are any
+@pytest.mark.parametrize("negative_slope", [0.2, 1.0])
+def test_a_result_that_is_written_into(dtype, c_in, negative_slope):
+    tensors = leaves(dtype, batch=16, size=(16, 16), c_in=c_in, channels_last=True)
+
+    def written(function, **options) -> list[Tensor]:
+        y = function(*tensors, negative_slope=negative_slope, **options)
+        y.mul_(-3)
+        (dx,) = torch.autograd.grad(y.square().sum(), tensors[0], create_graph=True)
+        return [y, dx, *torch.autograd.grad(dx.square().sum(), tensors[:2])]
+
+    for a, e in zip(written(conv_act, writable=True), written(plain), strict=True):
+        assert error(a, e) < (1e-10 if dtype == torch.float64 else 1e-4)
+
+
+def test_what_the_sign_costs():
+    saved: list[Tensor] = []
+    x, weight, bias = leaves()
+    for writable in (False, True):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+            conv_act(x, weight, bias, writable=writable)
+    assert [t.dtype for t in saved if t.shape[1:] == (16, 4, 3)] == [torch.float32, torch.bool]

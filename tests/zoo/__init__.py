@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from zoo import (  # noqa: F401 - they register networks
     blocks,
+    branches,
     functional,
     generators,
     odd_settings,
