@@ -93,6 +93,22 @@ def test_many_groups_of_many_rows(native):
     check(native, *arguments((20, 24, 30, 30), torch.float32, native, "channels_last"), torch.float32, groups=20)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_more_segments_than_are_combined_at_once(place, groups, monkeypatch):
+    """In Triton, as of a large input."""
+    if place.impl != "triton":
+        pytest.skip("is about Triton's kernels")
+    from igan_fast.ops.triton import norm_act as kernels
+
+    monkeypatch.setattr(kernels, "_TILE", 64)
+    monkeypatch.setattr(kernels, "_BLOCK", 8)
+    x, weight, bias, grad = arguments((2 * groups, 3, 10, 13), torch.float32, place, "channels_last")
+    assert kernels._view(x, groups).segments > kernels._BLOCK
+    with torch.no_grad():
+        x += 1000 * torch.arange(2 * groups, device=place.device).view(-1, 1, 1, 1)  # segments far from each other
+    check(place, x, weight, bias, grad, torch.float32, groups=groups, statistics=True)
+
+
 @pytest.mark.parametrize("slope", [0.0, 1.0, -0.5, 2.0])
 @pytest.mark.parametrize("training", [True, False])
 def test_any_slope(place, slope, training):
