@@ -64,7 +64,7 @@ def table(rows: Sequence[Row]) -> str:
     head = ["Operator", "Own time", "Share", "Calls", "Launches"]
     lines = [head, ["---"] * len(head)]
     for row in (*rows[:ROWS], rest, whole):
-        share = f"{row.milliseconds / whole.milliseconds:.0%}"
+        share = f"{row.milliseconds / (whole.milliseconds or 1.0):.0%}"  # nothing, where the profiler saw no kernel
         lines.append([row.name, f"{row.milliseconds:.1f} ms", share, str(row.calls), str(row.launches)])
     columns = len(head) if whole.launches else len(head) - 1
     return "\n".join(f"| {' | '.join(line[:columns])} |" for line in lines)
