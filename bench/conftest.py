@@ -32,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="kept",
         help="on a CPU: freed memory is kept for the next allocation (default), or as malloc has it",
     )
+    group.addoption(
+        "--launches",
+        action="store_true",
+        help="on a GPU, count kernels instead of measuring, and add them to the results that the file has (apart from "
+        "the measurements, because what has run under the profiler once may be slower for good)",
+    )
     group.addoption("--results", type=Path, help="the folder for MACHINE.json (default: none is written)")
 
 
@@ -75,7 +81,8 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
     pytest-benchmark times our own run once more in each round, after the round of all peers that ``core`` times; its
     table and JSON hold that figure, ``extra_info`` and the result file the comparison.
     """
-    quick = request.config.getoption("--quick")
+    config = request.config
+    quick = config.getoption("--quick")
     rounds = 3 if quick else request.config.getoption("--rounds")
 
     def run(
@@ -87,6 +94,11 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
         precision: str = "fp32",
         memory_of: Mapping[str, str] | None = None,
     ) -> None:
+        if config.getoption("--launches"):
+            if device.type != "cuda":
+                pytest.skip("a CPU launches no kernels")
+            keep({**subject, "launches": {name: core.launches(peer) for name, peer in peers.items()}}, config)
+            return
         large = 1 << 22 if quick else 1 << 30 if device.type == "cuda" else 1 << 29
         side = 256 if quick else 8192 if device.type == "cuda" else 2048
         everyone = dict(peers)
@@ -138,42 +150,71 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
                 "product_gflop_per_s": ceiling / 1e9,
                 "share_of_product": flops / (times["ours"]["both"]["median_ms"] / 1e3) / ceiling,
             }
-        if device.type == "cuda":
-            result["launches"] = {name: core.launches(peer) for name, peer in peers.items()}
         benchmark.extra_info.update(result)
-        RESULTS.append(result)
+        keep(result, config)
 
     return run
+
+
+def keep(result: dict[str, Any], config: pytest.Config) -> None:
+    """Remember a result, and have the file hold it from now on: a run may be cut off at any time."""
+    RESULTS.append(result)
+    path = results_file(config)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A run of some benchmarks leaves the others' results there.
+        old = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
+        document = {"machine": machine_of(config), "results": merged(old, [result])}
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)
+
+
+def results_file(config: pytest.Config) -> Path | None:
+    """Where the results of this run belong, if anywhere."""
+    folder = config.getoption("--results")
+    return None if folder is None else folder / f"{machine_of(config)['name']}.json"
+
+
+def machine_of(config: pytest.Config) -> dict[str, Any]:
+    """``describe_machine`` and the options that make it another one."""
+    described = describe_machine(torch.device(config.getoption("--bench-device")))
+    described["memory"] = config.getoption("--memory")
+    if described["memory"] != "kept":
+        described["name"] += f"-{described['memory']}"
+    if config.getoption("--quick"):
+        described["name"] += "-quick"  # not to be taken for measurements
+    return described
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not RESULTS:
         return
-    described = describe_machine(torch.device(session.config.getoption("--bench-device")))
-    described["memory"] = session.config.getoption("--memory")
-    if described["memory"] != "kept":
-        described["name"] += f"-{described['memory']}"
-    if session.config.getoption("--quick"):
-        described["name"] += "-quick"  # not to be taken for measurements
-    document = {"machine": described, "results": RESULTS}
-    folder = session.config.getoption("--results")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{described['name']}.json"
-        if path.is_file():  # a run of some benchmarks leaves the others' results there
-            document["results"] = merged(json.loads(path.read_text(encoding="utf-8"))["results"], RESULTS)
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path = results_file(session.config)
+    if path is not None:
         print(f"\nwritten: {path}")
-    print("\n" + table.render([document]))
+    if session.config.getoption("--launches"):
+        for result in RESULTS:
+            print(f"{result['operator']}, {result['layout']} {result['dtype']}: {result['launches']}")
+    else:
+        results = RESULTS if path is None else json.loads(path.read_text(encoding="utf-8"))["results"]
+        print("\n" + table.render([{"machine": machine_of(session.config), "results": results}]))
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The new results, and of the old ones those of other subjects, in a lasting order."""
+    """The new results, and of the old ones those of other subjects, in a lasting order. What was not timed is added to
+    the old result of its subject, and lost where there is none."""
 
     def subject(result: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(result[key] for key in ("operator", "batch", "dtype", "layout"))
 
-    kept = {subject(result): result for result in old} | {subject(result): result for result in new}
+    kept = {subject(result): result for result in old}
+    for result in new:
+        key = subject(result)
+        if "times" in result:
+            kept[key] = result
+        elif key in kept:
+            kept[key] = kept[key] | result
     return [kept[key] for key in sorted(kept)]
 
 

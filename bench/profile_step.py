@@ -64,7 +64,7 @@ def table(rows: Sequence[Row]) -> str:
     head = ["Operator", "Own time", "Share", "Calls", "Launches"]
     lines = [head, ["---"] * len(head)]
     for row in (*rows[:ROWS], rest, whole):
-        share = f"{row.milliseconds / whole.milliseconds:.0%}"
+        share = f"{row.milliseconds / (whole.milliseconds or 1.0):.0%}"  # nothing, where the profiler saw no kernel
         lines.append([row.name, f"{row.milliseconds:.1f} ms", share, str(row.calls), str(row.launches)])
     columns = len(head) if whole.launches else len(head) - 1
     return "\n".join(f"| {' | '.join(line[:columns])} |" for line in lines)
@@ -122,13 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for wing, rows in by_operator.items():
         texts.append(f"## {wing}, by operator\n\n{table(rows)}")
     texts.append(f"## ours, by layer\n\n{table(profile(steps['ours'], batch, by_shape=True))}")
+    print("\n\n".join(texts), flush=True)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         picture = options.out / f"profile-{machine['name']}.png"
-        draw(by_operator, picture)
         texts.insert(2, f"![Own time of the operators]({picture.name})")
         (options.out / f"profile-{machine['name']}.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-    print("\n\n".join(texts))
+        draw(by_operator, picture)  # last: to import what draws can take longer than all the rest
     return 0
 
 

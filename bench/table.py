@@ -165,9 +165,15 @@ def _operators(results: Sequence[dict[str, Any]]) -> str:
     rows: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for result in results:
         rows.setdefault((result["operator"], result["batch"], result["dtype"]), []).append(result)
+    both = any(
+        name.startswith(("eager", "compile")) and not name.endswith(result["layout"])
+        for result in results
+        for name in result["times"]
+    )
+    layout = "its better layout" if both else "same layout"
     lines = [
-        "| Operator, forward + backward; contiguous / channels_last | Batch | Type | Ours | Eager, its better layout | "
-        "torch.compile, its better layout | Of copy ceiling | Peak memory, eager's |",
+        f"| Operator, forward + backward; contiguous / channels_last | Batch | Type | Ours | Eager, {layout} | "
+        f"torch.compile, {layout} | Of copy ceiling | Peak memory, eager's |",
         "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_row(*key, found) for key, found in rows.items()])

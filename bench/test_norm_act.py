@@ -14,6 +14,8 @@ from bench import core, subjects
 @pytest.mark.parametrize("layout", subjects.LAYOUTS)
 @pytest.mark.parametrize("size", [0, 1])
 def test_norm_act(compare, batches, device, size, layout, dtype):
+    if device.type == "cuda" and size == 0:
+        pytest.skip("on a GPU the larger batch alone is measured: to compile its peers takes long")
     torch._dynamo.reset()
     batch = batches(size)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from igan_fast.step import StepLosses, TrainStep
 
-__all__ = ["GraphedStep", "state_preserved"]
+__all__ = ["GraphedStep", "built_in", "state_preserved"]
 
 #: Runs of an iteration before it is recorded: libraries choose their algorithms and Triton compiles in the first.
 WARM_UPS = 3
@@ -19,12 +19,12 @@ WARM_UPS = 3
 
 @dataclass
 class _Recording:
-    """A graph, the tensors that it reads, the numbers that it writes, and where the state lay that it works on."""
+    """A graph, the tensors that it reads, the numbers that it writes, and what it has built in."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     losses: Tensor | None
-    addresses: tuple[int, ...]
+    built_in: tuple[object, ...]
 
 
 class GraphedStep:
@@ -32,6 +32,8 @@ class GraphedStep:
 
     An iteration is recorded when its first batch of that shape arrives; the warm-up before leaves weights, statistics
     and the optimisers' state bit for bit as they were, and draws no random numbers. Results are those of the step.
+    It is recorded anew when an optimiser's setting has changed, its learning rate say, which takes as long as several
+    iterations: a rate that is to change in each iteration belongs into a tensor on the device, changed in place.
 
     Args:
         step: its model on a CUDA device.
@@ -66,10 +68,10 @@ class GraphedStep:
 
     def _run(self, kind: str, function: Callable[..., Tensor | None], batch: Sequence[Tensor]) -> Tensor | None:
         key = (kind, *((t.shape, t.dtype, t.stride()) for t in batch))
-        addresses = _addresses(self._step)
+        present = built_in(self._step)
         recording = self._recordings.get(key)
         # A state that was loaded may have brought tensors of its own.
-        if recording is None or recording.addresses != addresses:
+        if recording is None or recording.built_in != present:
             recording = self._recordings[key] = self._record(function, batch)
         for static, given in zip(recording.inputs, batch, strict=True):
             static.copy_(given)
@@ -91,7 +93,7 @@ class GraphedStep:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
                 losses = function(*inputs)
-        return _Recording(graph, inputs, losses, _addresses(self._step))
+        return _Recording(graph, inputs, losses, built_in(self._step))
 
 
 @contextmanager
@@ -125,5 +127,14 @@ def _state(step: TrainStep) -> list[Tensor]:
     return [*step.model.parameters(), *step.model.buffers(), *moments]
 
 
-def _addresses(step: TrainStep) -> tuple[int, ...]:
-    return tuple(tensor.data_ptr() for tensor in _state(step))
+def built_in(step: TrainStep) -> tuple[object, ...]:
+    """What a graph of the step holds for good, whatever becomes of it outside: where the state lies on which the step
+    works, and the optimisers' settings, of a tensor among them (as a learning rate can be) its place."""
+    settings = [
+        value.data_ptr() if isinstance(value, Tensor) else value
+        for optimizer in (step.optimizer_d, step.optimizer_g)
+        for group in optimizer.param_groups
+        for name, value in group.items()
+        if name != "params"
+    ]
+    return (*(tensor.data_ptr() for tensor in _state(step)), *settings)

@@ -27,7 +27,8 @@ class TrainStep:
     """``reference.TrainStep``, fused: stage 1 trains D and C, stage 2 trains G.
 
     Args:
-        model: the networks, on their device, in training mode.
+        model: the networks, on their device, in training mode. On a CUDA device the weights of their convolutions are
+            laid out with channels last; the parameters stay the same objects.
         config: losses and optimiser; the paper's where omitted.
 
     Raises:
@@ -43,8 +44,13 @@ class TrainStep:
             )
         self.model = model
         self.config = config or StepConfig()
-        check_precision(self.config.precision, next(model.parameters()).device)
+        device = next(model.parameters()).device
+        check_precision(self.config.precision, device)
         self._judges = nn.ModuleList([model.discriminator, model.classifier])
+        if device.type == "cuda":
+            # As the activations lie: cuDNN would else turn the weights at each use, and their gradients back.
+            # Before the optimisers: moments take their parameter's layout.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer_d = self._adam(self._judges)
         self.optimizer_g = self._adam(model.generator)
 

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from igan_fast import IterativeGAN, StepConfig, TrainStep
-from igan_fast.graphs import GraphedStep, state_preserved
+from igan_fast.graphs import GraphedStep, built_in, state_preserved
 
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
+@pytest.fixture
+def one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN sums weight gradients in an order of chance unless told otherwise, and Adam makes much of little."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 def make_step(device: str = "cpu", precision: str = "fp32") -> TrainStep:
@@ -69,6 +75,7 @@ def test_a_model_on_the_cpu_is_refused():
 
 
 @pytest.mark.parametrize("precision", [pytest.param(p, marks=on_gpu) for p in ("fp32", "tf32", "bf16")])
+@pytest.mark.usefixtures("one_order")
 def test_replays_equal_the_plain_run(precision):
     plain, graphed = make_step("cuda", precision), GraphedStep(make_step("cuda", precision))
     for k in range(5):
@@ -84,6 +91,7 @@ def test_replays_equal_the_plain_run(precision):
 
 
 @pytest.mark.parametrize("loads", [pytest.param(True, marks=on_gpu)])
+@pytest.mark.usefixtures("one_order")
 def test_a_state_that_is_loaded_between_replays_is_what_goes_on(loads):
     graphed = GraphedStep(make_step("cuda"))
     graphed(*batch(0, "cuda"))
@@ -96,3 +104,45 @@ def test_a_state_that_is_loaded_between_replays_is_what_goes_on(loads):
         optimizer.load_state_dict(state)
     for a, e in zip(graphed(*batch(1, "cuda")), expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_graph_has_built_in_changes_with_the_settings_alone():
+    step = make_step()
+    step(*batch(0))
+    before = built_in(step)
+    step(*batch(1))
+    step.extra_generator(*batch(2)[1:])
+    assert built_in(step) == before
+    group = step.optimizer_g.param_groups[0]
+    for name, value in {"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1}.items():
+        kept, group[name] = group[name], value
+        assert built_in(step) != before, name
+        group[name] = kept
+    assert built_in(step) == before
+    step.optimizer_d.load_state_dict(copy.deepcopy(step.optimizer_d.state_dict()))  # moments of its own
+    assert built_in(step) != before
+
+
+def test_a_learning_rate_in_a_tensor_may_change_in_place():
+    step = make_step()
+    step.optimizer_d.param_groups[0]["lr"] = rate = torch.tensor(1e-3)
+    before = built_in(step)
+    rate.fill_(1e-4)
+    assert built_in(step) == before
+    step.optimizer_d.param_groups[0]["lr"] = rate.clone()
+    assert built_in(step) != before
+
+
+@pytest.mark.parametrize("setting", [pytest.param(s, marks=on_gpu) for s in ({"lr": 1e-3}, {"betas": (0.9, 0.9)})])
+@pytest.mark.usefixtures("one_order")
+def test_settings_that_change_between_replays_are_heeded(setting):
+    plain, graphed = make_step("cuda"), GraphedStep(make_step("cuda"))
+    for k in range(4):
+        if k == 2:
+            for step in (plain, graphed):
+                for optimizer in (step.optimizer_d, step.optimizer_g):
+                    optimizer.param_groups[0].update(setting)
+        for step in (plain, graphed):
+            step(*batch(k, "cuda"))
+    for p, q in zip(graphed.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)

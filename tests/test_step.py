@@ -22,12 +22,14 @@ CONFIG = StepConfig(lr=1e-5, lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_
 WINGS = {"reference": reference, "fast": igan_fast}
 
 
-def make_step(wing: str, dtype: torch.dtype = torch.float32, config: StepConfig = CONFIG, **sizes) -> object:
+def make_step(
+    wing: str, dtype: torch.dtype = torch.float32, config: StepConfig = CONFIG, device: str = "cpu", **sizes
+) -> object:
     """A step of either wing, of the same weights whichever the wing and dtype."""
     arguments = {"image_size": 32, "attributes": 5, "latent": 6, "width": 16} | sizes
     torch.manual_seed(3)
     model = WINGS[wing].IterativeGAN(**arguments)
-    return WINGS[wing].TrainStep(model.to(dtype), config)
+    return WINGS[wing].TrainStep(model.to(device, dtype), config)
 
 
 def batches(count: int, dtype: torch.dtype = torch.float32, n: int = 6, size: int = 32):
@@ -43,7 +45,9 @@ def batches(count: int, dtype: torch.dtype = torch.float32, n: int = 6, size: in
 def run(step, count: int, dtype: torch.dtype = torch.float32, *, extra: bool = False, **options) -> list[Tensor]:
     """The losses of each iteration; with ``extra`` updates of D and of G after every one."""
     losses = []
-    for images, labels, noise in batches(count, dtype, **options):
+    device = next(step.model.parameters()).device
+    for batch in batches(count, dtype, **options):
+        images, labels, noise = (t.to(device) for t in batch)
         losses.append(torch.stack([loss.double() for loss in step(images, labels, noise)]))
         if extra:
             step.extra_discriminator(images, labels, noise.flip(0))
@@ -56,15 +60,20 @@ def state(step) -> Tensor:
     return torch.cat([t.double().flatten() for t in step.model.state_dict().values()])
 
 
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
 @pytest.mark.parametrize("extra", [False, True])
-@pytest.mark.parametrize("size", [32, 64, 128])
-def test_twenty_iterations_end_in_the_same_weights_in_float64(size, extra):
+@pytest.mark.parametrize(
+    ("size", "device"), [(32, "cpu"), (64, "cpu"), (128, "cpu"), pytest.param(32, "cuda", marks=on_gpu)]
+)
+def test_twenty_iterations_end_in_the_same_weights_in_float64(size, device, extra):
     """At 128² with few of them: their number does not change what is computed."""
     count, width = {32: (20, 16), 64: (20, 4), 128: (4, 2)}[size]
     config = StepConfig(lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
     ends = []
     for wing in WINGS:
-        step = make_step(wing, torch.float64, config, image_size=size, width=width)
+        step = make_step(wing, torch.float64, config, device, image_size=size, width=width)
         ends.append((run(step, count, torch.float64, extra=extra, size=size, n=4), step))
     (their_losses, theirs), (our_losses, ours) = ends
     torch.testing.assert_close(torch.stack(our_losses), torch.stack(their_losses), rtol=1e-8, atol=1e-10)
@@ -336,6 +345,21 @@ def test_both_wings_learn_alike(faces):
         assert (ends[wing] < 0.85 * start).all(), (wing, start, ends[wing])
     assert (ends["fast"] < 1.15 * ends["reference"]).all(), ends
     assert (ends["reference"] < 1.15 * ends["fast"]).all(), ends
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_on_a_gpu_weights_and_moments_lie_as_the_activations_do():
+    torch.manual_seed(3)
+    model = igan_fast.IterativeGAN(image_size=32, attributes=5, latent=6, width=16).to("cuda")
+    parameters = list(model.parameters())
+    step = igan_fast.TrainStep(model)
+    run(step, 1)
+    assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
+    for optimizer in (step.optimizer_d, step.optimizer_g):
+        for p, kept in optimizer.state.items():
+            assert p.dim() != 4 or p.is_contiguous(memory_format=torch.channels_last)
+            assert kept["exp_avg"].stride() == kept["exp_avg_sq"].stride() == p.stride()
 
 
 @pytest.mark.gpu

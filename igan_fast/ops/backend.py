@@ -132,13 +132,33 @@ def _native_cuda_reason(device: torch.device | None = None) -> str:
         return _NATIVE_CPU
     if not _CUDA_TARGETS:
         return "the extension was built without CUDA (igan-fast doctor tells more)"
-    if not torch.cuda.is_available():
+    capability = _capability(None if device is None else device.index)
+    if capability is None:
         return "there is no CUDA device"
-    capability = torch.cuda.get_device_capability(device)
     if not _covers(capability):
         name = f"sm_{capability[0]}{capability[1]}"
         return f"the extension was built for {_BUILD_INFO['cuda_targets']}, and this device is {name}"
     return AVAILABLE
+
+
+_capabilities: dict[int, tuple[int, int]] = {}
+
+
+def _capability(index: int | None) -> tuple[int, int] | None:
+    """Of a device, the current one where ``index`` is None; None where there is none. Asked by every operator's call,
+    so that a device's is kept: to ask PyTorch takes longer than all the rest of the choice."""
+    if index in _capabilities:
+        return _capabilities[index]
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_capability(index)
+    if index is not None:
+        _capabilities[index] = found
+    return found
+
+
+# What ``torch.compiler.assume_constant_result`` does; see ``_triton_can_load``.
+_capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _covers(capability: tuple[int, int]) -> bool:

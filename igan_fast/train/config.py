@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
-
 from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError
 from igan_fast.reference import StepConfig
@@ -217,6 +215,8 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, where: str = "config.json") -> TrainConfig:
         """The inverse of ``to_json``. Raises ``InputError`` for an unknown key or a value of another type."""
+        from typeguard import CollectionCheckStrategy, TypeCheckError, check_type  # only what was saved needs it
+
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")

@@ -229,7 +229,9 @@ class _Trainer:
     def _noise(self) -> Tensor:
         """z ~ U(−1, 1), (batch, latent)."""
         shape = (self.config.batch_size, self.config.latent)
-        return (torch.rand(shape, generator=self.rng) * 2 - 1).to(self.device, non_blocking=True)
+        # In pinned memory, and changed in place there: the host would wait for a copy out of any other.
+        drawn = torch.rand(shape, generator=self.rng, pin_memory=self.device.type == "cuda")
+        return drawn.mul_(2).sub_(1).to(self.device, non_blocking=True)
 
     def _save(self, monitor: Monitor) -> None:
         """Score, write, rank and prune. The losses so far are checked first: no checkpoint follows a NaN."""

@@ -201,6 +201,12 @@ def test_a_gpu_gets_the_same_batches(resident: bool | None) -> None:
         assert found.images.is_cuda
         assert torch.equal(expected.images, found.images.cpu())
         assert torch.equal(expected.labels, found.labels.cpu())
+        (images, labels), (found_images, found_labels) = on_cpu.next_images(), on_gpu.next_images()
+        assert found_images.is_cuda
+        assert found_images.is_contiguous(memory_format=torch.channels_last)
+        # A GPU may divide by a number as it multiplies by its reciprocal.
+        torch.testing.assert_close(found_images.cpu(), images, rtol=0, atol=1e-6)
+        assert torch.equal(labels, found_labels.cpu())
 
 
 def test_every_level_survives_the_way_to_floats_and_back() -> None:

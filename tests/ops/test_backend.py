@@ -138,6 +138,17 @@ def test_which_devices_the_cuda_targets_cover(monkeypatch, targets, capability, 
     assert backend._covers(capability) is covered
 
 
+def test_a_device_is_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: asked.append(index) or (9, 0))
+    monkeypatch.setattr(backend, "_capabilities", {})
+    assert [backend._capability(index) for index in (1, 1, 0, 1)] == [(9, 0)] * 4
+    assert asked == [1, 0]
+    assert [backend._capability(None) for _ in range(2)] == [(9, 0)] * 2  # which device is current may change
+    assert asked == [1, 0, None, None]
+
+
 def test_report():
     finished = subprocess.run([sys.executable, "-m", "igan_fast.ops"], capture_output=True, text=True, check=True)
     for line in (

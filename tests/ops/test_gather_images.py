@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from igan_fast.ops import backend
 from igan_fast.ops.gather_images import gather_images
 
 SHAPES = [(7, 5, 4, 3), (3, 1, 1, 3), (40, 16, 16, 3), (2, 3, 700, 1)]
@@ -19,19 +20,27 @@ def expected(images, index, mirrored):
     return torch.from_numpy(levels).permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize(
+    ("impl", "device"),
+    [
+        ("reference", "cpu"),
+        ("triton", "cpu"),
+        pytest.param(
+            "triton",
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+            ],
+        ),
+    ],
+)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_one_by_one(request, impl, shape):
-    device = torch.device("cpu")
-    if impl == "triton":
-        from igan_fast.ops import backend
-
-        if torch.cuda.is_available():
-            device = torch.device("cuda")
-        try:
-            backend.namespace("triton", device, ())
-        except RuntimeError as reason:
-            pytest.skip(str(reason))
+def test_equals_one_by_one(impl, device, shape):
+    try:
+        backend.namespace(impl, torch.device(device), ())
+    except RuntimeError as reason:
+        pytest.skip(str(reason))
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     index = torch.randint(0, shape[0], (9,))
     mirrored = torch.arange(9) % 3 == 1

@@ -191,6 +191,7 @@ def test_a_finished_run_has_nothing_to_train(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resume_on_a_gpu_goes_on_where_it_was(tiny: dict[str, Any], tmp_path: Path, precision: str) -> None:
     """There the iterations are graphs; the order in which its libraries sum may differ between two runs."""
+    pytest.importorskip("typeguard", reason="typeguard is not installed, which a saved config is read with")
     settings: dict[str, Any] = {"device": "cuda", "precision": precision, "balance_ratio": 1.05, "lr": 1e-5}
     train(options(tiny, tmp_path / "whole", iterations=6, **settings))
     train(options(tiny, tmp_path / "parts", iterations=3, **settings))

@@ -3,7 +3,8 @@
 A tensor is seen as (groups, rows, channels, inner): a contiguous (N, C, *spatial) has a row per image and its spatial
 values inside, with channels last it has a row per image and place and one value inside. A program takes a tile of
 values × channels. Its statistics are exact for data far from zero: the squares are taken about each tile's own mean,
-and tiles are merged by Chan's formula, in an order that depends on the shape alone."""
+tiles are merged by Chan's formula, and segments of tiles about the mean of all, in an order that depends on the shape
+alone."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from igan_fast.ops.triton.common import define, join, on_device, split, triton_d
 
 _TILE = 4096  # values of one tile
 _PROGRAMS = 1024  # that the sums are spread over: several for each multiprocessor
-_COMBINE = 32  # channels of a program that combines them
+_COMBINE = 8  # channels of a program that combines them: few, so that there are several programs
+_BLOCK = 128  # segments that it loads at once
 
 
 @triton.jit
@@ -93,30 +95,47 @@ def _moments(
 
 
 @triton.jit
+def _block(group, start, channel, channels, segments, BLOCK: tl.constexpr):
+    """Offsets (BLOCK, CHANNELS) of the sums of segments from ``start`` on, which of them there are, and the segments
+    (BLOCK, 1) themselves."""
+    segment = start + tl.arange(0, BLOCK)
+    inside = (segment < segments)[:, None] & (channel < channels)[None, :]
+    return (group * segments + segment)[:, None] * channels + channel[None, :], inside, segment[:, None]
+
+
+@triton.jit
 def _combine_moments(
-    means, m2s, mean, var, values, channels, segments, per_segment, ACC: tl.constexpr, CHANNELS: tl.constexpr
+    means,
+    m2s,
+    mean,
+    var,
+    values,
+    channels,
+    segments,
+    per_segment,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
-    """Merge the segments of a group in their order. Where values are infinite the mean is what their sum is."""
+    """Merge the segments of a group: their mean first, then the squares about it. Infinities add up as in any sum."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     group = tl.program_id(1)
-    inside = channel < channels
-    count = tl.zeros((), dtype=tl.float64)
-    mu = tl.zeros((CHANNELS,), dtype=tl.float64)
-    m2 = tl.zeros((CHANNELS,), dtype=tl.float64)
-    plain = tl.zeros((CHANNELS,), dtype=tl.float64)
-    for segment in range(segments):
-        at = (group * segments + segment) * channels + channel
-        other = tl.load(means + at, mask=inside, other=0.0)
-        n = tl.minimum(values - segment * per_segment, per_segment).to(tl.float64)
-        total = count + n
-        delta = other - mu
-        mu += delta * (n / total)
-        m2 += tl.load(m2s + at, mask=inside, other=0.0) + delta * delta * (count * n / total)
-        plain += other * n
-        count = total
-    mu = tl.where(mu == mu, mu, plain / count)
-    tl.store(mean + group * channels + channel, mu.to(ACC), mask=inside)
-    tl.store(var + group * channels + channel, (m2 / count).to(ACC), mask=inside)
+    count = tl.zeros((), dtype=tl.float64) + values
+    total = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
+    for start in range(0, segments, BLOCK):
+        at, inside, segment = _block(group, start, channel, channels, segments, BLOCK)
+        n = tl.minimum(values - segment.to(tl.int64) * per_segment, per_segment).to(tl.float64)
+        total += tl.where(inside, tl.load(means + at, mask=inside, other=0.0) * n, 0.0)
+    mu = tl.sum(total, axis=0) / count
+    m2 = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
+    for start in range(0, segments, BLOCK):
+        at, inside, segment = _block(group, start, channel, channels, segments, BLOCK)
+        n = tl.minimum(values - segment.to(tl.int64) * per_segment, per_segment).to(tl.float64)
+        delta = tl.load(means + at, mask=inside, other=0.0) - mu[None, :]
+        m2 += tl.where(inside, tl.load(m2s + at, mask=inside, other=0.0) + delta * delta * n, 0.0)
+    out = group * channels + channel
+    tl.store(mean + out, mu.to(ACC), mask=channel < channels)
+    tl.store(var + out, (tl.sum(m2, axis=0) / count).to(ACC), mask=channel < channels)
 
 
 @triton.jit
@@ -227,20 +246,23 @@ def _combine_sums(
     eps_high,
     eps_low,
     ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Add up segments, then groups, each in its order."""
+    """Add up segments, then groups, the groups in their order."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     weight_total = tl.zeros((CHANNELS,), dtype=tl.float64)
     bias_total = tl.zeros((CHANNELS,), dtype=tl.float64)
     for group in range(groups):
-        grad = tl.zeros((CHANNELS,), dtype=tl.float64)
-        product = tl.zeros((CHANNELS,), dtype=tl.float64)
-        for segment in range(segments):
-            at = (group * segments + segment) * channels + channel
-            grad += tl.load(grads + at, mask=inside, other=0.0).to(tl.float64)
-            product += tl.load(products + at, mask=inside, other=0.0).to(tl.float64)
+        some_grads = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
+        some_products = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
+        for start in range(0, segments, BLOCK):
+            at, there, _ = _block(group, start, channel, channels, segments, BLOCK)
+            some_grads += tl.load(grads + at, mask=there, other=0.0).to(tl.float64)
+            some_products += tl.load(products + at, mask=there, other=0.0).to(tl.float64)
+        grad = tl.sum(some_grads, axis=0)
+        product = tl.sum(some_products, axis=0)
         v = tl.load(var + group * statistics_stride + channel, mask=inside, other=1.0).to(tl.float64)
         weight_total += product / tl.sqrt(v + join(eps_high, eps_low, tl.float64))
         bias_total += grad
@@ -394,6 +416,7 @@ def norm_act(
             view.segments,
             view.tiles * view.tile_values,
             ACC=flags["ACC"],
+            BLOCK=_BLOCK,
             CHANNELS=_COMBINE,
         )
         _apply[view.grid](
@@ -477,6 +500,7 @@ def norm_act_backward(
             view.channels,
             *split(eps),
             ACC=flags["ACC"],
+            BLOCK=_BLOCK,
             CHANNELS=_COMBINE,
         )
         _gradient[view.grid](
