@@ -215,8 +215,6 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, where: str = "config.json") -> TrainConfig:
         """The inverse of ``to_json``. Raises ``InputError`` for an unknown key or a value of another type."""
-        from typeguard import CollectionCheckStrategy, TypeCheckError, check_type  # only what was saved needs it
-
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
@@ -287,6 +285,9 @@ def _types() -> dict[str, Any]:
 
 def _wrong_type(name: str, value: object) -> str:
     """Why the option cannot have this value; empty where its type is right."""
+    # Here, so that what needs no checked config (the iteration, its benchmarks) does without the package.
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
     try:
         check_type(value, _types()[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError as error:
