@@ -233,6 +233,17 @@ def test_a_layer_that_returns_no_tensors(loss_class):
     assert not net[0]._forward_hooks
 
 
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return []
+
+
+@WINGS
+def test_a_layer_that_returns_nothing(loss_class):
+    with pytest.raises(ValueError, match="layer '0' returns no tensor; expected at least one"):
+        loss_class(nn.Sequential(Nothing()), ["0"])(torch.ones(1), torch.ones(1))
+
+
 def normalised(norm: nn.Module, *, training: bool) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(inplace=True)).double().train(training)

@@ -101,7 +101,8 @@ class PerceptualL1Loss(nn.Module):
             A scalar, float64 where the extractor works in it, else float32.
 
         Raises:
-            ValueError: shapes that do not match; a layer whose output has not the batch first, where ``joint``.
+            ValueError: shapes that do not match; a layer that returns an empty sequence, or whose output has not the
+                batch first, where ``joint``.
             TypeError: a layer that returns something else than tensors and sequences of them.
             RuntimeError: a layer that does not run; batch normalisation over both batches, where ``joint``.
         """
@@ -120,6 +121,8 @@ class PerceptualL1Loss(nn.Module):
         weights: list[float] = []
         for name, weight, f, r in zip(self.layers, self.weights, fakes, reals, strict=True):
             of_layer = list(pairs_of(f, r, f"layer {name!r}"))
+            if not of_layer:
+                raise ValueError(f"layer {name!r} returns no tensor; expected at least one")
             pairs += of_layer
             weights += [weight / len(of_layer)] * len(of_layer)
         loss: Tensor = self.operators.feature_l1([f for f, _ in pairs], [r.detach() for _, r in pairs], weights)
