@@ -8,8 +8,7 @@ there, so that the activations of both are never in memory at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from igan_fast.layers import normalised_apart
 from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
 from igan_fast.models import Discriminator, IterativeGAN
 from igan_fast.ops.winograd_conv import filters_kept
+from igan_fast.reference.frozen import frozen
 from igan_fast.reference.step import StepConfig, StepLosses, arithmetic, check_precision, products
 
 __all__ = ["StepConfig", "StepLosses", "TrainStep"]
@@ -72,7 +72,7 @@ class TrainStep:
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
-        with products(self.config.precision, labels.device), _frozen(self._judges):
+        with products(self.config.precision, labels.device), frozen(self._judges):
             with self._arithmetic(labels.device):
                 x_fake = self.model.generator(noise, labels)
             self.optimizer_g.zero_grad(set_to_none=True)
@@ -84,7 +84,7 @@ class TrainStep:
         config, model = self.config, self.model
         x_fake, features, (z, c), losses_d = self._stage1(images, labels, noise)
         # In stage 2 two branches use the same convolutions, but for G's forward pass.
-        with filters_kept(uses=2), _frozen(self._judges):
+        with filters_kept(uses=2), frozen(self._judges):
             self.optimizer_g.zero_grad(set_to_none=True)
             adversarial, label, latent = self._learn_from_judges(x_fake, labels, noise)
             del x_fake
@@ -152,16 +152,3 @@ def _update(optimizer: torch.optim.Optimizer) -> None:
     """One step with the gradients that there are, which then make room."""
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Inside the block no parameter of ``module`` wants a gradient."""
-    thawed: Iterable[nn.Parameter] = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in thawed:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in thawed:
-            parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""The gradient penalties of GANs, WGAN-GP's and R1: second derivatives of networks, layers and losses."""
+"""The gradient penalties of GANs, WGAN-GP's and R1: second derivatives of networks, layers and losses; and third."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracles import error, in_float64
 from torch import Tensor, nn
 
 import igan_fast
-from igan_fast import layers, losses, reference
+from igan_fast import layers, losses, ops, reference
+from igan_fast.ops.conv_act import conv_act
 from igan_fast.reference import layers as reference_layers
 from igan_fast.reference import losses as reference_losses
+from igan_fast.reference import ops as reference_ops
 
 Judge = Callable[[Tensor], Tensor]
 
@@ -173,3 +176,51 @@ def test_a_compiled_discriminator_is_refused_by_the_compiler():
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
         learn(compiled, r1, torch.float32)
+
+
+def convolved(o: object, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """conv_act, which the reference has not."""
+    return conv_act(x, w, b, **CONV) if o is ops else F.leaky_relu(F.conv2d(x, w, b, **CONV), 0.2)
+
+
+CONV = {"stride": 1, "padding": 1}
+RUNNING = {"running_mean": torch.full((5,), 0.2).double(), "running_var": torch.full((5,), 1.3).double()}
+#: Of either wing's operators o and of an image, a convolution's weights, a scale and a shift.
+OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "norm_act": lambda o, x, w, s, b: o.norm_act(x, s, b),
+    "norm_act, two groups": lambda o, x, w, s, b: o.norm_act(x, s, None, groups=2),
+    "norm_act, eval": lambda o, x, w, s, b: o.norm_act(x, s, b, **RUNNING, training=False),
+    "conv_norm_act": lambda o, x, w, s, b: o.conv_norm_act(x, w, s, b, **CONV),
+    "conv_norm_act, transposed": lambda o, x, w, s, b: o.conv_norm_act(x, w, s, b, transposed=True, **CONV),
+    "conv_norm_act, transposed, to few channels": lambda o, x, w, s, b: o.conv_norm_act(
+        x, w[:, :3], s[:3], b[:3], transposed=True, **CONV
+    ),
+    "conv_norm_act, eval": lambda o, x, w, s, b: o.conv_norm_act(x, w, s, b, **RUNNING, training=False, **CONV),
+    "conv_act": lambda o, x, w, s, b: convolved(o, x, w, b),
+    "conv_act, of few channels": lambda o, x, w, s, b: convolved(o, x[:, :3], w[:, :3], b),
+    "feature_l1": lambda o, x, w, s, b: o.feature_l1([x.pow(3), w.exp()], [x.sin(), w]),
+}
+
+
+@pytest.mark.parametrize("frozen", [(), (1,), (1, 2, 3)])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_three_derivatives(operator, frozen):
+    """Each of the sum of the cubes of those before; the last without a graph of its own."""
+    torch.manual_seed(0)
+    shapes = ((4, 5, 3, 3), (5, 5, 3, 3), (5,), (5,))
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=k not in frozen) for k, shape in enumerate(shapes)]
+    wanted = [t for t in given if t.requires_grad]
+
+    def derivatives(of: object) -> list[Tensor]:
+        found: list[Tensor] = []
+        value = OPERATORS[operator](of, *given).pow(3).sum()
+        for graph in (True, True, False):
+            gradients = torch.autograd.grad(value, wanted, create_graph=graph, materialize_grads=True)
+            found += gradients
+            value = sum((g / 10).pow(3).sum() for g in gradients)
+        return found
+
+    expected = derivatives(reference_ops)
+    assert expected[-len(wanted)].any()
+    for index, (a, e) in enumerate(zip(derivatives(ops), expected, strict=True)):
+        assert error(a, e) < 1e-8, index

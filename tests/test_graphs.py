@@ -60,13 +60,32 @@ def test_a_warm_up_leaves_no_trace(iterations_before):
     assert all(torch.equal(a, e) for a, e in zip(everything(ours), everything(theirs), strict=True))
 
 
-def test_a_failure_inside_restores_too():
-    step = make_step()
-    before = everything(step)
-    images, labels, noise = batch(1)
-    with pytest.raises((RuntimeError, ValueError)), state_preserved(step):
-        step(images, labels, noise[:, :2])
-    assert all(torch.equal(a, e) for a, e in zip(everything(step), before, strict=False))
+@pytest.mark.parametrize("iterations_before", [0, 2])
+def test_a_failure_inside_restores_too(monkeypatch, iterations_before):
+    """One in the midst of the second iteration, between D's update and G's."""
+    ours, theirs = make_step(), make_step()
+    for step in (ours, theirs):
+        for k in range(iterations_before):
+            step(*batch(k))
+    before = [t.clone() for t in ours.model.state_dict().values()]
+
+    def interrupted() -> None:
+        assert not all(torch.equal(a, e) for a, e in zip(ours.model.state_dict().values(), before, strict=True))
+        raise RuntimeError("interrupted")
+
+    def iterations() -> None:
+        with state_preserved(ours):
+            ours(*batch(100))
+            monkeypatch.setattr(ours.optimizer_g, "step", interrupted)
+            ours(*batch(101))
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        iterations()
+    monkeypatch.undo()
+    assert all(torch.equal(a, e) for a, e in zip(ours.model.state_dict().values(), before, strict=True))
+    for step in (ours, theirs):
+        step(*batch(9))
+    assert all(torch.equal(a, e) for a, e in zip(everything(ours), everything(theirs), strict=True))
 
 
 def test_a_model_on_the_cpu_is_refused():

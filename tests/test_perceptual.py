@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -176,6 +178,48 @@ def test_a_layer_that_does_not_run(loss_class):
         loss_class(Odd(), ["twice", "never"])(torch.ones(1, 2), torch.ones(1, 2))
 
 
+class Meeting(nn.Module):
+    """Two threads are inside at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(2, timeout=20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.barrier.wait()
+        return x
+
+
+@WINGS
+def test_two_threads_with_one_extractor(loss_class):
+    """Both watch the layers before either runs one."""
+    net = network()
+    given = [(images(seed), images(seed + 1)) for seed in (1, 3)]
+    expected = [by_hand(net, *pair) for pair in given]
+    loss = loss_class(nn.Sequential(Meeting(), *net), ["1.0", "2"])
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(loss, *zip(*given, strict=True)))
+    for a, e, (fake, _) in zip(found, expected, given, strict=True):
+        assert error(a, e) < 1e-12
+        assert error(*(torch.autograd.grad(value, fake)[0] for value in (a, e))) < 1e-12
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert not any(hooks_of(loss.extractor))
+
+
+class Elsewhere(nn.Sequential):
+    """Runs its layers in a thread of its own, as nn.DataParallel does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(super().forward, x).result()
+
+
+@WINGS
+def test_layers_that_run_in_another_thread_are_out_of_sight(loss_class):
+    with pytest.raises(RuntimeError, match=r"layer '0.0' did not run .* in threads of its own .* give it"):
+        loss_class(Elsewhere(*network()), ["0.0"])(images(), images(2))
+
+
 class Mapped(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}
@@ -187,6 +231,17 @@ def test_a_layer_that_returns_no_tensors(loss_class):
     with pytest.raises(TypeError, match="layer '0' returns a dict; expected a tensor"):
         loss_class(net, ["0"])(torch.ones(1), torch.ones(1))
     assert not net[0]._forward_hooks
+
+
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return []
+
+
+@WINGS
+def test_a_layer_that_returns_nothing(loss_class):
+    with pytest.raises(ValueError, match="layer '0' returns no tensor; expected at least one"):
+        loss_class(nn.Sequential(Nothing()), ["0"])(torch.ones(1), torch.ones(1))
 
 
 def normalised(norm: nn.Module, *, training: bool) -> nn.Module:

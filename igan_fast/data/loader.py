@@ -13,7 +13,7 @@ from torch import Tensor
 from igan_fast.data.shuffle import check_seed, random_bits
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
-from igan_fast.ops.gather_images import gather_images
+from igan_fast.ops.gather_images import gather_images, pick
 
 __all__ = ["Batch", "BatchLoader", "to_float", "to_uint8"]
 
@@ -99,20 +99,16 @@ class BatchLoader:
         order, flips = self._draw(self.batch_size)
         labels = self._labels.index_select(0, order)
         if self._on_device is not None:
-            images = self._on_device.index_select(0, order)
-            if self.flip:  # by where, not by index: the number of flagged pictures would have to come back to the host
-                images = torch.where(flips[:, None, None, None], images.flip(2), images)
-            return Batch(images, labels)
+            return Batch(pick(self._on_device, order, flips), labels)
 
         pin = self.device.type == "cuda"
         images = torch.empty((self.batch_size, *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         # mode="clip" lets NumPy write into `out` directly; the rows were checked when the loader was made.
         np.take(self._images, self._rows[order.numpy()], axis=0, out=images.numpy(), mode="clip")
-        if self.flip:
-            flagged = flips.nonzero().squeeze(1)
-            # Seen as NCHW in channels_last strides, PyTorch has a vectorised mirror for three bytes a pixel.
-            mirrored = images.index_select(0, flagged).permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
-            images.index_copy_(0, flagged, mirrored)
+        flagged = flips.nonzero().squeeze(1)
+        # Seen as NCHW in channels_last strides, PyTorch has a vectorised mirror for three bytes a pixel.
+        mirrored = images.index_select(0, flagged).permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+        images.index_copy_(0, flagged, mirrored)
         if pin:
             labels = labels.pin_memory()
         return Batch(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
@@ -126,7 +122,7 @@ class BatchLoader:
             batch = self.next()
             return to_float(batch.images), batch.labels
         order, flips = self._draw(self.batch_size)
-        images = gather_images(self._on_device, order, flips if self.flip else torch.zeros_like(flips))
+        images = gather_images(self._on_device, order, flips)
         return images, self._labels.index_select(0, order)
 
     def state_dict(self) -> dict[str, int]:
@@ -169,7 +165,8 @@ class BatchLoader:
         count = self.examples_per_epoch
         bits = random_bits(2 * count, self.seed, epoch)
         self._order = self._bring_home(torch.from_numpy(np.argsort(bits[:count], kind="stable")))
-        self._flips = self._bring_home(torch.from_numpy((bits[count:] & np.uint64(1)).astype(np.bool_)))
+        flips = (bits[count:] & np.uint64(1)).astype(np.bool_) & self.flip
+        self._flips = self._bring_home(torch.from_numpy(flips))
         self._epoch = epoch
 
     def _bring_home(self, tensor: Tensor) -> Tensor:

@@ -5,8 +5,8 @@
 - ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
 - ``backends``: which implementations this machine has, and why the others are missing
 
-They take what PyTorch's own functions take: float16, bfloat16, float32 and float64, any memory layout, autograd to
-the second order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Each has
+They take what PyTorch's own functions take: float16, bfloat16, float32 and float64, any memory layout, autograd of
+any order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Each has
 ``impl=``: ``"auto"`` (the default; the environment variable ``IGAN_FAST_IMPL`` can name another) takes the fastest
 implementation that can run the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on
 one. ``igan-fast doctor`` tells what there is.

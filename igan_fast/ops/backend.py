@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from torch.autograd import forward_ad
 
 __all__ = [
     "AVAILABLE",
@@ -20,6 +22,7 @@ __all__ = [
     "backends",
     "build_info",
     "chosen",
+    "forward_mode",
     "has_native_cpu",
     "has_triton",
     "namespace",
@@ -66,7 +69,8 @@ def namespace(impl: str, device: torch.device, dtypes: Iterable[torch.dtype]) ->
 
     Raises:
         ValueError: an unknown ``impl``.
-        RuntimeError: ``impl`` insists on an implementation that cannot run such tensors.
+        RuntimeError: ``impl`` insists on an implementation that cannot run such tensors, or is asked for a forward-mode
+            derivative.
     """
     if impl == "auto":
         impl = _DEFAULT
@@ -77,13 +81,22 @@ def namespace(impl: str, device: torch.device, dtypes: Iterable[torch.dtype]) ->
         return None
     unsupported = [dtype for dtype in dtypes if dtype not in _DTYPES]
     if impl == "auto":
-        return None if unsupported else _best(device)
+        return None if unsupported or forward_mode() else _best(device)
     if unsupported:
         raise RuntimeError(f"impl={impl!r} cannot run {unsupported[0]}; expected float16, bfloat16, float32 or float64")
+    if forward_mode():  # the dispatcher would drop the tangents without a word
+        raise RuntimeError(
+            f"impl={impl!r} has no forward-mode derivatives (dual_level, torch.func.jvp); use 'reference'"
+        )
     reason = _native_reason(device) if impl == "native" else _triton_reason_for(device)
     if reason != AVAILABLE:
         raise RuntimeError(f"impl={impl!r} cannot run on {device}: {reason}")
     return NATIVE if impl == "native" else TRITON
+
+
+def forward_mode() -> bool:
+    """Whether derivatives may be asked for in forward mode, which the reference alone has."""
+    return forward_ad._current_level >= 0
 
 
 def chosen(device: torch.device) -> str:
@@ -204,22 +217,24 @@ def _interpreted() -> bool:
 
 
 _triton_failure = "it has not been tried"
+_loading = threading.Lock()  # nn.DataParallel's threads, for one, all come here first at once
 
 
 def _triton_can_load() -> bool:
     """Load Triton's operators where they are not loaded yet; False and a reason where that fails."""
     global _triton_failure
-    if TRITON in _loaded:
+    with _loading:
+        if TRITON in _loaded:
+            return True
+        try:
+            importlib.import_module("triton")
+        except Exception as error:  # a broken installation of it raises other things than ImportError too
+            _triton_failure = f"Triton cannot be imported ({error})"
+            return False
+        for name in ("feature_l1", "norm_act", "gather_images"):
+            importlib.import_module(f"igan_fast.ops.triton.{name}")
+        _announce(TRITON)
         return True
-    try:
-        importlib.import_module("triton")
-    except Exception as error:  # a broken installation of it raises other things than ImportError too
-        _triton_failure = f"Triton cannot be imported ({error})"
-        return False
-    for name in ("feature_l1", "norm_act", "gather_images"):
-        importlib.import_module(f"igan_fast.ops.triton.{name}")
-    _announce(TRITON)
-    return True
 
 
 # A function that is compiled may be the first to ask. What ``torch.compiler.assume_constant_result`` does, without the

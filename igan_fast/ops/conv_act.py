@@ -58,7 +58,7 @@ def conv_act(
         output_padding=output_padding,
         native=backend.namespace("auto", x.device, (x.dtype,)) == backend.NATIVE,
     )
-    if torch.compiler.is_compiling() or not negative_slope >= 0:
+    if torch.compiler.is_compiling() or backend.forward_mode() or not negative_slope >= 0:
         return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
     y: Tensor = _ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y

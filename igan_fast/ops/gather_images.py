@@ -7,7 +7,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 
-__all__ = ["gather_images"]
+__all__ = ["gather_images", "pick"]
 
 
 def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str = "auto") -> Tensor:
@@ -37,6 +37,13 @@ def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str 
         backend.namespace("triton", images.device, (torch.float32,))
         batch: Tensor = torch.ops.igan_fast_triton.gather_images(images, index.contiguous(), mirrored.contiguous())
         return batch.permute(0, 3, 1, 2)
-    chosen = images.index_select(0, index)
-    chosen = torch.where(mirrored[:, None, None, None], chosen.flip(2), chosen)
-    return chosen.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+    return pick(images, index, mirrored).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def pick(images: Tensor, index: Tensor, mirrored: Tensor) -> Tensor:
+    """The pictures at ``index``, mirrored where ``mirrored`` says so, as they are kept: (N, H, W, C) uint8.
+
+    By where, not by index: the number of mirrored pictures would have to come back to the host.
+    """
+    picked = images.index_select(0, index)
+    return torch.where(mirrored[:, None, None, None], picked.flip(2), picked)

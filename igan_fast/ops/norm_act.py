@@ -245,11 +245,12 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradient's own gradient, as autograd finds it through the reference."""
+    """The gradient's own gradient, as autograd finds it through the reference; with a graph where a third is wanted."""
+    wants_graph = torch.is_grad_enabled()
     grad, x, weight, bias, mean, var = ctx.saved_tensors
     with torch.enable_grad():
         given = [grad, x, weight, bias]
-        leaves = [t.detach().requires_grad_() if t is not None else None for t in given]
+        leaves = [None if t is None else _cut(t, connected=wants_graph) for t in given]
         grad_, x_, weight_, bias_ = leaves
         if grad_ is None or x_ is None:
             raise AssertionError("grad and x are tensors")
@@ -263,8 +264,14 @@ def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
         wanted = [up for up, t in zip(upstream, (x_, weight_, bias_), strict=True) if t is not None]
         chosen = [(f, up.to(f.dtype)) for f, up in zip(first, wanted, strict=True) if up is not None]
         inputs = [t for t in leaves if t is not None]
-        seconds = iter(torch.autograd.grad([f for f, _ in chosen], inputs, [up for _, up in chosen], allow_unused=True))
+        outputs, weights = [f for f, _ in chosen], [up for _, up in chosen]
+        seconds = iter(torch.autograd.grad(outputs, inputs, weights, create_graph=wants_graph, allow_unused=True))
     return (*(next(seconds) if t is not None else None for t in leaves), *[None] * 5)
+
+
+def _cut(t: Tensor, *, connected: bool) -> Tensor:
+    """t where a graph of its own begins; ``connected``: behind which t's own graph is still found."""
+    return t.view_as(t) if connected and t.requires_grad else t.detach().requires_grad_()
 
 
 backend.on_load(register)

@@ -177,11 +177,12 @@ def test_bad_arguments_are_refused(rows: NDArray[np.int64], batch_size: int, see
 def test_images_are_the_batch_as_floats(on_device: bool, flip: bool) -> None:
     """Also from pictures that stay on the device, which here is the CPU."""
     store, rows = make_store(7), np.arange(5)
-    plain, ours = (BatchLoader(store, rows, 3, seed=2, flip=flip) for _ in range(2))
+    plain, ours, levels = (BatchLoader(store, rows, 3, seed=2, flip=flip) for _ in range(3))
     if on_device:
-        ours._on_device = ours._upload()
+        ours._on_device, levels._on_device = ours._upload(), levels._upload()
     for _ in range(4):
         batch, (images, labels) = plain.next(), ours.next_images()
+        assert all(torch.equal(a, e) for a, e in zip(levels.next(), batch, strict=True))
         assert torch.equal(images, to_float(batch.images))
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(labels, batch.labels)

@@ -6,12 +6,18 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
+import torch.nn.functional as F
+from oracles import error
+from torch.autograd import forward_ad
 
 from igan_fast import ops
 from igan_fast.ops import backend
+from igan_fast.ops.conv_act import conv_act
 from igan_fast.reference import ops as reference
 
 CPU = torch.device("cpu")
@@ -20,7 +26,8 @@ FLOAT = (torch.float32,)
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET")}
+    settings = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET", "ATEN_CPU_CAPABILITY")
+    kept = {k: v for k, v in os.environ.items() if k not in settings}
     return subprocess.run(
         [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
     )
@@ -149,6 +156,71 @@ def test_a_device_is_asked_once(monkeypatch):
     assert asked == [1, 0, None, None]
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_threads_that_ask_for_triton_at_once(monkeypatch, missing):
+    """Its operators are registered once, and all of them before any thread uses one."""
+    registered, found = [], []
+
+    def register(namespace: str) -> None:
+        time.sleep(0.05)
+        registered.append(namespace)
+
+    def imported(name: str) -> None:
+        if missing:
+            raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    monkeypatch.setattr(backend, "_loaded", [])
+    monkeypatch.setattr(backend, "_registrations", [register, register])
+    monkeypatch.setattr(backend, "_triton_failure", "")
+
+    def ask() -> None:
+        loads = backend._triton_can_load()
+        found.append((loads, len(registered)))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [(False, 0) if missing else (True, 2)] * 4
+
+
+DIRECTIONS = {
+    "feature_l1": lambda o, x, w: o.feature_l1([x], [x.flip(0).square()]),
+    "norm_act": lambda o, x, w: o.norm_act(x, None, None, groups=2),
+    "norm_act, eval": lambda o, x, w: o.norm_act(x, None, None, x.new_zeros(16), x.new_ones(16), training=False),
+    "conv_norm_act": lambda o, x, w: o.conv_norm_act(x, w, None, None),
+    "conv_norm_act, eval": lambda o, x, w: o.conv_norm_act(
+        x, w, None, None, x.new_zeros(16), x.new_ones(16), training=False
+    ),
+    "conv_act": lambda o, x, w: conv_act(x, w, None) if o is ops else F.leaky_relu(F.conv2d(x, w, None, 2, 2), 0.2),
+}
+
+
+@pytest.mark.parametrize("wants_gradient", [False, True])
+@pytest.mark.parametrize("operator", DIRECTIONS)
+def test_forward_mode_derivatives_are_the_references(operator, wants_gradient):
+    """The dispatcher leaves tangents behind where no gradient is wanted, without a word."""
+    torch.manual_seed(0)
+    x, w, tangent = torch.randn(4, 16, 16, 16), torch.randn(16, 16, 5, 5), torch.randn(4, 16, 16, 16)
+    x.requires_grad_(wants_gradient)
+    function = DIRECTIONS[operator]
+    found = []
+    for o in (ops, reference):
+        with forward_ad.dual_level():
+            found.append(forward_ad.unpack_dual(function(o, forward_ad.make_dual(x, tangent), w)).tangent)
+    assert error(*found) < 1e-5
+    assert found[1].any()
+    assert error(torch.func.jvp(lambda x: function(ops, x, w), (x.detach(),), (tangent,))[1], found[1]) < 1e-5
+
+
+def test_forward_mode_is_refused_where_an_implementation_is_named():
+    x = torch.randn(3, 4)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="impl='native' has no forward-mode derivatives"):
+        ops.norm_act(forward_ad.make_dual(x, x), None, None, impl="native")
+
+
 def test_report():
     finished = subprocess.run([sys.executable, "-m", "igan_fast.ops"], capture_output=True, text=True, check=True)
     for line in (
@@ -166,7 +238,8 @@ def test_report():
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(isa):
-    """Each runs in an interpreter of its own: the choice is made once. A CPU that lacks one takes the next below."""
+    """Each runs in an interpreter of its own: the choice is made once. A CPU that lacks one takes the best that it has,
+    which PyTorch tells."""
     code = """
 import torch
 from igan_fast import ops
@@ -189,8 +262,10 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             for a, e in zip(*results):
                 scale = e.abs().max().clamp_min(1e-3)
                 assert ((a - e).abs().max() / scale).item() < (2e-5 if dtype.itemsize > 2 else 1e-2), (dtype, shape)
-print(backend.build_info()["cpu_instruction_set_used"])
+print(backend.build_info()["cpu_instruction_set_used"], torch.backends.cpu.get_cpu_capability())
 """
     finished = run(code, IGAN_FAST_CPU_ISA=isa)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() in ("baseline", "avx2", "avx512")[: ("baseline", "avx2", "avx512").index(isa) + 1]
+    used, has = finished.stdout.split()
+    best = {"AVX2": "avx2", "AVX512": "avx512"}.get(has, "baseline")
+    assert used == min(isa, best, key=("baseline", "avx2", "avx512").index)

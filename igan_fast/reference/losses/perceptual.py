@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from igan_fast.reference import ops
+from igan_fast.reference.frozen import frozen
 from igan_fast.reference.layers import NormAct2d
 from igan_fast.reference.losses.weights import per_entry
 from igan_fast.reference.ops import Features, pairs_of
@@ -21,6 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["PerceptualL1Loss"]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, NormAct2d)
+
+_registering = threading.Lock()  # torch numbers its hooks without one: two threads' could get the same number
+
+
+class _Thread(threading.local):
+    """Tells threads apart in a way that a compiler can follow, as it cannot ``threading.get_ident``."""
+
+    def __init__(self) -> None:
+        self.itself = object()
+
+
+_thread = _Thread()
 
 
 class PerceptualL1Loss(nn.Module):
@@ -48,8 +62,9 @@ class PerceptualL1Loss(nn.Module):
     A layer's output counts as the layer returns it: it is copied, which takes one or two hundredths of the time, since
     what follows may change it in place (``nn.ReLU(inplace=True)``). Of a layer that returns several tensors, or that
     runs several times, the mean of their distances counts. The layers are watched with forward hooks while the loss is
-    computed, and not otherwise: in a network that ``torch.compile`` has compiled before they run out of sight, which
-    raises, so give it uncompiled.
+    computed, in the thread that computes it, and not otherwise: several threads may measure with one network at once.
+    In a network that ``torch.compile`` has compiled before, or that runs in threads of its own as ``nn.DataParallel``'s
+    do, they run out of sight, which raises, so give it uncompiled and without.
     """
 
     #: The operators that it runs on; the fast wing's loss puts its own here.
@@ -86,7 +101,8 @@ class PerceptualL1Loss(nn.Module):
             A scalar, float64 where the extractor works in it, else float32.
 
         Raises:
-            ValueError: shapes that do not match; a layer whose output has not the batch first, where ``joint``.
+            ValueError: shapes that do not match; a layer that returns an empty sequence, or whose output has not the
+                batch first, where ``joint``.
             TypeError: a layer that returns something else than tensors and sequences of them.
             RuntimeError: a layer that does not run; batch normalisation over both batches, where ``joint``.
         """
@@ -105,6 +121,8 @@ class PerceptualL1Loss(nn.Module):
         weights: list[float] = []
         for name, weight, f, r in zip(self.layers, self.weights, fakes, reals, strict=True):
             of_layer = list(pairs_of(f, r, f"layer {name!r}"))
+            if not of_layer:
+                raise ValueError(f"layer {name!r} returns no tensor; expected at least one")
             pairs += of_layer
             weights += [weight / len(of_layer)] * len(of_layer)
         loss: Tensor = self.operators.feature_l1([f for f, _ in pairs], [r.detach() for _, r in pairs], weights)
@@ -119,16 +137,18 @@ class PerceptualL1Loss(nn.Module):
     def _run(self, images: Tensor) -> list[Features]:
         outputs: dict[str, list[Features]] = {name: [] for name in self.layers}
         with ExitStack() as stack:
-            stack.enter_context(_frozen(self.extractor))
-            for name in self.layers:
-                hook = self.extractor.get_submodule(name).register_forward_hook(_keep_in(outputs[name], name))
-                stack.callback(hook.remove)
+            stack.enter_context(frozen(self.extractor))
+            with _registering:
+                for name in self.layers:
+                    hook = self.extractor.get_submodule(name).register_forward_hook(_keep_in(outputs[name], name))
+                    stack.callback(hook.remove)
             self.extractor(images)
         for name, found in outputs.items():
             if not found:
                 raise RuntimeError(
                     f"layer {name!r} did not run in the extractor's forward pass (in a network that torch.compile has "
-                    f"compiled layers run out of sight: give it uncompiled)"
+                    f"compiled, or that runs in threads of its own as nn.DataParallel's do, layers run out of sight: "
+                    f"give it uncompiled, and without)"
                 )
         return [found[0] if len(found) == 1 else found for found in outputs.values()]
 
@@ -175,8 +195,11 @@ def _check_layers(extractor: nn.Module, layers: Sequence[str]) -> None:
 
 
 def _keep_in(found: list[Features], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    thread = _thread.itself
+
     def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
-        found.append(_copy(output, name))
+        if _thread.itself is thread:  # another one may have the same network at work
+            found.append(_copy(output, name))
 
     return hook
 
@@ -202,16 +225,3 @@ def _mixes_images(norm: nn.Module) -> bool:
     """Whether a batch normalisation takes its statistics from the batch as a whole."""
     of_batch = norm.training or norm.running_mean is None
     return of_batch and getattr(norm, "groups", 1) != "instance"
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Inside the block no parameter of ``module`` wants a gradient."""
-    thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in thawed:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in thawed:
-            parameter.requires_grad_(True)
