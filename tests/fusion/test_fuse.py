@@ -629,6 +629,10 @@ def test_the_methods_of_base_classes_count():
     assert_alike(fused, plain, [X])
 
 
+#: Never taken down while their work may still be: torch waits for its threads with the GIL held, which they may want.
+DISTRIBUTED: list[nn.Module] = []
+
+
 def test_distributed_data_parallel_around_a_fused_network(tmp_path):
     """Every parameter gets a gradient: a bias that has none would be reported as unused."""
     fused, plain = pair(block().double())
@@ -636,6 +640,7 @@ def test_distributed_data_parallel_around_a_fused_network(tmp_path):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(fused)
+        DISTRIBUTED.append(wrapped)
         for module in (wrapped, plain):
             module(X).pow(3).sum().backward()
             module(X).pow(3).sum().backward()
