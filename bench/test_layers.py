@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from igan_fast.devices import has_bfloat16
-from igan_fast.ops.geometry import Geometry
+from igan_fast.ops.geometry import Geometry, Given
 
 #: Of D and of G at 128² and width 64: channels in and out, height and width of the larger side.
 LAYERS = {
@@ -66,7 +66,7 @@ def test_layers(compare, request, batches, device, layer, precision):
                 y = geometry.convolve(x, weight)
             else:
                 y = forward()
-            return y, geometry.gradients(grad, x, weight, True, True, x.shape)
+            return y, geometry.gradients(grad, x, weight, True, True, Given.of(x))
 
     library = dict(zip(PASSES, (forward, gradient(True), gradient(False)), strict=True))
     compare(
