@@ -7,6 +7,7 @@ that a hook, or a module that was put in another's place, is met as it would be 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -63,9 +64,9 @@ class FusedNorm(Fused):
         )
         return run.marked(y.squeeze(0) if unbatched else y)
 
+    @abstractmethod
     def settings(self, batch: int) -> dict[str, Any]:
         """The operator's arguments on statistics, for this call: it counts the batch."""
-        raise NotImplementedError
 
     def _unbatched_dim(self) -> int | None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -217,19 +217,19 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def _norm_refusal(norm: nn.Module, tree: Tree) -> str:
-    if type(norm) not in NORMS:
-        return _subclass(norm)
-    if len(tree.places[id(norm)]) > 1:
-        return f"shared: {_where(norm, tree)}"
-    return _hooks(norm) or _dtypes(norm)
+    return _refusal(norm, NORMS, tree)
 
 
 def _conv_refusal(conv: nn.Module, tree: Tree) -> str:
-    if type(conv) not in CONVOLUTIONS:
-        return _subclass(conv)
-    if len(tree.places[id(conv)]) > 1:
-        return f"shared: {_where(conv, tree)}"
-    return _hooks(conv) or _dtypes(conv)
+    return _refusal(conv, CONVOLUTIONS, tree)
+
+
+def _refusal(module: nn.Module, kinds: Collection[type[nn.Module]], tree: Tree) -> str:
+    if type(module) not in kinds:
+        return _subclass(module)
+    if len(tree.places[id(module)]) > 1:
+        return f"shared: {_where(module, tree)}"
+    return _hooks(module) or _dtypes(module)
 
 
 def _act_refusal(activation: nn.Module) -> str:

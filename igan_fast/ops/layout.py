@@ -9,7 +9,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 
-__all__ = ["channels_first", "channels_last"]
+__all__ = ["channels_first", "channels_last", "no_view"]
 
 #: Channels, and pixels, from which on squares of them are turned in registers.
 MIN_SIDE = 4
@@ -29,6 +29,12 @@ def channels_first(x: Tensor) -> Tensor:
     if x.is_contiguous(memory_format=torch.channels_last) and _can_turn(x):
         return _turn(x)
     return x.contiguous()
+
+
+def no_view(x: Tensor) -> Tensor:
+    """x, which is a view, as a tensor of its own on the same memory: autograd allows nobody to write into a view that a
+    node returns."""
+    return x.new_empty(0).set_(x)  # type: ignore[call-overload, no-any-return]
 
 
 def _can_turn(x: Tensor) -> bool:
@@ -63,8 +69,7 @@ def _turned(x: Tensor) -> Tensor:
 class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        # No view of the copy: autograd allows nobody to write into a view that a node returns.
-        return x.new_empty(0).set_(_turned(x))  # type: ignore[call-overload, no-any-return]
+        return no_view(_turned(x))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

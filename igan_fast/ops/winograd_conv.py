@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.layout import channels_last
+from igan_fast.ops.layout import channels_last, no_view
 
 __all__ = ["FILTERS", "applies", "convolve", "filters_kept", "input_gradient", "weight_gradient"]
 
@@ -191,8 +191,7 @@ def _convolve(
     y: Tensor = torch.ops.igan_fast.winograd_conv(
         _last(x), filter, size, channels, kernel, stride, padding, bias, negative_slope, transposed, tile
     )
-    # No view of y: autograd allows nobody to write into a view that a node returns.
-    return y.new_empty(0).set_(y.permute(0, 3, 1, 2))  # type: ignore[call-overload, no-any-return]
+    return no_view(y.permute(0, 3, 1, 2))
 
 
 def _size(
