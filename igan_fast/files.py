@@ -1,9 +1,12 @@
-"""Files that are whole or absent: bytes forced to the disk, then renamed into place."""
+"""Files that are whole or absent: read within bounds; written, forced to the disk, then renamed into place."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +14,17 @@ from pathlib import Path
 from igan_fast.errors import InputError
 
 __all__ = [
+    "FileDamaged",
+    "FileMissing",
+    "FileUnreadable",
     "check_place",
     "clear_write_errors",
+    "is_temporary_name",
+    "read_file",
     "replace_file",
     "sync_file",
     "sync_folder",
+    "temporary_path",
     "write_durably",
     "write_file",
 ]
@@ -25,6 +34,20 @@ _REASONS = {
     errno.EDQUOT: "the disk is full",
     errno.EFBIG: "the disk is full, or a file-size limit is reached",
 }
+
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
+
+
+class FileMissing(InputError):
+    """There is no such file."""
+
+
+class FileUnreadable(InputError):
+    """The file is there, but the system did not hand it out (permission, a failing disk …): its content is unknown."""
+
+
+class FileDamaged(InputError):
+    """The file was read, and its content is not what it has to be."""
 
 
 @contextmanager
@@ -57,9 +80,64 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
+def read_file(path: Path, *, limit: int) -> bytes:
+    """The content of a regular file (or of a link to one) of at most ``limit`` bytes; no other is read at all.
+
+    A device, a pipe or a folder in the file's place is refused without waiting for it, and what is longer than it
+    should be without holding it in memory.
+
+    Raises:
+        FileMissing: there is none, or a link to nothing.
+        FileUnreadable: no permission, an input/output error.
+        FileDamaged: it is no regular file, or longer than ``limit``.
+    """
+    try:
+        with _regular_file(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+            size = os.fstat(descriptor).st_size
+            if size > limit:
+                raise FileDamaged(f"{path}: is {size:,} bytes long, expected at most {limit:,}")
+            data = file.read(size + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileMissing(f"{path}: missing") from None
+    except OSError as error:
+        raise FileUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(data) != size:
+        raise FileDamaged(f"{path}: changed while it was read")
+    return data
+
+
+@contextmanager
+def _regular_file(path: Path) -> Iterator[int]:
+    """A descriptor of the file, closed at the end. Without O_NONBLOCK the opening of a pipe would wait for a writer."""
+    if "\0" in str(path):
+        raise FileMissing(f"{path}: no file can have this name")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
+            raise FileDamaged(f"{path}: found {kind}, expected a file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def temporary_path(folder: Path) -> Path:
+    """A name in ``folder`` that nobody can foresee, for what is renamed into place when it is whole."""
+    return folder / f".tmp-{secrets.token_hex(8)}"
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether :func:`temporary_path` made this name."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def write_durably(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` and return when the disk has it. Raises ``OSError`` as the system gives it."""
-    with path.open("wb") as file:
+    """Write ``data`` to the new file ``path`` and return when the disk has it.
+
+    Raises ``OSError`` as the system gives it; ``FileExistsError`` where anything is there, a link included.
+    """
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -70,7 +148,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises ``OSError`` as the system gives it; the old file is untouched then and nothing is left beside it.
     """
-    temporary = path.with_name(f"tmp-{path.name}-{os.getpid()}")
+    temporary = temporary_path(path.parent)
     try:
         write_durably(temporary, data)
         temporary.replace(path)
