@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from igan_fast.errors import InputError
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_place",
     "clear_write_errors",
     "is_temporary_name",
+    "open_regular",
     "read_file",
     "replace_file",
     "sync_file",
@@ -80,46 +82,49 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
-def read_file(path: Path, *, limit: int) -> bytes:
-    """The content of a regular file (or of a link to one) of at most ``limit`` bytes; no other is read at all.
-
-    A device, a pipe or a folder in the file's place is refused without waiting for it, and what is longer than it
-    should be without holding it in memory.
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file (or a link to one), open for reading; no other is waited for or read.
 
     Raises:
         FileMissing: there is none, or a link to nothing.
-        FileUnreadable: no permission, an input/output error.
-        FileDamaged: it is no regular file, or longer than ``limit``.
+        FileUnreadable: no permission, an input/output error, inside the block too.
+        FileDamaged: it is a folder, a device or a pipe.
     """
+    if "\0" in str(path):
+        raise FileMissing(f"{path}: no file can have this name")
     try:
-        with _regular_file(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-            size = os.fstat(descriptor).st_size
-            if size > limit:
-                raise FileDamaged(f"{path}: is {size:,} bytes long, expected at most {limit:,}")
-            data = file.read(size + 1)
+        # Without O_NONBLOCK the opening of a pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
+                raise FileDamaged(f"{path}: found {kind}, expected a file")
+            with open(descriptor, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         raise FileMissing(f"{path}: missing") from None
     except OSError as error:
         raise FileUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_file(path: Path, *, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes; of a longer one nothing is read.
+
+    Raises:
+        FileMissing, FileUnreadable, FileDamaged: as :func:`open_regular`; ``FileDamaged`` also where it is longer.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise FileDamaged(f"{path}: is {size:,} bytes long, expected at most {limit:,}")
+        data = file.read(size + 1)
     if len(data) != size:
         raise FileDamaged(f"{path}: changed while it was read")
     return data
-
-
-@contextmanager
-def _regular_file(path: Path) -> Iterator[int]:
-    """A descriptor of the file, closed at the end. Without O_NONBLOCK the opening of a pipe would wait for a writer."""
-    if "\0" in str(path):
-        raise FileMissing(f"{path}: no file can have this name")
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
-            raise FileDamaged(f"{path}: found {kind}, expected a file")
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def temporary_path(folder: Path) -> Path:

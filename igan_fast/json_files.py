@@ -19,11 +19,12 @@ MAX_BYTES = 64 * 2**20
 #: Deeper than anything of ours, and far from where Python's own stack ends.
 _MAX_DEPTH = 32
 
-_MAX_INTEGER = 2**63
+#: A longer number is no count and no seed, and cannot become a float.
+_MAX_DIGITS = 300
 
 
 class Natural:
-    """In the shape of :func:`check_json`: a whole number from 0 up."""
+    """In the shape of :func:`check_json`: a whole number from 0 to 2⁶³ − 1, as a count or an index is."""
 
 
 def read_json(path: Path, shape: Any = None, *, limit: int = MAX_BYTES) -> dict[str, Any]:
@@ -36,8 +37,8 @@ def read_json(path: Path, shape: Any = None, *, limit: int = MAX_BYTES) -> dict[
 
     Raises:
         FileMissing, FileUnreadable, FileDamaged: as :func:`igan_fast.files.read_file`; ``FileDamaged`` also where the
-            content is no JSON object, holds what JSON has not (NaN, Infinity), a number beyond 64 bits or the range of
-            floats, a name twice, or something of another type than ``shape`` says.
+            content is no JSON object, holds what JSON has not (NaN, Infinity), a number beyond the range of floats, a
+            name twice, or something of another type than ``shape`` says.
     """
     return parse_json(read_file(path, limit=limit), path, shape)
 
@@ -96,7 +97,7 @@ def check_json(value: object, shape: Any, where: str | Path, name: str = "") -> 
         for key, inner in value.items() if str in shape else shape.items():
             if key not in value:
                 raise FileDamaged(f"{where}: damaged: {prefix}{key} is missing")
-            check_json(value[key], shape[str] if str in shape else inner, where, f"{prefix}{key}")
+            check_json(value[key], shape.get(str, inner), where, f"{prefix}{key}")
 
 
 def _fits(value: object, shape: Any) -> bool:
@@ -108,14 +109,14 @@ def _fits(value: object, shape: Any) -> bool:
     if isinstance(value, bool):
         return shape is bool
     if shape is Natural:
-        return isinstance(value, int) and value >= 0
+        return isinstance(value, int) and 0 <= value < 2**63
     return isinstance(value, int | float if shape is float else shape)
 
 
 def _word(shape: Any) -> str:
     kind = type(shape) if isinstance(shape, dict | list) else shape
     words = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "an object",
-             list: "a list", Natural: "a whole number from 0 up"}  # fmt: skip
+             list: "a list", Natural: "a whole number from 0 to 2⁶³ − 1"}  # fmt: skip
     return words[kind]
 
 
@@ -135,9 +136,9 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    if len(text) > 20 or not -_MAX_INTEGER <= (value := int(text)) < _MAX_INTEGER:
-        raise ValueError(f"{text[:20]}{'…' * (len(text) > 20)} is beyond 64 bits")
-    return value
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"{text[:20]}… is a number of {len(text)} digits")
+    return int(text)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
