@@ -26,6 +26,10 @@ __all__ = ["DrawnFaces", "FaceParameters", "draw_face", "face_parameters", "with
 _DRAWING_VERSION = 1
 
 
+#: Half a terabyte at 128²; more is a slip of the keyboard, and would fill memory before it fills the disk.
+MAX_DRAWN = 10_000_000
+
+
 class DrawnFaces:
     """A face source of ``count`` drawn faces (`igan_fast.data.source.FaceSource`).
 
@@ -38,12 +42,12 @@ class DrawnFaces:
         attributes: the label columns by name, in the order wanted; all 40 in CelebA's order where empty.
 
     Raises:
-        InputError: ``count`` below 1, ``seed`` below 0, an unknown or repeated attribute.
+        InputError: ``count`` out of its range, ``seed`` below 0, an unknown or repeated attribute.
     """
 
     def __init__(self, count: int = 20_000, *, seed: int = 0, attributes: Sequence[str] = ()) -> None:
-        if count < 1:
-            raise InputError(f"count: found {count}, expected at least 1 face")
+        if not 1 <= count <= MAX_DRAWN:
+            raise InputError(f"count: found {count}, expected 1 to {MAX_DRAWN:,} faces")
         if seed < 0:
             raise InputError(f"seed: found {seed}, expected 0 or more")
         self.attributes = tuple(attributes) or CELEBA_ATTRIBUTES

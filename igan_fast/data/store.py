@@ -54,6 +54,7 @@ class FaceStore:
     positions: NDArray[np.int64]  #: (M,), ascending: where each row's picture is in the source
     size: int  #: S, pixels
     path: Path | None = None  #: the folder in the cache
+    digest: str | None = None  #: hexadecimal, of the pictures themselves: the same wherever their files come from
 
     def __len__(self) -> int:
         return len(self.images)

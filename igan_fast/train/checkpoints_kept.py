@@ -33,7 +33,7 @@ __all__ = [
     "remove_leftovers",
     "restore_best",
     "retire",
-    "set_aside_later",
+    "set_aside_newer",
 ]
 
 #: The end of the name under which a checkpoint waits while another of its iteration takes its place.
@@ -175,17 +175,18 @@ def remove_leftovers(folder: Path) -> None:
             _delete(path)
 
 
-def set_aside_later(run: Path, iteration: int, report: Callable[[str], None]) -> None:
-    """Rename every checkpoint after ``iteration`` to a name that no reader takes: a run that goes on from there has
+def set_aside_newer(run: Path, whole: Path, report: Callable[[str], None]) -> None:
+    """Rename every checkpoint newer than ``whole`` to a name that no reader takes: a run that goes on from that one has
     passed them over, and what it writes will not be their continuation.
 
     Raises:
         InputError: a name cannot be changed.
     """
-    for later, folder in checkpoint_folders(run):
-        if later > iteration:
-            with clear_write_errors(str(folder)):
-                report(f"{folder}: kept as {_set_aside(folder).name}")
+    for _, folder in checkpoint_folders(run):
+        if folder == whole:
+            return
+        with clear_write_errors(str(folder)):
+            report(f"{folder}: kept as {_set_aside(folder).name}")
 
 
 def retire(folder: Path) -> None:

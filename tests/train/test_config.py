@@ -114,7 +114,7 @@ def test_json_round_trip() -> None:
     ("content", "message"),
     [
         (None, "holds no training run"),
-        ("{", "not readable as JSON"),
+        ("{", "damaged: not JSON"),
         ("[1]", "found a JSON list, expected an object"),
         ('{"colour": 3}', "unknown option 'colour'"),
         ('{"image_size": "64"}', "image_size is '64'"),
