@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import igan_fast._interrupt  # noqa: F401  # isort: skip  # first: loading PyTorch takes seconds, when people press Ctrl-C
 from igan_fast import reference
 from igan_fast._version import __version__
 from igan_fast.errors import InputError

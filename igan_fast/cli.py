@@ -16,6 +16,7 @@ from typing import Annotated, Any, cast
 import tyro
 from tyro.conf import subcommand
 
+from igan_fast import _interrupt
 from igan_fast.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
 from igan_fast.errors import InputError
 from igan_fast.train.config import PRESETS, TrainConfig
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     command: Command | None = None
     try:
+        _interrupt.usual()  # here, where it is caught
         command = _parse(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _tell

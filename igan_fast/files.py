@@ -37,7 +37,7 @@ _REASONS = {
     errno.EFBIG: "the disk is full, or a file-size limit is reached",
 }
 
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
+_TEMPORARY = re.compile(r"\.tmp-.+-[0-9a-f]{16}", re.DOTALL)
 
 
 class FileMissing(InputError):
@@ -127,9 +127,10 @@ def read_file(path: Path, *, limit: int) -> bytes:
     return data
 
 
-def temporary_path(folder: Path) -> Path:
-    """A name in ``folder`` that nobody can foresee, for what is renamed into place when it is whole."""
-    return folder / f".tmp-{secrets.token_hex(8)}"
+def temporary_path(target: Path) -> Path:
+    """A name beside ``target`` that nobody can foresee, for what is renamed to it when it is whole."""
+    # 40 characters are at most 160 bytes; a file system takes names of 255.
+    return target.with_name(f".tmp-{target.name[:40]}-{secrets.token_hex(8)}")
 
 
 def is_temporary_name(name: str) -> bool:
@@ -153,7 +154,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises ``OSError`` as the system gives it; the old file is untouched then and nothing is left beside it.
     """
-    temporary = temporary_path(path.parent)
+    temporary = temporary_path(path)
     try:
         write_durably(temporary, data)
         temporary.replace(path)

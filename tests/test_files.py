@@ -90,21 +90,28 @@ def test_an_error_of_the_system_is_no_damage(tmp_path: Path, monkeypatch: pytest
 
 def test_a_read_that_fails_half_way_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"1")
+    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
 
     class Failing(io.BytesIO):
+        def fileno(self) -> int:
+            return descriptor
+
         def read(self, size: int | None = -1, /) -> bytes:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(files, "open", lambda *_, **__: Failing(), raising=False)
     with pytest.raises(FileUnreadable, match="Input/output error"):
         read_file(tmp_path / "a", limit=10)
+    os.close(descriptor)
 
 
 def test_temporary_names_differ_and_are_known_again(tmp_path: Path) -> None:
-    names = {temporary_path(tmp_path).name for _ in range(100)}
+    names = {temporary_path(tmp_path / "log.jsonl").name for _ in range(100)}
     assert len(names) == 100
     assert all(map(is_temporary_name, names))
-    assert not any(map(is_temporary_name, ["tmp-backup", ".tmp-mine", ".tmp-0123456789abcdef.old", "step-00000001"]))
+    assert not any(
+        map(is_temporary_name, ["tmp-backup", ".tmp-mine", ".tmp-log-0123456789abcdef.old", "step-00000001"])
+    )
 
 
 def test_a_link_in_the_way_is_neither_followed_nor_written_through(
@@ -117,7 +124,7 @@ def test_a_link_in_the_way_is_neither_followed_nor_written_through(
     link.symlink_to(victim)
     with pytest.raises(FileExistsError):
         write_durably(link, b"overwritten")
-    monkeypatch.setattr(files, "temporary_path", lambda folder: folder / link.name)  # had somebody foreseen the name
+    monkeypatch.setattr(files, "temporary_path", lambda target: link)  # had somebody foreseen the name
     with pytest.raises(FileExistsError):
         replace_file(folder / "config.json", b"overwritten")
     assert victim.read_text() == "precious"
@@ -143,5 +150,6 @@ def test_what_is_written_has_the_rights_that_the_user_gives_new_files(tmp_path: 
 
 
 def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path: Path) -> None:
-    replace_file(tmp_path / ("x" * 255), b"1")
-    assert [len(path.name) for path in tmp_path.iterdir()] == [255]
+    for name in ("x" * 255, "🙂" * 63):
+        replace_file(tmp_path / name, b"1")
+    assert {len(path.name) for path in tmp_path.iterdir()} == {255, 63}

@@ -95,7 +95,7 @@ def save_checkpoint(
     """
     checkpoints = run / "checkpoints"
     final = checkpoints / f"step-{iteration:08d}"
-    temporary = temporary_path(checkpoints)
+    temporary = temporary_path(final)
     consequence = f"the checkpoint of iteration {iteration} was not written, older ones are untouched"
     with clear_write_errors(str(checkpoints), consequence):
         checkpoints.mkdir(parents=True, exist_ok=True)

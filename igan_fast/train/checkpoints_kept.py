@@ -227,7 +227,7 @@ def _set_aside(folder: Path) -> Path:
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint so that a kill half-way leaves nothing that looks like one."""
-    doomed = temporary_path(folder.parent)
+    doomed = temporary_path(folder)
     folder.rename(doomed)
     _delete(doomed)
 
