@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
+from igan_fast.train.meta_model import model_on_meta
 
 __all__ = ["ModelDescription", "check_statistics", "described_model"]
 
@@ -30,8 +30,7 @@ class ModelDescription(NamedTuple):
 
     def on_meta(self) -> IterativeGAN:
         """The model with shapes and types, but without memory, whatever its size."""
-        with torch.device("meta"):
-            return IterativeGAN(**self.arguments)
+        return model_on_meta(self.arguments)
 
 
 def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from igan_fast.errors import InputError
-from igan_fast.models import IterativeGAN
+from igan_fast.train.meta_model import model_on_meta
 
 if TYPE_CHECKING:
     from igan_fast.train.config import TrainConfig
@@ -43,12 +43,11 @@ def check_memory(config: TrainConfig, device: torch.device) -> None:
 
 def least_training_bytes(config: TrainConfig) -> float:
     """Bytes that no run of these options does without; the real need is a few times as much."""
-    attributes = len(config.attributes) or 1
+    arguments: dict[str, int] = {name: getattr(config, name) for name in ("image_size", "latent", "width")}
     try:
-        with torch.device("meta"):
-            model = IterativeGAN(config.image_size, attributes, config.latent, config.width)
+        model = model_on_meta({**arguments, "attributes": len(config.attributes) or 1})
     except ValueError:  # a layer beyond all bounds
-        return 2.0**40 * max(config.image_size, config.latent, config.width)
+        return 2.0**40 * max(arguments.values())
     # float32: weights, their gradients, Adam's two moments, the average.
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4 * (5 if config.ema_decay else 4)
     pixels = config.image_size**2

@@ -22,7 +22,13 @@ from igan_fast.train.tensor_specs import Spec, Specs, check_specs, specs_of
 
 __all__ = ["check_data", "data_fingerprint", "resumable_by"]
 
-_STATE = {"config": dict, "loader": dict, "balance": dict, "ema_count": Natural, "metrics": {str: float}}
+_STATE = {
+    "config": dict,
+    "loader": {"seed": Natural, "position": Natural, "count": Natural},
+    "balance": {"d_sum": float, "g_sum": float, "weight": float, "pending": ([float], None)},
+    "ema_count": Natural,
+    "metrics": {str: float},
+}
 _DATA = {"photos": str, "labels": str, "train": str, "val": str, "count": Natural, "named": str}
 
 #: What the digests of a fingerprint are of, as messages call it.
