@@ -11,7 +11,7 @@ from typing import Any
 
 from igan_fast.files import FileDamaged, read_file
 
-__all__ = ["Natural", "check_json", "parse_json", "read_json"]
+__all__ = ["MAX_BYTES", "Natural", "check_json", "parse_json", "read_json"]
 
 #: No file of ours comes near it: the longest, a store's list of broken pictures, has some hundred bytes each.
 MAX_BYTES = 64 * 2**20

@@ -19,7 +19,7 @@ from torch import Tensor
 from igan_fast._version import __version__
 from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged, FileMissing, open_regular, sync_folder, write_durably
-from igan_fast.json_files import Natural, check_json, parse_json, read_json
+from igan_fast.json_files import MAX_BYTES, Natural, check_json, parse_json, read_json
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.tensor_specs import Specs, read_specs
 
@@ -38,6 +38,8 @@ __all__ = [
 MANIFEST = "manifest.json"
 
 _FORMAT = 1
+#: A file that does not fit is hashed to say why, unless that would take long: it may claim to have any size.
+_MAX_EXPLAINED = 2**30
 _STATE = "state.json"
 _SUFFIX = ".safetensors"
 _GROUP = re.compile(r"[A-Za-z0-9_]+")
@@ -143,8 +145,9 @@ def _ask(fits: Fits, folder: Path, state: dict[str, Any], groups: Mapping[str, s
     try:
         fits(folder, state, {group: read_specs(folder / name) for group, name in groups.items()})
     except (CheckpointError, FileDamaged):
-        for name in groups.values():  # where bytes have changed, that is the reason to give
-            _verify(folder, name, manifest)
+        for name in groups.values():
+            if manifest.files[name][0] <= _MAX_EXPLAINED:  # where bytes have changed, that is the reason to give
+                _verify(folder, name, manifest)
         raise
 
 
@@ -204,7 +207,8 @@ def _read_manifest(folder: Path) -> _Manifest:
     check_json(content, _MANIFEST_SHAPE, path)
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in content["files"].items()}
     groups = {name.removesuffix(_SUFFIX) for name in files if name != _STATE}
-    if content["format"] != _FORMAT or _STATE not in files or not all(map(_GROUP.fullmatch, groups)):
+    known = content["format"] == _FORMAT and _STATE in files and all(map(_GROUP.fullmatch, groups))
+    if not known or files[_STATE][0] > MAX_BYTES:
         raise CheckpointError(f"{path}: damaged: not a checkpoint's manifest")
     return _Manifest(content["iteration"], files)
 

@@ -15,7 +15,11 @@ from igan_fast.train.meta_model import model_on_meta
 
 __all__ = ["ModelDescription", "check_statistics", "described_model"]
 
-_MODEL = {"model": {"arguments": {str: (int, bool)}, "attributes": [str]}}
+_MODEL = {"model": {"arguments": dict, "attributes": [str]}}
+_ARGUMENTS: dict[str, Any] = {
+    **dict.fromkeys(("image_size", "attributes", "latent", "width"), Natural),
+    "signed_labels": bool,
+}
 _MAY_HAVE: dict[str, Any] = {"label_samples": [str]}
 #: Of the run's options, what says which photos were held out: whoever scores the model asks for them.
 _DATA_OPTIONS: dict[str, Any] = {"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural}
@@ -44,6 +48,7 @@ def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
         check_json(state, _MODEL, where)
         described = state["model"]
         _check_present(described, _MAY_HAVE, where, "model")
+        _check_present(described["arguments"], _ARGUMENTS, where, "model.arguments")
         check_json(state, {"config": dict} if "config" in state else {}, where)
         _check_present(state.get("config", {}), _DATA_OPTIONS, where, "config")
         attributes = tuple(described["attributes"])
