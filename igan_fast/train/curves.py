@@ -43,8 +43,8 @@ def plot_losses(log: Path, picture: Path) -> bool:
 
 
 def _append(curves: _Curves, name: str, iteration: int, value: object) -> None:
-    # Beyond these matplotlib's arithmetic ends; only a damaged log holds such a number.
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 and iteration < 2**53:
+    # A loss is a float32. Only a damaged log holds more, or such an iteration, and matplotlib's arithmetic may end there.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**128 and iteration < 2**53:
         iterations, values = curves.setdefault(name, ([], []))
         iterations.append(iteration)
         values.append(value)
