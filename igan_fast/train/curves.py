@@ -43,7 +43,7 @@ def plot_losses(log: Path, picture: Path) -> bool:
 
 
 def _append(curves: _Curves, name: str, iteration: int, value: object) -> None:
-    # A loss is a float32. Only a damaged log holds more, or such an iteration, and matplotlib's arithmetic may end there.
+    # A loss is a float32; only a damaged log holds more, or such an iteration, which matplotlib may not bear.
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**128 and iteration < 2**53:
         iterations, values = curves.setdefault(name, ([], []))
         iterations.append(iteration)
