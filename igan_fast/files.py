@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from igan_fast.errors import InputError
 
 __all__ = [
     "check_place",
     "clear_write_errors",
+    "open_regular",
     "replace_file",
     "sync_file",
     "sync_folder",
@@ -55,6 +58,30 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: {folder} is a file, expected a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading. Nothing else is opened: a pipe, say, would never answer.
+
+    Raises:
+        InputError: a folder, a pipe, a device or a socket is there instead.
+        OSError: as the system gives it, for one because nothing is there.
+    """
+    _refuse_special(path, path.stat().st_mode)  # before it is opened: for some devices that alone is an order
+    # What was put in its place since is not waited for: without O_NONBLOCK a pipe's open returns when somebody writes.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _refuse_special(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _refuse_special(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise InputError(f"{path}: is {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a file")
 
 
 def write_durably(path: Path, data: bytes) -> None:
