@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
@@ -10,7 +11,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from igan_fast.errors import InputError
 
@@ -82,7 +82,7 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading. Nothing else is opened: a pipe, say, would never answer.
 
     Raises:

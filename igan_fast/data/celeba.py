@@ -28,7 +28,7 @@ from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.celeba_files import find_files
 from igan_fast.data.photo_files import decode_photo
 from igan_fast.data.shuffle import check_seed, seeded_permutation
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, printable
 
 __all__ = ["CelebA"]
 
@@ -195,7 +195,7 @@ class CelebA:
         self._skipped.append(what)
 
     def _warn(self, what: str) -> None:
-        warnings.warn(f"{self._photos.path}: {what}", stacklevel=4)
+        warnings.warn(printable(f"{self._photos.path}: {what}"), stacklevel=4)
 
     def _describe(self, file: AnnotationFile, how: str) -> str:
         parts = [f"{len(self):,} photos in {self._photos.path}"]

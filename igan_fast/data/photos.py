@@ -20,7 +20,7 @@ from igan_fast.data.formats import (
     is_photo_name,
     open_image,
 )
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, printable
 from igan_fast.files import open_regular
 
 __all__ = ["MIN_SIDE", "PHOTO_SUFFIXES", "Photo", "decode_stream", "expand_photos", "load_photo"]
@@ -134,7 +134,7 @@ def _photos_in(folder: Path) -> list[Path]:
         also = f"; left out: {' and '.join(left_out)}" if left_out else ""
         raise InputError(f"{folder}: this folder holds no photo ({' '.join(PHOTO_SUFFIXES)}){also}")
     if left_out:
-        warnings.warn(f"{folder}: left out {' and '.join(left_out)}", stacklevel=3)
+        warnings.warn(printable(f"{folder}: left out {' and '.join(left_out)}"), stacklevel=3)
     return [folder / name for name in photos]
 
 
