@@ -231,7 +231,7 @@ class _PhotoIndex:
         if key not in self._tables:
             table = self._tables[key] = {}
             for name in self._names:
-                end = "/".join(name.split("/")[-depth:])
+                end = "/".join(name.rsplit("/", depth)[-depth:])
                 table.setdefault(end.rpartition(".")[0] if without_suffix else end, []).append(name)
         return self._tables[key]
 

@@ -169,8 +169,8 @@ def _find_in_zip(photos: ZipPhotos, patterns: Sequence[str]) -> AnnotationFile |
 
 def _best(files: Sequence[str], patterns: Sequence[str]) -> str | None:
     """The file that fits the earliest of ``patterns``; of several, the first, which is the nearest."""
+    last_parts = [file.rpartition("/")[2].lower() for file in files]
     for pattern in patterns:
-        for file in files:
-            if fnmatch.fnmatchcase(PurePosixPath(file).name.lower(), pattern):
-                return file
+        if found := fnmatch.filter(last_parts, pattern):
+            return files[last_parts.index(found[0])]
     return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 import mimetypes
+import posixpath
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -49,7 +49,7 @@ OTHER_SUFFIXES = (
 MAX_FILE_BYTES = 300 * 2**20
 
 #: What the coefficients of a JPEG may take that has to be held whole until its last scan is read (a progressive one).
-MAX_COEFFICIENT_BYTES = 512 * 2**20
+MAX_COEFFICIENT_BYTES = 640 * 2**20
 
 #: A progressive JPEG has about ten scans. Each is a pass over the whole picture, however short it is.
 MAX_SCANS = 500
@@ -63,14 +63,14 @@ for _plugin in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
 
 def is_photo_name(name: str) -> bool:
     """Whether a path, with ``/``, has the suffix of a photo and is not hidden (``._face.jpg``, ``__MACOSX/``)."""
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = _suffix(name)
     return (suffix in PHOTO_SUFFIXES or (suffix in HEIF_SUFFIXES and _has_heif())) and not _is_hidden(name)
 
 
 def is_other_picture(name: str) -> bool:
     """Whether a path has the suffix of a picture, but of none that is read here (``.heic``, ``.tga`` …)."""
-    suffix = PurePosixPath(name).suffix.lower()
-    known = suffix in OTHER_SUFFIXES or (mimetypes.guess_type(f"x{suffix}")[0] or "").startswith("image/")
+    suffix = _suffix(name)
+    known = suffix in OTHER_SUFFIXES or mimetypes.types_map.get(suffix, "").startswith("image/")
     return known and not is_photo_name(name) and not _is_hidden(name)
 
 
@@ -78,7 +78,7 @@ def describe_left_out(names: Sequence[str]) -> str:
     """How many pictures are left out for their format, the first of them, and what to do: for a message."""
     note = f"{len(names):,} picture{'' if len(names) == 1 else 's'} in other formats ({', '.join(names[:3])}"
     note += ", …)" if len(names) > 3 else ")"
-    heif = any(PurePosixPath(name).suffix.lower() in HEIF_SUFFIXES for name in names)
+    heif = any(_suffix(name) in HEIF_SUFFIXES for name in names)
     return f"{note}; {_HEIF_NOTE}" if heif else f"{note}; save them as JPEG or PNG"
 
 
@@ -86,8 +86,8 @@ def describe_left_out(names: Sequence[str]) -> str:
 def open_image(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Open a photo in one of ``FORMATS``; errors of decoding inside the block become ``InputError`` too.
 
-    A JPEG of more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) is decoded at a half, a quarter or an eighth of its
-    size, which takes that much less memory; other formats cannot, and are refused.
+    A JPEG of more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million; a quarter of it for a progressive one) is decoded at
+    a half, a quarter or an eighth of its size, which takes that much less memory; other formats cannot, and are refused.
 
     Args:
         stream: of the photo's bytes, seekable.
@@ -133,20 +133,22 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
 
 def _limit_jpeg(image: JpegImageFile, stream: BinaryIO, name: str) -> None:
     """Have a large JPEG decoded at a reduced size, and refuse one that even then would fill the memory or the day."""
-    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    pixels = image.width * image.height
+    limit = allowed = Image.MAX_IMAGE_PIXELS or pixels
     if not _comes_in_one_scan(image, stream):
         sampling = [across * down for _, across, down, _ in image.layer]
         held = 2 * pixels * sum(sampling) // max(*sampling, 1)
-        if limit and pixels > limit and held > MAX_COEFFICIENT_BYTES:
+        if pixels > limit and held > MAX_COEFFICIENT_BYTES:
             raise _too_large(name, pixels, ", and is progressive: it would have to be held whole")
+        allowed = limit // 4  # beside what is held there is less room for the result
         position = stream.tell()
         stream.seek(0)
         scans = stream.read().count(b"\xff\xda")
         stream.seek(position)
         if scans > MAX_SCANS:
             raise InputError(f"{name}: is a JPEG of {scans:,} scans, expected at most {MAX_SCANS}; save it anew")
-    if limit and pixels > limit:
-        scale = next(scale for scale in (2, 4, 8) if scale == 8 or pixels <= limit * scale**2)
+    if pixels > allowed:
+        scale = next(scale for scale in (2, 4, 8) if scale == 8 or pixels <= allowed * scale**2)
         image.draft(None, (image.width // scale, image.height // scale))
 
 
@@ -209,5 +211,9 @@ def _register_heif() -> bool:
     return "HEIF" in Image.OPEN
 
 
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
