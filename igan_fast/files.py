@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from igan_fast.errors import InputError
 
@@ -20,6 +21,7 @@ __all__ = [
     "FileUnreadable",
     "check_place",
     "clear_write_errors",
+    "entry_kind",
     "is_temporary_name",
     "open_regular",
     "read_file",
@@ -80,6 +82,14 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: {folder} is a file, expected a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
+
+
+def entry_kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "other"]:
+    """What an entry of a folder is, or leads to: "other" is a device, a pipe, and a link to nothing or in a circle."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:
+        return "other"
 
 
 def open_regular(path: Path) -> io.BufferedReader:

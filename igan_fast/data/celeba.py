@@ -145,9 +145,7 @@ class CelebA:
         for photo in without_photo:
             if not is_decodable(photo):
                 line = table.lines[table.files.index(photo)]
-                raise InputError(
-                    f"{file.where}: line {line}: is not UTF-8 text, and no photo has a name in these bytes"
-                )
+                raise InputError(f"{file.where}: line {line}: is not UTF-8 text, and no photo has this name")
         used = set(names)
         if len(used) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)

@@ -12,6 +12,7 @@ from igan_fast.data.annotations import MAX_ANNOTATION_BYTES, AnnotationFile, ann
 from igan_fast.data.formats import describe_left_out, is_other_picture, is_photo_name
 from igan_fast.data.photo_files import FolderPhotos, PhotoFiles, ZipPhotos
 from igan_fast.errors import InputError
+from igan_fast.files import entry_kind
 
 __all__ = ["DataFiles", "find_files"]
 
@@ -123,10 +124,11 @@ def _list(top: Path) -> _Listing:
             name = f"{prefix}{entry.name}"
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if _is(entry.is_dir):
+            kind = entry_kind(entry)
+            if kind == "folder":
                 if prefix.count("/") < DEPTH:
                     (links if entry.is_symlink() else folders).append(f"{name}/")
-            elif is_photo_name(name) and not _is(entry.is_file):
+            elif kind == "other" and is_photo_name(name):
                 dangling.append(name)
             else:
                 files.append(name)
@@ -136,13 +138,6 @@ def _list(top: Path) -> _Listing:
         if names
     ]
     return _Listing(top, sorted(files, key=lambda file: file.count("/")), problems)
-
-
-def _is(check: object) -> bool:
-    try:
-        return bool(check())  # type: ignore[operator]
-    except OSError:  # links in a circle
-        return False
 
 
 def _find_photos(listing: _Listing) -> PhotoFiles:

@@ -87,7 +87,7 @@ def open_image(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Open a photo in one of ``FORMATS``; errors of decoding inside the block become ``InputError`` too.
 
     A JPEG of more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million; a quarter of it for a progressive one) is decoded at
-    a half, a quarter or an eighth of its size, which takes that much less memory; other formats cannot, and are refused.
+    a half, a quarter or an eighth of its size, which takes that much less memory; other formats cannot: refused.
 
     Args:
         stream: of the photo's bytes, seekable.

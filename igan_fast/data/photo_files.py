@@ -22,9 +22,9 @@ from igan_fast.files import open_regular
 
 __all__ = ["FolderPhotos", "PhotoFiles", "ZipPhotos", "decode_photo"]
 
-#: Bytes that are unpacked at a time. With bzip2 and LZMA it is what is read, of which each byte may become thousands.
-_STEP = 2**20
-_STEP_UNBOUNDED = 4096
+#: Bytes that are read at a time from a packed file, by its compression: with deflate that bounds what they unpack to;
+#: with LZMA each byte may become 7,000. Of bzip2, which is in no list, a few become gigabytes.
+_STEPS = {zipfile.ZIP_STORED: 2**20, zipfile.ZIP_DEFLATED: 2**20, zipfile.ZIP_LZMA: 2**12}
 
 #: Longer than what the kernel's clock of files counts in: later changes of a file get a later time.
 _TICK_NS = 20_000_000
@@ -132,12 +132,14 @@ class ZipPhotos:
         entry = self._entries[name]
         if entry.file_size > limit:
             raise InputError(f"{self.where(name)}: unpacks to {entry.file_size:,} bytes; up to {limit:,} are read")
-        is_bounded = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if entry.compress_type not in _STEPS:
+            packed = zipfile.compressor_names.get(entry.compress_type, f"method {entry.compress_type}")  # type: ignore[attr-defined]
+            raise InputError(f"{self.where(name)}: cannot be unpacked: is packed with {packed}, expected deflate")
         content = bytearray()
         archive = self._zip()
         try:
             with archive.open(entry) as file:  # it checks the CRC at the end
-                while part := file.read(_STEP if is_bounded else _STEP_UNBOUNDED):
+                while part := file.read(_STEPS[entry.compress_type]):
                     content += part
         except Exception as error:  # zlib's, zipfile's and the operating system's errors for broken data
             raise InputError(f"{self.where(name)}: cannot be unpacked ({error})") from error

@@ -21,7 +21,7 @@ from igan_fast.data.formats import (
     open_image,
 )
 from igan_fast.errors import InputError, printable
-from igan_fast.files import open_regular
+from igan_fast.files import entry_kind, open_regular
 
 __all__ = ["MIN_SIDE", "PHOTO_SUFFIXES", "Photo", "decode_stream", "expand_photos", "load_photo"]
 
@@ -76,7 +76,7 @@ def load_photo(photo: Photo, size: int, *, name: str = "photo") -> NDArray[np.ui
         raise InputError(f"size: found {size}, expected at least 1 pixel")
     if isinstance(photo, Image.Image):
         if isinstance(photo, ImageFile.ImageFile) and photo.tile and photo.format not in (*FORMATS, "MPO"):
-            raise InputError(f"{name}: found a {photo.format} picture, expected one of {', '.join(FORMATS)}")
+            raise InputError(f"{name}: found a picture in {photo.format}, expected one in {', '.join(FORMATS)}")
         try:
             photo.load()  # an opened file is not decoded yet
         except (OSError, SyntaxError, ValueError) as error:
@@ -121,12 +121,12 @@ def expand_photos(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def _photos_in(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            files = {entry.name: entry.is_file() for entry in entries}
+            kinds = {entry.name: entry_kind(entry) for entry in entries}
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
-    photos = sorted(name for name, is_file in files.items() if is_file and is_photo_name(name))
-    others = sorted(name for name, is_file in files.items() if is_file and is_other_picture(name))
-    broken = sorted(name for name in files if not (files[name] or (folder / name).is_dir()) and is_photo_name(name))
+    photos = sorted(name for name, kind in kinds.items() if kind == "file" and is_photo_name(name))
+    others = sorted(name for name, kind in kinds.items() if kind == "file" and is_other_picture(name))
+    broken = sorted(name for name, kind in kinds.items() if kind == "other" and is_photo_name(name))
     left_out = [describe_left_out(others)] if others else []
     if broken:
         left_out.append(f"{len(broken):,} that are no regular files or links to nothing ({', '.join(broken[:3])})")
@@ -147,8 +147,8 @@ def _from_file(path: Path, size: int) -> NDArray[np.uint8]:
         raise InputError(f"{path}: no such file") from None
     except PermissionError:
         raise InputError(f"{path}: may not be read (permission denied)") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     with stream:
         return decode_stream(stream, size, str(path))
 
