@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
@@ -10,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Literal
 
 from igan_fast.errors import InputError
 
@@ -20,9 +21,11 @@ __all__ = [
     "FileUnreadable",
     "check_place",
     "clear_write_errors",
+    "entry_kind",
     "is_temporary_name",
     "open_regular",
     "read_file",
+    "reading",
     "replace_file",
     "sync_file",
     "sync_folder",
@@ -82,29 +85,46 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
-@contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """A regular file (or a link to one), open for reading; no other is waited for or read.
+def entry_kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "other"]:
+    """What an entry of a folder is, or leads to: "other" is a device, a pipe, and a link to nothing or in a circle."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:
+        return "other"
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file, or a link to one, for reading. Nothing else is opened: a pipe, say, would never answer.
 
     Raises:
-        FileMissing: there is none, or a link to nothing.
-        FileUnreadable: no permission, an input/output error, inside the block too.
-        FileDamaged: it is a folder, a device or a pipe.
+        FileDamaged: a folder, a pipe, a device or a socket is there instead.
+        OSError: as the system gives it, for one because nothing is there.
     """
     if "\0" in str(path):
         raise FileMissing(f"{path}: no file can have this name")
+    _refuse_special(path, path.stat().st_mode)  # before it is opened: for some devices that alone is an order
+    # What was put in its place since is not waited for: without O_NONBLOCK the opening of a pipe is.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        # Without O_NONBLOCK the opening of a pipe would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
-                raise FileDamaged(f"{path}: found {kind}, expected a file")
-            with open(descriptor, "rb", closefd=False) as file:
-                yield file
-        finally:
-            os.close(descriptor)
+        _refuse_special(path, os.fstat(descriptor).st_mode)
+        return open(descriptor, "rb")  # noqa: PTH123  # a descriptor has no path
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[io.BufferedReader]:
+    """:func:`open_regular` for the block, in which every error of the system says what it means for the file.
+
+    Raises:
+        FileMissing: there is none, or a link to nothing.
+        FileUnreadable: no permission, an input/output error.
+        FileDamaged: as :func:`open_regular`.
+    """
+    try:
+        with open_regular(path) as file:
+            yield file
     except (FileNotFoundError, NotADirectoryError):
         raise FileMissing(f"{path}: missing") from None
     except OSError as error:
@@ -115,9 +135,9 @@ def read_file(path: Path, *, limit: int) -> bytes:
     """The content of a regular file of at most ``limit`` bytes; of a longer one nothing is read.
 
     Raises:
-        FileMissing, FileUnreadable, FileDamaged: as :func:`open_regular`; ``FileDamaged`` also where it is longer.
+        FileMissing, FileUnreadable, FileDamaged: as :func:`reading`; ``FileDamaged`` also where it is longer.
     """
-    with open_regular(path) as file:
+    with reading(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise FileDamaged(f"{path}: is {size:,} bytes long, expected at most {limit:,}")
@@ -125,6 +145,12 @@ def read_file(path: Path, *, limit: int) -> bytes:
     if len(data) != size:
         raise FileDamaged(f"{path}: changed while it was read")
     return data
+
+
+def _refuse_special(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise FileDamaged(f"{path}: found {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a file")
 
 
 def temporary_path(target: Path) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from igan_fast._version import __version__
 from igan_fast.errors import InputError
-from igan_fast.files import FileDamaged, FileMissing, open_regular, sync_folder, write_durably
+from igan_fast.files import FileDamaged, FileMissing, reading, sync_folder, write_durably
 from igan_fast.json_files import MAX_BYTES, Natural, check_json, parse_json, read_json
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.tensor_specs import Specs, read_specs
@@ -217,7 +217,7 @@ def _verified(folder: Path, name: str, manifest: _Manifest) -> bytes:
     """The bytes of one file. What is hashed is what is parsed: the file is read once."""
     path = folder / name
     size, digest = manifest.files[name]
-    with open_regular(path) as file:
+    with reading(path) as file:
         _check_size(path, file, size)
         data = file.read(size + 1)
     _check_digest(path, hashlib.sha256(data).hexdigest(), digest)
@@ -229,7 +229,7 @@ def _verify(folder: Path, name: str, manifest: _Manifest) -> None:
     path = folder / name
     size, digest = manifest.files[name]
     hashed = hashlib.sha256()
-    with open_regular(path) as file:
+    with reading(path) as file:
         _check_size(path, file, size)
         while part := file.read(2**20):
             hashed.update(part)

@@ -15,7 +15,7 @@ from igan_fast.files import (
     FileMissing,
     FileUnreadable,
     clear_write_errors,
-    open_regular,
+    reading,
     replace_file,
 )
 from igan_fast.json_files import Natural, parse_json
@@ -73,9 +73,9 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a log in order; a line that is no record (cut short by a kill, damaged) is passed over.
 
     Raises:
-        FileMissing, FileUnreadable, FileDamaged: as ``igan_fast.files.open_regular``.
+        FileMissing, FileUnreadable, FileDamaged: as ``igan_fast.files.reading``.
     """
-    with open_regular(path) as file:
+    with reading(path) as file:
         for line in _lines(file):
             record = _parse(line)
             if record is not None:
@@ -107,7 +107,7 @@ def _cut(path: Path, start: int) -> None:
     kept = []
     if start > 0:
         try:
-            with open_regular(path) as file:
+            with reading(path) as file:
                 for line in _lines(file):
                     record = _parse(line)
                     if record is not None and record["iteration"] <= start:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from igan_fast.files import FileDamaged, open_regular
+from igan_fast.files import FileDamaged, reading
 from igan_fast.json_files import Natural, check_json, parse_json
 
 __all__ = ["Spec", "Specs", "check_specs", "read_specs", "specs_of"]
@@ -49,9 +49,9 @@ def read_specs(path: Path) -> Specs:
 
     Raises:
         FileDamaged: the header is none, or describes more or fewer bytes than the file has.
-        FileMissing, FileUnreadable: as ``igan_fast.files.open_regular``.
+        FileMissing, FileUnreadable: as ``igan_fast.files.reading``.
     """
-    with open_regular(path) as file:
+    with reading(path) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if length > min(_MAX_HEADER, size - 8):
