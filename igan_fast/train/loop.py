@@ -6,7 +6,7 @@ import dataclasses
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +68,17 @@ class TrainResult:
         return self.iteration < self.iterations
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = None) -> TrainResult:
     """Train a model, or continue a run, as ``config`` says.
 
     The first Ctrl-C (or SIGTERM) finishes the iteration, saves and returns; a second one stops at once. It sets
     PyTorch's global seed, and its number of threads where ``config.threads`` says so; on a CPU it has this process keep
     the memory that it frees.
+
+    Args:
+        config: what to train.
+        beside: called with the config, and ``continued=`` whether a run goes on, when nothing is left to refuse; what
+            it returns, which may differ in ``threads``, is trained. The command line looks at the machine here.
 
     Raises:
         InputError: an option, the data or the run folder cannot be used (before anything starts), a full disk, or a
@@ -83,11 +88,13 @@ def train(config: TrainConfig) -> TrainResult:
     config.validate()
     folder, _ = open_run(config)
     store, config = open_data(config)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     with locked(folder):
         # Once more: while the data were opened, which may take minutes, another process may have trained here.
         _, saved = open_run(dataclasses.replace(config, run=folder))
+        if beside is not None:
+            config = beside(config, continued=saved is not None)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         trainer = _Trainer(config, folder, store)
         if saved is not None and (checkpoint := newest_checkpoint(folder, report=print)):
             trainer.resume(checkpoint)
