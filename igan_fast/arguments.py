@@ -138,7 +138,7 @@ def read_words(words: Sequence[str], command: str, fields: type) -> Given:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message: which of the ``known`` names was probably meant; empty where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -162,7 +162,7 @@ def _parse(words: list[str]) -> Command:
             given = read_words(words[1:], name, COMMANDS[name])
             words = given.words()
     elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
-        hint = nearest(name, [*COMMANDS, *ALIASES, "--version", "--help"]) or f"; expected {_listed(COMMANDS)}"
+        hint = nearest(name, [*COMMANDS, "--version", "--help"]) or f"; expected {_listed(COMMANDS)}"
         raise InputError(f"{name}: no such command{hint}")
     return _made(words, _train_default(given) if given and name == "train" else TrainConfig())
 

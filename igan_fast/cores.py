@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-__all__ = ["Cores", "busy_elsewhere", "free_cores", "usable_cores", "usable_memory"]
+__all__ = ["Cores", "busy_elsewhere", "free_cores", "usable_cores"]
 
 #: Seconds that are watched to see what other programs use: the kernel counts in hundredths of a second.
 WATCHED = 0.3
@@ -20,8 +19,6 @@ WATCHED = 0.3
 #: Columns of /proc/stat that somebody else's work moves: user, system, irq, softirq, and steal, which is what other
 #: guests of the same machine take. "nice" is left out: a program that asked to wait for others waits for us.
 _BUSY = (0, 2, 5, 6, 7)
-
-_Reader: TypeAlias = Callable[[Path], "float | None"]
 
 
 class Cores(NamedTuple):
@@ -68,16 +65,6 @@ def busy_elsewhere(seconds: float = WATCHED, root: Path = Path("/")) -> float:
     return max(0.0, (after - before - (own_after - own)) / (ended - began))
 
 
-def usable_memory(root: Path = Path("/")) -> int | None:
-    """The bytes of memory that this machine has, or fewer where a control group allows less; None if nobody tells."""
-    try:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
-    limits = _of_groups(root, "memory", ("memory",), _memory_limit)
-    return min([machine, *map(int, limits)])
-
-
 def _busy_seconds(root: Path) -> float | None:
     """Seconds that the cores of this process have worked since the machine started."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
@@ -91,12 +78,7 @@ def _busy_seconds(root: Path) -> float | None:
 
 
 def _quota(root: Path) -> float | None:
-    """The least number of cores whose time a control group of this process allows; None where none has a limit."""
-    return min(_of_groups(root, "cpu", ("cpu", "cpu,cpuacct", "cpuacct,cpu"), _core_limit), default=None)
-
-
-def _of_groups(root: Path, controller: str, mounts: tuple[str, ...], read: _Reader) -> list[float]:
-    """What the control groups of this process, and those above them, allow.
+    """The least number of cores whose time a control group of this process, or one above it, allows; None: no limit.
 
     Both generations of control groups are read, each below where it is usually mounted. In a container the group's own
     path may not be visible; then its files lie at the mount itself, which every walk upward ends in.
@@ -105,32 +87,24 @@ def _of_groups(root: Path, controller: str, mounts: tuple[str, ...], read: _Read
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
-            found += _limits(root / "sys/fs/cgroup", path, read)
-        elif controller in controllers.split(","):
-            for mount in mounts:
-                found += _limits(root / "sys/fs/cgroup" / mount, path, read)
-    return found
+            found += _limits(root / "sys/fs/cgroup", path)
+        elif "cpu" in controllers.split(","):
+            for mount in ("cpu", "cpu,cpuacct", "cpuacct,cpu"):
+                found += _limits(root / "sys/fs/cgroup" / mount, path)
+    return min(found, default=None)
 
 
-def _limits(mount: Path, path: str, read: _Reader) -> list[float]:
+def _limits(mount: Path, path: str) -> list[float]:
     group = mount / path.strip("/")
     folders = [group, *(folder for folder in group.parents if folder.is_relative_to(mount))]
-    return [limit for folder in folders if (limit := read(folder)) is not None]
+    return [limit for folder in folders if (limit := _limit(folder)) is not None]
 
 
-def _core_limit(folder: Path) -> float | None:
-    newer = " ".join(_lines(folder / "cpu.max")).split()
-    return _ratio(newer or [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")])
-
-
-def _memory_limit(folder: Path) -> float | None:
-    return _ratio([*(_lines(folder / "memory.max") or _lines(folder / "memory.limit_in_bytes")), "1"])
-
-
-def _ratio(words: list[str]) -> float | None:
+def _limit(folder: Path) -> float | None:
     """quota / period; None where there is no quota: "max", or −1."""
+    newer = " ".join(_lines(folder / "cpu.max")).split()
     try:
-        quota, period = (int(word) for word in words)
+        quota, period = map(int, newer or [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")])
     except ValueError:
         return None
     return quota / period if quota > 0 and period > 0 else None

@@ -35,7 +35,8 @@ def beside_others(config: TrainConfig, *, continued: bool) -> TrainConfig:
         warnings.warn(f"{found}; --threads {cores.free} would be faster beside them than {threads}", stacklevel=2)
         return config
     warnings.warn(
-        f"{found}: this run takes --threads {cores.free} and keeps to it, instead of {threads}; --threads says otherwise",
+        f"{found}: this run takes {cores.free} threads instead of {threads}, now and when it is resumed; --threads "
+        f"{threads} takes all",
         stacklevel=2,
     )
     return dataclasses.replace(config, threads=cores.free)

@@ -30,7 +30,9 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
     if "\0" in text:
         raise InputError(f"{name}: found {text!r}, expected a path without NUL characters")
     if not text.startswith("~"):
-        return Path(path)
+        found = Path(path)
+        # pathlib shortens ./~x to ~x, which would be a home where it is looked at again.
+        return Path.cwd() / found if str(found).startswith("~") else found
     user = text.split("/", 1)[0]
     if user != "~" and os.path.lexists(text):
         return Path(text)

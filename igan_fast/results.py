@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.data.photos import load_photo
+from igan_fast.data.photos import PHOTO_SUFFIXES, load_photo
 from igan_fast.errors import InputError, printable
 from igan_fast.files import check_place, write_file
 
@@ -81,6 +81,8 @@ def names_of_results(photos: Sequence[Path], out: Path, word: str) -> list[Path]
         if len(photos) > 1:
             raise InputError(f"--out {out}: is one file for {len(photos):,} photos; expected a folder")
         return [out]
+    if out.suffix.lower() in PHOTO_SUFFIXES and not out.is_dir():
+        raise InputError(f"--out {out}: expected a name in .png for one photo, or a folder")
     from_name: dict[Path, Path] = {}
     for photo in photos:
         file = out / f"{photo.stem}-{word}.png"

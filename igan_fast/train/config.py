@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from igan_fast.cores import usable_memory
 from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError
 from igan_fast.paths import given_path
 from igan_fast.reference import StepConfig
 from igan_fast.train.balance import Balance
-from igan_fast.train.sizes import least_bytes
 
 __all__ = ["PRESETS", "TrainConfig"]
 
 _Value = TypeVar("_Value")
+
+#: More than any machine that this is for has cores.
+MOST_THREADS = 1024
 
 #: What a preset decides. ``paper`` is what the paper prints, its losses taken as means; ``default`` is what was
 #: measured to make recognition, rebuilds and edits all work.
@@ -51,8 +52,11 @@ _MAY_CHANGE = {
 }  # fmt: skip
 
 
-#: What a caller may also give as lists; a run compares and saves one form.
-_TUPLES = ("attributes", "betas", "lambdas", "sample_attributes")
+#: What a caller may also give, and what it becomes: a run compares and saves one form of each.
+_ALSO_TAKEN: dict[str, tuple[type, type]] = {
+    "data": (Path, str), "cache": (str, Path), "run": (str, Path),
+    "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +153,9 @@ class TrainConfig:
     """How many validation photos score a checkpoint."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "run", "cache", *_TUPLES):
+        for name in ("data", "run", "cache"):
+            object.__setattr__(self, name, _place(name, getattr(self, name)))
+        for name in _ALSO_TAKEN:
             object.__setattr__(self, name, _converted(name, getattr(self, name)))
         for name, value in PRESETS.get(self.preset, {}).items():
             if getattr(self, name) is None:
@@ -169,9 +175,6 @@ class TrainConfig:
         _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
         for name in ("drawn_count", "width", "latent", "log_every", "sample_every", "checkpoint_every", "keep"):
             _expect(self, name, getattr(self, name) >= 1, "at least 1")
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            _expect(self, name, value is None or value <= most, f"at most {most:,}")
         _expect(self, "batch_size", self.batch_size >= 2, "at least 2: batch normalisation compares pictures")
         _expect(self, "validation_images", self.validation_images >= 1, "at least 1")
         if self.epochs is not None and self.iterations is not None:
@@ -182,27 +185,19 @@ class TrainConfig:
             self.step_config()
             self.balance_rule()
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
-        _expect(self, "threads", self.threads is None or 1 <= self.threads <= _MOST["threads"], "from 1 to 1,024")
+        _expect(
+            self, "threads", self.threads is None or 1 <= self.threads <= MOST_THREADS, f"from 1 to {MOST_THREADS:,}"
+        )
         _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
         if self.data == "drawn" and self.split != "official":
             raise InputError(f"--split {self.split}: the built-in faces have one division only; leave it out")
         device = resolve_device(self.device)
-        self._expect_memory()
         if self.precision == "tf32" and device.type != "cuda":
             raise InputError(f"--precision: found tf32, which {device.type} has not; expected fp32 or bf16")
         if self.impl == "auto":
             operators_on(device)
         if self.resume and self.run is None:
             raise InputError("--resume: say which run to continue with --run DIR")
-
-    def _expect_memory(self) -> None:
-        needed = least_bytes(self.image_size, self.width, self.latent, self.batch_size)
-        there = usable_memory()
-        if there is not None and needed > there:
-            raise InputError(
-                f"--image-size {self.image_size}, --width {self.width}, --latent {self.latent} and --batch-size "
-                f"{self.batch_size} need at least {_gib(needed)} GiB of memory; this machine has {_gib(there)}"
-            )
 
     def step_config(self) -> StepConfig:
         """The part of it that decides one iteration."""
@@ -233,11 +228,7 @@ class TrainConfig:
         if unknown:
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
         for name, found in values.items():
-            try:
-                reason = _wrong_type(name, _converted(name, found))
-            except InputError as error:
-                raise InputError(f"{where}: {error}") from None
-            if reason:
+            if reason := _wrong_type(name, _converted(name, found)):
                 raise InputError(f"{where}: {name} is {found!r}: {reason}")
         return cls(**values)
 
@@ -261,7 +252,7 @@ class TrainConfig:
         if not isinstance(values, dict):
             raise InputError(f"{path}: found a JSON {type(values).__name__}, expected an object")
         # Saved as it was given: none for a folder that was chosen by itself, and a run may have been moved.
-        return dataclasses.replace(cls.from_json(values, where=str(path)), run=run)
+        return dataclasses.replace(cls.from_json(values, where=str(path)), run=Path(run))
 
     def check_resumable(self, saved: TrainConfig) -> None:
         """Refuse to continue a run under options that would change what it computes.
@@ -274,16 +265,6 @@ class TrainConfig:
             if f.name not in _MAY_CHANGE and mine != theirs:
                 raise InputError(f"{_option(f.name)} is {mine}, but this run was started with {theirs}")
 
-
-#: Above these a number is a slip of the hand; most of them are also more than a machine can hold or count.
-_MOST: dict[str, int] = {
-    "threads": 1024,
-    "drawn_count": 10_000_000,
-    "epochs": 1_000_000,
-    "iterations": 10**12,
-    "max_extra_updates": 100,
-    **dict.fromkeys(("log_every", "sample_every", "checkpoint_every", "keep", "validation_images"), 10**12),
-}
 
 _CHOICES = {
     "split": ("official", "paper"),
@@ -300,16 +281,19 @@ def _given(value: _Value | None) -> _Value:
     return value
 
 
+def _place(name: str, value: Any) -> Any:
+    """A folder as it is meant: without ``~``."""
+    if name != "data":
+        return given_path(value, name) if isinstance(value, str | Path) else value
+    if isinstance(value, str | Path) and str(value).startswith("~"):
+        return str(given_path(value, name))
+    return "./drawn" if value == Path("drawn") else value  # a folder of that name, not the built-in faces
+
+
 def _converted(name: str, value: Any) -> Any:
-    if name in _TUPLES and isinstance(value, list):
-        return tuple(value)
-    if name in ("run", "cache") and isinstance(value, str | Path):
-        return given_path(value, name)
-    if name == "data" and isinstance(value, str | Path):
-        if isinstance(value, str) and not value.startswith("~"):
-            return value
-        path = str(given_path(value, name))
-        return "./drawn" if path == "drawn" else path  # a folder of that name, not the built-in faces
+    if name in _ALSO_TAKEN:
+        given, kept = _ALSO_TAKEN[name]
+        return kept(value) if isinstance(value, given) else value
     return value
 
 
@@ -338,10 +322,6 @@ def _named_as_options() -> Iterator[None]:
     except ValueError as error:
         name, colon, found = str(error).partition(":")
         raise InputError(f"{_option(name)}{colon}{found}") from None
-
-
-def _gib(count: int) -> str:
-    return f"{count >> 30:,}" if count >> 30 else f"{count / 2**30:.1f}"
 
 
 def _option(name: str) -> str:

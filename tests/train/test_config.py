@@ -76,7 +76,7 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_missing_gpu_is_refused() -> None:
-    with pytest.raises(InputError, match="--device cuda: PyTorch sees no CUDA device"):
+    with pytest.raises(InputError, match="device: found 'cuda', but PyTorch sees no CUDA device"):
         TrainConfig(device="cuda").validate()
 
 
