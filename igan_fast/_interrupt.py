@@ -5,27 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
-__all__ = ["is_command", "quiet", "usual"]
+from igan_fast._start import is_command
 
-_MODULES = ("igan_fast", "igan_fast.__main__", "igan_fast.train", "igan_fast.train.__main__")
-
-
-def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
-    """Whether this process is the command line.
-
-    Args:
-        argv: ``sys.argv``; while Python looks for the module of ``-m``, its first word is ``-m``.
-        original: ``sys.orig_argv``: as Python itself was started.
-    """
-    if not argv:
-        return False
-    if argv[0] == "-m" and len(original) >= len(argv):
-        return original[-len(argv)].removeprefix("-m") in _MODULES
-    return Path(argv[0]).name in ("igan-fast", "igan-fast.exe", "igan-fast-script.py")
+__all__ = ["quiet", "usual"]
 
 
 def quiet() -> None:

@@ -7,21 +7,41 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import torch
 import tyro
 from tyro.conf import subcommand
 
 from igan_fast import _interrupt
+from igan_fast._version import __version__
+from igan_fast.arguments import Given, nearest, read_words
 from igan_fast.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, printable
+from igan_fast.results import SomeFailed
 from igan_fast.train.config import PRESETS, TrainConfig
 
 __all__ = ["main"]
+
+#: What the commands are called, and where their options are fields.
+COMMANDS: dict[str, type] = {
+    "train": TrainConfig,
+    "recognise": Recognise,
+    "generate": Generate,
+    "rebuild": Rebuild,
+    "transform": Transform,
+    "evaluate": Evaluate,
+    "doctor": Doctor,
+}
+
+#: Other names that people know them by.
+ALIASES = {"recognize": "recognise"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,37 +51,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what is typed after ``igan-fast``; what was typed where omitted.
 
     Returns:
-        The exit status: 0, 2 for bad input, 130 after Ctrl-C, 141 where the reader of the output has gone.
+        The exit status: 0, 1 where some photos could not be used and the others were, 2 for bad input, 130 after
+        Ctrl-C, 141 where the reader of the output has gone.
 
     Raises:
-        SystemExit: after ``--help`` (0), and for options that do not exist or cannot be read (2).
+        SystemExit: after ``--help`` (0).
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # A file name that the terminal cannot show is no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if arguments is None else arguments)
     command: Command | None = None
-    try:
-        _interrupt.usual()  # here, where it is caught
-        command = _parse(arguments)
-        with warnings.catch_warnings():
-            warnings.showwarning = _tell
-            command.run()
-        sys.stdout.flush()  # here, where a reader that has gone is no surprise
-    except InputError as error:
-        print(f"igan-fast: error: {_as_typed(str(error), command)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("igan-fast: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone (`| head`)
-        sys.stderr.close()
-        return 141
-    except OSError as error:  # from the system, where nothing more specific was to be said
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"igan-fast: error: {place}{error.strerror or error}", file=sys.stderr)
-        return 2
+    with _output(), warnings.catch_warnings():
+        warnings.showwarning = _tell
+        try:
+            _interrupt.usual()  # here, where it is caught
+            if words[:1] == ["--version"]:
+                print(f"igan-fast {__version__}")
+            else:
+                command = _parse(words)
+                command.run()
+            _flush()  # here, where a reader that has gone is no surprise
+        except InputError as error:
+            return _refuse(_as_typed(str(error), command), 2)
+        except SomeFailed as error:
+            return _refuse(str(error), 1)
+        except KeyboardInterrupt:
+            print("igan-fast: interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # the reader of our output has gone (`| head`)
+            _drop_output()
+            return 141
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            return _refuse(f"there is not enough memory for this: {_first_line(error)}", 2)
+        except OSError as error:  # from the system, where nothing more specific was to be said
+            _drop_output()
+            place = f"{error.filename}: " if error.filename else ""
+            return _refuse(f"{place}{error.strerror or error}", 2)
     return 0
+
+
+def _refuse(message: str, status: int) -> int:
+    print(f"igan-fast: error: {printable(message)}", file=sys.stderr)
+    return status
 
 
 def _as_typed(message: str, command: Command | None) -> str:
@@ -75,12 +106,70 @@ def _as_typed(message: str, command: Command | None) -> str:
 
 def _tell(message: Warning | str, *where: object, **more: object) -> None:
     """A warning in one line for the user, without the place in our code that Python would print."""
-    print(f"igan-fast: warning: {message}", file=sys.stderr)
+    print(f"igan-fast: warning: {printable(message)}", file=sys.stderr)
 
 
-def _parse(arguments: list[str]) -> Command:
-    """The command that the arguments spell. Exits by itself on ``--help`` (0) and on what tyro refuses (2)."""
-    default = _train_default(arguments) if arguments[:1] == ["train"] else TrainConfig()
+@contextmanager
+def _output() -> Iterator[None]:
+    """Streams that take whatever is printed: one that was closed before we began takes it nowhere, and what the
+    terminal has no letter for is shown as an escape."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        missing = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+        for name in missing:
+            setattr(sys, name, nowhere)
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            yield
+        finally:
+            for name in missing:
+                setattr(sys, name, None)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Send what is left of our output nowhere: Python would try it again at its end, and fail in its turn."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """PyTorch has no type of its own for what a CPU cannot allocate."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no more was to be had")
+
+
+def _parse(words: list[str]) -> Command:
+    """The command that the words spell. Exits by itself on ``--help`` (0)."""
+    given: Given | None = None
+    if not words:
+        raise InputError(f"no command is given; expected {_listed(COMMANDS)}; igan-fast --help explains")
+    name = ALIASES.get(words[0], words[0])
+    words = [name, *words[1:]]
+    if name in COMMANDS:
+        options = words[1 : words.index("--")] if "--" in words else words[1:]
+        if {"-h", "--help"} & set(options):
+            words = [name, "--help"]
+        elif not any(word.startswith("--tyro-") for word in options):  # tyro's own: the completions of a shell
+            given = read_words(words[1:], name, COMMANDS[name])
+            words = given.words()
+    elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
+        hint = nearest(name, [*COMMANDS, "--version", "--help"]) or f"; expected {_listed(COMMANDS)}"
+        raise InputError(f"{name}: no such command{hint}")
+    return _made(words, _train_default(given) if given and name == "train" else TrainConfig())
+
+
+def _made(words: list[str], default: TrainConfig) -> Command:
     commands: Any = (
         Annotated[TrainConfig, subcommand("train", default=default)]
         | Annotated[Recognise, subcommand("recognise")]
@@ -94,28 +183,23 @@ def _parse(arguments: list[str]) -> Command:
         commands,
         prog="igan-fast",
         description="Iterative GAN: recognise, generate, rebuild and edit faces with one model.",
-        args=arguments,
+        args=words,
     )
     return Train(parsed) if isinstance(parsed, TrainConfig) else cast("Command", parsed)
 
 
-def _train_default(arguments: list[str]) -> TrainConfig:
+def _train_default(given: Given) -> TrainConfig:
     """What the options of ``train`` default to: those of the run that is continued, else those of the preset."""
-    given = dict(_options(arguments))
-    run = given.get("run")
-    if "resume" in given and run and (Path(run) / "config.json").exists():
+    run = given.first("run")
+    if given.first("resume") == "True" and run and (Path(run) / "config.json").exists():
         saved = TrainConfig.load(Path(run)).to_json()
-        if given.keys() & {"epochs", "iterations"}:
+        if given.values.keys() & {"epochs", "iterations"}:
             saved |= {"epochs": None, "iterations": None}
         return TrainConfig.from_json(saved)
-    preset = given.get("preset")
+    preset = given.first("preset")
     return TrainConfig(preset=cast("Any", preset)) if preset in PRESETS else TrainConfig()
 
 
-def _options(arguments: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """(name, first value or "") of each ``--name value`` and ``--name=value``."""
-    arguments = list(arguments)
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            yield name.replace("_", "-"), value if equals else following
+def _listed(names: dict[str, type]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"

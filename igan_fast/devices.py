@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Literal
 
 import torch
 
@@ -14,27 +13,57 @@ from igan_fast.ops import backend
 __all__ = ["has_bfloat16", "keep_freed_memory", "operators_on", "resolve_device"]
 
 
-def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     """The device itself; ``"auto"`` takes the GPU if there is one.
 
     Raises:
-        InputError: ``"cuda"`` where PyTorch sees no CUDA device.
+        InputError: no device has that name, or this machine, or this build of PyTorch, has none of that kind or number.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        hint = _KINDS.get(str(device).lower(), "'auto', 'cpu' or 'cuda'")
+        raise InputError(f"device: found {device!r}, expected {hint}") from None
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type == "cuda":
+        _expect_gpu(found, str(device))
+    elif found.type != "mps" or not torch.backends.mps.is_available():
+        raise InputError(f"device: PyTorch cannot compute on {str(device)!r} here; expected 'auto', 'cpu' or 'cuda'")
+    return found
+
+
+#: What is nearly the name of a device, and what is meant.
+_KINDS = {"gpu": "'cuda'", "nvidia": "'cuda'", "cuda": "'cuda'", "cpu": "'cpu'", "auto": "'auto'"}
+
+
+def _expect_gpu(device: torch.device, asked: str) -> None:
+    if not torch.cuda.is_available():
+        why = "" if torch.version.cuda or torch.version.hip else ": this PyTorch is built for the CPU alone"
+        raise InputError(f"device: found {asked!r}, but PyTorch sees no CUDA device here{why}; use 'cpu' or 'auto'")
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        last = f" to 'cuda:{count - 1}'" if count > 1 else ""
+        raise InputError(f"device: found {asked!r}, expected 'cuda:0'{last}: there {_are(count)} here")
+
+
+def _are(count: int) -> str:
+    return "is one CUDA device" if count == 1 else f"are {count} CUDA devices"
 
 
 def operators_on(device: str | torch.device) -> str:
     """In words, which implementation the fused operators take there: "native (avx2)", "triton", "reference" …
 
     Raises:
-        InputError: the environment variable IGAN_FAST_IMPL names an unknown one, or one that cannot run there.
+        InputError: there is no such device, see ``resolve_device``; or the environment variable IGAN_FAST_IMPL names an
+            unknown implementation, or one that cannot run there.
     """
     try:
-        return backend.chosen(torch.device(device))
+        return backend.chosen(resolve_device(device))
+    except InputError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise InputError(str(error)) from None
 

@@ -57,7 +57,7 @@ class Report:
         """For programs: ``sections`` (name to value), ``fixes`` and ``problems`` (lists of lines)."""
         values = {title: {line.name: line.value for line in lines} for title, lines in self.sections.items()}
         found = {"version": __version__, "sections": values, "fixes": self.fixes, "problems": self.problems}
-        return json.dumps(found, indent=2, ensure_ascii=False)
+        return json.dumps(found, indent=2)
 
     def _lines(self) -> list[Line]:
         return [line for lines in self.sections.values() for line in lines]

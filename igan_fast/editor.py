@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
@@ -15,7 +16,9 @@ from torch import Tensor
 from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.photos import Photo, load_photo
+from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError
+from igan_fast.paths import given_path
 from igan_fast.reference import IterativeGAN
 from igan_fast.train.checkpoint import load_model
 
@@ -24,6 +27,9 @@ __all__ = ["FaceEditor"]
 Picture = Image.Image
 P = TypeVar("P", bound=Photo)
 R = TypeVar("R")
+
+#: More than any study has asked for, and few enough for a folder.
+MOST_FACES = 1_000_000
 
 
 class FaceEditor:
@@ -72,7 +78,7 @@ class FaceEditor:
         cls,
         path: str | Path,
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         weights: Literal["ema", "model"] = "ema",
         batch_size: int = 64,
     ) -> FaceEditor:
@@ -80,15 +86,15 @@ class FaceEditor:
 
         Args:
             path: the folder; of a run without a best checkpoint, the newest one is taken.
-            device: where the editor computes.
+            device: where the editor computes; ``"auto"`` takes the GPU if there is one.
             weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
             batch_size: photos that the model sees at a time.
 
         Raises:
-            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model; other ``weights``; a
-                ``batch_size`` below 1.
+            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model; a ``device`` that is not
+                to be had here; other ``weights``; a ``batch_size`` below 1.
         """
-        loaded = load_model(Path(path), device=device, weights=weights)
+        loaded = load_model(given_path(path, "path"), device=resolve_device(device), weights=weights)
         samples = _unpack(loaded.label_samples, len(loaded.attributes), loaded.folder)
         return cls(loaded.model, loaded.attributes, label_samples=samples, batch_size=batch_size)
 
@@ -153,37 +159,50 @@ class FaceEditor:
         a larger ``n`` the same faces and more.
 
         Args:
-            n: how many, at least 1.
+            n: how many, from 1 to 1,000,000.
             attributes: by name, values in [0, 1].
-            seed: at least 0.
+            seed: from 0 to 2⁶³ − 1.
 
         Raises:
             InputError: a value out of range, or an unknown attribute (near names are suggested).
         """
-        if n < 1:
-            raise InputError(f"n: found {n}, expected at least 1 face")
-        if seed < 0:
-            raise InputError(f"seed: found {seed}, expected at least 0")
-        chosen = changes_by_index(attributes or {}, self.attributes, where="attributes")
-        noise_rng, label_rng = np.random.default_rng(seed).spawn(2)
-        noise = noise_rng.uniform(-1, 1, (n, self._latent)).astype(np.float32)
-        labels = np.full((n, len(self.attributes)), 0.5, np.float32)
-        if self._label_samples is not None:
-            labels[:] = self._label_samples[label_rng.integers(len(self._label_samples), size=n)]
-        for index, value in chosen.items():
+        return [picture for batch in self.generate_batches(n, attributes, seed=seed) for picture in batch]
+
+    def generate_batches(
+        self, n: int, attributes: Mapping[str, float] | None = None, *, seed: int = 0
+    ) -> Iterator[list[Picture]]:
+        """The faces of ``generate``, ``batch_size`` at a time: for more of them than the memory holds.
+
+        Raises:
+            InputError: as ``generate``, before the first batch is asked for.
+        """
+        if not 1 <= n <= MOST_FACES:
+            raise InputError(f"n: found {n:,}, expected from 1 to {MOST_FACES:,} faces")
+        if not 0 <= seed < 2**63:
+            raise InputError(f"seed: found {seed}, expected from 0 to 2⁶³ − 1")
+        chosen: dict[int, float] = {}
+        for index, value in changes_by_index(attributes or {}, self.attributes, where="attributes").items():
             if value == "flip":
                 name = self.attributes[index]
                 raise InputError(
                     f"attributes: {name}=flip: a new face has nothing to flip; expected a number from 0 to 1"
                 )
-            labels[:, index] = value
-        pictures: list[Picture] = []
-        with torch.inference_mode():
-            for start in range(0, n, self.batch_size):
-                part = slice(start, start + self.batch_size)
-                z, c = (torch.from_numpy(array[part]).to(self._device) for array in (noise, labels))
-                pictures += _to_pictures(self.model.generate(z, c))
-        return pictures
+            chosen[index] = value
+        return self._drawn(n, chosen, seed)
+
+    def _drawn(self, n: int, chosen: Mapping[int, float], seed: int) -> Iterator[list[Picture]]:
+        noise_rng, label_rng = np.random.default_rng(seed).spawn(2)
+        for start in range(0, n, self.batch_size):
+            count = min(self.batch_size, n - start)
+            noise = noise_rng.uniform(-1, 1, (count, self._latent)).astype(np.float32)
+            labels = np.full((count, len(self.attributes)), 0.5, np.float32)
+            if self._label_samples is not None:
+                labels[:] = self._label_samples[label_rng.integers(len(self._label_samples), size=count)]
+            for index, value in chosen.items():
+                labels[:, index] = value
+            with torch.inference_mode():
+                z, c = (torch.from_numpy(array).to(self._device) for array in (noise, labels))
+                yield _to_pictures(self.model.generate(z, c))
 
     @property
     def _device(self) -> torch.device:
@@ -202,7 +221,12 @@ class FaceEditor:
         for start in range(0, len(photos), self.batch_size):
             part = range(start, min(start + self.batch_size, len(photos)))
             name = "photo" if len(photos) == 1 else "photo {} of {}"
-            yield np.stack([load_photo(photos[k], self.image_size, name=name.format(k + 1, len(photos))) for k in part])
+            each = [(_found(photos[k]), name.format(k + 1, len(photos))) for k in part]
+            yield np.stack([load_photo(photo, self.image_size, name=called) for photo, called in each])
+
+
+def _found(photo: Photo) -> Photo:
+    return given_path(photo, "photo") if isinstance(photo, str | os.PathLike) else photo
 
 
 def _to_pictures(images: Tensor) -> list[Picture]:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from igan_fast.baselines.cnn import AttributeCNN, cached_cnn, predict
 from igan_fast.data import FaceStore, build_store, open_source, spread, to_float, to_uint8
 from igan_fast.data.attributes import UnknownAttribute
+from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError
 from igan_fast.metrics import attribute_scores, hamming_loss, image_quality, in_eval_mode, majority_labels
+from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
 from igan_fast.reference.models import IterativeGAN
 from igan_fast.report import AttributeReport, Evaluation, Recognition
@@ -40,7 +42,7 @@ def evaluate(
     judge: AttributeCNN | Literal["auto"] | None = "auto",
     weights: Literal["ema", "model"] = "ema",
     cache: str | Path | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     seed: int = 0,
     progress: bool = True,
 ) -> Evaluation:
@@ -59,8 +61,9 @@ def evaluate(
         judge: ``"auto"`` trains one, or takes it from the cache; None leaves out all that needs one.
         weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
         cache: folder of prepared pictures and judges, ``igan_fast.data.cache_folder()`` by default.
-        device: where the model computes, and the judge where it is trained or taken from the cache.
-        seed: of the noise of the generated faces.
+        device: where the model computes, and the judge where it is trained or taken from the cache; ``"auto"`` takes
+            the GPU if there is one, or the device of a judge that is given.
+        seed: of the noise of the generated faces, from 0 to 2⁶³ − 1.
         progress: show progress bars on stderr.
 
     Returns:
@@ -68,14 +71,19 @@ def evaluate(
 
     Raises:
         InputError: no model or data there, a damaged model, data without one of the model's attributes, no photos in
-            the split, or an argument out of its range.
+            the split, a device that is not to be had here, or an argument out of its range.
     """
     for name, value in (("limit", limit), ("edit_photos", edit_photos)):
         if value is not None and value < 1:
             raise InputError(f"{name}: found {value}, expected at least 1")
-    if seed < 0:
-        raise InputError(f"seed: found {seed}, expected at least 0")
-    loaded = load_model(Path(model), device=device, weights=weights)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed: found {seed}, expected from 0 to 2⁶³ − 1")
+    if device == "auto" and isinstance(judge, AttributeCNN):
+        device = judge.labels.weight.device
+    device = resolve_device(device)
+    data = given_path(data, "data") if str(data) not in ("drawn", "") else data
+    cache = None if cache is None else given_path(cache, "cache")
+    loaded = load_model(given_path(model, "model"), device=device, weights=weights)
     options: dict[str, Any] = {name: loaded.config[name] for name in _DATA_OPTIONS if name in loaded.config}
     try:
         source = open_source(data, attributes=loaded.attributes, **options)

@@ -22,5 +22,7 @@ def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **op
         shown: whether there is to be one.
         options: tqdm's own.
     """
-    interval = 0.1 if sys.stderr.isatty() else LINE_EVERY
+    if sys.stderr is None:  # closed before Python began
+        shown = False
+    interval = 0.1 if shown and sys.stderr.isatty() else LINE_EVERY
     return tqdm(items, disable=not shown, mininterval=interval, maxinterval=max(interval, 10.0), **options)

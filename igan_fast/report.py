@@ -12,6 +12,7 @@ from typing import Any
 
 from igan_fast.errors import InputError
 from igan_fast.files import write_file
+from igan_fast.paths import given_path
 
 __all__ = ["AttributeReport", "Evaluation", "Recognition", "check_plot"]
 
@@ -90,7 +91,7 @@ class Evaluation:
         """The same as JSON: the fields of this class by name; what is undefined or infinite is null."""
         values = dataclasses.asdict(self)
         values |= {"edit_change": self.edit_change, "edit_confirmed": self.edit_confirmed}
-        return json.dumps(_finite(values), indent=2, allow_nan=False, ensure_ascii=False)
+        return json.dumps(_finite(values), indent=2, allow_nan=False)
 
     def table(self) -> str:
         """The protocol, the means, and a line for each attribute, as plain text."""
@@ -130,7 +131,7 @@ class Evaluation:
         """
         from matplotlib.figure import Figure
 
-        path = Path(path)
+        path = given_path(path, "path")
         check_plot(path)
         rows = self.attributes[::-1]  # the first on top
         names, places = [row.name for row in rows], range(len(rows))

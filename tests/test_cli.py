@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from igan_fast import FaceEditor, IterativeGAN, cli, commands
+import igan_fast
+from igan_fast import FaceEditor, IterativeGAN, cli, commands, results
 from igan_fast.data import CELEBA_ATTRIBUTES
+from igan_fast.data.photos import load_photo
 from igan_fast.train.checkpoint import save_checkpoint
 from igan_fast.train.config import TrainConfig
 
@@ -167,12 +169,154 @@ def bad_photos(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", ["one pixel", "text", "truncated", "missing", "empty folder", "bomb"])
-def test_bad_photos(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_a_bad_photo_alone_is_bad_input(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     photo = bad_photos(tmp_path / "bad")[kind]
     out = tmp_path / "out"
-    message = refused(capsys, "rebuild", photos / "a.jpg", photo, "--model", run, "--out", out)
+    message = refused(capsys, "rebuild", photo, "--model", run, "--out", out)
     assert photo.name in message
+    assert len(message.splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty folder"])
+def test_a_photo_that_is_not_there_is_said_before_any_work(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    photo = bad_photos(tmp_path / "bad")[kind]
+    assert photo.name in refused(capsys, "rebuild", photos / "a.jpg", photo, "--model", run, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["one pixel", "text", "truncated", "bomb"])
+def test_a_bad_photo_does_not_lose_the_others(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    bad = bad_photos(tmp_path / "bad")[kind].rename(photos / "b2.png")
+    transform = ["transform", photos, "--set", "Bald=1", "--out", tmp_path / "ed", "--grid", tmp_path / "grid.png"]
+    for command in (
+        ["rebuild", photos, "--out", tmp_path / "out"],
+        transform,
+        ["recognise", photos, "--json", tmp_path / "p.json"],
+        ["recognise", photos],
+    ):
+        capsys.readouterr()
+        assert cli.main([*map(str, command), "--model", str(run)]) == 1
+        out, error = capsys.readouterr()
+        first, last = error.splitlines()
+        assert first.startswith(f"igan-fast: error: {bad}")
+        assert last == "igan-fast: error: 1 of 4 photos could not be used; the others are done"
+    assert str(photos / "c.png") in out
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"{stem}-rebuilt.png" for stem in "abc"]
+    assert sorted(file.name for file in (tmp_path / "ed").iterdir()) == [f"{stem}-edited.png" for stem in "abc"]
+    written = json.loads((tmp_path / "p.json").read_text())
+    assert list(written) == [str(photos / name) for name in ("a.jpg", "b.png", "c.png")]
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert 3 * 64 < grid.size[0] < 4 * 64 + 200
+
+
+def test_nothing_but_bad_photos(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = bad_photos(tmp_path / "bad")
+    capsys.readouterr()
+    arguments = ["recognise", kinds["text"], kinds["bomb"], "--model", run, "--json", tmp_path / "p.json"]
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    named = capsys.readouterr().err.splitlines()
+    assert [name in line for name, line in zip(("text.jpg", "bomb.png", "none of the 2 photos"), named, strict=True)]
+    assert not (tmp_path / "p.json").exists()
+
+
+class Interrupted:
+    """``load_photo`` that Ctrl-C ends at the photo of a certain name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, photo: Path, size: int) -> np.ndarray:
+        if photo.name == self.name:
+            raise KeyboardInterrupt
+        return load_photo(photo, size)
+
+
+def test_an_interruption_keeps_what_was_done(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 1)
+    monkeypatch.setattr(results, "load_photo", Interrupted("c.png"))
+    edit = ["transform", photos, "--set", "Bald=1", "--out", tmp_path / "ed", "--grid", tmp_path / "grid.png"]
+    for command in (
+        ["rebuild", photos, "--out", tmp_path / "out"],
+        edit,
+        ["recognise", photos, "--json", tmp_path / "p.json"],
+        ["recognise", photos],
+        ["recognise", photos, "--json", "-"],
+    ):
+        capsys.readouterr()
+        assert cli.main([*map(str, command), "--model", str(run)]) == 130
+        out, error = capsys.readouterr()
+        assert error == "igan-fast: interrupted\n"
+    assert list(json.loads(out)) == [str(photos / "a.jpg"), str(photos / "b.png")]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a-rebuilt.png", "b-rebuilt.png"]
+    assert sorted(file.name for file in (tmp_path / "ed").iterdir()) == ["a-edited.png", "b-edited.png"]
+    assert (tmp_path / "grid.png").exists()
+    assert list(json.loads((tmp_path / "p.json").read_text())) == [str(photos / "a.jpg"), str(photos / "b.png")]
+
+
+def test_results_are_there_before_the_next_photos_are_read(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def load(photo: Path, size: int) -> np.ndarray:
+        out = tmp_path / "out"
+        seen.append(sorted(file.name for file in out.iterdir()) if out.exists() else [])
+        return load_photo(photo, size)
+
+    monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 2)
+    monkeypatch.setattr(results, "load_photo", load)
+    run_cli("rebuild", photos, "--model", run, "--out", tmp_path / "out")
+    assert seen == [[], [], ["a-rebuilt.png", "b-rebuilt.png"]]
+
+
+def test_one_photo_may_have_a_file_of_its_own(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["rebuild"], ["transform", "--set", "Bald=1"]):
+        file = tmp_path / "new" / f"{command[0]}.PNG"
+        run_cli(*command, photos / "b.png", "--model", run, "--out", file)
+        with Image.open(file) as picture:
+            assert (picture.format, picture.size) == ("PNG", (32, 32))
+        message = refused(capsys, *command, photos, "--model", run, "--out", tmp_path / "all.png")
+        assert "is one file for 3 photos; expected a folder" in message
+        assert "expected a name in .png" in refused(
+            capsys, *command, photos / "a.jpg", "--model", run, "--out", tmp_path / "one.jpg"
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "photos"]
+
+
+def test_what_was_given_is_never_written_over(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "a-rebuilt.png").write_bytes((photos / "b.png").read_bytes())
+    (tmp_path / "link.png").symlink_to(photos / "c.png")
+    (tmp_path / "hard.png").hardlink_to(photos / "c.png")
+    one = ["rebuild", photos / "c.png", "--model", run, "--force", "--out"]
+    checkpoint = next((run / "checkpoints").iterdir())
+    before = {file: file.read_bytes() for file in [*photos.iterdir(), checkpoint / "state.json"]}
+    for arguments in (
+        [*one, photos / "c.png"],
+        [*one, tmp_path / "link.png"],
+        [*one, tmp_path / "hard.png"],
+        [*one, tmp_path / "out", "--grid", photos / "c.png"],
+        ["rebuild", photos, "--model", run, "--force", "--out", photos],
+        ["recognise", photos, "--model", run, "--force", "--json", photos / "a.jpg"],
+        ["recognise", photos, "--model", run, "--force", "--json", checkpoint / "state.json"],
+        ["recognise", photos, "--model", checkpoint, "--force", "--json", checkpoint / "state.json"],
+        ["evaluate", "--data", photos, "--model", run, "--force", "--plot", photos / "b.png"],
+    ):
+        assert "is read by this command, and is never written over" in refused(capsys, *arguments)
+    assert {file: file.read_bytes() for file in before} == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_models(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,8 +346,11 @@ def test_two_photos_of_one_name(run: Path, photos: Path, tmp_path: Path, capsys:
     other = tmp_path / "other"
     other.mkdir()
     (photos / "a.jpg").rename(other / "b.jpg")
-    message = refused(capsys, "rebuild", photos / "b.png", other / "b.jpg", "--model", run, "--out", tmp_path / "out")
-    assert "two photos would both be written" in message
+    (photos / "b.jpg").write_bytes((other / "b.jpg").read_bytes())
+    for first, second in ((photos / "b.png", other / "b.jpg"), (photos / "b.jpg", photos / "b.png")):
+        message = refused(capsys, "rebuild", first, second, "--model", run, "--out", tmp_path / "out")
+        assert f"{first} and {second} would both be written to {tmp_path / 'out/b-rebuilt.png'}" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_refuses_data_of_other_attributes(
@@ -229,13 +376,32 @@ def test_train_refuses_before_anything_starts(tmp_path: Path, capsys: pytest.Cap
     assert not run.exists()
 
 
-def test_unknown_options_exit_with_2_and_no_traceback() -> None:
-    for arguments in (["train", "--colour", "3"], ["paint"], ["train", "--width", "wide"], ["generate"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "igan_fast", *arguments], capture_output=True, check=False, text=True
-        )
-        assert done.returncode == 2, arguments
-        assert "Traceback" not in done.stderr
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "igan_fast", "paint"], capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("igan-fast: error: paint: no such command; expected train, recognise, generate, ")
+
+
+def test_commands_that_are_misspelt_or_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["recognis"], "recognis: no such command; did you mean recognise?"),
+        (["trian", "--seed", "1"], "trian: no such command; did you mean train?"),
+        (["--verison"], "--verison: no such command; did you mean --version?"),
+        ([], "no command is given; expected train, recognise, generate, rebuild, transform, evaluate or doctor"),
+    ):
+        assert refused(capsys, *arguments).startswith(f"igan-fast: error: {message}")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    run_cli("--version")
+    assert capsys.readouterr().out == f"igan-fast {igan_fast.__version__}\n"
+
+
+def test_the_american_spelling_is_the_same_command(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_cli("recognise", photos / "a.jpg", "--model", run)
+    expected = capsys.readouterr().out
+    run_cli("recognize", photos / "a.jpg", "--model", run)
+    assert capsys.readouterr().out == expected
 
 
 def test_train_options_take_their_defaults_from_the_preset_or_the_continued_run(tmp_path: Path) -> None:
@@ -256,7 +422,7 @@ def test_train_options_take_their_defaults_from_the_preset_or_the_continued_run(
 
 
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("train", "recognise", "generate", "rebuild", "transform", "evaluate"):
+    for command in (*cli.COMMANDS, *cli.ALIASES):
         with pytest.raises(SystemExit) as exit_:
             cli.main([command, "--help"])
         assert exit_.value.code == 0
@@ -267,7 +433,16 @@ def test_messages_spell_options_as_they_are_typed(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for message, *arguments in (
-        ("--n: found 0", "generate", "-n", "0", "--model", run, "--out", tmp_path / "out"),
+        (
+            "--n: found 0, expected from 1 to 1,000,000 faces",
+            "generate",
+            "-n",
+            "0",
+            "--model",
+            run,
+            "--out",
+            tmp_path / "out",
+        ),
         ("--limit: found -3", "evaluate", "--limit", "-3", "--model", run),
         ("--data: ", "train", "--data", tmp_path / "none", "--run", tmp_path / "run"),
         ("--data: is empty", "train", "--data", "", "--run", tmp_path / "run"),

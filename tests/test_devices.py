@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,8 +24,51 @@ def test_auto_takes_the_gpu_if_there_is_one(gpu: bool, found: str, monkeypatch: 
 
 def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="--device cuda: PyTorch sees no CUDA device here"):
+    for device in ("cuda", "cuda:0", torch.device("cuda", 1)):
+        with pytest.raises(InputError, match=f"device: found '{device}', but PyTorch sees no CUDA device here"):
+            resolve_device(device)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with pytest.raises(InputError, match="this PyTorch is built for the CPU alone; use 'cpu' or 'auto'"):
         resolve_device("cuda")
+
+
+def test_a_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for count, expected in ((1, "expected 'cuda:0': there is one"), (4, "'cuda:0' to 'cuda:3': there are 4")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        with pytest.raises(InputError, match=f"device: found 'cuda:7', .*{expected}"):
+            resolve_device("cuda:7")
+        last = f"cuda:{count - 1}"
+        assert resolve_device(last) == torch.device(last)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("gpu", "expected 'cuda'"),
+        ("CUDA", "expected 'cuda'"),
+        ("CPU", "expected 'cpu'"),
+        ("Auto", "expected 'auto'"),
+        ("", "expected 'auto', 'cpu' or 'cuda'"),
+        ("cuda:-1", "expected 'auto', 'cpu' or 'cuda'"),
+        (None, "expected 'auto', 'cpu' or 'cuda'"),
+        ("meta", "PyTorch cannot compute on 'meta' here"),
+        ("xpu", "PyTorch cannot compute on 'xpu' here"),
+    ],
+)
+def test_what_is_no_device_is_refused_wherever_one_is_taken(device: str, expected: str, tmp_path: Path) -> None:
+    from igan_fast import FaceEditor
+    from igan_fast.evaluate import evaluate
+
+    for take in (
+        resolve_device,
+        operators_on,
+        lambda device: FaceEditor.load(tmp_path, device=device),
+        lambda device: evaluate(tmp_path, "drawn", device=device),
+    ):
+        with pytest.raises(InputError, match=f"device: .*{expected}"):
+            take(device)
 
 
 def test_operators_on_the_cpu_have_a_name() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from igan_fast import _interrupt
-from igan_fast._interrupt import is_command
+from igan_fast._start import is_command
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from igan_fast.cores import usable_cores
 from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError
 
@@ -98,7 +99,7 @@ class ImageFile:
 
 def available_cores() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def decode_all(

@@ -16,6 +16,7 @@ from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError
 from igan_fast.files import FileMissing
 from igan_fast.json_files import read_json
+from igan_fast.paths import given_path
 from igan_fast.reference import StepConfig
 from igan_fast.train.balance import Balance
 from igan_fast.train.config_values import ALSO_TAKEN, converted, wrong_type
@@ -27,6 +28,8 @@ _Value = TypeVar("_Value")
 
 #: Beyond it the iterations would not be counted in 64 bits.
 MAX_EPOCHS = 1_000_000_000
+#: More than any machine that this is for has cores.
+MOST_THREADS = 1024
 
 #: What a preset decides. ``paper`` is what the paper prints, its losses taken as means; ``default`` is what was
 #: measured to make recognition, rebuilds and edits all work.
@@ -125,7 +128,8 @@ class TrainConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic of the networks, tf32 on GPUs only; weights, statistics and losses are float32 in each."""
     threads: int | None = None
-    """CPU threads; PyTorch's choice where omitted."""
+    """CPU threads; where omitted, one for each core that this process may use, and from the command line fewer where
+    other programs keep some of them busy."""
     seed: int = 0
     """Seed of the weights, the order of the photos, the flips and the noise; also of the drawn faces and of a random
     split, so that another seed is another data set there."""
@@ -167,9 +171,7 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             if reason := _wrong_type(field.name, value := getattr(self, field.name)):
                 raise InputError(f"{_option(field.name)}: found {reprlib.repr(value)}: {reason}")
-        for name in ("data", "run", "cache"):
-            value = getattr(self, name)
-            _expect(self, name, value is None or (str(value) != "" and "\0" not in str(value)), "the name of a folder")
+        _expect(self, "data", self.data != "" and "\0" not in self.data, "the name of a folder")
         _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
         counts = ("width", "latent", "log_every", "sample_every", "checkpoint_every", "keep", "validation_images")
         for name in counts:
@@ -187,7 +189,9 @@ class TrainConfig:
             self.balance_rule()
         _expect(self, "max_extra_updates", self.max_extra_updates <= 1000, "at most 1000")
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
-        _expect(self, "threads", self.threads is None or self.threads >= 1, "at least 1")
+        _expect(
+            self, "threads", self.threads is None or 1 <= self.threads <= MOST_THREADS, f"from 1 to {MOST_THREADS:,}"
+        )
         _expect(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1")
         if self.data == "drawn" and self.split != "official":
             raise InputError(f"--split {self.split}: the built-in faces have one division only; leave it out")
@@ -238,7 +242,11 @@ class TrainConfig:
         if unknown := sorted(set(values) - names):
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
         for name, found in values.items():
-            if reason := _wrong_type(name, converted(name, found)):
+            try:
+                reason = _wrong_type(name, converted(name, found))
+            except InputError as error:  # no path
+                raise InputError(f"{where}: {error}") from None
+            if reason:
                 raise InputError(f"{where}: {name} is {reprlib.repr(found)}: {reason}")
         if complete and (missing := sorted(names - {"resume"} - set(values))):
             raise InputError(f"{where}: damaged: {missing[0]} is missing")
@@ -253,7 +261,8 @@ class TrainConfig:
         Raises:
             InputError: it is missing, cannot be read, or is damaged.
         """
-        path = Path(run) / "config.json"
+        run = given_path(run, "run")
+        path = run / "config.json"
         try:
             values = read_json(path)
         except FileMissing:

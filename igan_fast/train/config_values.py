@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from igan_fast.paths import given_path
+
 __all__ = ["ALSO_TAKEN", "converted", "wrong_type"]
 
 #: What a caller may also give, and what it becomes: a run compares and saves one form of each.
@@ -15,11 +17,21 @@ ALSO_TAKEN: dict[str, tuple[type, type]] = {
 
 
 def converted(name: str, value: Any) -> Any:
-    """The one form of the option ``name``'s value. (Empty text stays: as a path it would be the current folder.)"""
-    if name in ALSO_TAKEN and value != "":
-        given, kept = ALSO_TAKEN[name]
-        return kept(value) if isinstance(value, given) else value
-    return value
+    """The one form of the option ``name``'s value, a folder without ``~``.
+
+    Raises:
+        InputError: a folder that is no path, as ``igan_fast.paths.given_path``.
+    """
+    if name not in ALSO_TAKEN:
+        return value
+    given, kept = ALSO_TAKEN[name]
+    if kept is Path and isinstance(value, str | Path):
+        return given_path(value, name)
+    if name == "data" and isinstance(value, str | Path):
+        if value == Path("drawn"):
+            return "./drawn"  # a folder of that name, not the built-in faces
+        return str(given_path(value, name)) if str(value).startswith("~") else str(value)
+    return kept(value) if isinstance(value, given) else value
 
 
 def wrong_type(value: object, expected: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +30,13 @@ from igan_fast.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from igan_fast.train.checkpoint_state import check_statistics
 from igan_fast.train.checkpoints_kept import restore_best
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA
 from igan_fast.train.monitor import Monitor
-from igan_fast.train.optimizer_state import load_optimizer_tensors, optimizer_to_tensors
-from igan_fast.train.resume import check_data, data_fingerprint, resumable_by
+from igan_fast.train.optimizer_state import optimizer_to_tensors
+from igan_fast.train.resume import check_data, data_fingerprint, in_file, load_networks, resumable_by
 from igan_fast.train.run import locked, open_data, open_run, start_run
 from igan_fast.train.samples import draw_samples
 from igan_fast.train.signals import graceful_stop
@@ -71,12 +70,17 @@ class TrainResult:
         return self.iteration < self.iterations
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = None) -> TrainResult:
     """Train a model, or continue a run, as ``config`` says.
 
     The first Ctrl-C (or SIGTERM) finishes the iteration, saves and returns; a second one stops at once. It sets
     PyTorch's global seed, and its number of threads where ``config.threads`` says so; on a CPU it has this process keep
     the memory that it frees.
+
+    Args:
+        config: what to train.
+        beside: called with the config, and ``continued=`` whether a run goes on, when nothing is left to refuse; what
+            it returns, which may differ in ``threads``, is trained. The command line looks at the machine here.
 
     Raises:
         InputError: an option, the data or the run folder cannot be used (before anything starts), a full disk, or a
@@ -87,19 +91,19 @@ def train(config: TrainConfig) -> TrainResult:
     with ExitStack() as while_training:
         folder, held = open_run(config)
         checkpoint: Checkpoint | None = None
-        if (
-            held
-        ):  # nobody else may move it on, and what it is of is known before pictures are prepared, which takes long
+        if held:  # what it is of is known before pictures are prepared, which may take minutes
             while_training.enter_context(locked(folder))
             checkpoint = newest_checkpoint(folder, report=_say, fits=resumable_by(config))
         store, config = open_data(config)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         if not held:
             while_training.enter_context(locked(folder))
             # Once more: while the data were opened, another process may have trained here.
             if open_run(dataclasses.replace(config, run=folder)).held:
                 checkpoint = newest_checkpoint(folder, report=_say, fits=resumable_by(config))
+        if beside is not None:
+            config = beside(config, continued=checkpoint is not None)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         trainer = _Trainer(config, folder, store)
         if checkpoint is not None:
             trainer.resume(checkpoint)
@@ -218,18 +222,13 @@ class _Trainer:
                 f"but this run learns {', '.join(trained)}"
             )
         check_data(state.get("data"), self.data, folder)
-        for group in {"model", "ema"} & tensors.keys():
-            check_statistics(tensors[group], folder / f"{group}.safetensors")
-        self.model.load_state_dict(tensors["model"])
-        for group, optimizer in (("optimizer_d", self.step.optimizer_d), ("optimizer_g", self.step.optimizer_g)):
-            file = str(folder / f"{group}.safetensors")
-            load_optimizer_tensors(optimizer, self._named_parameters(), tensors[group], where=file)
-        with _in_file(folder / "state.json"):
+        load_networks(checkpoint, self.model, self.step.optimizer_d, self.step.optimizer_g)
+        with in_file(folder / "state.json"):
             if self.ema is not None:
                 self.ema.load_state_dict({"count": state["ema_count"], "model": tensors["ema"]})
             self.balance.load_state_dict(state["balance"])
             self.loader.load_state_dict(state["loader"])
-        with _in_file(folder / "rng.safetensors"):
+        with in_file(folder / "rng.safetensors"):
             self.rng.set_state(tensors["rng"]["noise"])
         self.iteration, self.metrics = checkpoint.iteration, state["metrics"]
         self._checkpoint = folder
@@ -339,12 +338,3 @@ def _score(metrics: Mapping[str, float]) -> float:
 
 def _say(line: str) -> None:
     print(printable(line))
-
-
-@contextmanager
-def _in_file(path: Path) -> Iterator[None]:
-    """Name the file in what is said of a value that cannot be right."""
-    try:
-        yield
-    except (InputError, RuntimeError, TypeError) as error:
-        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from error

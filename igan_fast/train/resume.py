@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
-from igan_fast.train.checkpoint_folder import Fits
-from igan_fast.train.checkpoint_state import described_model
+from igan_fast.train.checkpoint_folder import Checkpoint, Fits
+from igan_fast.train.checkpoint_state import check_statistics, described_model
 from igan_fast.train.config import TrainConfig
+from igan_fast.train.optimizer_state import load_optimizer_tensors
 from igan_fast.train.tensor_specs import Spec, Specs, check_specs, specs_of
 
-__all__ = ["check_data", "data_fingerprint", "resumable_by"]
+__all__ = ["check_data", "data_fingerprint", "in_file", "load_networks", "resumable_by"]
 
 _STATE = {
     "config": dict,
@@ -104,6 +106,32 @@ def check_data(saved: Mapping[str, Any] | None, given: Mapping[str, Any], where:
                 f"{given['count']:,} photos, {part} {given[part][:12]}; expected {saved['named']}: {saved['count']:,} "
                 f"photos, {part} {saved[part][:12]}"
             )
+
+
+def load_networks(
+    checkpoint: Checkpoint, model: nn.Module, optimizer_d: torch.optim.Optimizer, optimizer_g: torch.optim.Optimizer
+) -> None:
+    """Give the model and its two optimisers what the checkpoint holds.
+
+    Raises:
+        InputError: names a tensor, and its file, with a number that no run of ours has.
+    """
+    folder, tensors = checkpoint.folder, checkpoint.tensors
+    for group in {"model", "ema"} & tensors.keys():
+        check_statistics(tensors[group], folder / f"{group}.safetensors")
+    model.load_state_dict(tensors["model"])
+    for group, optimizer in (("optimizer_d", optimizer_d), ("optimizer_g", optimizer_g)):
+        file = str(folder / f"{group}.safetensors")
+        load_optimizer_tensors(optimizer, model.named_parameters(), tensors[group], where=file)
+
+
+@contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """Name the file in what is said of a value that cannot be right."""
+    try:
+        yield
+    except (InputError, RuntimeError, TypeError) as error:
+        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from error
 
 
 def _expected_groups(model: IterativeGAN, has_average: bool) -> dict[str, Specs]:

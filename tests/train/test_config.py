@@ -92,10 +92,10 @@ def test_the_defaults_are_valid() -> None:
         ({"balance": 1}, "--balance: found 1"),
         ({"preset": []}, r"--preset: found \[\], expected one of"),
         ({"data": "a\0b"}, r"--data: found a\\x00b, expected the name of a folder"),
-        ({"run": "a\0b"}, r"--run: found a\\x00b, expected the name of a folder"),
-        ({"cache": "\0"}, r"--cache: found \\x00, expected the name of a folder"),
-        ({"run": ""}, "--run: found ''"),
-        ({"cache": ""}, "--cache: found ''"),
+        ({"run": "a\0b"}, "run: found 'a.*, expected a path without NUL characters"),
+        ({"cache": "\0"}, "cache: found .*, expected a path without NUL characters"),
+        ({"run": ""}, "run: is empty; expected a path"),
+        ({"cache": ""}, "cache: is empty; expected a path"),
         ({"data": ""}, "--data: found , expected the name of a folder"),
     ],
 )
@@ -149,7 +149,7 @@ def test_the_least_that_a_run_takes_is_counted_from_its_real_networks() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_missing_gpu_is_refused() -> None:
-    with pytest.raises(InputError, match="--device cuda: PyTorch sees no CUDA device"):
+    with pytest.raises(InputError, match="device: found 'cuda', but PyTorch sees no CUDA device"):
         TrainConfig(device="cuda").validate()
 
 

@@ -1,0 +1,57 @@
+"""What the command line sets before PyTorch is loaded, because OpenMP reads it once: at its own loading.
+
+A program that imports the package sets this for itself, or leaves it: only the command line does it here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+
+from igan_fast.cores import usable_cores
+
+__all__ = ["SPIN_COUNT", "THREADS_GIVEN", "is_command", "prepare"]
+
+#: Whether the user has said how many threads OpenMP shall have.
+THREADS_GIVEN = "OMP_NUM_THREADS" in os.environ
+
+#: How often a thread of GNU's OpenMP looks whether the others have come before it sleeps: some tenths of a millisecond.
+#: That bridges the gap between two operators; its own 300,000 are longer than the kernel's time slice, so that where
+#: another program wants the core, a thread that waits takes it away from the very thread that it is waiting for.
+#: ``python -m bench.neighbours`` measures it.
+SPIN_COUNT = 10_000
+
+_MODULES = ("igan_fast", "igan_fast.__main__", "igan_fast.train", "igan_fast.train.__main__")
+
+
+def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
+    """Whether this process is the command line.
+
+    Args:
+        argv: ``sys.argv``; while Python looks for the module of ``-m``, its first word is ``-m``.
+        original: ``sys.orig_argv``: as Python itself was started.
+    """
+    if not argv:
+        return False
+    if argv[0] == "-m" and len(original) >= len(argv):
+        return original[-len(argv)].removeprefix("-m") in _MODULES
+    return Path(argv[0]).name in ("igan-fast", "igan-fast.exe", "igan-fast-script.py")
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Set how long a thread waits busily, and how many threads there are where a control group allows less than all.
+
+    What the user has set stays.
+    """
+    if not environment.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+    # PyTorch counts the cores that it may run on; of a quota of their time it knows nothing.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if "OMP_NUM_THREADS" not in environment and (usable := usable_cores()) < cores:
+        environment["OMP_NUM_THREADS"] = str(usable)
+
+
+if is_command(sys.argv, sys.orig_argv):
+    prepare(os.environ)

@@ -1,0 +1,275 @@
+"""What is typed after a command, read word by word before tyro makes the command of it.
+
+tyro keeps the last of an option that is given twice, lets a list take the photo that follows it, and refuses in boxes
+of several lines. Here every word is accounted for, and what cannot be read is one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import re
+import types
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from igan_fast.errors import InputError, printable
+from igan_fast.paths import given_path
+
+__all__ = ["Given", "nearest", "read_words"]
+
+#: An edit as it is typed; any other word after --set that names a file is a photo.
+_ASSIGNMENT = re.compile(r"[^=]+=(flip|[0-9.]+)")
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One field of a command, as an option or as what stands without one."""
+
+    name: str
+    kind: Any  # the field's type, without None and annotations
+    metavar: str
+    aliases: tuple[str, ...] = ()
+    required: bool = False
+    optional: bool = False  # whether the word None is a value
+    positional: bool = False
+    negatable: bool = True  # whether there is --no-NAME, for a flag
+
+    @property
+    def typed(self) -> str:
+        return f"--{self.name}"
+
+    @property
+    def flag(self) -> bool:
+        return self.kind is bool and not self.optional
+
+    @functools.cached_property
+    def items(self) -> tuple[Any, ...]:
+        """The type of each value; of any number of values, their one type and an ellipsis."""
+        return get_args(self.kind) if get_origin(self.kind) is tuple else (self.kind,)
+
+    @property
+    def many(self) -> bool:
+        return self.items[-1] is Ellipsis
+
+
+@dataclass
+class Given:
+    """What was typed, by field: the words of each option, checked; paths without ``~``."""
+
+    command: str
+    options: dict[str, _Option]
+    values: dict[str, list[str]] = field(default_factory=dict)
+
+    def first(self, name: str) -> str | None:
+        """The first word of a field; ``"True"`` or ``"False"`` of a flag; None where it was not given."""
+        return next(iter(self.values.get(name, ())), None)
+
+    def words(self) -> list[str]:
+        """The same, in a spelling that can be understood in one way only."""
+        words = [self.command]
+        # Photos come first, where no list can take them.
+        for name, values in sorted(self.values.items(), key=lambda item: not self.options[item[0]].positional):
+            option = self.options[name]
+            if option.positional:
+                words += [f"./{value}" if value.startswith("-") else value for value in values]
+            elif option.flag:
+                words.append(option.typed if values[0] == "True" else f"--no-{option.name}")
+            elif len(option.items) == 1:
+                words.append(f"{option.typed}={values[0]}")
+            else:
+                words += [option.typed, *values]
+        return words
+
+
+def read_words(words: Sequence[str], command: str, fields: type) -> Given:
+    """Understand ``words``, which follow the name of ``command``, as the fields of the dataclass ``fields``.
+
+    An option that takes a list may be given several times, its values with spaces or commas between. Of any other, the
+    last one counts, and a warning says so where another was given before.
+
+    Raises:
+        InputError: an unknown option (the nearest name is suggested), a value that is missing or of another type, an
+            empty path, a word too many, or an option that must be there and is not.
+    """
+    options = _options(fields)
+    given = Given(command, options)
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            _add_positional(given, rest)
+            break
+        if not _is_option(word):
+            _add_positional(given, [word])
+            continue
+        option, value, attached = _find(word, command, options)
+        if option.flag:
+            if attached is not None:
+                raise InputError(f"{option.typed}: takes no value, found {attached!r}")
+            _add(given, option, [value])
+            continue
+        values = [] if attached is None else [attached]
+        wanted = None if option.many else len(option.items)
+        while rest and (wanted is None or len(values) < wanted) and not _is_option(rest[0]):
+            values.append(rest.pop(0))
+        if option.many:
+            photos = [value for value in values if _is_photo(value)] if _positional(options) else []
+            _add_positional(given, photos)
+            values = [part for value in values if value not in photos for part in _split(value)]
+        if len(values) < (wanted or 1):
+            raise InputError(f"{option.typed}: found {len(values) or 'no'} value{'s' * (len(values) > 1)}, expected "
+                             f"{_expected(option)}")  # fmt: skip
+        _add(given, option, values)
+    missing = [option for name, option in options.items() if option.required and name not in given.values]
+    if missing:
+        spelled = ", ".join(option.metavar if option.positional else f"{option.typed} {option.metavar}".strip()
+                            for option in missing)  # fmt: skip
+        raise InputError(f"{command} needs {spelled} too; igan-fast {command} --help explains")
+    return given
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message: which of the ``known`` names was probably meant; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+@functools.cache
+def _options(fields: type) -> dict[str, _Option]:
+    """By the name of the field."""
+    hints = get_type_hints(fields, include_extras=True)
+    return {each.name: _option(each, hints[each.name]) for each in dataclasses.fields(fields)}
+
+
+def _option(each: dataclasses.Field[Any], kind: Any) -> _Option:
+    notes: tuple[Any, ...] = ()
+    if get_origin(kind) is Annotated:
+        kind, *found = get_args(kind)
+        notes = tuple(found)
+    optional = get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+    if optional:
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    name = next((note.name for note in notes if getattr(note, "name", None)), each.name)
+    return _Option(
+        name=name.replace("_", "-"),
+        kind=kind,
+        metavar=next((note.metavar for note in notes if getattr(note, "metavar", None)), ""),
+        aliases=tuple(alias for note in notes for alias in getattr(note, "aliases", None) or ()),
+        required=each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING,
+        optional=optional,
+        positional=Positional in notes,
+        negatable=FlagCreatePairsOff not in notes,
+    )
+
+
+def _positional(options: dict[str, _Option]) -> _Option | None:
+    return next((option for option in options.values() if option.positional), None)
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word is an option and no value: ``-3`` and ``-`` are values."""
+    if not word.startswith("-") or word == "-":
+        return False
+    try:
+        float(word)
+    except ValueError:
+        return True
+    return False
+
+
+def _find(word: str, command: str, options: dict[str, _Option]) -> tuple[_Option, str, str | None]:
+    """The option that a word names; of a flag ``"True"`` or ``"False"``; what is attached to the word with ``=``."""
+    name, equals, attached = word.partition("=")
+    name = name.replace("_", "-")
+    known: dict[str, tuple[_Option, str]] = {}
+    for option in options.values():
+        if not option.positional:
+            known |= dict.fromkeys((option.typed, *option.aliases), (option, "True"))
+            if option.flag and option.negatable:
+                known[f"--no-{option.name}"] = (option, "False")
+    if name in known:
+        return *known[name], attached if equals else None
+    if not name.startswith("--") and name[:2] in known and len(word) > 2:  # -n5
+        return *known[name[:2]], word[2:]
+    meant = {f"--{key.replace('_', '-')}": option.typed for key, option in options.items()}
+    hint = f"; did you mean {meant[name]}?" if name in meant else nearest(name, known)
+    if Path(word).exists():
+        hint = f"; write ./{word} for the file of that name"
+    raise InputError(
+        f"{printable(name)}: {command} has no such option{hint or f'; igan-fast {command} --help lists them'}"
+    )
+
+
+def _add(given: Given, option: _Option, values: list[str]) -> None:
+    name = next(name for name, known in given.options.items() if known is option)
+    if not option.flag:
+        items = option.items[:1] * len(values) if option.many else option.items
+        values = [_checked(option, value, kind) for value, kind in zip(values, items, strict=True)]
+    before = given.values.get(name)
+    if before is not None and not option.many and before != values:
+        last = f", {' '.join(values)}," if not option.flag else ""
+        warnings.warn(f"{option.typed} is given more than once; the last{last} is taken", stacklevel=2)
+    given.values[name] = [*(before or []), *values] if option.many else values
+
+
+def _add_positional(given: Given, words: Sequence[str]) -> None:
+    option = _positional(given.options)
+    if option is not None:
+        for word in words:
+            _add(given, option, [word])
+    elif words:
+        path = "data" if given.command == "train" else "model"
+        hint = f"; did you mean --{path} {printable(words[0])}?" if Path(words[0]).exists() else ""
+        raise InputError(f"{printable(words[0])}: {given.command} takes options only{hint}")
+
+
+def _is_photo(word: str) -> bool:
+    return not _ASSIGNMENT.fullmatch(word) and os.path.lexists(os.path.expanduser(word))  # noqa: PTH111
+
+
+def _split(value: str) -> list[str]:
+    """``A=1,B=0`` is two; a name may hold a comma with a space behind it."""
+    return [value] if any(map(str.isspace, value)) else [part for part in value.split(",") if part]
+
+
+def _checked(option: _Option, value: str, kind: Any) -> str:
+    """The value, as tyro shall read it."""
+    name = "PHOTO" if option.positional else option.typed
+    if option.optional and value == "None":
+        return value
+    if kind is Path:
+        return str(given_path(value, name))
+    readers: dict[Any, Callable[[str], object]] = {int: int, float: float}
+    choices = ("True", "False") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+    try:
+        if choices and value not in choices:
+            raise ValueError
+        readers.get(kind, str)(value)
+    except ValueError:
+        near = nearest(value.lower(), choices)
+        short = value if len(value) <= 40 else value[:37] + "…"
+        raise InputError(f"{name}: found {printable(short)!r}, expected {_expected(option)}{near}") from None
+    return value
+
+
+def _expected(option: _Option) -> str:
+    """In words, what the values of an option are."""
+    kind = option.items[0]
+    if get_origin(kind) is Literal:
+        *others, last = get_args(kind)
+        return f"{', '.join(others)} or {last}" if others else str(last)
+    word = {int: "whole number", float: "number", Path: "path", bool: "True or False"}.get(kind, "text")
+    if kind is bool:
+        return word
+    word = option.metavar or word
+    if option.many:
+        return f"at least one {word}"
+    return f"{len(option.items)} {word}s" if len(option.items) > 1 else f"a {word}"
