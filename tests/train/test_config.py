@@ -70,7 +70,7 @@ def test_the_defaults_are_valid() -> None:
         ({"resume": True}, "--resume: say which run"),
         ({"split": "paper"}, "--split paper: the built-in faces have one division only"),
         ({"max_extra_updates": 10**12}, "--max-extra-updates: found 1000000000000, expected at most 1000"),
-        ({"drawn_count": 10**12}, "--drawn-count: found 1000000000000, expected from 1 to 10,000,000"),
+        ({"drawn_count": 10**12}, "--drawn-count: found 1000000000000, expected from 1 to 1,000,000"),
         ({"drawn_count": 0}, "--drawn-count: found 0, expected from 1 to"),
         ({"epochs": 1e300}, r"--epochs: found 1e\+300, expected above 0, at most 1,000,000,000"),
         ({"epochs": float("inf")}, "--epochs: found inf"),
