@@ -30,7 +30,7 @@ def converted(name: str, value: Any) -> Any:
     if name == "data" and isinstance(value, str | Path):
         if value == Path("drawn"):
             return "./drawn"  # a folder of that name, not the built-in faces
-        return str(given_path(value, name)) if str(value).startswith("~") else str(value)
+        return str(given_path(value, name)) if str(value) else ""  # whoever opens it says what it may be
     return kept(value) if isinstance(value, given) else value
 
 
