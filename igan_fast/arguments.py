@@ -161,7 +161,7 @@ def _option(each: dataclasses.Field[Any], kind: Any) -> _Option:
     return _Option(
         name=name.replace("_", "-"),
         kind=kind,
-        metavar=next((note.metavar for note in notes if getattr(note, "metavar", None)), ""),
+        metavar=next((note.metavar for note in notes if getattr(note, "metavar", None)), "").removesuffix(" ..."),
         aliases=tuple(alias for note in notes for alias in getattr(note, "aliases", None) or ()),
         required=each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING,
         optional=optional,

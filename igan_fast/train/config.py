@@ -128,8 +128,7 @@ class TrainConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic of the networks, tf32 on GPUs only; weights, statistics and losses are float32 in each."""
     threads: int | None = None
-    """CPU threads; where omitted, one for each core that this process may use, and from the command line fewer where
-    other programs keep some of them busy."""
+    """CPU threads; PyTorch's choice where omitted, and from the command line fewer beside busy programs."""
     seed: int = 0
     """Seed of the weights, the order of the photos, the flips and the noise; also of the drawn faces and of a random
     split, so that another seed is another data set there."""
