@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import igan_fast._start  # noqa: F401  # first: PyTorch reads what the command line sets when it is loaded
+import igan_fast._interrupt  # first: loading PyTorch takes seconds, in which people press Ctrl-C
+import igan_fast._start  # noqa: F401  # before PyTorch, which reads what the command line sets when it is loaded
 from igan_fast import reference
 from igan_fast._version import __version__
 from igan_fast.errors import InputError

@@ -19,6 +19,7 @@ import torch
 import tyro
 from tyro.conf import subcommand
 
+from igan_fast import _interrupt
 from igan_fast._version import __version__
 from igan_fast.arguments import Given, nearest, read_words
 from igan_fast.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _output(), warnings.catch_warnings():
         warnings.showwarning = _tell
         try:
+            _interrupt.usual()  # here, where it is caught
             if words[:1] == ["--version"]:
                 print(f"igan-fast {__version__}")
             else:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from igan_fast.data import drawing
 from igan_fast.data.attributes import CELEBA_ATTRIBUTES, attribute_indices
 from igan_fast.data.drawing.parameters import FaceParameters, with_attribute
 from igan_fast.data.drawing.population import face_parameters, identity_of
@@ -22,8 +24,8 @@ from igan_fast.errors import InputError
 
 __all__ = ["DrawnFaces", "FaceParameters", "draw_face", "face_parameters", "with_attribute"]
 
-#: To be raised by every change that moves a pixel or a label, so that stores built before it are built again.
-_DRAWING_VERSION = 1
+#: Half a terabyte at 128²; more is a slip of the keyboard, and would fill memory before it fills the disk.
+MAX_DRAWN = 10_000_000
 
 
 class DrawnFaces:
@@ -38,12 +40,12 @@ class DrawnFaces:
         attributes: the label columns by name, in the order wanted; all 40 in CelebA's order where empty.
 
     Raises:
-        InputError: ``count`` below 1, ``seed`` below 0, an unknown or repeated attribute.
+        InputError: ``count`` out of its range, ``seed`` below 0, an unknown or repeated attribute.
     """
 
     def __init__(self, count: int = 20_000, *, seed: int = 0, attributes: Sequence[str] = ()) -> None:
-        if count < 1:
-            raise InputError(f"count: found {count}, expected at least 1 face")
+        if not 1 <= count <= MAX_DRAWN:
+            raise InputError(f"count: found {count}, expected 1 to {MAX_DRAWN:,} faces")
         if seed < 0:
             raise InputError(f"seed: found {seed}, expected 0 or more")
         self.attributes = tuple(attributes) or CELEBA_ATTRIBUTES
@@ -73,9 +75,11 @@ class DrawnFaces:
         return f"{self._count:,} drawn faces of {people:,} people, {len(self.attributes)} attributes, seed {self._seed}"
 
     def fingerprint(self) -> str:
-        """Hex; changes when any picture would."""
-        key = ("drawn faces", _DRAWING_VERSION, self._count, self._seed)
-        return hashlib.sha256(repr(key).encode()).hexdigest()
+        """Hex; changes when any picture would, also with the code that draws."""
+        digest = hashlib.sha256(repr(("drawn faces", self._count, self._seed)).encode())
+        for module in sorted(Path(drawing.__path__[0]).glob("*.py")):
+            digest.update(f"{module.name}\n".encode() + module.read_bytes())
+        return digest.hexdigest()
 
     def image(self, index: int, size: int) -> NDArray[np.uint8]:
         """Picture ``index``: uint8 (size, size, 3), RGB.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Gener
 SHARED = 1024
 #: Units of C's hidden layer before the attribute logits (Sec. 5.3.1).
 LABEL_HIDDEN = 128
+#: No layer has more: their bytes would not fit on any machine, and at some size not into 64 bits either.
+MOST_WEIGHTS = 2**40
 #: Slope of every LeakyReLU (DCGAN's).
 LEAK = 0.2
 
@@ -244,8 +247,18 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _check_sizes(image_size: int, attributes: int, latent: int, width: int) -> None:
+    sizes = {"image_size": image_size, "attributes": attributes, "latent": latent, "width": width}
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} is {value!r}; expected a whole number")
+    image_size, attributes, latent, width = map(operator.index, sizes.values())  # NumPy's would overflow below
     if image_size < 32 or image_size % 16:
         raise ValueError(f"image_size is {image_size}; expected a multiple of 16 from 32 up")
-    for name, value in (("attributes", attributes), ("latent", latent), ("width", width)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
+    for name in ("attributes", "latent", "width"):
+        if sizes[name] < 1:
+            raise ValueError(f"{name} is {sizes[name]}; expected at least 1")
+    flat = 8 * width * (image_size // 16) ** 2
+    weights = max(flat * (latent + attributes), flat * SHARED, (8 * width) * (4 * width) * 25)
+    if weights >= MOST_WEIGHTS:
+        described = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        raise ValueError(f"{described}: a layer would have {weights:.1e} weights; expected fewer than 2⁴⁰")

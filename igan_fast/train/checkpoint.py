@@ -6,9 +6,6 @@ only then renamed to its name; a damaged one is told from a whole one by the che
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,15 +17,29 @@ from torch import Tensor
 
 from igan_fast.devices import operators_on
 from igan_fast.errors import InputError
-from igan_fast.files import clear_write_errors, replace_file, sync_folder
+from igan_fast.files import clear_write_errors, sync_folder, temporary_path
 from igan_fast.models import IterativeGAN
 from igan_fast.train.checkpoint_folder import (
     MANIFEST,
     Checkpoint,
     CheckpointError,
+    Fits,
+    NewerFormat,
     load_checkpoint,
     write_checkpoint_folder,
 )
+from igan_fast.train.checkpoint_state import check_statistics, described_model
+from igan_fast.train.checkpoints_kept import (
+    REPLACED,
+    BestCheckpoint,
+    best_checkpoint,
+    checkpoint_folders,
+    is_checkpoint_name,
+    mark_best,
+    prune_checkpoints,
+    retire,
+)
+from igan_fast.train.tensor_specs import Specs, check_specs, specs_of
 
 __all__ = [
     "BestCheckpoint",
@@ -44,18 +55,6 @@ __all__ = [
     "prune_checkpoints",
     "save_checkpoint",
 ]
-
-_BEST = "best.json"
-_REPLACED = ".replaced"
-_STEP = re.compile(r"step-(\d{8,})(\.replaced)?")
-
-
-class BestCheckpoint(NamedTuple):
-    """The checkpoint that :func:`mark_best` named last, and the score that it was chosen by."""
-
-    folder: Path
-    iteration: int
-    score: float
 
 
 class LoadedModel(NamedTuple):
@@ -75,8 +74,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint of ``iteration`` to ``run``; on return the disk has it whole.
 
-    A checkpoint of the same iteration is replaced. Those of later iterations are removed: a run that saves this
-    one has gone back to before them, because they were damaged.
+    A checkpoint of the same iteration is replaced. Those of later iterations are removed: a run that saves this one has
+    gone back to before them. Of both, what is damaged is kept under a name that no reader takes.
 
     Args:
         run: the run's folder, made if needed.
@@ -96,106 +95,54 @@ def save_checkpoint(
     """
     checkpoints = run / "checkpoints"
     final = checkpoints / f"step-{iteration:08d}"
-    temporary = checkpoints / f"tmp-{final.name}-{os.getpid()}"
+    temporary = temporary_path(final)
     consequence = f"the checkpoint of iteration {iteration} was not written, older ones are untouched"
     with clear_write_errors(str(checkpoints), consequence):
         checkpoints.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
         try:
             write_checkpoint_folder(temporary, iteration, tensors, state)
             _put_in_place(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    with clear_write_errors(str(checkpoints)):
-        for later, folder in _folders(run):
+        for later, folder in checkpoint_folders(run):
             if later > iteration:
-                _remove(folder)
+                retire(folder)
     return final
 
 
-def newest_checkpoint(run: Path, report: Callable[[str], None]) -> Checkpoint | None:
+def newest_checkpoint(run: Path, report: Callable[[str], None], *, fits: Fits | None = None) -> Checkpoint | None:
     """The newest whole checkpoint of ``run``; ``None`` where it has none at all.
 
-    Each damaged newer one is told to ``report`` in one line.
+    Each damaged newer one is told to ``report`` in one line. ``fits`` is that of :func:`load_checkpoint`.
 
     Raises:
-        CheckpointError: there are checkpoints and every one is damaged.
+        CheckpointError: there are checkpoints and every one is damaged; or one of a newer version of the package is
+            newer than the newest whole one.
+        FileUnreadable: the system does not hand out a file of a newer one: it may be whole.
     """
-    folders = [folder for _, folder in _folders(run)]
-    return _first_whole(run, folders, report) if folders else None
+    folders = [folder for _, folder in checkpoint_folders(run)]
+    return _first_whole(run, folders, report, fits=fits) if folders else None
 
 
 def find_checkpoint(
-    path: Path, report: Callable[[str], None] = warnings.warn, *, only: Collection[str] | None = None
+    path: Path,
+    report: Callable[[str], None] = warnings.warn,
+    *,
+    only: Collection[str] | None = None,
+    fits: Fits | None = None,
 ) -> Checkpoint:
     """The whole checkpoint that a user means by ``path``: a run (its best, else its newest), or a checkpoint folder.
 
-    ``only`` is that of :func:`load_checkpoint`; files that are not read are not verified.
+    ``only`` and ``fits`` are those of :func:`load_checkpoint`; files that are not read are not verified.
 
     Raises:
         InputError: ``path`` is neither, or holds no checkpoint yet.
-        CheckpointError: it does, and every one is damaged. A damaged one that another stands in for is only told to
-            ``report``, in one line.
+        CheckpointError: it does, and every one is damaged, or the one that is meant is of a newer version. A damaged
+            one that another stands in for is only told to ``report``, in one line.
+        FileUnreadable: the system does not hand out a file of the one that is meant.
     """
-    return _first_whole(path, _meant_by(path, report), report, only)
-
-
-def mark_best(run: Path, iteration: int, score: float) -> None:
-    """Note that the checkpoint of ``iteration`` is the best so far, by ``score`` (finite; its meaning is the caller's).
-
-    Raises:
-        ValueError: there is no such checkpoint.
-        InputError: the note cannot be written.
-    """
-    if not any(found == iteration for found, _ in _folders(run)):
-        raise ValueError(f"{run} has no checkpoint of iteration {iteration}")
-    path = run / "checkpoints" / _BEST
-    with clear_write_errors(str(path)):
-        replace_file(path, json.dumps({"iteration": iteration, "score": score}, allow_nan=False).encode("ascii"))
-
-
-def best_checkpoint(run: Path, report: Callable[[str], None] = warnings.warn) -> BestCheckpoint | None:
-    """The checkpoint that was marked best, not verified; ``None`` where none was.
-
-    A mark that is damaged, or whose checkpoint is gone, counts as none and is told to ``report`` in one line.
-    """
-    path = run / "checkpoints" / _BEST
-    try:
-        content = json.loads(path.read_bytes())
-        iteration, score = int(content["iteration"]), float(content["score"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError):
-        report(f"{path}: damaged; no checkpoint counts as the best")
-        return None
-    for found, folder in _folders(run):
-        if found == iteration:
-            return BestCheckpoint(folder, iteration, score)
-    report(f"{path}: names iteration {iteration}, whose checkpoint is gone; no checkpoint counts as the best")
-    return None
-
-
-def prune_checkpoints(run: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest ``keep`` (at least 1) and the best, and what a killed writer left."""
-    if keep < 1:
-        raise ValueError(f"keep is {keep}; expected at least 1")
-    best = best_checkpoint(run)
-    folders = _folders(run)
-    kept = set(sorted({iteration for iteration, _ in folders}, reverse=True)[:keep])
-    if best is not None:
-        kept.add(best.iteration)
-    with clear_write_errors(str(run / "checkpoints")):
-        for iteration, folder in folders:
-            if iteration in kept:
-                kept.remove(iteration)  # a second folder of this iteration is the one that it replaced
-            else:
-                _remove(folder)
-        for leftover in (run / "checkpoints").glob("tmp-*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink()
+    return _first_whole(path, _meant_by(path, report), report, only, fits)
 
 
 def load_model(
@@ -219,56 +166,45 @@ def load_model(
     operators_on(device)  # refused here and not at the first photo
     if weights not in ("ema", "model"):
         raise InputError(f"weights: found {weights!r}, expected 'ema' or 'model'")
-    loaded = _build_model(find_checkpoint(path, report, only=[weights, "model"]), weights)
-    loaded.model.to(device)
-    return loaded
+    checkpoint = find_checkpoint(path, report, only=[weights, "model"], fits=_check_model)
+    described = described_model(checkpoint.folder, checkpoint.state)
+    group = weights if weights in checkpoint.tensors else "model"
+    check_statistics(checkpoint.tensors[group], checkpoint.folder / f"{group}.safetensors")
+    with torch.random.fork_rng(devices=[]):  # weights that are overwritten at once should not move the caller's RNG
+        model = IterativeGAN(**described.arguments)
+    model.load_state_dict(checkpoint.tensors[group])
+    return LoadedModel(
+        model.eval().to(device),
+        described.attributes,
+        described.label_samples,
+        checkpoint.iteration,
+        dict(checkpoint.state.get("config", {})),
+        checkpoint.folder,
+    )
 
 
-def _build_model(checkpoint: Checkpoint, weights: str) -> LoadedModel:
-    folder = checkpoint.folder
-    tensors = checkpoint.tensors.get(weights) or checkpoint.tensors.get("model")
-    if not tensors:
+def _check_model(folder: Path, state: dict[str, Any], groups: Mapping[str, Specs]) -> None:
+    """``Fits`` of a checkpoint whose model is wanted, averaged or not."""
+    described = described_model(folder, state)
+    expected = specs_of(described.on_meta().state_dict())
+    if not groups:
         raise CheckpointError(f"{folder}: holds no model")
-    try:
-        described = checkpoint.state["model"]
-        attributes = tuple(str(name) for name in described["attributes"])
-        with torch.random.fork_rng(devices=[]):  # weights that are overwritten at once should not move the caller's RNG
-            model = IterativeGAN(**described["arguments"])
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: state.json does not describe a model ({error})") from error
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: the tensors do not fit the model of state.json: {reason}") from error
-    if len(attributes) != model.arguments()["attributes"]:
-        raise CheckpointError(
-            f"{folder}: state.json names {len(attributes)} attributes for a model of {model.arguments()['attributes']}"
-        )
-    config = dict(checkpoint.state.get("config") or {})
-    label_samples = described.get("label_samples") or []
-    return LoadedModel(model.eval(), attributes, label_samples, checkpoint.iteration, config, folder)
-
-
-def _folders(run: Path) -> list[tuple[int, Path]]:
-    """(iteration, folder) of every finished checkpoint, newest first; of one iteration, the replaced one last."""
-    checkpoints = run / "checkpoints"
-    names = (path.name for path in checkpoints.iterdir()) if checkpoints.is_dir() else iter(())
-    matches = [match for name in names if (match := _STEP.fullmatch(name))]
-    matches.sort(key=lambda match: (int(match[1]), match[2] is None), reverse=True)
-    return [(int(match[1]), checkpoints / match[0]) for match in matches]
+    for group, found in groups.items():
+        where = f"{folder / group}.safetensors: the tensors do not fit the model of state.json"
+        check_specs(found, expected, where)
 
 
 def _meant_by(path: Path, report: Callable[[str], None]) -> list[Path]:
     """The checkpoints that ``path`` may mean, in the order of preference."""
     if not path.exists():
         raise InputError(f"{path}: no such folder; expected a run or a checkpoint folder")
-    if (path / MANIFEST).exists() or _STEP.fullmatch(path.name):
+    if (path / MANIFEST).exists() or is_checkpoint_name(path.name):
         return [path]
     if not (path / "checkpoints").is_dir():
         raise InputError(
             f"{path}: found no {MANIFEST} and no checkpoints folder; expected a run or a checkpoint folder"
         )
-    folders = [folder for _, folder in _folders(path)]
+    folders = [folder for _, folder in checkpoint_folders(path)]
     if not folders:
         raise InputError(f"{path}: this run has no checkpoint yet")
     best = best_checkpoint(path, report)
@@ -276,12 +212,18 @@ def _meant_by(path: Path, report: Callable[[str], None]) -> list[Path]:
 
 
 def _first_whole(
-    path: Path, folders: Sequence[Path], report: Callable[[str], None], only: Collection[str] | None = None
+    path: Path,
+    folders: Sequence[Path],
+    report: Callable[[str], None],
+    only: Collection[str] | None = None,
+    fits: Fits | None = None,
 ) -> Checkpoint:
     damaged: list[CheckpointError] = []
     for folder in folders:
         try:
-            whole = load_checkpoint(folder, only)
+            whole = load_checkpoint(folder, only, fits)
+        except NewerFormat:
+            raise  # it is no damage: to go on from an older one would be to lose what is there
         except CheckpointError as error:
             if len(folders) == 1:
                 raise
@@ -295,19 +237,10 @@ def _first_whole(
 
 def _put_in_place(temporary: Path, final: Path) -> None:
     # No call swaps two folders on every system, so that a replaced one waits under a name that a reader also takes.
-    replaced = final.with_name(final.name + _REPLACED)
+    replaced = final.with_name(final.name + REPLACED)
     if final.exists():
-        _remove(replaced)
+        retire(replaced)
         final.rename(replaced)
     temporary.rename(final)
     sync_folder(final.parent)
-    _remove(replaced)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint so that a kill half-way leaves nothing that looks like one."""
-    if folder.exists():
-        doomed = folder.with_name(f"tmp-removed-{folder.name}-{os.getpid()}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+    retire(replaced)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
+from igan_fast.data.drawn_faces import MAX_DRAWN
 from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError
+from igan_fast.files import FileMissing
+from igan_fast.json_files import read_json
 from igan_fast.paths import given_path
 from igan_fast.reference import StepConfig
 from igan_fast.train.balance import Balance
+from igan_fast.train.config_values import ALSO_TAKEN, converted, wrong_type
+from igan_fast.train.memory import check_memory
 
 __all__ = ["PRESETS", "TrainConfig"]
 
 _Value = TypeVar("_Value")
 
+#: Beyond it the iterations would not be counted in 64 bits.
+MAX_EPOCHS = 1_000_000_000
 #: More than any machine that this is for has cores.
 MOST_THREADS = 1024
 
@@ -45,17 +51,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 #: What may differ when a run is resumed: none of it changes what an iteration is to compute, but for the digits that
-#: another device, wing, precision or number of threads keeps. (``data`` may have moved.)
+#: another device, wing, precision or number of threads keeps. (``data`` may have moved. On other validation photos the
+#: scores could not be compared with those of the best checkpoint so far.)
 _MAY_CHANGE = {
     "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "threads", "cache",
-    "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes", "validation_images",
-}  # fmt: skip
-
-
-#: What a caller may also give, and what it becomes: a run compares and saves one form of each.
-_ALSO_TAKEN: dict[str, tuple[type, type]] = {
-    "data": (Path, str), "cache": (str, Path), "run": (str, Path),
-    "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
+    "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes",
 }  # fmt: skip
 
 
@@ -152,11 +152,10 @@ class TrainConfig:
     """How many validation photos score a checkpoint."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "run", "cache"):
-            object.__setattr__(self, name, _place(name, getattr(self, name)))
-        for name in _ALSO_TAKEN:
-            object.__setattr__(self, name, _converted(name, getattr(self, name)))
-        for name, value in PRESETS.get(self.preset, {}).items():
+        for name in ALSO_TAKEN:
+            object.__setattr__(self, name, converted(name, getattr(self, name)))
+        preset = PRESETS.get(self.preset, {}) if isinstance(self.preset, str) else {}
+        for name, value in preset.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
@@ -170,19 +169,24 @@ class TrainConfig:
             _expect(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
         for field in dataclasses.fields(self):
             if reason := _wrong_type(field.name, value := getattr(self, field.name)):
-                raise InputError(f"{_option(field.name)}: found {value!r}: {reason}")
+                raise InputError(f"{_option(field.name)}: found {reprlib.repr(value)}: {reason}")
+        _expect(self, "data", self.data != "" and "\0" not in self.data, "the name of a folder")
         _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
-        for name in ("drawn_count", "width", "latent", "log_every", "sample_every", "checkpoint_every", "keep"):
+        counts = ("width", "latent", "log_every", "sample_every", "checkpoint_every", "keep", "validation_images")
+        for name in counts:
             _expect(self, name, getattr(self, name) >= 1, "at least 1")
+        _expect(self, "drawn_count", 1 <= self.drawn_count <= MAX_DRAWN, f"from 1 to {MAX_DRAWN:,}")
         _expect(self, "batch_size", self.batch_size >= 2, "at least 2: batch normalisation compares pictures")
-        _expect(self, "validation_images", self.validation_images >= 1, "at least 1")
         if self.epochs is not None and self.iterations is not None:
             raise InputError(f"--epochs {self.epochs} and --iterations {self.iterations} contradict: give one of them")
-        _expect(self, "epochs", self.epochs is None or 0 < self.epochs < math.inf, "a number above 0")
+        _expect(
+            self, "epochs", self.epochs is None or 0 < self.epochs <= MAX_EPOCHS, f"above 0, at most {MAX_EPOCHS:,}"
+        )
         _expect(self, "iterations", self.iterations is None or self.iterations >= 1, "at least 1")
         with _named_as_options():
             self.step_config()
             self.balance_rule()
+        _expect(self, "max_extra_updates", self.max_extra_updates <= 1000, "at most 1000")
         _expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
         _expect(
             self, "threads", self.threads is None or 1 <= self.threads <= MOST_THREADS, f"from 1 to {MOST_THREADS:,}"
@@ -195,6 +199,7 @@ class TrainConfig:
             raise InputError(f"--precision: found tf32, which {device.type} has not; expected fp32 or bf16")
         if self.impl == "auto":
             operators_on(device)
+        check_memory(self, device)
         if self.resume and self.run is None:
             raise InputError("--resume: say which run to continue with --run DIR")
 
@@ -221,14 +226,29 @@ class TrainConfig:
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, where: str = "config.json") -> TrainConfig:
-        """The inverse of ``to_json``. Raises ``InputError`` for an unknown key or a value of another type."""
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
+    def from_json(cls, values: Mapping[str, Any], *, where: str = "config.json", complete: bool = False) -> TrainConfig:
+        """The inverse of ``to_json``.
+
+        Args:
+            values: options by name; the others have their defaults.
+            where: the file that they are from, for messages.
+            complete: refuse them where one is missing: ``to_json`` gives all.
+
+        Raises:
+            InputError: an unknown name, a value of another type, or a missing one (``complete``).
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - names):
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
         for name, found in values.items():
-            if reason := _wrong_type(name, _converted(name, found)):
-                raise InputError(f"{where}: {name} is {found!r}: {reason}")
+            try:
+                reason = _wrong_type(name, converted(name, found))
+            except InputError as error:  # no path
+                raise InputError(f"{where}: {error}") from None
+            if reason:
+                raise InputError(f"{where}: {name} is {reprlib.repr(found)}: {reason}")
+        if complete and (missing := sorted(names - {"resume"} - set(values))):
+            raise InputError(f"{where}: damaged: {missing[0]} is missing")
         return cls(**values)
 
     @classmethod
@@ -238,20 +258,16 @@ class TrainConfig:
         ``train(dataclasses.replace(TrainConfig.load(run), resume=True))`` continues it.
 
         Raises:
-            InputError: it is missing, or no JSON object.
+            InputError: it is missing, cannot be read, or is damaged.
         """
         run = given_path(run, "run")
         path = run / "config.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            values = read_json(path)
+        except FileMissing:
             raise InputError(f"{path}: not found; {run} holds no training run") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as JSON ({error})") from None
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: found a JSON {type(values).__name__}, expected an object")
         # Saved as it was given: none for a folder that was chosen by itself, and a run may have been moved.
-        return dataclasses.replace(cls.from_json(values, where=str(path)), run=Path(run))
+        return dataclasses.replace(cls.from_json(values, where=str(path), complete=True), run=Path(run))
 
     def check_resumable(self, saved: TrainConfig) -> None:
         """Refuse to continue a run under options that would change what it computes.
@@ -280,37 +296,13 @@ def _given(value: _Value | None) -> _Value:
     return value
 
 
-def _place(name: str, value: Any) -> Any:
-    """A folder as it is meant: without ``~``."""
-    if name != "data":
-        return given_path(value, name) if isinstance(value, str | Path) else value
-    if isinstance(value, str | Path) and str(value).startswith("~"):
-        return str(given_path(value, name))
-    return "./drawn" if value == Path("drawn") else value  # a folder of that name, not the built-in faces
-
-
-def _converted(name: str, value: Any) -> Any:
-    if name in _ALSO_TAKEN:
-        given, kept = _ALSO_TAKEN[name]
-        return kept(value) if isinstance(value, given) else value
-    return value
-
-
 @functools.cache
 def _types() -> dict[str, Any]:
     return get_type_hints(TrainConfig)
 
 
 def _wrong_type(name: str, value: object) -> str:
-    """Why the option cannot have this value; empty where its type is right."""
-    # Here, so that what needs no checked config (the iteration, its benchmarks) does without the package.
-    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
-
-    try:
-        check_type(value, _types()[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
-    except TypeCheckError as error:
-        return " ".join(str(error).split())
-    return ""
+    return wrong_type(value, _types()[name])
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def plot_losses(log: Path, picture: Path) -> bool:
     panels: dict[str, _Curves] = {"D and C": {}, "G": {}, "other losses": {}, "scores": {}}
     for record in read_log(log):
         if record.get("kind") == "losses":
-            for name, value in record["losses"].items():
+            losses = record.get("losses")
+            for name, value in losses.items() if isinstance(losses, dict) else ():
                 title = {"d_": "D and C", "g_": "G"}.get(name[:2], "other losses")
                 _append(panels[title], name, record["iteration"], value)
         else:
@@ -42,7 +43,8 @@ def plot_losses(log: Path, picture: Path) -> bool:
 
 
 def _append(curves: _Curves, name: str, iteration: int, value: object) -> None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    # A loss is a float32; only a damaged log holds more, or such an iteration, which matplotlib may not bear.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**128 and iteration < 2**53:
         iterations, values = curves.setdefault(name, ([], []))
         iterations.append(iteration)
         values.append(value)

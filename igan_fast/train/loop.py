@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
+import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from igan_fast import models, reference, step
 from igan_fast.data.loader import BatchLoader
 from igan_fast.data.store import FaceStore, spread
 from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, printable
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
 from igan_fast.train.checkpoint import (
@@ -31,13 +30,16 @@ from igan_fast.train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from igan_fast.train.checkpoints_kept import restore_best
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA
 from igan_fast.train.monitor import Monitor
-from igan_fast.train.optimizer_state import load_optimizer_tensors, optimizer_to_tensors
+from igan_fast.train.optimizer_state import optimizer_to_tensors
+from igan_fast.train.resume import check_data, data_fingerprint, in_file, load_networks, resumable_by
 from igan_fast.train.run import locked, open_data, open_run, start_run
 from igan_fast.train.samples import draw_samples
+from igan_fast.train.signals import graceful_stop
 
 __all__ = ["TrainResult", "train"]
 
@@ -86,22 +88,31 @@ def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = No
             checkpoint).
     """
     config.validate()
-    folder, _ = open_run(config)
-    store, config = open_data(config)
-    with locked(folder):
-        # Once more: while the data were opened, which may take minutes, another process may have trained here.
-        _, saved = open_run(dataclasses.replace(config, run=folder))
+    with ExitStack() as while_training:
+        folder, held = open_run(config)
+        checkpoint: Checkpoint | None = None
+        if held:  # what it is of is known before pictures are prepared, which may take minutes
+            while_training.enter_context(locked(folder))
+            checkpoint = newest_checkpoint(folder, report=_say, fits=resumable_by(config))
+        store, config = open_data(config)
+        if not held:
+            while_training.enter_context(locked(folder))
+            # Once more: while the data were opened, another process may have trained here.
+            if open_run(dataclasses.replace(config, run=folder)).held:
+                checkpoint = newest_checkpoint(folder, report=_say, fits=resumable_by(config))
         if beside is not None:
-            config = beside(config, continued=saved is not None)
+            config = beside(config, continued=checkpoint is not None)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         trainer = _Trainer(config, folder, store)
-        if saved is not None and (checkpoint := newest_checkpoint(folder, report=print)):
+        if checkpoint is not None:
             trainer.resume(checkpoint)
         if trainer.iteration >= trainer.iterations:
-            print(f"{folder}: already at iteration {trainer.iteration} of {trainer.iterations}; nothing to train")
+            already = f"{folder}: already at iteration {trainer.iteration} of {trainer.iterations}; nothing to train"
+            _say(already)
             return trainer.result()
-        start_run(folder, config)
+        start_run(folder, config, checkpoint.folder if checkpoint else None)
+        restore_best(folder, _score, report=_say)
         return trainer.run()
 
 
@@ -133,6 +144,8 @@ class _Trainer:
             (config.epochs or 50) * self.loader.examples_per_epoch / config.batch_size
         )
         self.metrics: dict[str, float] = {}
+        named = config.data if config.data == "drawn" else str(Path(config.data).expanduser().resolve())
+        self.data = data_fingerprint(store, named)
         self._checkpoint: Path | None = None
         self._samples: Path | None = None
 
@@ -170,7 +183,7 @@ class _Trainer:
             batch_size=config.batch_size,
             log_every=config.log_every,
         )
-        with _graceful_stop() as stop, self._naming_the_last_checkpoint(), monitor:
+        with graceful_stop() as stop, self._naming_the_last_checkpoint(), monitor:
             monitor.message(f"computing on {self._described()}")
             if config.precision == "bf16" and self.device.type == "cpu" and not has_bfloat16():
                 monitor.message("this CPU has no bfloat16 instructions: --precision fp32 is faster here")
@@ -186,8 +199,9 @@ class _Trainer:
                     self._save(monitor)
         result = self.result()
         if result.interrupted:
-            print(f"stopped at iteration {self.iteration} of {self.iterations}, saved in {result.checkpoint}")
-            print(f"continue with: igan-fast train --run {self.folder} --resume")
+            stopped = f"stopped at iteration {self.iteration} of {self.iterations}, saved in {result.checkpoint}"
+            _say(stopped)
+            _say(f"continue with: igan-fast train --run {shlex.quote(str(self.folder))} --resume")
         return result
 
     def result(self) -> TrainResult:
@@ -196,25 +210,29 @@ class _Trainer:
         return TrainResult(self.folder, self.iteration, self.iterations, self._checkpoint, samples, self.metrics)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on exactly where ``checkpoint`` was saved. ``InputError`` where it is of other options or labels."""
-        state, tensors = checkpoint.state, checkpoint.tensors
-        self.config.check_resumable(TrainConfig.from_json(state["config"], where=str(checkpoint.folder / "state.json")))
+        """Go on exactly where ``checkpoint`` was saved, which ``resumable_by`` has let pass.
+
+        Raises:
+            InputError: it is of other photos or labels, or a number in it cannot be right.
+        """
+        folder, state, tensors = checkpoint.folder, checkpoint.state, checkpoint.tensors
         if (trained := state["model"]["attributes"]) != list(self.store.attributes):
             raise InputError(
                 f"--data {self.config.data}: its attributes are {', '.join(self.store.attributes)}, "
                 f"but this run learns {', '.join(trained)}"
             )
-        self.model.load_state_dict(tensors["model"])
-        load_optimizer_tensors(self.step.optimizer_d, self._named_parameters(), tensors["optimizer_d"])
-        load_optimizer_tensors(self.step.optimizer_g, self._named_parameters(), tensors["optimizer_g"])
-        if self.ema is not None:
-            self.ema.load_state_dict({"count": state["ema_count"], "model": tensors["ema"]})
-        self.balance.load_state_dict(state["balance"])
-        self.loader.load_state_dict(state["loader"])
-        self.rng.set_state(tensors["rng"]["noise"])
+        check_data(state.get("data"), self.data, folder)
+        load_networks(checkpoint, self.model, self.step.optimizer_d, self.step.optimizer_g)
+        with in_file(folder / "state.json"):
+            if self.ema is not None:
+                self.ema.load_state_dict({"count": state["ema_count"], "model": tensors["ema"]})
+            self.balance.load_state_dict(state["balance"])
+            self.loader.load_state_dict(state["loader"])
+        with in_file(folder / "rng.safetensors"):
+            self.rng.set_state(tensors["rng"]["noise"])
         self.iteration, self.metrics = checkpoint.iteration, state["metrics"]
-        self._checkpoint = checkpoint.folder
-        print(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}")
+        self._checkpoint = folder
+        _say(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}")
 
     def _iterate(self, monitor: Monitor) -> None:
         images, labels = self.loader.next_images()
@@ -256,8 +274,7 @@ class _Trainer:
         self._checkpoint = save_checkpoint(self.folder, self.iteration, tensors, self._state())
         monitor.event("checkpoint", iteration=self.iteration, **self.metrics)
         if self.metrics:
-            # Both are mean absolute errors of comparable size; the sum wants a model that does both jobs.
-            score = self.metrics["rebuild_l1"] + self.metrics["hamming_loss"]
+            score = _score(self.metrics)
             best = best_checkpoint(self.folder)
             if best is None or score < best.score:
                 mark_best(self.folder, self.iteration, score)
@@ -274,6 +291,7 @@ class _Trainer:
                 "label_samples": ["".join(map(str, row)) for row in some.tolist()],
             },
             "config": self.config.to_json(),
+            "data": self.data,
             "loader": self.loader.state_dict(),
             "balance": self.balance.state_dict(),
             "ema_count": 0 if self.ema is None else self.ema.count,
@@ -313,24 +331,10 @@ class _Trainer:
             raise TrainingDiverged(error.iteration, error.values, self._checkpoint) from None
 
 
-@contextmanager
-def _graceful_stop() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one acts as it usually does."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _score(metrics: Mapping[str, float]) -> float:
+    """Lower is better. Both are mean absolute errors of comparable size; the sum wants a model that does both jobs."""
+    return metrics["rebuild_l1"] + metrics["hamming_loss"]
 
-    def on_signal(number: int, frame: object) -> None:
-        stop.set()
-        for known, handler in before.items():
-            signal.signal(known, handler)
 
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _say(line: str) -> None:
+    print(printable(line))

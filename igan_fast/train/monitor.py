@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from igan_fast.files import clear_write_errors
+from igan_fast.errors import printable
+from igan_fast.files import FileDamaged, FileMissing, FileUnreadable, clear_write_errors
 from igan_fast.progress import LINE_EVERY
 from igan_fast.train.board import Board
 from igan_fast.train.curves import plot_losses
@@ -25,6 +26,9 @@ from igan_fast.train.grids import save_png
 from igan_fast.train.run_log import RunLog
 
 __all__ = ["Monitor", "TrainingDiverged"]
+
+#: Rows of losses that wait on the device, at most: a line of the log may be far.
+_BUFFERED = 1024
 
 #: The terms that the progress line shows, of those that there are.
 _SHOWN = ("d_adversarial", "g_adversarial", "d_label_real", "g_label", "g_perceptual", "g_pixel")
@@ -59,8 +63,10 @@ class Monitor:
         self._log_every = log_every
         self._iteration = start  # the last one recorded
         self._terms: tuple[str, ...] = ()
-        self._buffer = torch.empty(0)  # (log_every, terms), on the device of the losses
+        self._buffer = torch.empty(0)  # (rows, terms), on the device of the losses: those not yet read
         self._filled = 0
+        self._sums: list[float] = []  # of the rows that were read since the line before
+        self._read = 0
         self._counts: dict[str, int] = {}
         with clear_write_errors(str(run)):
             run.mkdir(parents=True, exist_ok=True)
@@ -91,7 +97,8 @@ class Monitor:
         values = [value.detach() for value in named.values()]
         if not self._terms:
             self._terms = tuple(named)
-            self._buffer = values[0].new_empty(self._log_every, len(values))
+            self._buffer = values[0].new_empty(min(self._log_every, _BUFFERED), len(values))
+            self._sums = [0.0] * len(values)
         if tuple(named) != self._terms:
             raise ValueError(f"the losses are {tuple(named)}; they were {self._terms} before")
         torch.stack(values, out=self._buffer[self._filled])
@@ -102,6 +109,8 @@ class Monitor:
         self._bar.update()
         if iteration % self._log_every == 0 or iteration == self._total:
             self.flush()
+        elif self._filled == len(self._buffer):
+            self._drain()
 
     def flush(self) -> None:
         """Read, check and log what was recorded since the line before: call it before each checkpoint and at the end.
@@ -112,26 +121,20 @@ class Monitor:
             TrainingDiverged: names the first iteration with NaN or Inf in a loss, and each such term.
             InputError: the disk is full.
         """
-        if not self._filled:
+        if not self._filled and not self._read:
             return
-        rows = self._buffer[: self._filled].cpu().double()  # the one wait for the device
-        first = self._iteration - self._filled + 1
-        counts, self._counts, self._filled = self._counts, {}, 0
+        self._drain()
+        counts, self._counts = self._counts, {}
+        sums, self._sums = self._sums, [0.0] * len(self._terms)
+        rows, self._read = self._read, 0
         seconds = time.perf_counter() - self._interval_began
         self._interval_began = time.perf_counter()
-        broken = (~rows.isfinite()).any(dim=1).nonzero()
-        if len(broken):
-            offset = int(broken[0])
-            values = dict(zip(self._terms, rows[offset].tolist(), strict=True))
-            diverged = {name: value for name, value in values.items() if not math.isfinite(value)}
-            self.event("diverged", iteration=first + offset, losses=diverged)
-            raise TrainingDiverged(first + offset, diverged)
-        means = dict(zip(self._terms, rows.mean(dim=0).tolist(), strict=True))
-        speed = len(rows) * self._batch_size / seconds
+        means = {name: total / rows for name, total in zip(self._terms, sums, strict=True)}
+        speed = rows * self._batch_size / seconds
         record = {
             "kind": "losses",
             "iteration": self._iteration,
-            "iterations": len(rows),
+            "iterations": rows,
             "seconds": round(seconds, 3),
             "images_per_second": round(speed, 1),
             "losses": means,
@@ -142,6 +145,23 @@ class Monitor:
         scalars |= {f"counts/{name}": float(count) for name, count in counts.items()}
         self._board.scalars(scalars | {"speed/images_per_second": speed}, self._iteration)
         self._show(means, speed)
+
+    def _drain(self) -> None:
+        """Read the rows in the buffer and add them up. Raises ``TrainingDiverged``."""
+        if not self._filled:
+            return
+        rows = self._buffer[: self._filled].cpu().double()  # the one wait for the device
+        first = self._iteration - self._filled + 1
+        self._filled = 0
+        broken = (~rows.isfinite()).any(dim=1).nonzero()
+        if len(broken):
+            offset = int(broken[0])
+            values = dict(zip(self._terms, rows[offset].tolist(), strict=True))
+            diverged = {name: value for name, value in values.items() if not math.isfinite(value)}
+            self.event("diverged", iteration=first + offset, losses=diverged)
+            raise TrainingDiverged(first + offset, diverged)
+        self._sums = [total + more for total, more in zip(self._sums, rows.sum(dim=0).tolist(), strict=True)]
+        self._read += len(rows)
 
     def event(self, kind: str, *, iteration: int | None = None, **fields: Any) -> None:
         """Log that something happened (``"checkpoint"`` …): a line of the log and a TensorBoard text.
@@ -166,13 +186,16 @@ class Monitor:
 
     def message(self, text: str) -> None:
         """Print a line above the progress bar."""
-        tqdm.write(text)
+        tqdm.write(printable(text))
 
     def close(self) -> None:
         """Flush, draw ``losses.png`` from the whole log, and close the files."""
         try:
             self.flush()
-            plot_losses(self._run / "log.jsonl", self._run / "losses.png")
+            try:
+                plot_losses(self._run / "log.jsonl", self._run / "losses.png")
+            except (FileMissing, FileUnreadable, FileDamaged) as error:  # somebody took the log away: the run is whole
+                self.message(f"no curves are drawn: {error}")
         finally:
             self._release()
 

@@ -36,35 +36,63 @@ def optimizer_to_tensors(
 
 
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    named_parameters: Iterable[tuple[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str = "optimiser state",
 ) -> None:
     """Give ``optimizer`` the state that :func:`optimizer_to_tensors` took, bit for bit, on its parameters' devices.
 
     The moments get their parameter's strides back, so that a resumed step runs through the same kernels. Settings
     such as the learning rate stay as ``optimizer`` has them.
 
+    Args:
+        where: what messages begin with, such as the file.
+
     Raises:
-        InputError: ``tensors`` names an unknown parameter, or a moment has another shape than its parameter.
+        InputError: ``tensors`` names an unknown parameter or none at all for one of the optimiser's, a moment has
+            another shape or type than its parameter, or a number is not what an optimiser keeps; nothing has changed
+            then.
     """
     own = _own(optimizer, named_parameters)
-    states: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor]] = {name: {} for name in own}
     for full, tensor in tensors.items():
         name, _, key = full.rpartition("/")
         if name not in own:
-            raise InputError(f"optimiser state: {full!r} belongs to no parameter of this optimiser")
+            raise InputError(f"{where}: {full!r} belongs to no parameter of this optimiser")
         parameter = own[name]
-        if tensor.dim() > 0 and tensor.shape != parameter.shape:
-            raise InputError(
-                f"optimiser state: {full!r} has shape {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}"
-            )
-        if tensor.dim() > 0:
-            restored = torch.empty_like(parameter.detach(), dtype=tensor.dtype, device="cpu").copy_(tensor)
+        if reason := _wrong(key, tensor, parameter):
+            raise InputError(f"{where}: {full!r} {reason}")
+        if key == "step":
+            states[name][key] = tensor.clone()
         else:
-            restored = tensor.clone()
-        states.setdefault(name, {})[key] = restored
+            states[name][key] = torch.empty_like(parameter.detach(), device="cpu").copy_(tensor)
+    kept = {key for state in states.values() for key in state}
+    for name, state in states.items():
+        if missing := sorted(kept - state.keys()) or ([] if kept else ["step"]):
+            raise InputError(f"{where}: {f'{name}/{missing[0]}'!r} is missing")
     # The optimiser numbers its parameters in the order of its groups, which is also the order of `own`.
-    numbered = {number: states[name] for number, name in enumerate(own) if name in states}
+    numbered = {number: states[name] for number, name in enumerate(own)}
     optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _wrong(key: str, tensor: Tensor, parameter: Tensor) -> str:
+    """Why a parameter cannot have this state; empty where it can."""
+    if key == "step":
+        if tensor.dim() > 0 or not tensor.is_floating_point():
+            return f"is {tensor.dtype} of shape {tuple(tensor.shape)}, expected one floating-point number"
+        count = float(tensor)
+        return "" if count.is_integer() and count >= 0 else f"is {count}, expected a whole number from 0 up"
+    if tensor.shape != parameter.shape:
+        return f"has shape {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}"
+    if tensor.dtype != parameter.dtype:
+        return f"is {tensor.dtype}, its parameter {parameter.dtype}"
+    if not bool((finite := tensor.isfinite()).all()):
+        return f"holds {tensor[~finite][0].item()}, expected finite numbers"
+    if key.endswith("sq") and bool((tensor < 0).any()):
+        return f"holds {float(tensor.min())}, expected no mean of squares below 0"
+    return ""
 
 
 def _own(optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

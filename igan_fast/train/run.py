@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from filelock import FileLock, Timeout
 from igan_fast.data import open_source
 from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.store import FaceStore, build_store
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, printable
 from igan_fast.files import check_place, clear_write_errors, write_file
+from igan_fast.train.checkpoints_kept import checkpoint_folders, remove_leftovers, set_aside_newer
 from igan_fast.train.config import TrainConfig
 
 __all__ = ["OpenedRun", "locked", "open_data", "open_run", "start_run"]
@@ -29,8 +31,8 @@ class OpenedRun(NamedTuple):
     """A run folder, not yet written to."""
 
     folder: Path
-    saved: TrainConfig | None
-    """The config that a continued run was started with."""
+    held: bool
+    """Whether it holds a run to be continued."""
 
 
 def open_run(config: TrainConfig) -> OpenedRun:
@@ -41,17 +43,31 @@ def open_run(config: TrainConfig) -> OpenedRun:
             continued.
     """
     folder = config.run or _unused(Path("runs") / f"{_slug(config.data)}-{config.image_size}")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--run {folder}: found a file, expected a folder")
-    check_place(folder / "config.json")
-    held = (folder / "config.json").exists() or (folder / "checkpoints").exists()
-    if held and not config.resume:
-        raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
-    if not held:
-        return OpenedRun(folder, None)
-    saved = TrainConfig.load(folder)
-    config.check_resumable(saved)
-    return OpenedRun(folder, saved)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--run {folder}: found a file, expected a folder")
+        check_place(folder / "config.json")
+        held = bool(checkpoint_folders(folder))
+        if held and not config.resume:
+            raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
+        if held:
+            config.check_resumable(TrainConfig.load(folder))
+        elif os.path.lexists(folder / "config.json"):
+            _check_failed_start(folder)
+    except OSError as error:
+        raise InputError(f"--run {folder}: cannot be read ({error.strerror or error})") from error
+    return OpenedRun(folder, held)
+
+
+def _check_failed_start(folder: Path) -> None:
+    """Refuse a config.json that no start of ours has left: a start that failed before its first checkpoint may be made
+    good with other options, and its config is replaced."""
+    try:
+        TrainConfig.load(folder)
+    except InputError as error:
+        raise InputError(
+            f"--run {folder}: its config.json is of no run that can be started anew; name another folder ({error})"
+        ) from error
 
 
 @contextmanager
@@ -90,7 +106,7 @@ def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
         seed=config.seed,
         drawn_count=config.drawn_count,
     )
-    print(source.describe())
+    print(printable(source.describe()))
     if config.sample_attributes is None:
         known = [name for name in PAPERS_ATTRIBUTES if name in source.attributes]
         config = dataclasses.replace(config, sample_attributes=tuple(known or source.attributes[:4]))
@@ -100,8 +116,18 @@ def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
     return build_store(source, config.image_size, cache=config.cache, strict=config.strict), config
 
 
-def start_run(folder: Path, config: TrainConfig) -> None:
-    """Write the config into the run folder. Raises ``InputError`` where it cannot."""
+def start_run(folder: Path, config: TrainConfig, checkpoint: Path | None) -> None:
+    """Make the folder ready to go on from ``checkpoint``, or to begin: the config is written, what a killed process
+    left is removed, and checkpoints that were passed over get a name that no reader takes.
+
+    Raises:
+        InputError: something cannot be written.
+    """
+    with clear_write_errors(str(folder)):
+        for place in (folder, folder / "samples"):
+            remove_leftovers(place)
+    if checkpoint is not None:
+        set_aside_newer(folder, checkpoint, report=lambda line: print(printable(line)))
     write_file(folder / "config.json", (json.dumps(config.to_json(), indent=2) + "\n").encode())
 
 

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
-from igan_fast.files import clear_write_errors, replace_file
+from igan_fast.files import (
+    FileDamaged,
+    FileMissing,
+    FileUnreadable,
+    clear_write_errors,
+    reading,
+    replace_file,
+)
+from igan_fast.json_files import Natural, parse_json
 
 __all__ = ["RunLog", "read_log"]
+
+#: Bytes of a line; a record of ours has some hundred.
+_MAX_LINE = 2**20
 
 
 class RunLog:
     """Appends records to a log. Each is handed to the system at once, so that a kill loses none but the one in writing.
+
+    What lies at ``path`` and is no log (a folder, a pipe, a file that cannot be read) is set aside under another name:
+    a log is worth less than the run that it is of.
 
     Args:
         path: the file; its folder must exist.
@@ -54,27 +70,59 @@ class RunLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log in order; a line that is no record (cut short by a kill) is passed over."""
-    with path.open("rb") as file:
-        for line in file:
+    """The records of a log in order; a line that is no record (cut short by a kill, damaged) is passed over.
+
+    Raises:
+        FileMissing, FileUnreadable, FileDamaged: as ``igan_fast.files.reading``.
+    """
+    with reading(path) as file:
+        for line in _lines(file):
             record = _parse(line)
             if record is not None:
                 yield record
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, none held in memory beyond what a record of ours can have."""
+    skipping = False
+    while line := file.readline(_MAX_LINE):
+        whole = line.endswith(b"\n")
+        if not skipping:
+            yield line
+        skipping = not whole
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
-    except ValueError:
+        return parse_json(line, "log", {"iteration": Natural})
+    except FileDamaged:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("iteration"), int) else None
 
 
 def _cut(path: Path, start: int) -> None:
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    lines = path.read_bytes().splitlines(keepends=True) if start > 0 else []
-    kept = [line for line in lines if (record := _parse(line)) is not None and record["iteration"] <= start]
+    kept = []
+    if start > 0:
+        try:
+            with reading(path) as file:
+                for line in _lines(file):
+                    record = _parse(line)
+                    if record is not None and record["iteration"] <= start:
+                        kept.append(line)
+        except (FileMissing, FileUnreadable, FileDamaged) as error:
+            aside = _set_aside(path)
+            warnings.warn(f"{error}; it is kept as {aside.name} and a new log is begun", stacklevel=4)
+    elif path.is_dir() and not path.is_symlink():
+        _set_aside(path)
     replace_file(path, b"".join(kept))
+
+
+def _set_aside(path: Path) -> Path:
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    path.rename(aside)
+    return aside

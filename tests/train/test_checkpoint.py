@@ -175,11 +175,6 @@ def damage_bad_state(folder: Path) -> None:
     (folder / "state.json").write_text("{")
 
 
-def damage_newer_format(folder: Path) -> None:
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-
-
 def damage_path_in_manifest(folder: Path) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace("model.safetensors", "../x.safetensors"))
@@ -199,9 +194,8 @@ DAMAGES = [
     (damage_manifest_of_another_kind, "manifest.json: damaged"),
     (damage_manifest_list, "manifest.json: damaged"),
     (damage_bad_state, "state.json: damaged"),
-    (damage_newer_format, "manifest.json: format 2"),
     (damage_path_in_manifest, "manifest.json: damaged"),
-    (damage_a_folder_in_its_place, "state.json: cannot be read"),
+    (damage_a_folder_in_its_place, "state.json: found a folder, expected a file"),
 ]
 
 
@@ -345,7 +339,7 @@ from pathlib import Path
 from igan_fast.train.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
 run = Path(sys.argv[1])
 newest = newest_checkpoint(run, lambda message: sys.exit("DAMAGED " + message))
-start = newest.iteration if newest else 0
+start = newest.state["i"] + 1 if newest else 0
 print("ready", flush=True)
 for i in range(start, start + 100_000):
     # every third time the same iteration is written again: replacing has to be as safe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from igan_fast.errors import InputError
-from igan_fast.reference import StepConfig
+from igan_fast.reference import IterativeGAN, StepConfig
 from igan_fast.train import TrainConfig
+from igan_fast.train.memory import least_training_bytes
 
 
 def test_the_paper_preset_is_the_papers_step_with_its_printed_learning_rate() -> None:
@@ -67,11 +69,82 @@ def test_the_defaults_are_valid() -> None:
         ({"validation_images": 0}, "--validation-images"),
         ({"resume": True}, "--resume: say which run"),
         ({"split": "paper"}, "--split paper: the built-in faces have one division only"),
+        ({"max_extra_updates": 10**12}, "--max-extra-updates: found 1000000000000, expected at most 1000"),
+        ({"drawn_count": 10**12}, "--drawn-count: found 1000000000000, expected from 1 to 10,000,000"),
+        ({"drawn_count": 0}, "--drawn-count: found 0, expected from 1 to"),
+        ({"epochs": 1e300}, r"--epochs: found 1e\+300, expected above 0, at most 1,000,000,000"),
+        ({"epochs": float("inf")}, "--epochs: found inf"),
+        ({"epochs": 10**400}, "--epochs: found 1.*: is beyond 64 bits"),
+        ({"iterations": 10**30}, "--iterations: found 1000000000000000000000000000000: is beyond 64 bits"),
+        ({"checkpoint_every": -(10**30)}, "--checkpoint-every: found -1.*: is beyond 64 bits"),
+        ({"checkpoint_every": 0}, "--checkpoint-every: found 0, expected at least 1"),
+        ({"lr": 10**400}, "--lr: found 1.*: is beyond 64 bits"),
+        ({"betas": (10**400, 0.9)}, "--betas: found .*: is beyond 64 bits"),
+        ({"balance_ratio": float("nan")}, "--balance-ratio: found nan"),
+        ({"ema_decay": float("nan")}, "--ema-decay: found nan"),
+        ({"lambdas": (1.0, float("nan"), 1.0)}, "--lambdas: found"),
+        ({"lambdas": (1.0, float("inf"), 1.0)}, "--lambdas: found"),
+        ({"betas": (float("nan"), 0.9)}, "--betas: found"),
+        ({"width": True}, "--width: found True: true and false are no numbers"),
+        ({"iterations": True}, "--iterations: found True"),
+        ({"lr": True}, "--lr: found True"),
+        ({"betas": (False, 0.9)}, "--betas: found"),
+        ({"balance": 1}, "--balance: found 1"),
+        ({"preset": []}, r"--preset: found \[\], expected one of"),
+        ({"data": "a\0b"}, r"--data: found a\\x00b, expected the name of a folder"),
+        ({"run": "a\0b"}, "run: found 'a.*, expected a path without NUL characters"),
+        ({"cache": "\0"}, "cache: found .*, expected a path without NUL characters"),
+        ({"run": ""}, "run: is empty; expected a path"),
+        ({"cache": ""}, "cache: is empty; expected a path"),
+        ({"data": ""}, "--data: found , expected the name of a folder"),
     ],
 )
 def test_refusals(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainConfig(**change).validate()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"width": 10**9}, "--width: found 1000000000: training would take more than"),
+        ({"width": 2**63 - 1}, "--width: found"),
+        ({"width": 50_000}, "--width: found"),
+        ({"latent": 10**12}, "--latent: found 1000000000000: training would take more than"),
+        ({"latent": 10**8}, "--latent: found"),
+        ({"batch_size": 10**12}, "--batch-size: found 1000000000000: training would take more than"),
+        ({"batch_size": 10**7}, "--batch-size: found"),
+        ({"image_size": 16 * 10**15}, "--image-size: found 16000000000000000: training would take more than"),
+        ({"image_size": 2**16}, "--image-size: found"),
+        ({"image_size": 2**11, "width": 1, "batch_size": 10**9}, "--batch-size: found"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_without_taking_any(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], named: str
+) -> None:
+    monkeypatch.setattr("igan_fast.train.memory.machine_memory", lambda device: 64 * 2**30)
+    with pytest.raises(InputError, match=named) as caught:
+        TrainConfig(**change).validate()
+    assert str(caught.value).endswith("this machine has 64.0 GiB")
+
+
+def test_what_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is below what a run really takes: 3 GiB hold the default, and everything where nothing is known."""
+    monkeypatch.setattr("igan_fast.train.memory.machine_memory", lambda device: 3 * 2**30)
+    TrainConfig().validate()
+    TrainConfig(image_size=256, width=16, batch_size=16).validate()
+    monkeypatch.setattr("igan_fast.train.memory.machine_memory", lambda device: None)
+    TrainConfig(width=10**9).validate()
+
+
+def test_the_least_that_a_run_takes_is_counted_from_its_real_networks() -> None:
+    config = TrainConfig(image_size=32, width=4, latent=7, attributes=("Bald",), batch_size=3)
+    model = IterativeGAN(image_size=32, attributes=1, latent=7, width=4)
+    weights = sum(parameter.numel() for parameter in model.parameters()) * 4 * 5
+    photos = torch.zeros(3, 3, 32, 32)
+    kept = sum(h.numel() for h in model.discriminator(photos).features) * 4 + photos.numel() * 4 + 3 * 7 * 4
+    assert least_training_bytes(config) == weights + kept
+    assert least_training_bytes(dataclasses.replace(config, ema_decay=0.0)) == weights * 4 / 5 + kept
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -114,19 +187,36 @@ def test_json_round_trip() -> None:
     ("content", "message"),
     [
         (None, "holds no training run"),
-        ("{", "not readable as JSON"),
+        ("{", "damaged: not JSON"),
         ("[1]", "found a JSON list, expected an object"),
         ('{"colour": 3}', "unknown option 'colour'"),
         ('{"image_size": "64"}', "image_size is '64'"),
         ('{"lambdas": [1, 2]}', r"lambdas is \[1, 2\]"),
         ('{"attributes": ["Bald", 3]}', "attributes is"),
         ('{"run": 7}', "run is 7"),
+        ("{}", r"config\.json: damaged: attributes is missing"),
+        ('{"lr": NaN}', r"config\.json: damaged: not JSON \(NaN"),
+        ('{"lr": 1e999}', r"config\.json: damaged: not JSON \(1e999"),
+        ('{"width": ' + "9" * 5000 + "}", r"config\.json: damaged: not JSON"),
+        ('{"width": 9223372036854775808}', r"config\.json: width is 9223372036854775808: is beyond 64 bits"),
+        ('{"width": true}', r"config\.json: width is True"),
+        ('{"width": 2, "width": 3}', "the name 'width' is there twice"),
+        ('{"a":' * 1000 + "1" + "}" * 1000, r"config\.json: damaged: nested"),
+        ("", r"config\.json: damaged: not JSON"),
+        ("\xff", r"config\.json: damaged: not JSON \(not UTF-8\)"),
     ],
 )
 def test_a_config_file_that_cannot_be_used(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=message):
+        (tmp_path / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=message) as caught:
+        TrainConfig.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_the_configs_place(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(InputError, match=r"config\.json: found a folder, expected a file"):
         TrainConfig.load(tmp_path)
 
 

@@ -1,0 +1,77 @@
+"""What a checkpoint's state.json says of its model, believed only as far as it fits together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from igan_fast.files import FileDamaged
+from igan_fast.json_files import Natural, check_json
+from igan_fast.models import IterativeGAN
+from igan_fast.train.meta_model import model_on_meta
+
+__all__ = ["ModelDescription", "check_statistics", "described_model"]
+
+_MODEL = {"model": {"arguments": dict, "attributes": [str]}}
+_ARGUMENTS: dict[str, Any] = {
+    **dict.fromkeys(("image_size", "attributes", "latent", "width"), Natural),
+    "signed_labels": bool,
+}
+_MAY_HAVE: dict[str, Any] = {"label_samples": [str]}
+#: Of the run's options, what says which photos were held out: whoever scores the model asks for them.
+_DATA_OPTIONS: dict[str, Any] = {"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural}
+
+
+class ModelDescription(NamedTuple):
+    """A model without its weights."""
+
+    arguments: dict[str, Any]
+    attributes: tuple[str, ...]
+    label_samples: list[str]
+
+    def on_meta(self) -> IterativeGAN:
+        """The model with shapes and types, but without memory, whatever its size."""
+        return model_on_meta(self.arguments)
+
+
+def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
+    """What the state of the checkpoint in ``folder`` says of its model.
+
+    Raises:
+        FileDamaged: something is missing, of another type, or contradicts something else.
+    """
+    where = folder / "state.json"
+    try:
+        check_json(state, _MODEL, where)
+        described = state["model"]
+        _check_present(described, _MAY_HAVE, where, "model")
+        _check_present(described["arguments"], _ARGUMENTS, where, "model.arguments")
+        check_json(state, {"config": dict} if "config" in state else {}, where)
+        _check_present(state.get("config", {}), _DATA_OPTIONS, where, "config")
+        attributes = tuple(described["attributes"])
+        model = ModelDescription(described["arguments"], attributes, list(described.get("label_samples", [])))
+        count = model.on_meta().arguments()["attributes"]
+    except (FileDamaged, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise FileDamaged(f"{folder}: state.json does not describe a model ({reason})") from error
+    if len(attributes) != count:
+        raise FileDamaged(f"{folder}: state.json names {len(attributes)} attributes for a model of {count}")
+    if len(set(attributes)) < len(attributes):
+        raise FileDamaged(f"{folder}: state.json names an attribute twice")
+    return model
+
+
+def check_statistics(tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Refuse a running variance below 0, whose square root would be NaN. Raises ``FileDamaged``."""
+    for name, tensor in tensors.items():
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise FileDamaged(f"{where}: {name} holds {float(tensor.min())}, expected no variance below 0")
+
+
+def _check_present(content: Mapping[str, Any], shapes: Mapping[str, Any], where: Path, name: str) -> None:
+    for key, shape in shapes.items():
+        if key in content:
+            check_json(content[key], shape, where, f"{name}.{key}")

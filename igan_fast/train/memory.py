@@ -1,0 +1,83 @@
+"""Whether a training run can fit in memory at all, known before any of it is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from igan_fast.errors import InputError
+from igan_fast.train.meta_model import model_on_meta
+
+if TYPE_CHECKING:
+    from igan_fast.train.config import TrainConfig
+
+__all__ = ["check_memory", "least_training_bytes", "machine_memory"]
+
+#: The options that decide how much a run takes.
+_SIZES = ("image_size", "width", "latent", "batch_size")
+
+
+def check_memory(config: TrainConfig, device: torch.device) -> None:
+    """Refuse options under which no training fits into the memory that ``device`` has.
+
+    Raises:
+        InputError: names the option that takes most.
+    """
+    there, needed = machine_memory(device), least_training_bytes(config)
+    if there is None or needed <= there:
+        return
+
+    def without(name: str) -> float:
+        return least_training_bytes(dataclasses.replace(config, **{name: getattr(type(config), name)}))
+
+    name = min(_SIZES, key=without)
+    raise InputError(
+        f"--{name.replace('_', '-')}: found {getattr(config, name)}: training would take more than {_gib(needed)}, "
+        f"this machine has {_gib(there)}"
+    )
+
+
+def least_training_bytes(config: TrainConfig) -> float:
+    """Bytes that no run of these options does without; the real need is a few times as much."""
+    arguments: dict[str, int] = {name: getattr(config, name) for name in ("image_size", "latent", "width")}
+    try:
+        model = model_on_meta({**arguments, "attributes": len(config.attributes) or 1})
+    except ValueError:  # a layer beyond all bounds
+        return 2.0**40 * max(arguments.values())
+    # float32: weights, their gradients, Adam's two moments, the average.
+    weights = sum(parameter.numel() for parameter in model.parameters()) * 4 * (5 if config.ema_decay else 4)
+    pixels = config.image_size**2
+    # What D keeps of one photo for its backward pass: h¹ … h⁴, each of half the numbers of the one before.
+    features = config.width * pixels * (8 + 4 + 2 + 1) // 32
+    each = 3 * 4 * pixels + features * (2 if config.precision == "bf16" else 4) + 4 * config.latent
+    return float(weights + config.batch_size * each)
+
+
+def machine_memory(device: torch.device) -> int | None:
+    """The bytes of memory that a process on this machine can ever have on ``device``; None where that is not known."""
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total
+    try:
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+    return min([installed, *_container_limits()])
+
+
+def _container_limits() -> list[int]:
+    limits = []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return limits
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count < 2**50 else f"{count / 2**30:.1e} GiB"

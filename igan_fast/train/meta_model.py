@@ -1,0 +1,36 @@
+"""A model with its shapes and types and without its memory, whatever its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from igan_fast.models import IterativeGAN
+
+__all__ = ["model_on_meta"]
+
+
+def model_on_meta(arguments: Mapping[str, Any]) -> IterativeGAN:
+    """``IterativeGAN(**arguments)`` on the ``meta`` device. No random number is drawn.
+
+    Raises:
+        TypeError, ValueError: as ``IterativeGAN``.
+    """
+    with torch.device("meta"), _WithoutNumbers():
+        return IterativeGAN(**arguments)
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Random numbers would go nowhere on ``meta``, and asking for them there loads seconds of Python."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == torch.nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)

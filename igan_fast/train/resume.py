@@ -1,0 +1,156 @@
+"""Whether a checkpoint is one that a run may go on from: its options, its shapes, and the photos and labels it saw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from igan_fast.data.store import FaceStore
+from igan_fast.errors import InputError
+from igan_fast.files import FileDamaged
+from igan_fast.json_files import Natural, check_json
+from igan_fast.models import IterativeGAN
+from igan_fast.train.checkpoint_folder import Checkpoint, Fits
+from igan_fast.train.checkpoint_state import check_statistics, described_model
+from igan_fast.train.config import TrainConfig
+from igan_fast.train.optimizer_state import load_optimizer_tensors
+from igan_fast.train.tensor_specs import Spec, Specs, check_specs, specs_of
+
+__all__ = ["check_data", "data_fingerprint", "in_file", "load_networks", "resumable_by"]
+
+_STATE = {
+    "config": dict,
+    "loader": {"seed": Natural, "position": Natural, "count": Natural},
+    "balance": {"d_sum": float, "g_sum": float, "weight": float, "pending": ([float], None)},
+    "ema_count": Natural,
+    "metrics": {str: float},
+}
+_DATA = {"photos": str, "labels": str, "train": str, "val": str, "count": Natural, "named": str}
+
+#: What the digests of a fingerprint are of, as messages call it.
+_PARTS = {
+    "photos": "photos",
+    "labels": "labels",
+    "train": "division into photos to train on and held-out ones",
+    "val": "validation photos",
+}
+
+
+def resumable_by(config: TrainConfig) -> Fits:
+    """What refuses a checkpoint that a run under ``config`` cannot go on from, before any tensor of it is read.
+
+    It raises ``InputError`` for a whole checkpoint of other options, and ``FileDamaged`` for one that contradicts
+    itself.
+    """
+
+    def fits(folder: Path, state: dict[str, Any], groups: Mapping[str, Specs]) -> None:
+        where = folder / "state.json"
+        check_json(state, _STATE, where)
+        if "data" in state:
+            check_json(state["data"], _DATA, where, "data")
+        config.check_resumable(TrainConfig.from_json(state["config"], where=str(where), complete=True))
+        described = described_model(folder, state)
+        for name, value in described.arguments.items():
+            if name != "attributes" and value != getattr(config, name):
+                raise FileDamaged(f"{where}: its model has {name} {value}, its config {getattr(config, name)}")
+        for group, expected in _expected_groups(described.on_meta(), bool(config.ema_decay)).items():
+            file = folder / f"{group}.safetensors"
+            if group not in groups:
+                raise FileDamaged(f"{file}: missing")
+            check_specs(groups[group], expected, file)
+
+    return fits
+
+
+def data_fingerprint(store: FaceStore, named: str) -> dict[str, Any]:
+    """What a run trains on, as a checkpoint keeps it: digests, and how the user calls it.
+
+    The same photos and labels have the same digests in another folder, in a zip, and on another machine.
+
+    Args:
+        store: the photos as they are prepared; its digest is known, so that no photo is read.
+        named: the data in the user's words.
+    """
+    digests = {
+        "photos": store.digest or hashlib.sha256(store.images.tobytes()).hexdigest(),
+        "labels": hashlib.sha256(store.labels.astype("u1").tobytes()).hexdigest(),
+        **{name: hashlib.sha256(store.splits[name].astype("<i8").tobytes()).hexdigest() for name in ("train", "val")},
+    }
+    return {**digests, "count": len(store.images), "named": named}
+
+
+def check_data(saved: Mapping[str, Any] | None, given: Mapping[str, Any], where: Path) -> None:
+    """Refuse data that are not those that a run was trained on.
+
+    Args:
+        saved: the fingerprint in the checkpoint; None where it is older than these.
+        given: the fingerprint of the data at hand.
+        where: the checkpoint.
+
+    Raises:
+        InputError: names what differs, what the run was trained on and what is given.
+    """
+    if saved is None:
+        print(f"{where}: is of a version that kept no fingerprint of its data; they are taken to be the same")
+        return
+    for part, called in _PARTS.items():
+        if saved[part] != given[part]:
+            raise InputError(
+                f"--data {given['named']}: its {called} are not those that this run was trained on: found "
+                f"{given['count']:,} photos, {part} {given[part][:12]}; expected {saved['named']}: {saved['count']:,} "
+                f"photos, {part} {saved[part][:12]}"
+            )
+
+
+def load_networks(
+    checkpoint: Checkpoint, model: nn.Module, optimizer_d: torch.optim.Optimizer, optimizer_g: torch.optim.Optimizer
+) -> None:
+    """Give the model and its two optimisers what the checkpoint holds.
+
+    Raises:
+        InputError: names a tensor, and its file, with a number that no run of ours has.
+    """
+    folder, tensors = checkpoint.folder, checkpoint.tensors
+    for group in {"model", "ema"} & tensors.keys():
+        check_statistics(tensors[group], folder / f"{group}.safetensors")
+    model.load_state_dict(tensors["model"])
+    for group, optimizer in (("optimizer_d", optimizer_d), ("optimizer_g", optimizer_g)):
+        file = str(folder / f"{group}.safetensors")
+        load_optimizer_tensors(optimizer, model.named_parameters(), tensors[group], where=file)
+
+
+@contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """Name the file in what is said of a value that cannot be right."""
+    try:
+        yield
+    except (InputError, RuntimeError, TypeError) as error:
+        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from error
+
+
+def _expected_groups(model: IterativeGAN, has_average: bool) -> dict[str, Specs]:
+    """The tensors of a checkpoint, without their numbers."""
+    weights = specs_of(model.state_dict())
+    groups = {
+        "model": weights,
+        "optimizer_d": _adam_specs({"discriminator": model.discriminator, "classifier": model.classifier}),
+        "optimizer_g": _adam_specs({"generator": model.generator}),
+        "rng": specs_of({"noise": torch.Generator().get_state()}),
+    }
+    return groups | {"ema": weights} if has_average else groups
+
+
+def _adam_specs(parts: Mapping[str, nn.Module]) -> Specs:
+    specs: Specs = {}
+    for part, module in parts.items():
+        for name, parameter in module.named_parameters(part):
+            specs[f"{name}/step"] = Spec(torch.float32, ())
+            for moment in ("exp_avg", "exp_avg_sq"):
+                specs[f"{name}/{moment}"] = Spec(parameter.dtype, tuple(parameter.shape))
+    return specs

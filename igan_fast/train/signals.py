@@ -1,0 +1,38 @@
+"""Ctrl-C while a run is in an iteration: it is finished and saved first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["graceful_stop"]
+
+
+@contextmanager
+def graceful_stop() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; a second one acts as it usually does.
+
+    A signal that is ignored, as ``nohup`` or a shell's ``trap '' INT`` has it, stays ignored.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only
+        return
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None: a handler that is not Python's, which could not be given back.
+    before = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+
+    def on_signal(number: int, frame: object) -> None:
+        stop.set()
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
