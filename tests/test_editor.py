@@ -309,7 +309,7 @@ def test_load_without_samples_and_with_damaged_ones(model: IterativeGAN, tmp_pat
     assert len(FaceEditor.load(checkpoint(tmp_path / "old", model)).generate(2)) == 2
     for number, packed in enumerate((["011"], ["0112"], [3], "0110")):
         folder = checkpoint(tmp_path / str(number), model, label_samples=packed)
-        with pytest.raises(InputError, match="label_samples in its state do not fit"):
+        with pytest.raises(InputError, match=r"(label_samples in its state do not fit|damaged: model\.label_samples)"):
             FaceEditor.load(folder)
     with pytest.raises(InputError, match="gone"):
         FaceEditor.load(tmp_path / "gone")
