@@ -161,7 +161,7 @@ def _option(each: dataclasses.Field[Any], kind: Any) -> _Option:
     return _Option(
         name=name.replace("_", "-"),
         kind=kind,
-        metavar=next((note.metavar for note in notes if getattr(note, "metavar", None)), ""),
+        metavar=next((note.metavar for note in notes if getattr(note, "metavar", None)), "").removesuffix(" ..."),
         aliases=tuple(alias for note in notes for alias in getattr(note, "aliases", None) or ()),
         required=each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING,
         optional=optional,
@@ -247,7 +247,7 @@ def _checked(option: _Option, value: str, kind: Any) -> str:
         return value
     if kind is Path:
         return str(given_path(value, name))
-    readers: dict[Any, Callable[[str], object]] = {int: int, float: float}
+    readers: dict[Any, Callable[[str], object]] = {int: _whole_number, float: float}
     choices = ("True", "False") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
     try:
         if choices and value not in choices:
@@ -260,13 +260,21 @@ def _checked(option: _Option, value: str, kind: Any) -> str:
     return value
 
 
+def _whole_number(text: str) -> int:
+    """One that everything behind it can count with: what is longer is a slip of the hand."""
+    number = int(text)
+    if abs(number) >= 2**63:
+        raise ValueError
+    return number
+
+
 def _expected(option: _Option) -> str:
     """In words, what the values of an option are."""
     kind = option.items[0]
     if get_origin(kind) is Literal:
         *others, last = get_args(kind)
         return f"{', '.join(others)} or {last}" if others else str(last)
-    word = {int: "whole number", float: "number", Path: "path", bool: "True or False"}.get(kind, "text")
+    word = {int: "whole number below 2⁶³", float: "number", Path: "path", bool: "True or False"}.get(kind, "text")
     if kind is bool:
         return word
     word = option.metavar or word

@@ -40,6 +40,12 @@ COMMANDS: dict[str, type] = {
     "doctor": Doctor,
 }
 
+DESCRIPTION = """Iterative GAN: recognise, generate, rebuild and edit faces with one model.
+
+A list is given as --set A=1 B=0, as --set A=1,B=0 or as --set A=1 --set B=0.
+The exit status is 1 where some photos could not be used and the others were, and 2 for bad input.
+igan-fast --version says which version this is."""
+
 #: Other names that people know them by.
 ALIASES = {"recognize": "recognise"}
 
@@ -182,7 +188,7 @@ def _made(words: list[str], default: TrainConfig) -> Command:
     parsed = tyro.cli(
         commands,
         prog="igan-fast",
-        description="Iterative GAN: recognise, generate, rebuild and edit faces with one model.",
+        description=DESCRIPTION,
         args=words,
     )
     return Train(parsed) if isinstance(parsed, TrainConfig) else cast("Command", parsed)

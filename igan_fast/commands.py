@@ -29,11 +29,14 @@ from igan_fast.train.grids import grid, save_png
 
 __all__ = ["Command", "Doctor", "Evaluate", "Generate", "Rebuild", "Recognise", "Train", "Transform"]
 
-Photos = Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO", help="Photos, or folders of photos.")]
+Photos = Annotated[
+    Positional[tuple[Path, ...]],
+    arg(metavar="PHOTO ...", help="Photos, or folders of photos.", help_behavior_hint="(required)"),
+]
 Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoint), or a checkpoint folder.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GPU if there is one.")]
 Force = Annotated[FlagCreatePairsOff[bool], arg(help="Write over files that exist; never over what was given.")]
-Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE")]
+Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
 Json = Annotated[Path | None, arg(metavar="FILE|-")]
 
 _FACE = re.compile(r"face-\d{4,}\.png")
@@ -52,8 +55,7 @@ class Recognise:
     photos: Photos
     model: Model
     json: Json = None
-    """Write the probabilities to this file instead of printing a table: {photo: {attribute: probability}}. It is
-    written as it grows; - prints it."""
+    """Write {photo: {attribute: probability}} to this file instead of printing a table; - prints it."""
     device: Device = "auto"
     force: Force = False
 
@@ -85,8 +87,7 @@ class Generate:
     n: Annotated[int, arg(aliases=["-n"])] = 64
     """How many faces."""
     attributes: Assignments = ()
-    """Attributes to set, such as Smiling=1 Male=0; the others are those of a random person. May be given several
-    times."""
+    """Attributes to set, such as Smiling=1 Male=0; the others are those of a random person."""
     seed: int = 0
     """The same seed draws the same faces."""
     device: Device = "auto"
@@ -155,7 +156,7 @@ class Transform:
     out: Annotated[Path, arg(metavar="DIR|FILE.png")]
     """Folder for the results, one NAME-edited.png a photo; for one photo also the name of a .png file."""
     attributes: Assignments
-    """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip; may be given several times."""
+    """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip."""
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Also draw photos, rebuilds and edits side by side into this file."""
     device: Device = "auto"

@@ -35,8 +35,8 @@ def beside_others(config: TrainConfig, *, continued: bool) -> TrainConfig:
         warnings.warn(f"{found}; --threads {cores.free} would be faster beside them than {threads}", stacklevel=2)
         return config
     warnings.warn(
-        f"{found}: this run takes {cores.free} threads instead of {threads}, now and when it is resumed; --threads "
-        f"{threads} takes all",
+        f"{found}: this run takes {cores.free} thread{'s' * (cores.free > 1)} instead of {threads}, now and when it is "
+        f"resumed; --threads {threads} takes all",
         stacklevel=2,
     )
     return dataclasses.replace(config, threads=cores.free)

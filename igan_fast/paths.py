@@ -22,7 +22,7 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
         name: the argument's, for messages.
 
     Raises:
-        InputError: an empty path, one with a NUL character, or the home of a user that does not exist.
+        InputError: an empty path, one with a NUL character, or the home of a user that does not exist or has none.
     """
     text = os.fspath(path)
     if not text:  # an unset variable of a script, which as a path would mean the current folder
@@ -37,6 +37,8 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
     if user != "~" and os.path.lexists(text):
         return Path(text)
     expanded = os.path.expanduser(text)  # noqa: PTH111  (pathlib's raises where there is no such user)
+    if expanded == text and user == "~":
+        raise InputError(f"{name}: {text}: the home folder of this user is not known; set HOME, or write another path")
     if expanded == text:
         raise InputError(f"{name}: {text}: there is no user {user[1:]!r}; write ./{text} for a file of that name")
     return Path(expanded)

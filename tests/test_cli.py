@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -488,3 +489,118 @@ def test_output_that_the_terminal_cannot_show_or_take(run: Path, photos: Path) -
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_full_disk_behind_the_output_is_one_line(run: Path, photos: Path) -> None:
+    command = [sys.executable, "-m", "igan_fast", "recognise", photos / "a.jpg", "--model", run]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+    assert (done.returncode, done.stderr) == (2, "igan-fast: error: No space left on device\n")
+
+
+def test_streams_that_were_closed_before_we_began(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    run_cli("recognise", photos, "--model", run, "--json", tmp_path / "p.json")
+    assert cli.main(["paint"]) == 2
+    assert sys.stdout is sys.stderr is None
+    assert len(json.loads((tmp_path / "p.json").read_text())) == 3
+
+
+def test_a_reader_that_has_gone_ends_the_work(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the first photos, not after ten thousand."""
+    read: list[Path] = []
+    monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 1)
+    monkeypatch.setattr(results, "load_photo", lambda photo, size: read.append(photo) or load_photo(photo, size))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert cli.main(["recognise", str(photos), "--model", str(run)]) == 141
+    assert [photo.name for photo in read] == ["a.jpg"]
+    assert capsys.readouterr().err == ""
+
+
+def latin_1(tmp_path: Path, name: bytes) -> Path:
+    """A path that is no UTF-8, as an old disk has it."""
+    return Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
+
+
+def test_names_that_are_no_text_in_every_command(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an output that has only ASCII, and is strict about it."""
+    folder = latin_1(tmp_path, b"f\xfcr")
+    data = folder / "data"
+    (data / "img_align_celeba").mkdir(parents=True)
+    names = [f"{k:06d}.jpg" for k in range(40)]
+    for k, name in enumerate(names):
+        Image.new("RGB", (32, 32), (6 * k, 90, 90)).save(data / "img_align_celeba" / name)
+    rows = [f"{name} {1 if k % 2 else -1}" for k, name in enumerate(names)]
+    (data / "list_attr_celeba.txt").write_text("\n".join(["40", "Smiling", *rows]))
+    photo = latin_1(tmp_path, b"f\xfcr/caf\xe9.jpg")
+    (photos / "a.jpg").rename(photo)
+    model, cache = folder / "run", folder / "cache"
+    monkeypatch.setenv("IGAN_FAST_CACHE", str(cache))
+    small = ["--image-size", "32", "--width", "4", "--batch-size", "4", "--iterations", "2", "--threads", "1"]
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    run_cli("train", "--data", data, "--run", model, *small)
+    run_cli("train", "--run", model, "--resume", "--iterations", 3)
+    run_cli("recognise", photo, "--model", model)
+    run_cli("recognise", photo, "--model", model, "--json", folder / "p.json")
+    run_cli("rebuild", photo, "--model", model, "--out", folder, "--grid", folder / "grid.png")
+    run_cli("transform", photo, "--set", "Smiling=1", "--model", model, "--out", folder / "one.png")
+    run_cli("generate", "-n", 1, "--model", model, "--out", folder / "faces")
+    judged = ["evaluate", "--data", data, "--model", model, "--no-judge"]
+    run_cli(*judged, "--json", folder / "e.json", "--plot", folder / "e.png")
+    run_cli("doctor", "--json", folder / "d.json")
+    assert {path.name for path in folder.iterdir()} >= {"grid.png", "one.png", "e.json", "e.png", "d.json", "faces"}
+    assert (bytes(folder) + b"/caf\xe9-rebuilt.png") in [bytes(path) for path in folder.iterdir()]
+    (key,) = json.loads((folder / "p.json").read_text())
+    assert os.fsencode(key) == bytes(photo)
+    assert os.fsencode(json.loads((folder / "e.json").read_text())["checkpoint"]).startswith(bytes(model))
+    out.flush()
+
+
+def test_memory_that_is_not_there_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def numpy_s(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 9 PiB")
+
+    def pytorch_s(*_: object, **__: object) -> None:
+        torch.empty(2**55, dtype=torch.uint8)
+
+    for fail in (numpy_s, pytorch_s):
+        monkeypatch.setattr(FaceEditor, "generate_batches", fail)
+        message = refused(capsys, "generate", "--model", run, "--out", tmp_path / "out")
+        assert message.startswith("igan-fast: error: there is not enough memory for this: ")
+        assert len(message.splitlines()) == 1
+
+
+def test_numbers_beyond_all_bounds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, options in (
+        ("generate", ("-n", "--seed")),
+        ("evaluate", ("--limit",)),
+        ("train", ("--threads", "--seed", "--drawn-count", "--width", "--latent", "--batch-size", "--image-size")),
+    ):
+        others: dict[str, list[Any]] = {"generate": ["--out", tmp_path / "out"], "evaluate": [], "train": []}
+        model = [] if command == "train" else ["--model", run]
+        for option in options:
+            for number in (10**30, -(10**30), "9" * 6000, -1):
+                message = refused(capsys, command, option, number, *model, *others[command])
+                assert message.startswith(f"igan-fast: error: --{option.strip('-')}: found ")
+                assert len(message.splitlines()) == 1
+                assert len(message) < 200
+    for number in ("-n=1000000000000", "--n=1000001"):
+        assert "expected from 1 to 1,000,000 faces" in refused(
+            capsys, "generate", number, "--model", run, "--out", tmp_path / "out"
+        )
+    message = refused(capsys, "generate", "-n", 1_000_000, "--model", run, "--out", tmp_path / "faces.png")
+    assert "too many for one sheet" in message
+    assert not list(tmp_path.iterdir())

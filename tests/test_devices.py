@@ -59,13 +59,18 @@ def test_a_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_device_is_refused_wherever_one_is_taken(device: str, expected: str, tmp_path: Path) -> None:
     from igan_fast import FaceEditor
+    from igan_fast.baselines.cnn import cached_cnn, train_cnn
+    from igan_fast.data import build_store, open_source
     from igan_fast.evaluate import evaluate
 
+    store = build_store(open_source("drawn", drawn_count=2), 16, cache=tmp_path, progress=False)
     for take in (
         resolve_device,
         operators_on,
         lambda device: FaceEditor.load(tmp_path, device=device),
         lambda device: evaluate(tmp_path, "drawn", device=device),
+        lambda device: cached_cnn(store, cache=tmp_path, device=device),
+        lambda device: train_cnn(store, device=device),
     ):
         with pytest.raises(InputError, match=f"device: .*{expected}"):
             take(device)

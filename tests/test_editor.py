@@ -161,6 +161,39 @@ def test_generate_is_decided_by_the_seed(editor: FaceEditor) -> None:
     assert (as_arrays(editor.generate(4, {"Male": 0}, seed=5)) != faces).any()
 
 
+def test_faces_in_batches_are_the_same_and_drawn_when_they_are_asked_for(
+    editor: FaceEditor, model: IterativeGAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = FaceEditor(model, NAMES, label_samples=SAMPLES, batch_size=3)
+    batches = list(small.generate_batches(8, {"Male": 1}, seed=5))
+    assert [len(batch) for batch in batches] == [3, 3, 2]
+    whole = editor.generate(8, {"Male": 1}, seed=5)
+    assert_same_pictures(as_arrays([face for batch in batches for face in batch]), as_arrays(whole))
+    calls: list[int] = []
+    inner = model.generate
+    monkeypatch.setattr(model, "generate", lambda z, c: calls.append(len(z)) or inner(z, c))
+    many = small.generate_batches(1_000_000)  # which would not fit into memory
+    next(many)
+    assert calls == [3]
+
+
+def test_what_a_face_is_drawn_from_does_not_depend_on_the_batches(
+    model: IterativeGAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against NumPy's generators, asked for everything at once."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(model, "generate", lambda z, c: seen.append((z, c)) or torch.zeros(len(z), 3, 32, 32))
+    noise_rng, label_rng = np.random.default_rng(3).spawn(2)
+    expected_z = noise_rng.uniform(-1, 1, (50, 6)).astype(np.float32)
+    expected_c = SAMPLES[label_rng.integers(3, size=50)]
+    for batch_size in (1, 7, 50):
+        seen.clear()
+        FaceEditor(model, NAMES, label_samples=SAMPLES, batch_size=batch_size).generate(50, seed=3)
+        z, c = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
+        np.testing.assert_array_equal(z, expected_z)
+        np.testing.assert_array_equal(c, expected_c)
+
+
 @pytest.mark.parametrize("samples", [None, SAMPLES[:0]])
 def test_without_samples_open_attributes_are_undecided(
     model: IterativeGAN, monkeypatch: pytest.MonkeyPatch, samples: np.ndarray | None
@@ -186,10 +219,16 @@ def test_bad_requests_are_refused_in_one_line(editor: FaceEditor, tmp_path: Path
             editor.generate(1, bad)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Smiling=flip: a new face has nothing to flip"):
         editor.generate(1, {"Smiling": "flip"})  # type: ignore[dict-item]
-    with pytest.raises(InputError, match="n: found 0"):
-        editor.generate(0)
-    with pytest.raises(InputError, match="seed: found -1"):
-        editor.generate(1, seed=-1)
+    for n in (0, -3, 10**12):
+        with pytest.raises(InputError, match=f"n: found {n:,}, expected from 1 to 1,000,000 faces"):
+            editor.generate(n)
+        with pytest.raises(InputError, match=f"n: found {n:,}"):
+            editor.generate_batches(n)  # before the first one is asked for
+    for seed in (-1, 2**63, 10**30):
+        with pytest.raises(InputError, match=f"seed: found {seed}, expected from 0 to 2⁶³ − 1"):
+            editor.generate(1, seed=seed)
+    with pytest.raises(InputError, match="photo: is empty; expected a path"):
+        editor.recognise("")
     with pytest.raises(InputError, match="photo 2 of 2: is 1×1 pixels"):
         editor.recognise([photo, Image.new("RGB", (1, 1))])
     with pytest.raises(InputError, match=r"gone.png: no such file"):
@@ -233,11 +272,44 @@ def test_load_from_a_run_and_from_a_checkpoint(model: IterativeGAN, editor: Face
     assert set(averaged.values()) == {0.5}  # these averaged weights are all 0
 
 
+def test_paths_below_a_home(
+    model: IterativeGAN, editor: FaceEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(tmp_path / "run", model)
+    Image.fromarray(pixels()[0]).save(tmp_path / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = FaceEditor.load("~/run", weights="model", device="auto")
+    assert loaded.recognise("~/a.png") == loaded.recognise([Path("~/a.png")])[0] == editor.recognise(pixels()[0])
+    with pytest.raises(InputError, match="path: is empty"):
+        FaceEditor.load("")
+
+
+def test_the_gpu_is_taken_where_there_is_one(
+    model: IterativeGAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command line takes it; the model is not really sent there."""
+    asked: list[object] = []
+    monkeypatch.setattr("igan_fast.editor.load_model", lambda path, *, device, weights: asked.append(device) or exit_())
+
+    class Enough(Exception):
+        pass
+
+    def exit_() -> None:
+        raise Enough
+
+    for there, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        for keywords in ({}, {"device": "auto"}):
+            with pytest.raises(Enough):
+                FaceEditor.load(tmp_path, **keywords)  # type: ignore[arg-type]
+            assert asked.pop() == torch.device(expected)
+
+
 def test_load_without_samples_and_with_damaged_ones(model: IterativeGAN, tmp_path: Path) -> None:
     assert len(FaceEditor.load(checkpoint(tmp_path / "old", model)).generate(2)) == 2
     for number, packed in enumerate((["011"], ["0112"], [3], "0110")):
         folder = checkpoint(tmp_path / str(number), model, label_samples=packed)
-        with pytest.raises(InputError, match="label_samples in its state do not fit"):
+        with pytest.raises(InputError, match=r"(label_samples in its state do not fit|damaged: model\.label_samples)"):
             FaceEditor.load(folder)
     with pytest.raises(InputError, match="gone"):
         FaceEditor.load(tmp_path / "gone")

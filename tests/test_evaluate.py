@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,12 +199,38 @@ def test_a_judge_of_one_s_own(run: Path, cache: Path) -> None:
         evaluate(run, "drawn", judge=AttributeCNN(32, 5), cache=cache, progress=False)
 
 
+def test_paths_below_a_home_and_a_device_that_is_chosen(
+    run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate(run, "drawn", limit=2, judge=None, cache=cache, device="cpu", progress=False)
+    monkeypatch.setenv("HOME", str(run.parent))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = evaluate(f"~/{run.name}", "drawn", limit=2, judge=None, cache=cache, device="auto", progress=False)
+    assert found == expected
+    for argument in ("model", "cache"):
+        paths: dict[str, Any] = {"model": run, "cache": cache} | {argument: ""}
+        with pytest.raises(InputError, match=f"{argument}: is empty"):
+            evaluate(data="drawn", judge=None, progress=False, **paths)
+    with pytest.raises(InputError, match=f"{run.parent / 'gone'}: no such folder"):
+        evaluate(run, "~/gone", judge=None, cache=cache, progress=False)
+
+
+def test_where_a_judge_of_one_s_own_lies_the_model_goes(
+    run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = evaluate(run, "drawn", limit=2, judge=ChannelJudge().eval(), cache=cache, progress=False)
+    assert result.edit_photos == 2
+
+
 def test_bad_requests_are_refused(run: Path, cache: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ({"split": "vall"}, r"split: this data has no 'vall' photos, it has train \("),
         ({"limit": 0}, "limit: found 0"),
         ({"edit_photos": 0}, "edit_photos: found 0"),
         ({"seed": -1}, "seed: found -1"),
+        ({"seed": 2**63}, "seed: found 9223372036854775808"),
+        ({"device": "cuda:99"}, "device: found 'cuda:99'"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(run, "drawn", judge=None, cache=cache, progress=False, **arguments)  # type: ignore[arg-type]

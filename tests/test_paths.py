@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from igan_fast.data import build_store, cache_folder, open_source
 from igan_fast.errors import InputError
 from igan_fast.paths import given_path
 from igan_fast.train.config import TrainConfig
@@ -68,3 +69,45 @@ def test_a_config_is_loaded_from_below_a_home(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match=f"{tmp_path / 'gone'}"):
         TrainConfig.load("~/gone")
+
+
+def test_the_cache_lies_below_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value, expected in (
+        ("IGAN_FAST_CACHE", "~/c", "/home/me/c"),
+        ("XDG_CACHE_HOME", "~/c", "/home/me/c/igan_fast"),
+        ("XDG_CACHE_HOME", "", "/home/me/.cache/igan_fast"),
+    ):
+        with monkeypatch.context() as setting:
+            setting.delenv("IGAN_FAST_CACHE", raising=False)
+            setting.setenv(name, value)
+            assert cache_folder() == Path(expected)
+    monkeypatch.setenv("IGAN_FAST_CACHE", "~nobody-here/c")
+    with pytest.raises(InputError, match="IGAN_FAST_CACHE: ~nobody-here/c: there is no user"):
+        cache_folder()
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number nobody has given a name."""
+    monkeypatch.delenv("HOME")
+    for name in ("IGAN_FAST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(InputError, match=r"the cache: ~/\.cache: the home folder of this user is not known; set HOME"):
+        cache_folder()
+
+
+def test_data_below_a_home_in_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for data in ("~/gone", Path("~/gone")):
+        with pytest.raises(InputError, match=f"{tmp_path / 'gone'}: no such folder"):
+            open_source(data)
+    with pytest.raises(InputError, match="there is no user 'nobody-here'"):
+        open_source("~nobody-here/x")
+    store = build_store(open_source("drawn", drawn_count=2), 32, cache="~/cache", progress=False)
+    assert store.path is not None
+    assert store.path.parent == tmp_path / "cache"

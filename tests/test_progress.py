@@ -36,3 +36,9 @@ def test_none_where_none_is_wanted(terminal, monkeypatch):
     monkeypatch.setattr("sys.stderr", stream)
     assert list(progress_bar(range(3), shown=False)) == [0, 1, 2]
     assert stream.getvalue() == ""
+
+
+def test_none_where_nobody_could_see_it(monkeypatch):
+    """Python has no stderr where it was closed before the start (``2>&-``)."""
+    monkeypatch.setattr("sys.stderr", None)
+    assert list(progress_bar(range(3))) == [0, 1, 2]

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_json_holds_every_field_and_no_nan() -> None:
     fields = {field.name for field in dataclasses.fields(Evaluation)}
     assert set(values) == fields | {"edit_change", "edit_confirmed"}
     assert json.loads(UNJUDGED.to_json())["judge"] is None
+
+
+def test_json_holds_a_path_that_is_no_text() -> None:
+    path = os.fsdecode(b"runs/caf\xe9")
+    text = dataclasses.replace(JUDGED, checkpoint=path, data="7 photos in Köln").to_json()
+    assert text.isascii()
+    assert os.fsencode(json.loads(text)["checkpoint"]) == b"runs/caf\xe9"
+    assert json.loads(text)["data"] == "7 photos in Köln"
 
 
 def test_the_table_prints_protocol_and_scores() -> None:

@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, cache_folder
+from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError, printable
 from igan_fast.files import FileDamaged, check_place, open_regular, write_file
+from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
 
 __all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
@@ -108,7 +110,7 @@ def train_cnn(
         InputError: the store has no training photos.
     """
     config = config or CNNConfig()
-    device = torch.device(device)
+    device = resolve_device(device)
     loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=device)
     photos = min(config.epochs * loader.examples_per_epoch, config.max_photos)
     iterations = max(1, math.ceil(photos / config.batch_size))
@@ -149,7 +151,9 @@ def cached_cnn(
         InputError: as ``train_cnn``; also a cache folder that cannot be written, or a folder in the file's place.
     """
     config = config or CNNConfig()
-    path = Path(cache or cache_folder()) / f"cnn-{store.size}-{_key(store, config)}.safetensors"
+    device = resolve_device(device)
+    folder = cache_folder() if cache is None else given_path(cache, "cache")
+    path = folder / f"cnn-{store.size}-{_key(store, config)}.safetensors"
     cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
     problem = _load(cnn, path)
     if problem is not None:

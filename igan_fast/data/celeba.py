@@ -29,6 +29,7 @@ from igan_fast.data.celeba_files import find_files
 from igan_fast.data.photo_files import decode_photo
 from igan_fast.data.shuffle import check_seed, seeded_permutation
 from igan_fast.errors import InputError, printable
+from igan_fast.paths import given_path
 
 __all__ = ["CelebA"]
 
@@ -76,7 +77,7 @@ class CelebA:
     ) -> None:
         if split not in ("official", "paper"):
             raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
-        path = Path(data).expanduser()
+        path = given_path(data, "data")
         found = find_files(path)
         self._photos = found.photos
         self._skipped: list[str] = []

@@ -31,6 +31,7 @@ from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError, printable
 from igan_fast.files import clear_write_errors, open_regular, sync_file, sync_folder, write_durably
 from igan_fast.json_files import read_json
+from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
 
 __all__ = ["FaceStore", "build_store", "cache_folder", "spread"]
@@ -82,9 +83,8 @@ def spread(rows: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
 def cache_folder() -> Path:
     """Where stores are kept: ``$IGAN_FAST_CACHE``, else ``igan_fast`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if own := os.environ.get("IGAN_FAST_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "igan_fast"
+        return given_path(own, "IGAN_FAST_CACHE")
+    return given_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "the cache") / "igan_fast"
 
 
 def build_store(
@@ -123,7 +123,7 @@ def build_store(
         raise InputError(f"workers: found {workers}, expected at least 1")
     if len(source) == 0:
         raise InputError("the dataset has no pictures")
-    cache = cache_folder() if cache is None else Path(cache)
+    cache = cache_folder() if cache is None else given_path(cache, "cache")
     identity = {"format": STORE_FORMAT, "fingerprint": source.fingerprint(), "size": size, "count": len(source)}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"{type(source).__name__.lower()}-{size}-{key}"

@@ -128,8 +128,7 @@ class TrainConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic of the networks, tf32 on GPUs only; weights, statistics and losses are float32 in each."""
     threads: int | None = None
-    """CPU threads; where omitted, one for each core that this process may use, and from the command line fewer where
-    other programs keep some of them busy."""
+    """CPU threads; PyTorch's choice where omitted, and from the command line fewer beside busy programs."""
     seed: int = 0
     """Seed of the weights, the order of the photos, the flips and the noise; also of the drawn faces and of a random
     split, so that another seed is another data set there."""
@@ -171,6 +170,8 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             if reason := _wrong_type(field.name, value := getattr(self, field.name)):
                 raise InputError(f"{_option(field.name)}: found {reprlib.repr(value)}: {reason}")
+        if self.data == "":  # an unset variable of a script, which as a path would mean the current folder
+            raise InputError("--data: is empty; expected a folder, or 'drawn' for the built-in faces")
         _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
         counts = ("width", "latent", "log_every", "sample_every", "checkpoint_every", "keep", "validation_images")
         for name in counts:

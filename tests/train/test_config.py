@@ -96,6 +96,7 @@ def test_the_defaults_are_valid() -> None:
         ({"cache": "\0"}, "cache: found .*, expected a path without NUL characters"),
         ({"run": ""}, "run: is empty; expected a path"),
         ({"cache": ""}, "cache: is empty; expected a path"),
+        ({"data": ""}, "--data: is empty; expected a folder, or .drawn. for"),
     ],
 )
 def test_refusals(change: dict[str, Any], message: str) -> None:
