@@ -144,6 +144,31 @@ def test_the_device_is_read_once_a_line(tmp_path: Path, monkeypatch: pytest.Monk
     watch.close()
 
 
+def test_a_line_that_is_far_holds_few_rows_and_the_same_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igan_fast.train.monitor._BUFFERED", 3)
+    with Monitor(tmp_path, total=10**15, batch_size=4, log_every=10**12) as watch:
+        for iteration in range(1, 9):
+            watch.record(iteration, losses(iteration), {"extra_d": 1})
+            assert len(watch._buffer) == 3
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["losses"] == pytest.approx(
+        {"d_adversarial": sum(1 + i for i in range(1, 9)) / 8, "g_pixel": sum(0.5 / i for i in range(1, 9)) / 8}
+    )
+    assert (line["iteration"], line["iterations"], line["extra_d"]) == (8, 8, 8)
+
+
+def test_a_loss_that_is_not_finite_is_found_before_a_line_that_is_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igan_fast.train.monitor._BUFFERED", 3)
+    with Monitor(tmp_path, total=100, batch_size=4, log_every=50) as watch:
+        for iteration in (1, 2, 3, 4):
+            watch.record(iteration, losses(iteration))
+        watch.record(5, {"d_adversarial": torch.tensor(float("nan")), "g_pixel": torch.tensor(1.0)})
+        with pytest.raises(TrainingDiverged, match="iteration 5: d_adversarial is nan"):
+            watch.record(6, losses(6))
+
+
 def test_misuse_is_named(tmp_path: Path) -> None:
     with monitor(tmp_path, start=3) as watch:
         with pytest.raises(ValueError, match="iteration 5 was recorded after 3"):

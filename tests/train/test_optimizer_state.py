@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,3 +100,39 @@ def test_what_does_not_fit_is_refused() -> None:
     optimizer.state[model[3].bias]["step"] = 1
     with pytest.raises(TypeError, match="'step'"):
         optimizer_to_tensors(optimizer, model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.clear(), r"'0\.weight/step' is missing"),
+        (lambda t: t.pop("3.bias/exp_avg"), r"'3\.bias/exp_avg' is missing"),
+        (lambda t: [t.pop(name) for name in list(t) if name.startswith("3.bias/")], r"'3\.bias/exp_avg' is missing"),
+        (lambda t: t.update({"3.bias/step": torch.tensor(1)}), r"'3\.bias/step' is torch\.int64 of shape \(\)"),
+        (lambda t: t.update({"3.bias/step": torch.ones(2)}), r"'3\.bias/step' is torch\.float32 of shape \(2,\)"),
+        (lambda t: t.update({"3.bias/step": torch.tensor(-1.0)}), r"'3\.bias/step' is -1\.0, expected a whole number"),
+        (lambda t: t.update({"3.bias/step": torch.tensor(float("nan"))}), r"'3\.bias/step' is nan"),
+        (lambda t: t.update({"3.bias/exp_avg": torch.tensor(0.0)}), r"shape \(\), its parameter \(2,\)"),
+        (lambda t: t.update({"3.bias/exp_avg": torch.zeros(2, dtype=torch.int64)}), r"is torch\.int64, its parameter"),
+        (lambda t: t.update({"3.bias/exp_avg": torch.zeros(2, dtype=torch.cfloat)}), r"is torch\.complex64, its"),
+        (lambda t: t.update({"3.bias/exp_avg": torch.tensor([0.0, float("inf")])}), r"exp_avg' holds inf, expected"),
+        (lambda t: t.update({"3.bias/exp_avg_sq": torch.tensor([0.0, -1.0])}), r"exp_avg_sq' holds -1\.0, expected no"),
+    ],
+)
+def test_a_state_that_no_optimiser_keeps_is_refused(
+    edit: Callable[[dict[str, torch.Tensor]], Any], message: str
+) -> None:
+    model = net()
+    optimizer = adam(model)
+    train(model, optimizer, range(1))
+    tensors = {
+        name: tensor.clone() for name, tensor in optimizer_to_tensors(optimizer, model.named_parameters()).items()
+    }
+    fresh = adam(model)
+    load_optimizer_tensors(fresh, model.named_parameters(), dict(tensors))
+    edit(tensors)
+    fresh = adam(model)
+    with pytest.raises(InputError, match=message) as caught:
+        load_optimizer_tensors(fresh, model.named_parameters(), tensors, where="step/optimizer_d.safetensors")
+    assert str(caught.value).startswith("step/optimizer_d.safetensors: ")
+    assert not fresh.state
