@@ -82,7 +82,8 @@ class CelebA:
         self._skipped: list[str] = []
         self._strict = strict
         for problem in found.problems:  # not a mismatch: what nobody can read has no place in a data set
-            self._warn(problem)
+            self._warn(f"left out {problem}")
+            self._skipped.append(problem)
         table_file = found.attributes
         if table_file is None:
             raise InputError(

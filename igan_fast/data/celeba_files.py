@@ -37,7 +37,7 @@ class DataFiles:
     partition: AnnotationFile | None
     identities: AnnotationFile | None
     originals: AnnotationFile | None  #: which of CelebA's photos each one of CelebA-HQ was made from
-    problems: list[str]  #: what was left out, for a warning each
+    problems: list[str]  #: what was left out, a phrase each
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def find_files(path: Path) -> DataFiles:
         raise InputError(f"data: {path}: {found}; expected a folder with CelebA's files, or 'drawn' for built-in faces")
     files = photos.files if isinstance(photos, ZipPhotos) else listing.files
     others = [file for file in files if is_other_picture(file)]
-    problems = [*problems, *([f"left out {describe_left_out(others)}"] if others else [])]
+    problems = [*problems, *([describe_left_out(others)] if others else [])]
     if not photos.names:
         zips = [file for file in listing.files if file.lower().endswith(".zip")]
         also = f"; it has {len(zips)} zips: name one of them ({', '.join(zips[:3])})" if len(zips) > 1 else ""
-        left = f"; {'; '.join(problems)}" if problems else ""
+        left = f"; left out: {' and '.join(problems)}" if problems else ""
         raise InputError(
             f"{photos.path}: holds no photos; expected img_align_celeba/ or img_align_celeba.zip{also}{left}"
         )
@@ -133,7 +133,7 @@ def _list(top: Path) -> _Listing:
             else:
                 files.append(name)
     problems = [
-        f"left out {len(names):,} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        f"{len(names):,} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         for names, what in ((dangling, "links to nothing and no regular files"), (unreadable, "unreadable folders"))
         if names
     ]

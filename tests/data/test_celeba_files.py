@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igan_fast.data import build_store, celeba_files
+from igan_fast.data import FaceStore, build_store, celeba_files
 from igan_fast.data.celeba import CelebA
 from igan_fast.data.photo_files import FolderPhotos, ZipPhotos
 from igan_fast.errors import InputError
@@ -232,7 +232,7 @@ def test_a_damaged_table_of_contents_is_one_line(tmp_path: Path) -> None:
         (lambda root: os.mkfifo(root / "faces.zip"), "found a pipe, expected a file"),
         (lambda root: (root / "faces.zip").symlink_to("nowhere"), "faces.zip: cannot be read: No such file"),
         (lambda root: [write_zip(root / f"{n}.zip", below("img/", PHOTOS)) for n in "ab"], "it has 2 zips: name one"),
-        (lambda root: write(root, {"img/a.heic": b"", "img/b.tga": b""}), "left out 2 pictures in other formats"),
+        (lambda root: write(root, {"img/a.heic": b"", "img/b.tga": b""}), "left out: 2 pictures in other formats"),
     ],
 )
 def test_what_holds_no_photos_is_one_line(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
@@ -294,6 +294,7 @@ def test_odd_things_among_the_photos_lose_none_of_them(folder: Path, monkeypatch
         "left out 1 unreadable folders",
         "left out 1 picture in other formats",
     ]
+    assert "skipped: 4 links to nothing" in source.describe()
 
 
 def test_photos_that_a_link_leads_to(tmp_path: Path) -> None:
@@ -446,3 +447,27 @@ def test_a_change_right_after_the_fingerprint_is_seen(tmp_path: Path) -> None:
         path.write_bytes(b"b%04d" % number)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert FolderPhotos(tmp_path, ["a.jpg"]).digest(["a.jpg"]) != before
+
+
+def test_labels_splits_and_photos_that_change_are_seen(folder: Path) -> None:
+    """Labels and splits are no part of the store; the photos are."""
+
+    def store() -> FaceStore:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # rows without a photo
+            return build_store(CelebA(folder), 16, cache=folder / ".cache", workers=1, progress=False)
+
+    first = store()
+    write(folder, {"list_attr_celeba.csv": ATTRIBUTES.replace(",1\n", ",-1\n")})
+    assert store().path == first.path
+    assert not store().labels[:, 1].any()
+    write(folder, {"list_eval_partition.csv": PARTITION})
+    assert store().path == first.path
+    assert store().splits["val"].tolist() == [3]
+    (folder / "img_align_celeba" / "000003.jpg").unlink()
+    fewer = store()
+    assert fewer.images[:, 8, 8, 0].tolist() == [10, 20, 40, 50, 60]
+    assert fewer.labels[:, 0].tolist() == [1, 0, 0, 1, 0]
+    assert fewer.splits["val"].tolist() == [2]
+    write(folder / "img_align_celeba", {"000003.jpg": photo(7)})
+    assert store().images[:, 8, 8, 0].tolist() == [10, 20, 70, 40, 50, 60]
