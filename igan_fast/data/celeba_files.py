@@ -61,18 +61,22 @@ def find_files(path: Path) -> DataFiles:
     Raises:
         InputError: no such folder, it cannot be read, it holds no photos, or a zip is damaged.
     """
-    if path.suffix.lower() == ".zip" and path.exists() and not path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"data: {path}: cannot be read: {error.strerror}") from error
+    if path.suffix.lower() == ".zip" and exists and not is_folder:
         listing = _list(path.parent)
         photos: PhotoFiles = ZipPhotos(path)
         is_outside_first = False
         problems = []  # of the folder, which may be any
-    elif path.is_dir():
+    elif is_folder:
         listing = _list(path)
         photos = _find_photos(listing)
         is_outside_first = True
         problems = listing.problems
     else:
-        found = "a file" if path.exists() else "no such folder"
+        found = "a file" if exists else "no such folder"
         raise InputError(f"data: {path}: {found}; expected a folder with CelebA's files, or 'drawn' for built-in faces")
     files = photos.files if isinstance(photos, ZipPhotos) else listing.files
     others = [file for file in files if is_other_picture(file)]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
-from igan_fast.data import formats, photos
+from igan_fast.data import formats, open_source, photos
 from igan_fast.data.formats import is_other_picture, is_photo_name
 from igan_fast.data.photo_files import FolderPhotos, decode_photo
 from igan_fast.data.photos import expand_photos, load_photo
@@ -206,6 +206,13 @@ def test_devices_pipes_and_sockets_are_no_photos(tmp_path: Path) -> None:
                 both_ways(tmp_path / f"{name}.jpg", 32)
 
 
+@pytest.mark.parametrize(("name", "found"), [("x" * 5000, "cannot be read: File name too long"), ("a\0b", "no ")])
+def test_names_that_no_file_can_have(name: str, found: str) -> None:
+    for use in (lambda: load_photo(name, 32), lambda: expand_photos([name]), lambda: open_source(name)):
+        with pytest.raises(InputError, match=found):
+            use()
+
+
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "face.png"
     chessboard(32, 32).save(path)
@@ -328,7 +335,9 @@ def test_a_large_picture_is_turned_upright_too(
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
     slope(300, 200).save(path, exif=exif)
-    expected = load_photo(path, 16).astype(int)
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+    expected = load_photo(np.asarray(upright), 16).astype(int)
     monkeypatch.setattr(photos, "MAX_WHOLE_PIXELS", 1000)
     assert np.abs(load_photo(path, 16).astype(int) - expected).max() <= 3
 
