@@ -173,8 +173,8 @@ def _too_large(name: str, pixels: int | None = None, why: str = "", divisor: int
     share = f"/{divisor} (for this format)" if divisor > 1 else ""
     found = f", namely {pixels:,}" if pixels else ""
     return InputError(
-        f"{name}: has more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS{share}{found}{why}; make it smaller, or "
-        "save it as a plain JPEG, which is reduced while it is decoded"
+        f"{name}: has more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS{share}{found}{why}; "
+        "make it smaller, or save it as a plain JPEG, which is reduced while it is decoded"
     )
 
 

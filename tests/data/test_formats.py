@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import struct
 import sys
@@ -73,6 +74,12 @@ def test_no_photo_starts_a_program(name: str, tmp_path: Path, monkeypatch: pytes
         pytest.raises(InputError, match="my face: found a picture in EPS, expected one in JPEG"),
     ):
         load_photo(image, 32, name="my face")
+
+
+def test_one_place_opens_pictures() -> None:
+    package = Path(formats.__file__).parents[1]
+    openers = {path.name for path in package.rglob("*.py") if re.search(r"Image\.open\(|imread\(", path.read_text())}
+    assert openers == {"formats.py"}
 
 
 @pytest.mark.parametrize("kind", sorted({"TGA", "PCX", "ICO", "SGI", "MSP", "DDS", "ICNS"}))
