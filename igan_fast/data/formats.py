@@ -140,7 +140,7 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
 def _limit_jpeg(image: JpegImageFile, stream: BinaryIO, name: str) -> None:
     """Have a large JPEG decoded at a reduced size, and refuse one that even then would fill the memory or the day."""
     pixels = image.width * image.height
-    limit = allowed = Image.MAX_IMAGE_PIXELS or pixels
+    limit = allowed = Image.MAX_IMAGE_PIXELS or 8 * pixels
     if not _comes_in_one_scan(image, stream):
         sampling = [across * down for _, across, down, _ in image.layer]
         held = 2 * pixels * sum(sampling) // max(*sampling, 1)

@@ -21,6 +21,7 @@ from igan_fast.data.formats import is_other_picture, is_photo_name
 from igan_fast.data.photo_files import FolderPhotos, decode_photo
 from igan_fast.data.photos import expand_photos, load_photo
 from igan_fast.errors import InputError
+from igan_fast.files import open_regular
 
 
 def chessboard(width: int, height: int) -> Image.Image:
@@ -291,6 +292,16 @@ def test_a_jpeg_that_must_be_held_whole_has_a_limit_too(tmp_path: Path, monkeypa
     both_ways(path, 16)
     chessboard(200, 200).save(path)
     both_ways(path, 16)
+
+
+@pytest.mark.parametrize(("progressive", "kind"), [(False, "JPEG"), (True, "JPEG"), (False, "PNG"), (False, "WEBP")])
+def test_the_limit_is_the_callers_to_lift(
+    progressive: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    chessboard(200, 200).convert("RGB").save(tmp_path / "photo", kind, progressive=progressive)
+    with open_regular(tmp_path / "photo") as stream, formats.open_image(stream, "photo") as image:
+        assert image.size == (200, 200)
 
 
 def test_a_jpeg_whose_colours_come_one_after_the_other_is_held_whole_too(tmp_path: Path) -> None:
