@@ -203,7 +203,7 @@ class CelebA:
             parts.append(f"{len(np.unique(self.identities[self.identities >= 0])):,} people")
         sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in self.splits.items())
         skipped = "skipped: " + ", ".join(self._skipped) if self._skipped else "nothing skipped"
-        return f"{', '.join(parts)}; {how}: {sizes}; {skipped}"
+        return printable(f"{', '.join(parts)}; {how}: {sizes}; {skipped}")
 
 
 class _PhotoIndex:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from igan_fast.data.annotations import MAX_ANNOTATION_BYTES, AnnotationFile, annotation_file
-from igan_fast.data.formats import describe_left_out, is_other_picture, is_photo_name
+from igan_fast.data.formats import describe_left_out, describe_unreadable, is_other_picture, is_photo_name
 from igan_fast.data.photo_files import FolderPhotos, PhotoFiles, ZipPhotos
 from igan_fast.errors import InputError
 from igan_fast.files import entry_kind
@@ -136,11 +136,12 @@ def _list(top: Path) -> _Listing:
                 dangling.append(name)
             else:
                 files.append(name)
-    problems = [
-        f"{len(names):,} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for names, what in ((dangling, "links to nothing and no regular files"), (unreadable, "unreadable folders"))
-        if names
-    ]
+    problems = [describe_unreadable(dangling)] if dangling else []
+    if unreadable:
+        listed = f"{', '.join(unreadable[:3])}{', …' if len(unreadable) > 3 else ''}"
+        problems.append(
+            f"{len(unreadable):,} folder{'' if len(unreadable) == 1 else 's'} that cannot be read ({listed})"
+        )
     return _Listing(top, sorted(files, key=lambda file: file.count("/")), problems)
 
 

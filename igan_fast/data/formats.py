@@ -21,6 +21,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "PHOTO_SUFFIXES",
     "describe_left_out",
+    "describe_unreadable",
     "is_other_picture",
     "is_photo_name",
     "open_image",
@@ -80,10 +81,13 @@ def is_other_picture(name: str) -> bool:
 
 def describe_left_out(names: Sequence[str]) -> str:
     """How many pictures are left out for their format, the first of them, and what to do: for a message."""
-    note = f"{len(names):,} picture{'' if len(names) == 1 else 's'} in other formats ({', '.join(names[:3])}"
-    note += ", …)" if len(names) > 3 else ")"
-    heif = any(_suffix(name) in HEIF_SUFFIXES for name in names)
-    return f"{note}; {_HEIF_NOTE}" if heif else f"{note}; save them as JPEG or PNG"
+    advice = _HEIF_NOTE if any(_suffix(name) in HEIF_SUFFIXES for name in names) else "save them as JPEG or PNG"
+    return f"{_count(names, 'picture')} in other formats ({_first(names)}); {advice}"
+
+
+def describe_unreadable(names: Sequence[str]) -> str:
+    """The same for photos that are a link to nothing, a pipe, a device …"""
+    return f"{_count(names, 'photo')} with no regular file behind the name ({_first(names)})"
 
 
 @contextmanager
@@ -216,6 +220,14 @@ def _register_heif() -> bool:
     except ImportError:
         return False
     return "HEIF" in Image.OPEN
+
+
+def _count(names: Sequence[str], noun: str) -> str:
+    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
 
 def _suffix(name: str) -> str:

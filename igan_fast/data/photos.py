@@ -16,6 +16,7 @@ from igan_fast.data.formats import (
     FORMATS,
     PHOTO_SUFFIXES,
     describe_left_out,
+    describe_unreadable,
     is_other_picture,
     is_photo_name,
     open_image,
@@ -130,7 +131,7 @@ def _photos_in(folder: Path) -> list[Path]:
     broken = sorted(name for name, kind in kinds.items() if kind == "other" and is_photo_name(name))
     left_out = [describe_left_out(others)] if others else []
     if broken:
-        left_out.append(f"{len(broken):,} that are no regular files or links to nothing ({', '.join(broken[:3])})")
+        left_out.append(describe_unreadable(broken))
     if not photos:
         also = f"; left out: {' and '.join(left_out)}" if left_out else ""
         raise InputError(f"{folder}: this folder holds no photo ({' '.join(PHOTO_SUFFIXES)}){also}")

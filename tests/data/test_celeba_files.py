@@ -291,11 +291,11 @@ def test_odd_things_among_the_photos_lose_none_of_them(folder: Path, monkeypatch
         source = CelebA(folder, strict=True)
     assert_whole(source)
     assert [str(warning.message).removeprefix(f"{folder}: ").partition(" (")[0] for warning in caught] == [
-        "left out 4 links to nothing and no regular files",
-        "left out 1 unreadable folders",
+        "left out 4 photos with no regular file behind the name",
+        "left out 1 folder that cannot be read",
         "left out 1 picture in other formats",
     ]
-    assert "skipped: 4 links to nothing" in source.describe()
+    assert "skipped: 4 photos with no regular file" in source.describe()
 
 
 def test_photos_that_a_link_leads_to(tmp_path: Path) -> None:
@@ -327,6 +327,15 @@ def test_photos_named_in_latin_1(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"Andr\\xe9.jpg: is not a photo"):
         opened = build_store(CelebA(tmp_path), 16, cache=tmp_path / "cache", workers=1, progress=False)
     assert (len(store), len(again), len(opened)) == (2, 1, 1)
+
+
+def test_a_folder_whose_name_no_terminal_may_obey(tmp_path: Path) -> None:
+    root = write(tmp_path / "red\x1b[31m\nline", {**below("", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
+    (root / "gone.jpg").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match=r"red\\x1b\[31m\\nline: left out 1 photo with no regular file"):
+        source = CelebA(root)
+    assert "6 photos in " in source.describe()
+    assert source.describe().isprintable()
 
 
 def test_a_row_that_is_not_utf_8_and_has_no_photo_is_refused(folder: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_link_to_nothing_beside_photos_loses_none_of_them(tmp_path: Path) -> N
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.warns(UserWarning, match=r"left out 4 that are no regular files or links to nothing \(circle.jpg,"):
+    with pytest.warns(UserWarning, match=r"left out 4 photos with no regular file behind the name \(circle.jpg,"):
         assert expand_photos([tmp_path]) == [tmp_path / "a.jpg"]
 
 
