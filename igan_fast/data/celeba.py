@@ -83,7 +83,8 @@ class CelebA:
         self._skipped: list[str] = []
         self._strict = strict
         for problem in found.problems:  # not a mismatch: what nobody can read has no place in a data set
-            self._warn(problem)
+            self._warn(f"left out {problem}")
+            self._skipped.append(problem)
         table_file = found.attributes
         if table_file is None:
             raise InputError(
@@ -203,7 +204,7 @@ class CelebA:
             parts.append(f"{len(np.unique(self.identities[self.identities >= 0])):,} people")
         sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in self.splits.items())
         skipped = "skipped: " + ", ".join(self._skipped) if self._skipped else "nothing skipped"
-        return f"{', '.join(parts)}; {how}: {sizes}; {skipped}"
+        return printable(f"{', '.join(parts)}; {how}: {sizes}; {skipped}")
 
 
 class _PhotoIndex:

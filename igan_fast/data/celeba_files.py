@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from igan_fast.data.annotations import MAX_ANNOTATION_BYTES, AnnotationFile, annotation_file
-from igan_fast.data.formats import describe_left_out, is_other_picture, is_photo_name
+from igan_fast.data.formats import describe_left_out, describe_unreadable, is_other_picture, is_photo_name
 from igan_fast.data.photo_files import FolderPhotos, PhotoFiles, ZipPhotos
 from igan_fast.errors import InputError
 from igan_fast.files import entry_kind
@@ -37,7 +37,7 @@ class DataFiles:
     partition: AnnotationFile | None
     identities: AnnotationFile | None
     originals: AnnotationFile | None  #: which of CelebA's photos each one of CelebA-HQ was made from
-    problems: list[str]  #: what was left out, for a warning each
+    problems: list[str]  #: what was left out, a phrase each
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,30 @@ def find_files(path: Path) -> DataFiles:
     Raises:
         InputError: no such folder, it cannot be read, it holds no photos, or a zip is damaged.
     """
-    if path.suffix.lower() == ".zip" and path.exists() and not path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"data: {path}: cannot be read: {error.strerror}") from error
+    if path.suffix.lower() == ".zip" and exists and not is_folder:
         listing = _list(path.parent)
         photos: PhotoFiles = ZipPhotos(path)
         is_outside_first = False
         problems = []  # of the folder, which may be any
-    elif path.is_dir():
+    elif is_folder:
         listing = _list(path)
         photos = _find_photos(listing)
         is_outside_first = True
         problems = listing.problems
     else:
-        found = "a file" if path.exists() else "no such folder"
+        found = "a file" if exists else "no such folder"
         raise InputError(f"data: {path}: {found}; expected a folder with CelebA's files, or 'drawn' for built-in faces")
     files = photos.files if isinstance(photos, ZipPhotos) else listing.files
     others = [file for file in files if is_other_picture(file)]
-    problems = [*problems, *([f"left out {describe_left_out(others)}"] if others else [])]
+    problems = [*problems, *([describe_left_out(others)] if others else [])]
     if not photos.names:
         zips = [file for file in listing.files if file.lower().endswith(".zip")]
         also = f"; it has {len(zips)} zips: name one of them ({', '.join(zips[:3])})" if len(zips) > 1 else ""
-        left = f"; {'; '.join(problems)}" if problems else ""
+        left = f"; left out: {' and '.join(problems)}" if problems else ""
         raise InputError(
             f"{photos.path}: holds no photos; expected img_align_celeba/ or img_align_celeba.zip{also}{left}"
         )
@@ -132,11 +136,12 @@ def _list(top: Path) -> _Listing:
                 dangling.append(name)
             else:
                 files.append(name)
-    problems = [
-        f"left out {len(names):,} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for names, what in ((dangling, "links to nothing and no regular files"), (unreadable, "unreadable folders"))
-        if names
-    ]
+    problems = [describe_unreadable(dangling)] if dangling else []
+    if unreadable:
+        listed = f"{', '.join(unreadable[:3])}{', …' if len(unreadable) > 3 else ''}"
+        problems.append(
+            f"{len(unreadable):,} folder{'' if len(unreadable) == 1 else 's'} that cannot be read ({listed})"
+        )
     return _Listing(top, sorted(files, key=lambda file: file.count("/")), problems)
 
 

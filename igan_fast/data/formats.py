@@ -21,6 +21,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "PHOTO_SUFFIXES",
     "describe_left_out",
+    "describe_unreadable",
     "is_other_picture",
     "is_photo_name",
     "open_image",
@@ -51,8 +52,12 @@ MAX_FILE_BYTES = 300 * 2**20
 #: What the coefficients of a JPEG may take that has to be held whole until its last scan is read (a progressive one).
 MAX_COEFFICIENT_BYTES = 640 * 2**20
 
-#: A progressive JPEG has about ten scans. Each is a pass over the whole picture, however short it is.
-MAX_SCANS = 500
+#: A progressive JPEG has about ten scans. Each is a pass over the whole picture: 0.1 s at 89 megapixels.
+MAX_SCANS = 100
+
+#: Decoders that keep the picture several times over: the limit of pixels is divided by this, so that 2 kB of a file do
+#: not become 2 GB of memory.
+COPIES = {"WEBP": 2, "JPEG2000": 3}
 
 _HEIF_NOTE = "pip install pillow-heif, and HEIC photos are read too"
 
@@ -76,10 +81,13 @@ def is_other_picture(name: str) -> bool:
 
 def describe_left_out(names: Sequence[str]) -> str:
     """How many pictures are left out for their format, the first of them, and what to do: for a message."""
-    note = f"{len(names):,} picture{'' if len(names) == 1 else 's'} in other formats ({', '.join(names[:3])}"
-    note += ", …)" if len(names) > 3 else ")"
-    heif = any(_suffix(name) in HEIF_SUFFIXES for name in names)
-    return f"{note}; {_HEIF_NOTE}" if heif else f"{note}; save them as JPEG or PNG"
+    advice = _HEIF_NOTE if any(_suffix(name) in HEIF_SUFFIXES for name in names) else "save them as JPEG or PNG"
+    return f"{_count(names, 'picture')} in other formats ({_first(names)}); {advice}"
+
+
+def describe_unreadable(names: Sequence[str]) -> str:
+    """The same for photos that are a link to nothing, a pipe, a device …"""
+    return f"{_count(names, 'photo')} with no regular file behind the name ({_first(names)})"
 
 
 @contextmanager
@@ -87,7 +95,8 @@ def open_image(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Open a photo in one of ``FORMATS``; errors of decoding inside the block become ``InputError`` too.
 
     A JPEG of more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million; a quarter of it for a progressive one) is decoded at
-    a half, a quarter or an eighth of its size, which takes that much less memory; other formats cannot: refused.
+    a half, a quarter or an eighth of its size, which takes that much less memory; other formats cannot: refused (WebP
+    from a half of that number, JPEG 2000 from a third).
 
     Args:
         stream: of the photo's bytes, seekable.
@@ -126,15 +135,16 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
     if _is_heif(head):
         _has_heif()
     opened = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
-    if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-        raise _too_large(name, opened.width * opened.height)
+    copies = COPIES.get(opened.format or "", 1)
+    if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS // copies:
+        raise _too_large(name, opened.width * opened.height, divisor=copies)
     return opened
 
 
 def _limit_jpeg(image: JpegImageFile, stream: BinaryIO, name: str) -> None:
     """Have a large JPEG decoded at a reduced size, and refuse one that even then would fill the memory or the day."""
     pixels = image.width * image.height
-    limit = allowed = Image.MAX_IMAGE_PIXELS or pixels
+    limit = allowed = Image.MAX_IMAGE_PIXELS or 8 * pixels
     if not _comes_in_one_scan(image, stream):
         sampling = [across * down for _, across, down, _ in image.layer]
         held = 2 * pixels * sum(sampling) // max(*sampling, 1)
@@ -162,12 +172,13 @@ def _comes_in_one_scan(image: JpegImageFile, stream: BinaryIO) -> bool:
     return found == header and "progressive" not in image.info
 
 
-def _too_large(name: str, pixels: int | None = None, why: str = "") -> InputError:
-    limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "tolerable"
+def _too_large(name: str, pixels: int | None = None, why: str = "", divisor: int = 1) -> InputError:
+    limit = f"{Image.MAX_IMAGE_PIXELS // divisor:,}" if Image.MAX_IMAGE_PIXELS else "tolerable"
+    share = f"/{divisor} (for this format)" if divisor > 1 else ""
     found = f", namely {pixels:,}" if pixels else ""
     return InputError(
-        f"{name}: has more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS{found}{why}; make it smaller, or save "
-        "it as a plain JPEG, which is reduced while it is decoded"
+        f"{name}: has more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS{share}{found}{why}; "
+        "make it smaller, or save it as a plain JPEG, which is reduced while it is decoded"
     )
 
 
@@ -209,6 +220,14 @@ def _register_heif() -> bool:
     except ImportError:
         return False
     return "HEIF" in Image.OPEN
+
+
+def _count(names: Sequence[str], noun: str) -> str:
+    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
 
 def _suffix(name: str) -> str:

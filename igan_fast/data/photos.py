@@ -16,6 +16,7 @@ from igan_fast.data.formats import (
     FORMATS,
     PHOTO_SUFFIXES,
     describe_left_out,
+    describe_unreadable,
     is_other_picture,
     is_photo_name,
     open_image,
@@ -78,10 +79,11 @@ def load_photo(photo: Photo, size: int, *, name: str = "photo") -> NDArray[np.ui
         if isinstance(photo, ImageFile.ImageFile) and photo.tile and photo.format not in (*FORMATS, "MPO"):
             raise InputError(f"{name}: found a picture in {photo.format}, expected one in {', '.join(FORMATS)}")
         try:
-            photo.load()  # an opened file is not decoded yet
-        except (OSError, SyntaxError, ValueError) as error:
+            return _square(photo, size, name)  # an opened file is decoded only now
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's decoders raise a dozen types for broken data
             raise InputError(f"{name}: is truncated, broken or no photo ({error})") from error
-        return _square(photo, size, name)
     if isinstance(photo, np.ndarray):
         return _square(_from_array(photo, name), size, name)
     if isinstance(photo, str | os.PathLike):
@@ -105,31 +107,31 @@ def expand_photos(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: dict[Path, None] = {}  # a set that keeps the order
     for path in map(Path, paths):
-        if path.is_dir():
-            found.update(dict.fromkeys(_photos_in(path)))
-        elif path.is_file():
-            found[path] = None
-        elif path.exists():
-            raise InputError(f"{path}: is neither a file nor a folder; expected a photo")
-        else:
-            raise InputError(f"{path}: no such file or folder")
+        try:
+            if path.is_dir():
+                found.update(dict.fromkeys(_photos_in(path)))
+            elif path.is_file():
+                found[path] = None
+            elif path.exists():
+                raise InputError(f"{path}: is neither a file nor a folder; expected a photo")
+            else:
+                raise InputError(f"{path}: no such file or folder")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if not found:
         raise InputError("no photo is given; expected at least one file or folder")
     return list(found)
 
 
 def _photos_in(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            kinds = {entry.name: entry_kind(entry) for entry in entries}
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
+    with os.scandir(folder) as entries:
+        kinds = {entry.name: entry_kind(entry) for entry in entries}
     photos = sorted(name for name, kind in kinds.items() if kind == "file" and is_photo_name(name))
     others = sorted(name for name, kind in kinds.items() if kind == "file" and is_other_picture(name))
     broken = sorted(name for name, kind in kinds.items() if kind == "other" and is_photo_name(name))
     left_out = [describe_left_out(others)] if others else []
     if broken:
-        left_out.append(f"{len(broken):,} that are no regular files or links to nothing ({', '.join(broken[:3])})")
+        left_out.append(describe_unreadable(broken))
     if not photos:
         also = f"; left out: {' and '.join(left_out)}" if left_out else ""
         raise InputError(f"{folder}: this folder holds no photo ({' '.join(PHOTO_SUFFIXES)}){also}")
@@ -139,9 +141,9 @@ def _photos_in(folder: Path) -> list[Path]:
 
 
 def _from_file(path: Path, size: int) -> NDArray[np.uint8]:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a photo")
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, expected a photo")
         stream = open_regular(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

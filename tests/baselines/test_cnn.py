@@ -213,7 +213,7 @@ def test_what_is_no_file_in_the_caches_place(tmp_path: Path, trainings: list[int
 def test_the_cache_knows_photos_by_their_contents(tmp_path: Path, trainings: list[int]) -> None:
     """A data set that was copied elsewhere, or whose files were touched, keeps its network."""
     data = store()
-    for folder, digest in (("a", "1"), ("b", "1"), ("b", "2")):
+    for folder, digest in (("a", "1"), ("b", "1"), ("c", "1"), ("c", "2")):
         kept = dataclasses.replace(data, path=tmp_path / folder, digest=digest)
         cached_cnn(kept, QUICK, cache=tmp_path / "cache", progress=False)
     assert len(trainings) == 2

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from igan_fast.data import annotations
 from igan_fast.data.annotations import (
+    MAX_ANNOTATION_BYTES,
     annotation_file,
     read_attributes,
     read_identities,
@@ -168,7 +168,7 @@ def test_a_damaged_text_is_refused(content: str, message: str, tmp_path: Path) -
 
 
 def test_a_line_without_end_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotations, "MAX_LINE", 1000)
+    monkeypatch.setattr("igan_fast.data.annotations.MAX_LINE", 1000)
     message = refusal(lambda: labels_of(tmp_path / "a.txt", "Bald\n" + "x y " * 1000))
     assert "line 2: has more than 1,000 characters" in message
 
@@ -176,7 +176,7 @@ def test_a_line_without_end_is_not_held_in_memory(tmp_path: Path, monkeypatch: p
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Bald\na.jpg 1\n")
-    os.truncate(path, annotations.MAX_ANNOTATION_BYTES + 1)  # sparse
+    os.truncate(path, MAX_ANNOTATION_BYTES + 1)  # sparse
     message = refusal(lambda: read_attributes(annotation_file(path)))
     assert "is a file of 268,435,457 bytes; annotation files of up to 268,435,456 are read" in message
 

@@ -288,6 +288,16 @@ def test_every_byte_of_a_large_store_is_checked(tmp_path: Path, monkeypatch: pyt
         flip(images, position)
 
 
+class Brighter(Numbers):
+    """Numbers, each picture a little brighter."""
+
+    def fingerprint(self) -> str:
+        return "brighter"
+
+    def image(self, index: int, size: int) -> NDArray[np.uint8]:
+        return super().image(index, size) + np.uint8(1)
+
+
 def test_the_digest_is_of_the_pictures_alone(tmp_path: Path) -> None:
     digest = build_store(Numbers(20), 6, cache=tmp_path, progress=False).digest
     assert digest is not None
@@ -295,8 +305,11 @@ def test_the_digest_is_of_the_pictures_alone(tmp_path: Path) -> None:
     assert build_store(moved, 6, cache=tmp_path, progress=False).digest == digest
     with pytest.warns(UserWarning, match="1 of 20 pictures are broken"):
         fewer = build_store(Numbers(20, broken=frozenset({3})), 6, cache=tmp_path, progress=False)
-    others = [fewer, build_store(Numbers(20), 7, cache=tmp_path, progress=False)]
-    assert len({digest, *(store.digest for store in others)}) == 3
+    others = [
+        fewer,
+        *(build_store(source, 7, cache=tmp_path, progress=False) for source in (Numbers(20), Brighter(20))),
+    ]
+    assert len({digest, *(store.digest for store in others)}) == 4
 
 
 def test_a_split_that_is_broken_altogether_is_said_to_be(tmp_path: Path) -> None:
