@@ -21,7 +21,7 @@ from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.geometry import Geometry, Given
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 
-__all__ = ["conv_act"]
+__all__ = ["ConvAct", "conv_act"]
 
 
 def conv_act(
@@ -60,11 +60,11 @@ def conv_act(
     )
     if torch.compiler.is_compiling() or backend.forward_mode() or not negative_slope >= 0:
         return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
-    y: Tensor = _ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
+    y: Tensor = ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y
 
 
-class _ConvAct(torch.autograd.Function):
+class ConvAct(torch.autograd.Function):
     """Saves x only where the weights need a gradient, which is enough for the second derivatives too: the gradient of x
     does not depend on x."""
 
