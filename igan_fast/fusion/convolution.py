@@ -12,12 +12,12 @@ from torch import Tensor
 from igan_fast.fusion.deferred import Deferred, Result, guard, settle, watch
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.place import Place
-from igan_fast.fusion.twin import Twin, is_small, layout_of
+from igan_fast.fusion.twin import Twin, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.conv_norm_act import conv_norm_act
 from igan_fast.ops.geometry import Geometry, Given
-from igan_fast.ops.layout import channels_first
+from igan_fast.ops.layout import channels_first, no_view
 from igan_fast.ops.transforms import transformed
 
 __all__ = ["FusedConvolution"]
@@ -43,12 +43,10 @@ class FusedConvolution(Twin):
         x = settle(input)
         if output_size is not None:
             return self.plain.forward(self, x, output_size)  # type: ignore[no-any-return]
-        if not self.active or self.observed or transformed(x, self.weight, self.bias) or layout_of(x) is None:
+        if not self.active() or self.observed() or transformed(x, self.weight, self.bias) or layout_of(x) is None:
             return self.plain.forward(self, x)  # type: ignore[no-any-return]
         weight, bias, place = self.weight, self.bias, self._place
-        recording = torch.is_grad_enabled() and (
-            x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-        )
+        recording = records(x, weight, bias)
         if not recording and place.norm is not None:
             folded = self._folded(x, weight, bias, place.norm)
             if folded is not None:
@@ -61,7 +59,7 @@ class FusedConvolution(Twin):
         if recording:
             y = _Convolve.apply(x, weight, bias, call)  # type: ignore[no-untyped-call]
         else:
-            y = _convolve(x, weight, bias, call, recording=False)
+            y = _convolve(x, weight, bias, call)
         return watch(y, place)
 
     def _kernel(self, x: Tensor, weight: Tensor) -> Geometry | None:
@@ -72,8 +70,8 @@ class FusedConvolution(Twin):
             or self.padding_mode != "zeros"
             or isinstance(self.padding, str)
             or layout_of(weight) is None
-            or torch.is_autocast_enabled(x.device.type)
             or backend.namespace("auto", x.device, (x.dtype,)) != backend.NATIVE
+            or torch.is_autocast_enabled(x.device.type)
         ):
             return None
         geometry = _geometry(
@@ -152,14 +150,14 @@ class _Convolve(ConvAct):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, None)
         ctx.settings, ctx.given = (call.geometry, 1.0), Given.of(x)
-        return _convolve(x, weight, bias, call, recording=True)
+        return _convolve(x, weight, bias, call)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return ConvAct.backward(ctx, settle(grad))[:4]
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, *, recording: bool) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:
     def computed(slope: float) -> Tensor:
         return _laid_out(call.geometry.convolve(x, weight, bias, slope), x, weight)
 
@@ -167,7 +165,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, *, re
     if call.slope == 1:
         return y
     inputs = (x, weight, bias)
-    result = Result(call.place, inputs, lambda: computed(1.0), y, call.slope, recording=recording, lean=False)
+    result = Result(call.place, inputs, lambda: computed(1.0), y, call.slope, lean=False)
     return guard(Deferred(y, result))
 
 
@@ -192,7 +190,7 @@ def _geometry(
 
 
 def _laid_out(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """y in the layout that torch's own convolution gives: what follows may count on it (view)."""
-    if not (x.is_contiguous() and weight.is_contiguous()):
-        return y
-    return channels_first(y) if y.dim() == 4 else y.contiguous()
+    """y in the layout that PyTorch's own convolution gives: what follows may count on it (``view``)."""
+    if x.is_contiguous() and weight.is_contiguous():
+        y = channels_first(y) if y.dim() == 4 else y.contiguous()
+    return no_view(y) if y._is_view() else y

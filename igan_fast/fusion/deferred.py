@@ -47,7 +47,6 @@ class Result:
         slope: of the expected activation; None where a normalisation is expected.
         expects: whether this module, as it is now, is what ``activated`` was computed with; None: an activation is
             expected.
-        recording: whether autograd knows the result.
         lean: whether an activation's backward pass finds the plain result again instead of keeping ``activated``.
     """
 
@@ -62,7 +61,6 @@ class Result:
         "kept",
         "lean",
         "place",
-        "recording",
         "slope",
         "value",
         "versions",
@@ -78,12 +76,11 @@ class Result:
         slope: float | None,
         *,
         expects: Callable[[Any], bool] | None = None,
-        recording: bool = False,
         lean: bool = True,
     ) -> None:
         self.place, self.inputs, self.compute, self.slope = place, inputs, compute, slope
         self.activated: Tensor | None = activated
-        self.expects, self.recording, self.lean = expects, recording, lean
+        self.expects, self.lean = expects, lean
         self.consumed, self.value = False, None
         self.kept: tuple[Tensor, int] | None = None
         self.inference = torch.is_inference_mode_enabled()
@@ -99,23 +96,22 @@ class Result:
         return y
 
     def plain(self) -> Tensor:
-        """The plain result, computed at the first call and kept.
+        """The plain result, in memory of its own.
 
         Raises:
             RuntimeError: what it is to be computed from was changed in place since.
         """
-        if self.value is None:
-            with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-                if self.versions != [_version(t) for t in self.inputs]:
-                    raise RuntimeError(
-                        "a tensor was changed in place between a fused module's call and the first use of its result, "
-                        "which was not the use that earlier calls had taught; call the model again, or "
-                        "igan_fast.unfuse(model)"
-                    )
-                device = next(t for t in self.inputs if t is not None).device.type
-                with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-                    self.value = self.compute()
-        return self.value
+        if self.value is not None:
+            return self.value.clone()
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            if self.versions != [_version(t) for t in self.inputs]:
+                raise RuntimeError(
+                    "a tensor was changed in place between a fused module's call and the first use of its result, which "
+                    "was not the use that earlier calls had taught; call the model again, or igan_fast.unfuse(model)"
+                )
+            device = next(t for t in self.inputs if t is not None).device.type
+            with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+                return self.compute()
 
     def side(self) -> Tensor:
         """A tensor with the signs of the plain result: the activated one, where that was kept and is what it was."""
@@ -166,7 +162,9 @@ class Deferred(_Ours):
     """A module's result without data, of the shape, strides, dtype and device of ``like``."""
 
     _result: Result
-    #: What is used instead once it was computed, where the tensor itself could not become an ordinary one.
+    #: What C++ was given.
+    _value: Tensor | None
+    #: What is used instead, where the tensor itself could not become an ordinary one.
     _instead: Tensor | None
     _instead_version: int
     #: Something holds on to this very node of the graph: a hook, retain_grad, a gradient asked for.
@@ -180,11 +178,11 @@ class Deferred(_Ours):
         return made
 
     def __init__(self, like: Tensor, result: Result) -> None:
-        self._result, self._instead, self._pinned = result, None, False
+        self._result, self._value, self._instead, self._pinned = result, None, None, False
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.detach.default and args[0]._instead is None and args[0]._result.value is None:
+        if func is torch.ops.aten.detach.default and args[0]._instead is None and args[0]._value is None:
             return type(args[0])._again(args[0])
         values: dict[int, Tensor] = {}
 
@@ -207,7 +205,9 @@ class Deferred(_Ours):
     def _data(self) -> Tensor:
         """What stands behind it, for what C++ does with it."""
         if self._instead is None:
-            return self._result.plain()
+            if self._value is None:
+                self._value = self._result.plain()
+            return self._value
         if not self._instead.is_inference() and self._instead._version != self._instead_version:
             raise RuntimeError(
                 "a fused module's result was changed in place after an activation had taken it, and now goes to a custom "
@@ -221,9 +221,8 @@ class _Reveal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, deferred: Deferred) -> Tensor:
-        fresh = deferred._result.value is None
-        value = deferred._result.plain()
-        return value if fresh else value.clone()  # what C++ has seen may be written into
+        value = deferred._value
+        return deferred._result.plain() if value is None else value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -239,7 +238,7 @@ def settle(x: Tensor) -> Tensor:
         for reference in x._dependents:
             dependent = reference()
             if dependent is not None and not dependent.consumed:
-                dependent.plain()
+                dependent.value = dependent.plain()
         return _ordinary(x)
     if not isinstance(x, Deferred):
         return x
@@ -281,7 +280,7 @@ def _take_over(x: Deferred, plain: Tensor) -> bool:
     """Make the tensor that the caller holds, x, the ordinary one; False where something else holds on to x."""
     if x._pinned or x._use_count() != 1 or plain._use_count() != 1:  # type: ignore[attr-defined]
         return False
-    for name in ("_result", "_instead", "_pinned"):
+    for name in ("_result", "_value", "_instead", "_pinned"):
         vars(x).pop(name)
     torch._C._swap_tensor_impl(x, plain)  # type: ignore[attr-defined]
     x.__class__ = Tensor
@@ -340,7 +339,7 @@ def activate(x: Any, slope: float | None, in_place: bool) -> Tensor | None:
     ):
         return None
     with torch._C.DisableTorchFunctionSubclass():
-        if not (result.recording and torch.is_grad_enabled()):
+        if not (x.requires_grad and torch.is_grad_enabled()):
             y = result.take()
         else:
             y = _Activate.apply(x, slope)  # type: ignore[no-untyped-call]
@@ -405,7 +404,7 @@ class _DeferredGradient(Deferred):
 
     def __init__(self, upstream: Tensor, side: Deferred, slope: float, place: Place) -> None:
         self._upstream, self._side, self._slope, self._place = upstream, side, slope, place
-        self._instead, self._pinned = None, False
+        self._value, self._instead, self._pinned = None, None, False
         self._result = side._result
 
     def _again(self) -> _DeferredGradient:

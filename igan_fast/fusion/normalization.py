@@ -10,7 +10,7 @@ from torch import Tensor
 
 from igan_fast.fusion.deferred import Deferred, Result, guard, learn, parts_of, settle, watch
 from igan_fast.fusion.place import Place
-from igan_fast.fusion.twin import Twin, is_small, layout_of
+from igan_fast.fusion.twin import Twin, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
 from igan_fast.ops.norm_act import like, of_groups
@@ -57,7 +57,7 @@ class FusedNorm(Twin):
     foldable: ClassVar[bool] = False
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.active:
+        if not self.active():
             return self.plain.forward(self, input)  # type: ignore[no-any-return]
         joined = self._joined(input)
         if joined is not None:
@@ -69,13 +69,13 @@ class FusedNorm(Twin):
         x = self._laid_out(x)
         weight, bias, place = self.weight, self.bias, self._place
         statistics, update = self._statistics()
-        slope = None if self.observed else place.slope
+        slope = None if self.observed() else place.slope
         call = _Call(namespace, place, self._groups(x, statistics), self.eps, slope, statistics, update)
-        if torch.is_grad_enabled() and _requires_grad(x, weight, bias):
+        if records(x, weight, bias):
             y: Tensor = _Normalize.apply(x, weight, bias, call)  # type: ignore[no-untyped-call]
         else:
-            y, _, _ = _normalize(x, weight, bias, call, recording=False)
-        return y if self.observed else watch(y, place)
+            y, _, _ = _normalize(x, weight, bias, call)
+        return y if self.observed() else watch(y, place)
 
     def _namespace(self, x: Tensor) -> str | None:
         """Whose operators compute; None where PyTorch does."""
@@ -135,12 +135,12 @@ class FusedBatchNorm(FusedNorm):
         """Whether it is one multiplication and one addition a channel, which a convolution may take over."""
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
         return (
-            self.active
+            self.active()
             and not self.training
             and self.running_mean is not None
             and self.running_var is not None
-            and not self.observed
-            and not (torch.is_grad_enabled() and _requires_grad(self.weight, self.bias))
+            and not self.observed()
+            and not records(self.weight, self.bias)
             and not transformed(*tensors)
             and all(t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in _HALF) for t in tensors)
         )
@@ -199,12 +199,8 @@ class FusedInstanceNorm(FusedNorm):
         return x.shape[0] if statistics is None else 1
 
 
-def _requires_grad(*tensors: Tensor | None) -> bool:
-    return any(t is not None and t.requires_grad for t in tensors)
-
-
 def _normalize(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call, *, recording: bool
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result, a Deferred where an activation is expected, with the statistics that it was computed by."""
     operators = getattr(torch.ops, call.namespace)
@@ -227,7 +223,7 @@ def _normalize(
     if call.slope is None:
         return y, mean, var
     inputs = (x, weight, bias, *(call.statistics or ()))
-    result = Result(call.place, inputs, lambda: computed(1.0)[0], y, call.slope, recording=recording)
+    result = Result(call.place, inputs, lambda: computed(1.0)[0], y, call.slope)
     return guard(Deferred(y, result)), mean, var
 
 
@@ -236,7 +232,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call) -> Tensor:
-        y, mean, var = _normalize(x, weight, bias, call, recording=True)
+        y, mean, var = _normalize(x, weight, bias, call)
         # The bias of its own: PyTorch's normalisation does not need it afterwards, and lets it be changed.
         ctx.save_for_backward(x, weight, None if bias is None else bias.detach().clone(), mean, var)
         ctx.call = call

@@ -51,7 +51,7 @@ class FusionReport(Sequence[Entry]):
         names = {id(module): name for name, module in self._model.named_modules()}
         entries = []
         for name, module in self._model.named_modules():
-            if isinstance(module, Twin) and module.active:
+            if isinstance(module, Twin) and module.active():
                 entries.append(Entry(name, module.plain.__name__, True, _seen(module, names)))
             elif name in self._left_alone:
                 entries.append(Entry(name, type(module).__name__, False, f"left alone: {self._left_alone[name]}"))

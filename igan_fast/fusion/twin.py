@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.modules import module as torch_module
 
 from igan_fast.fusion.place import Place
 
-__all__ = ["Twin", "derived", "is_small", "layout_of"]
+__all__ = ["Twin", "derived", "is_small", "layout_of", "records"]
 
 #: Values from which on there is something to be gained (measured); below, PyTorch computes.
 SMALLEST = 1 << 15
@@ -42,12 +43,10 @@ class Twin(nn.Module):
         if type(self) is self.own:
             self.__class__ = self.plain  # type: ignore[assignment]
 
-    @property
     def active(self) -> bool:
-        """Whether it is not PyTorch's alone by now: parametrised since, or unfused meanwhile."""
-        return type(self) is self.own and "_place" in vars(self)
+        """Whether it is not PyTorch's alone: compiled, parametrised since, or unfused meanwhile."""
+        return not torch.compiler.is_compiling() and type(self) is self.own and "_place" in self.__dict__
 
-    @property
     def observed(self) -> bool:
         """Whether gradients pass through hooks on the way, which want an ordinary tensor."""
         return bool(
@@ -82,6 +81,15 @@ def is_small(x: Tensor) -> bool:
     return x.numel() < SMALLEST
 
 
+def records(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is done with these tensors."""
+    return (
+        torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+        and any(t is not None and t.requires_grad for t in tensors)
+    )
+
+
 def layout_of(x: Tensor) -> torch.memory_format | None:
     """The memory format of a dense x that can have one only; None where PyTorch has to say what a result's is."""
     last = _LAST.get(x.dim())
@@ -100,8 +108,13 @@ def derived(twin: type[Twin], plain: type[nn.Module], module: str) -> type[Twin]
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         return twin.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
 
-    doc = f"``nn.{plain.__name__}`` of a fused model."
-    namespace = {"__doc__": doc, "__module__": module, "plain": plain, "forward": forward}
-    made = type(plain.__name__, (twin, plain), namespace)
+    namespace = {
+        "__doc__": f"``nn.{plain.__name__}`` of a fused model.",
+        "__module__": module,
+        "__annotations__": next(filter(None, map(inspect.get_annotations, plain.__mro__)), {}),  # which it reads too
+        "plain": plain,
+        "forward": forward,
+    }
+    made: Any = type(plain.__name__, (twin, plain), namespace)
     made.own = made
-    return made
+    return made  # type: ignore[no-any-return]
