@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch.autograd import forward_ad
+from torch import Tensor
+
+from igan_fast.ops.transforms import forward_mode, transformed
 
 __all__ = [
     "AVAILABLE",
@@ -27,6 +29,7 @@ __all__ = [
     "has_triton",
     "namespace",
     "on_load",
+    "plain_only",
 ]
 
 IMPLEMENTATIONS = ("auto", "native", "triton", "reference")
@@ -94,9 +97,10 @@ def namespace(impl: str, device: torch.device, dtypes: Iterable[torch.dtype]) ->
     return NATIVE if impl == "native" else TRITON
 
 
-def forward_mode() -> bool:
-    """Whether derivatives may be asked for in forward mode, which the reference alone has."""
-    return forward_ad._current_level >= 0
+def plain_only(*tensors: Tensor | None) -> bool:
+    """Whether these tensors are for PyTorch's own functions, here and now: under a function transform, tracing and
+    export, where one of them is not an ordinary tensor, and where IGAN_FAST_IMPL is "reference"."""
+    return _DEFAULT == "reference" or transformed(*tensors)
 
 
 def chosen(device: torch.device) -> str:
