@@ -30,6 +30,7 @@ __all__ = [
     "namespace",
     "on_load",
     "plain_only",
+    "switched_off",
 ]
 
 IMPLEMENTATIONS = ("auto", "native", "triton", "reference")
@@ -109,7 +110,12 @@ def namespace(
 def plain_only(*tensors: Tensor | None) -> bool:
     """Whether these tensors are for PyTorch's own functions, here and now: under a function transform, tracing and
     export, where one of them is not an ordinary tensor, and where IGAN_FAST_IMPL is "reference"."""
-    return _DEFAULT == "reference" or transformed(*tensors)
+    return switched_off() or transformed(*tensors)
+
+
+def switched_off() -> bool:
+    """Whether IGAN_FAST_IMPL is "reference": then everything is the reference's, bit for bit."""
+    return _DEFAULT == "reference"
 
 
 def chosen(device: torch.device) -> str:
@@ -131,7 +137,7 @@ def has_native_cpu() -> bool:
 
 def has_triton(device: torch.device) -> bool:
     """Whether Triton's kernels are what a GPU's tensors are to run on where there are no native ones."""
-    return _DEFAULT != "reference" and device.type == "cuda" and _triton_reason_for(device) == AVAILABLE
+    return not switched_off() and device.type == "cuda" and _triton_reason_for(device) == AVAILABLE
 
 
 def _best(device: torch.device) -> str | None:

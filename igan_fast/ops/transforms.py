@@ -85,6 +85,8 @@ def overridable(function: Callable[P, R]) -> Callable[P, R]:
             return result
         return function(*args, **kwargs)
 
+    refusal = f"torch.jit.script cannot compile igan_fast's {function.__name__}; use torch.jit.trace or torch.export"
+    setattr(operator, "__script_unsupported", refusal)
     return operator
 
 

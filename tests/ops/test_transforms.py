@@ -1,8 +1,10 @@
-"""The operators under function transforms, vectorised derivatives, tracing, export and modes: always PyTorch's result."""
+"""The operators under transforms, vectorised derivatives, tracing, export and modes: always PyTorch's result."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from oracles import error
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from igan_fast import ops
 from igan_fast.ops import backend, conv_act, subpixel, transforms
@@ -53,7 +58,8 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
         (lambda x, w, b, f=f: f(x[:, :3], w[:, :3], b)) for f in (conv_act.conv_act, plain_conv_act)
     ),
     "subpixel": tuple(
-        (lambda x, w, b, f=f: f(x, w[:, :3], 2, 2, 1, bias=b[:3])) for f in (subpixel.conv_transpose2d, plain_transposed)
+        (lambda x, w, b, f=f: f(x, w[:, :3], 2, 2, 1, bias=b[:3]))
+        for f in (subpixel.conv_transpose2d, plain_transposed)
     ),
 }
 
@@ -95,7 +101,7 @@ def once_then_batched(f: Callable[..., Tensor], x: Tensor, w: Tensor, b: Tensor)
     """First derivatives as usual, and several second derivatives of them at once."""
     given = [t.clone().requires_grad_() for t in (x, w, b)]
     y = f(*given)
-    first = [g for g in torch.autograd.grad(y, given, torch.ones_like(y), create_graph=True, allow_unused=True)]
+    first = torch.autograd.grad(y, given, torch.ones_like(y), create_graph=True, allow_unused=True)
     wanted = [g for g in first if g is not None and g.requires_grad]
     if not wanted:
         return []
@@ -169,7 +175,193 @@ def test_transforms(operator: str, transform: str) -> None:
     assert_same(apply(ours, *given), apply(plain, *given), exact)
 
 
-class Count(torch.overrides.TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen = [*getattr(self, "seen", ()), func]
-        return func(*args, **kwargs or {})
+def traced(f: Callable[..., Tensor], *t: Tensor) -> Tensor:
+    return torch.jit.trace(Module(f, *t), t[0], check_trace=False)(t[0].flip(0))
+
+
+def exported(f: Callable[..., Tensor], *t: Tensor, strict: bool) -> Tensor:
+    program = torch.export.export(Module(f, *t), (t[0],), strict=strict)
+    assert not [n.target for n in program.graph.nodes if "igan_fast" in str(n.target)]
+    return program.module()(t[0].flip(0))
+
+
+def exported_for_any_batch(f: Callable[..., Tensor], *t: Tensor) -> Tensor:
+    batch = torch.export.Dim("batch", min=2)
+    return torch.export.export(Module(f, *t), (t[0],), dynamic_shapes=[{0: batch}]).module()(
+        torch.cat([t[0], t[0] * 2])
+    )
+
+
+def run_in_script(f: Callable[..., Tensor], *t: Tensor) -> Tensor:
+    """Saved as TorchScript and loaded, as by somebody who has not this package."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(Module(f, *t).eval(), t[0], check_trace=False), buffer)
+    assert b"igan_fast::" not in buffer.getvalue()
+    return torch.jit.load(io.BytesIO(buffer.getvalue()))(t[0])
+
+
+RECORDERS: dict[str, Callable[..., Any]] = {
+    "torch.jit.trace": traced,
+    "torch.jit.save": run_in_script,
+    "torch.export": functools.partial(exported, strict=False),
+    "torch.export, strict": functools.partial(exported, strict=True),
+    "make_fx": lambda f, *t: make_fx(lambda x, w, b: f(x, w, b))(*t)(*(each.flip(0) for each in t)),
+}
+
+
+@pytest.mark.parametrize("recorder", RECORDERS)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_recorders(operator: str, recorder: str) -> None:
+    """What they record needs PyTorch alone."""
+    ours, plain = OPERATORS[operator]
+    given, record = tensors(), RECORDERS[recorder]
+    assert_same(record(ours, *given), record(plain, *given), record(plain, *(t.double() for t in given)))
+
+
+@pytest.mark.parametrize("operator", ["feature_l1", "conv_norm_act", "conv_norm_act, eval", "conv_act", "subpixel"])
+def test_export_for_any_batch(operator: str) -> None:
+    ours, plain = OPERATORS[operator]
+    given = tensors()
+    assert_same(*(exported_for_any_batch(f, *given) for f in (ours, plain, plain)))
+
+
+@pytest.mark.parametrize("function", [ops.norm_act, ops.conv_norm_act, ops.feature_l1, conv_act.conv_act])
+def test_torch_jit_script_is_refused_in_one_line(function: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"igan_fast's \w+; use torch.jit.trace or torch.export$"):
+        torch.jit.script(function)
+
+
+@pytest.mark.parametrize("operator", ["norm_act", "feature_l1", "conv_norm_act"])
+def test_torch_fx_notes_an_operator_as_one_call(operator: str) -> None:
+    f = OPERATORS[operator][0]
+    given = tensors()
+    graph = torch.fx.symbolic_trace(Module(f, *given))
+    assert operator in [getattr(node.target, "__name__", "") for node in graph.graph.nodes]
+    for g in (graph, copy.deepcopy(graph)):
+        assert torch.equal(g(given[0].flip(0)), f(given[0].flip(0), *given[1:]))
+
+
+class Named(Tensor):
+    """A subclass that says nothing itself."""
+
+
+class Logged(Tensor):
+    """A subclass without memory of its own, that sees each of PyTorch's operators."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Any:
+        return Tensor._make_wrapper_subclass(cls, inner.shape, strides=inner.stride(), dtype=inner.dtype)
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.namespace in ("aten", "prims"), func
+        args, kwargs = torch.utils._pytree.tree_map_only(Logged, lambda t: t.inner, (args, kwargs or {}))
+        return torch.utils._pytree.tree_map_only(Tensor, Logged, func(*args, **kwargs))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_subclasses(operator: str) -> None:
+    ours, plain = OPERATORS[operator]
+    given = tensors()
+    expected = plain(*given)
+    named = ours(given[0].as_subclass(Named), *given[1:])
+    assert type(named) is Named
+    assert error(named.as_subclass(Tensor), expected) < 1e-5
+    with torch.no_grad():
+        assert error(ours(*map(Logged, given)).inner, expected) < 1e-5
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_dispatch_mode_sees_pytorchs_operators(operator: str) -> None:
+    counts = []
+    for f in OPERATORS[operator]:
+        given = [t.requires_grad_() for t in tensors()]
+        with FlopCounterMode(display=False) as counter:
+            f(*given).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
+
+
+def test_a_function_mode_sees_the_operators() -> None:
+    seen = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **kwargs or {})
+
+    x, _, b = tensors()
+    with Watch():
+        y = ops.norm_act(x, b, b)
+    assert ops.norm_act in seen
+    assert torch.equal(y, ops.norm_act(x, b, b))
+
+
+def test_sparse_tensors_are_pytorchs() -> None:
+    x = tensors()[0].to_sparse()
+    assert backend.plain_only(x)
+    with pytest.raises((RuntimeError, NotImplementedError)) as theirs:
+        reference.norm_act(x, None, None)
+    with pytest.raises(type(theirs.value)):
+        ops.norm_act(x, None, None)
+
+
+@pytest.mark.parametrize("impl", ["native", "triton"])
+def test_an_implementation_that_is_named_says_where_it_cannot_run(impl: str) -> None:
+    x = tensors()[0]
+    for apply in (torch.vmap, torch.func.grad, lambda f: torch.jit.trace(f, x)):
+        with pytest.raises(RuntimeError, match=rf"impl='{impl}' takes ordinary tensors, outside .*"):
+            apply(lambda x: ops.norm_act(x, None, None, impl=impl).sum())(x)
+
+
+def test_the_question_itself() -> None:
+    x = torch.randn(3)
+    asked: list[bool] = []
+
+    def ask(t: Tensor) -> Tensor:
+        asked.append(backend.plain_only(t))
+        return t.sum()
+
+    ask(x), ask(x.requires_grad_()), ask(torch.nn.Parameter(x.detach()))
+    assert asked == [False] * 3
+    torch.vmap(ask)(several(x)), torch.func.grad(ask)(x), torch.jit.trace(ask, x.detach(), check_trace=False)
+    ask(x.as_subclass(Named))
+    with forward_ad.dual_level():
+        ask(x)
+    assert asked[3:] == [True] * (len(asked) - 3)
+    assert not transforms.batched(x)
+    assert not backend.plain_only(None)
+
+
+def test_a_compiled_transform() -> None:
+    x, w, b = tensors()
+
+    def f(module: Any) -> Callable[[Tensor], Tensor]:
+        return torch.func.grad(lambda x: module.conv_norm_act(x, w, b, b).square().sum())
+
+    torch._dynamo.reset()
+    compiled = torch.compile(f(ops), backend="aot_eager", fullgraph=True)(x)
+    assert error(compiled, f(reference)(x)) < 1e-4
+
+
+def test_a_compiled_backward_keeps_the_operator() -> None:
+    """What a compiler's tensors are, too, is no reason to leave the kernels."""
+    kept = []
+
+    def look(graph: Any, inputs: Any) -> Any:
+        kept.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    x, _, b = tensors()
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x: ops.norm_act(x, b, b), backend=aot_autograd(fw_compiler=look, bw_compiler=look), fullgraph=True
+    )
+    compiled(x.requires_grad_()).sum().backward()
+    name = backend.namespace("auto", x.device, (x.dtype,))
+    if name is None:
+        pytest.skip("there are no kernels here")
+    assert {f"{name}.norm_act.default", f"{name}.norm_act_backward.default"} <= set(kept)
