@@ -369,7 +369,7 @@ class _Activate(torch.autograd.Function):
         (side,) = ctx.saved_tensors
         if type(side) is Deferred:
             result = side._result
-            if result.lean and type(grad) is Tensor and not torch.is_grad_enabled() and not transformed():
+            if result.lean and type(grad) is Tensor and not torch.is_grad_enabled() and not transformed(grad):
                 return _DeferredGradient(grad, side, ctx.slope, ctx.place), None
             side = result.side()
         return before_activation(grad, side.detach(), ctx.slope), None

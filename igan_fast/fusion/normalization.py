@@ -243,7 +243,7 @@ class _Normalize(torch.autograd.Function):
         x, weight, bias, mean, var = ctx.saved_tensors
         call: _Call = ctx.call
         grad, slope = parts_of(grad, call.place)
-        if batched():
+        if batched(grad):
             return (*_batched_gradients(grad, x, weight, bias, mean, var, call), None)
         if call.statistics is not None:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -8,6 +8,7 @@ import inspect
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: F401  torch.jit.script reads a forward of PyTorch here
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import layers
+from igan_fast.reference.recorded import Unscriptable
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
 
@@ -21,7 +22,7 @@ LABEL_HIDDEN = 128
 LEAK = 0.2
 
 
-class Generator(nn.Module):
+class Generator(Unscriptable):
     """G: noise and attributes → image. Linear to (8w, S/16, S/16), then four 5×5 stride-2 transposed convolutions.
 
     Args:
@@ -85,7 +86,7 @@ class DiscriminatorOutput(NamedTuple):
     """h¹..h⁴: the four activations (N, w·2ⁱ⁻¹, S/2ⁱ, S/2ⁱ), in which the perceptual loss is measured."""
 
 
-class Discriminator(nn.Module):
+class Discriminator(Unscriptable):
     """D: image → source logit, shared layer, activations. Four 5×5 stride-2 convolutions and two Linear layers.
 
     Args:
@@ -129,7 +130,7 @@ class Codes(NamedTuple):
     """(N, A); their sigmoid is c̃, the probability of each attribute."""
 
 
-class Classifier(nn.Module):
+class Classifier(Unscriptable):
     """C: D's shared layer → latent code and attribute logits (Sec. 5.3.1).
 
     Args:
@@ -151,7 +152,7 @@ class Classifier(nn.Module):
         )
 
 
-class IterativeGAN(nn.Module):
+class IterativeGAN(Unscriptable):
     """One model for three jobs: recognise attributes, generate faces, rebuild and edit a photo (Sec. 3.1, Fig. 1).
 
     Args:
