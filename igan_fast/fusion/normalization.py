@@ -13,9 +13,9 @@ from igan_fast.fusion.place import Place
 from igan_fast.fusion.twin import Twin, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
-from igan_fast.ops.norm_act import like, of_groups
+from igan_fast.ops.norm_act import of_groups
+from igan_fast.ops.norm_act_gradient import gradient
 from igan_fast.ops.transforms import batched, transformed
-from igan_fast.reference import ops as reference
 
 __all__ = ["FusedBatchNorm", "FusedInstanceNorm", "FusedNorm"]
 
@@ -243,18 +243,16 @@ class _Normalize(torch.autograd.Function):
         x, weight, bias, mean, var = ctx.saved_tensors
         call: _Call = ctx.call
         grad, slope = parts_of(grad, call.place)
-        if batched(grad):
-            return (*_batched_gradients(grad, x, weight, bias, mean, var, call), None)
         if call.statistics is not None:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             mean, var = mean.to(dtype)[None], var.to(dtype)[None]
-        arguments = (like(grad, x), x, weight, bias, mean, var, call.eps, slope, call.statistics is None)
-        operator = getattr(torch.ops, call.namespace).norm_act_backward
-        if torch.is_grad_enabled():  # it has derivatives of its own
-            dx, dweight, dbias = operator(*arguments)
+        operators = getattr(torch.ops, call.namespace)
+        arguments = (grad, x, weight, bias, mean, var, call.eps, slope, call.statistics is None)
+        if torch.is_grad_enabled() or batched(grad):
+            dx, dweight, dbias = gradient(operators, *arguments)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                dx, dweight, dbias = operator(*arguments)
+                dx, dweight, dbias = gradient(operators, *arguments)
         needs = ctx.needs_input_grad
         return (
             dx if needs[0] else None,
@@ -263,27 +261,3 @@ class _Normalize(torch.autograd.Function):
             None,
         )
 
-
-def _batched_gradients(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    call: _Call,
-) -> list[Tensor | None]:
-    """The gradients of x, weight and bias for several gradients at once (``is_grads_batched``), by autograd."""
-    connected = torch.is_grad_enabled()
-    settings: dict[str, Any] = {"eps": call.eps, "negative_slope": 1.0, "groups": call.groups}
-    if call.statistics is not None:
-        settings |= {"training": False, "running_mean": mean, "running_var": var}
-    with torch.enable_grad():
-        leaves = [
-            None if t is None else t.view_as(t) if connected and t.requires_grad else t.detach().requires_grad_()
-            for t in (x, weight, bias)
-        ]
-        given = [t for t in leaves if t is not None]
-        y = reference.norm_act(leaves[0], leaves[1], leaves[2], **settings)  # type: ignore[arg-type]
-        found = iter(torch.autograd.grad(y, given, grad, create_graph=connected))
-    return [None if t is None else next(found) for t in leaves]
