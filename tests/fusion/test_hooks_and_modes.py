@@ -229,7 +229,7 @@ def second(net, x):
         return y
     (grad,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
     grad.square().sum().backward()
-    return grad
+    return grad.detach()
 
 
 def penalty(net, x):

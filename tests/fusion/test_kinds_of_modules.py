@@ -250,7 +250,7 @@ def test_one_dimension_unbatched(way, training, context):
 
 
 def in_every_precision(module: nn.Module, x: Tensor, way, dtype: torch.dtype) -> list[Tensor]:
-    x = x.to(dtype).requires_grad_()
+    x = x.detach().to(dtype, copy=True).requires_grad_()
     results = [t for t in (lambda y: y if isinstance(y, tuple) else (y,))(way(module, x))]
     sum(t.double().square().mean() for t in results).backward()
     return [*results, x.grad, *(p.grad for n, p in module.named_parameters() if n != "conv.bias"), *module.buffers()]
@@ -291,6 +291,7 @@ def test_autocast_at_each_call(part, training, dtype, context):
                     x = getattr(module, name)(x)
                     results.append(x.new_zeros(0)[:0] if name == "norm" else x)
         if x.requires_grad:
+            module.zero_grad()
             x.double().square().mean().backward()
         return [*results, *(p.grad for p in module.parameters() if p.grad is not None)][: 3 + 4], [*module.buffers()]
 
