@@ -184,15 +184,25 @@ def pair(plain: nn.Module) -> tuple[nn.Module, nn.Module]:
     return fused, plain
 
 
-def assert_alike(plain: nn.Module, way: Way, base: Tensor, *, tolerance: float = TOLERANCE, **options: Any) -> None:
+def assert_alike(
+    plain: nn.Module,
+    way: Way,
+    base: Tensor,
+    *,
+    fused: nn.Module | None = None,
+    tolerance: float = TOLERANCE,
+    **options: Any,
+) -> None:
     """``way`` on a fused copy and on the plain network: results, errors, gradients, buffers.
 
     Keyword Args:
+        fused: fused already, where the plain one cannot be copied.
         layout: what the input becomes before the call; gradients are those of what it was made from.
         context: one of ``CONTEXTS``.
         repeats: how often it is called.
     """
-    fused, plain = pair(plain)
+    if fused is None:
+        fused, plain = pair(plain)
     expected = record(way, plain, base, **options)
     found = differences(record(way, fused, base, **options), expected, tolerance)
     assert not found, "\n".join(found)
