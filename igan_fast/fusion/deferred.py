@@ -19,6 +19,7 @@ one pass, moves its running statistics, and returns a Deferred ``h`` that holds 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -139,8 +140,12 @@ class _Ours(Tensor):
             y = activate(args[0], slope, in_place)
             if y is not None:
                 return y
-        elif func in _METADATA or func in _GRAPH:
-            return _without_data(func, args, kwargs)
+        elif func in _METADATA:
+            return _metadata(func, args, kwargs)
+        elif func in _NODE:
+            return _at_its_node(func, args, kwargs)
+        elif func in _DERIVATIVES:
+            return _differentiate(func, args, kwargs)
         args, kwargs = tree_map_only(_Ours, settle, (args, kwargs))
         return func(*args, **kwargs)
 
@@ -338,16 +343,15 @@ def activate(x: Any, slope: float | None, in_place: bool) -> Tensor | None:
         or transformed()
     ):
         return None
-    with torch._C.DisableTorchFunctionSubclass():
-        if not (x.requires_grad and torch.is_grad_enabled()):
-            y = result.take()
-        else:
-            y = _Activate.apply(x, slope)  # type: ignore[no-untyped-call]
-        if in_place:  # the caller may go on with x
-            if _take_over(x, y):
-                return x
-            x._instead, x._instead_version = y, _version(y)
+    # Not with __torch_function__ off: what a hook for saved tensors does here is somebody else's.
+    y = _Activate.apply(x, slope) if x.requires_grad and torch.is_grad_enabled() else result.take()  # type: ignore
+    if not in_place:
         return y
+    with torch._C.DisableTorchFunctionSubclass():  # the caller may go on with x
+        if _take_over(x, y):
+            return x
+        x._instead, x._instead_version = y, _version(y)
+    return y
 
 
 class _Activate(torch.autograd.Function):
@@ -436,19 +440,42 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, Tensor)]
 
 
-def _without_data(func: Any, args: Any, kwargs: Any) -> Any:
-    """What asks for metadata, or for the place in the graph, decides nothing about data."""
-    if func in _GRAPH:
-        for t in _tensors((args, kwargs)):
-            if isinstance(t, Deferred):
-                t._pinned = True
-                if t._instead is not None and func not in _READS:
-                    t._data()  # raises where t is no more what the graph knows
-    else:
-        args, kwargs = tree_map_only(Deferred, lambda t: t if t._instead is None else t._instead, (args, kwargs))
+def _metadata(func: Any, args: Any, kwargs: Any) -> Any:
+    """What can be told of a Deferred without its data."""
+    args, kwargs = tree_map_only(Deferred, lambda t: t if t._instead is None else t._instead, (args, kwargs))
+    with torch._C.DisableTorchFunctionSubclass():
+        return func(*args, **kwargs)
+
+
+def _at_its_node(func: Any, args: Any, kwargs: Any) -> Any:
+    """What is about a Deferred's node of the graph, where an activation may hang on it already, and not about data."""
+    for t in _tensors((args, kwargs)):
+        if isinstance(t, Deferred):
+            t._pinned = True
     with torch._C.DisableTorchFunctionSubclass():
         result = func(*args, **kwargs)
     return tree_map_only(_DeferredGradient, settle, result)
+
+
+def _differentiate(func: Any, args: Any, kwargs: Any) -> Any:
+    """torch.autograd.grad and backward: what they differentiate is settled; what they differentiate by is the node."""
+    bound = inspect.signature(func).bind(*args, **kwargs)
+    inputs = bound.arguments.pop("inputs", None)
+    bound.arguments.update(tree_map_only(_Ours, settle, dict(bound.arguments)))
+    if inputs is not None:
+        bound.arguments["inputs"] = tree_map_only(Deferred, _edge, inputs)
+    return tree_map_only(_DeferredGradient, settle, func(*bound.args, **bound.kwargs))
+
+
+def _edge(x: Deferred) -> Any:
+    """The node of x in the graph."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if not x.requires_grad:
+            return settle(x)
+        if x._instead is not None:
+            x._data()  # raises where x is no more what its node stands for
+        x._pinned = True
+        return torch.autograd.graph.get_gradient_edge(x)
 
 
 def _number(value: Any) -> float | None:
@@ -492,12 +519,11 @@ _METADATA = {
     *(torch.is_floating_point, torch.is_complex, torch.numel),
 }
 
-#: What reads the graph, and does not go by the data.
-_READS = _getters("grad", "grad_fn", "is_leaf", "output_nr", "retains_grad")
-
-#: What works with a Deferred's own node of the graph, where an activation may hang on it already.
-_GRAPH = {
-    *_READS,
-    *(Tensor.backward, Tensor.register_hook, Tensor.retain_grad),
-    *(torch.autograd.grad, torch.autograd.backward),
+#: What is about a tensor's node in the graph.
+_NODE = {
+    *_getters("grad", "grad_fn", "is_leaf", "output_nr", "retains_grad"),
+    *(Tensor.register_hook, Tensor.retain_grad),
 }
+
+#: What takes tensors to differentiate by.
+_DERIVATIVES = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}

@@ -38,6 +38,10 @@ class _Call(NamedTuple):
     slope: float | None
     statistics: tuple[Tensor, Tensor] | None
     update: tuple[Tensor, Tensor, float] | None
+    #: The batch's statistics, where the running ones move after the call, and not again where a checkpoint repeats it.
+    late: list[Tensor]
+    #: Whether the running statistics move once, by the mean over the groups: instance normalisation's.
+    averages: bool
 
 
 class FusedNorm(Twin):
@@ -55,10 +59,12 @@ class FusedNorm(Twin):
 
     #: Whether a convolution before it may compute it too.
     foldable: ClassVar[bool] = False
+    #: Whether its running statistics move by the mean over the images.
+    averages: ClassVar[bool] = False
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.active():
-            return self.plain.forward(self, input)  # type: ignore[no-any-return]
+        if not self.active() or self.observed():
+            return self.plain.forward(self, settle(input))  # type: ignore[no-any-return]
         joined = self._joined(input)
         if joined is not None:
             return joined
@@ -69,13 +75,14 @@ class FusedNorm(Twin):
         x = self._laid_out(x)
         weight, bias, place = self.weight, self.bias, self._place
         statistics, update = self._statistics()
-        slope = None if self.observed() else place.slope
-        call = _Call(namespace, place, self._groups(x, statistics), self.eps, slope, statistics, update)
+        call = _Call(namespace, place, self._groups(x, statistics), self.eps, place.slope, statistics, update, [], self.averages)
         if records(x, weight, bias):
             y: Tensor = _Normalize.apply(x, weight, bias, call)  # type: ignore[no-untyped-call]
         else:
             y, _, _ = _normalize(x, weight, bias, call)
-        return y if self.observed() else watch(y, place)
+        if call.late:
+            _update(x, call, *call.late)
+        return watch(y, place)
 
     def _namespace(self, x: Tensor) -> str | None:
         """Whose operators compute; None where PyTorch does."""
@@ -85,8 +92,10 @@ class FusedNorm(Twin):
         dtypes = (x.dtype, torch.float32) if x.dtype in _HALF else (x.dtype,)
         if any(t is not None and (t.dtype not in dtypes or t.device != x.device) for t in known):
             return None
-        if (self.running_mean is None) != (self.running_var is None) or not self._takes(x):
+        if (self.running_mean is None) != (self.running_var is None) or self.eps <= 0 or not self._takes(x):
             return None
+        if x.is_inference() and not torch.is_inference_mode_enabled():
+            return None  # autograd refuses such, before anything has happened
         return backend.namespace("auto", x.device, (x.dtype,))
 
     def _takes(self, x: Tensor) -> bool:
@@ -176,6 +185,8 @@ class FusedBatchNorm(FusedNorm):
 class FusedInstanceNorm(FusedNorm):
     """See ``FusedNorm``. PyTorch's results are contiguous, whatever the input's layout."""
 
+    averages = True
+
     def _laid_out(self, x: Tensor) -> Tensor:
         return channels_first(x) if x.dim() == 4 else x.contiguous()
 
@@ -215,16 +226,25 @@ def _normalize(
 
     y, mean, var = computed(1.0 if call.slope is None else call.slope)
     if call.update is not None:
-        running_mean, running_var, momentum = call.update
-        moved = (of_groups(t, call.groups > 1) for t in (mean, var))
-        operators.norm_act_update(
-            running_mean, running_var, *moved, x.numel() // (x.shape[1] * call.groups), momentum
-        )
+        if call.averages:
+            call.late.extend((mean, var))
+        else:
+            _update(x, call, mean, var)
     if call.slope is None:
         return y, mean, var
     inputs = (x, weight, bias, *(call.statistics or ()))
     result = Result(call.place, inputs, lambda: computed(1.0)[0], y, call.slope)
     return guard(Deferred(y, result)), mean, var
+
+
+def _update(x: Tensor, call: _Call, mean: Tensor, var: Tensor) -> None:
+    """Move the running statistics."""
+    if call.update is None:
+        raise AssertionError("there are no running statistics to be moved")
+    running_mean, running_var, momentum = call.update
+    moved = (of_groups(t, call.averages) for t in (mean, var))
+    count = x.numel() // (x.shape[1] * call.groups)
+    getattr(torch.ops, call.namespace).norm_act_update(running_mean, running_var, *moved, count, momentum)
 
 
 class _Normalize(torch.autograd.Function):

@@ -79,7 +79,7 @@ class Twin(nn.Module):
 
 def is_small(x: Tensor) -> bool:
     """Whether x has so few values that PyTorch is as fast."""
-    return x.numel() < SMALLEST
+    return x.numel() < max(SMALLEST, 1)
 
 
 def records(*tensors: Tensor | None) -> bool:
