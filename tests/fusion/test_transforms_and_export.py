@@ -132,7 +132,7 @@ def test_function_transforms(way, net, training):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("way", TRANSFORMS)
 def test_function_transforms_on_small_maps(way, training):
-    assert_alike(varied(Net()).train(training), TRANSFORMS[way], images(SMALL), repeats=1)
+    assert_alike(varied(Net()).train(training), TRANSFORMS[way], images(SMALL), turns="first")
 
 
 class Deeper(nn.Module):
@@ -266,7 +266,7 @@ TRACES = {
 @pytest.mark.parametrize("way", TRACES)
 def test_tracing_scripting_and_export(way, training):
     plain = varied(Deeper()).train(training)
-    assert_alike(plain, TRACES[way], images(), repeats=1)
+    assert_alike(plain, TRACES[way], images(), turns="first")
 
 
 @pytest.mark.parametrize("way", TRACES)
@@ -281,7 +281,7 @@ def test_tracing_scripting_and_export_after_ordinary_calls(way):
         return TRACES[way](net, x), net(x)
 
     for training in (True, False):
-        assert_alike(varied(Deeper()).train(training), after_calls, images(), repeats=1)
+        assert_alike(varied(Deeper()).train(training), after_calls, images(), turns="first")
 
 
 def test_a_graph_holds_the_operators_of_plain_pytorch():
@@ -310,7 +310,7 @@ def test_compiled_in_one_graph(backend, training):
         torch._dynamo.reset()
         return torch.compile(net, fullgraph=True, backend=backend)(x)
 
-    assert_alike(varied(Deeper()).train(training), way, images(), repeats=1)
+    assert_alike(varied(Deeper()).train(training), way, images(), turns="first")
 
 
 class Uses(nn.Module):
@@ -333,7 +333,7 @@ def test_compiled_with_other_uses(training):
             net(x)
         return torch.compile(net, fullgraph=True, backend="aot_eager")(x)
 
-    assert_alike(varied(Uses()).train(training), way, images(), repeats=1)
+    assert_alike(varied(Uses()).train(training), way, images(), turns="first")
 
 
 @pytest.mark.parametrize("part", ["conv", "norm", "act"])
@@ -346,4 +346,4 @@ def test_one_compiled_module_among_others(part):
         return x
 
     for training in (True, False):
-        assert_alike(varied(Net()).train(training), way, images(), repeats=1)
+        assert_alike(varied(Net()).train(training), way, images(), turns="first")

@@ -335,7 +335,6 @@ REACHES = {
     "statistics reset": (Net, changed(lambda net: (net.norm.reset_running_stats(), net)[1])),
     "initialised by apply": (Net, changed(lambda net: net.apply(_initialise))),
     "weights scaled in place": (Net, changed(lambda net: _scale(net))),
-    "moved to float": (Net, lambda net, x: [net(x), net.float()(x.float()), net.double()(x)]),
     "channels_last weights": (lambda: Net(nn.Conv2d(3, 16, 3)), changed(lambda net: net.to(memory_format=torch.channels_last))),
     "folded": (Net, lambda net, x: net.act(fuse_conv_bn_eval(copy.deepcopy(net.conv).eval(), copy.deepcopy(net.norm).eval())(x))),
     "folded in place": (Net, lambda net, x: _folded(copy.deepcopy(net).eval())(x)),
@@ -388,6 +387,17 @@ def _scale(net):
 def _folded(net):
     net.conv, net.norm = fuse_conv_bn_eval(net.conv, net.norm), nn.Identity()
     return net
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_moved_to_another_dtype_and_back(training, context):
+    """Statistics that float32 has moved are float32's afterwards."""
+
+    def way(net, x):
+        return net(x).detach(), net.float()(x.float()).detach(), net.double()(x)
+
+    assert_alike(varied(Net()).train(training), way, images(), context=context, tolerance=1e-5)
 
 
 @pytest.mark.parametrize(("training", "context"), [(True, "grad"), (False, "grad"), (False, "no_grad")])
