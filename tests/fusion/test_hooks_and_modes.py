@@ -364,6 +364,8 @@ NETS = {
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_seen_as_ever(way, net, training, context):
+    if way == "backward of norm, old" and net.startswith("instance"):
+        pytest.skip("such a hook sees the node, and an instance normalisation of PyTorch's has another one")
     assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
 
 
