@@ -1,4 +1,4 @@
-"""Networks that are reparametrised, pruned, converted, copied, stored, averaged or distributed, before ``fuse`` or after."""
+"""Networks that are reparametrised, pruned, converted, copied, stored or distributed, before ``fuse`` or after."""
 
 from __future__ import annotations
 
@@ -210,7 +210,10 @@ def shared_memory(net, x):
 def in_graph(net, x):
     """As a module of another network, with a result that is used twice."""
     y = net.norm(net.conv(x))
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(16, 2, 1, bias=False).double().requires_grad_(False).apply(_ones))(y) + y[:, :2]
+    return (
+        nn.Sequential(nn.ReLU(), nn.Conv2d(16, 2, 1, bias=False).double().requires_grad_(False).apply(_ones))(y)
+        + y[:, :2]
+    )
 
 
 def _ones(module):
@@ -322,7 +325,13 @@ def one_process(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"find_unused_parameters": True}, {"static_graph": True}, {"gradient_as_bucket_view": True}, {"broadcast_buffers": False}],
+    [
+        {},
+        {"find_unused_parameters": True},
+        {"static_graph": True},
+        {"gradient_as_bucket_view": True},
+        {"broadcast_buffers": False},
+    ],
     ids=lambda options: next(iter(options), "as ever"),
 )
 def test_distributed_in_one_process(options, one_process):

@@ -30,7 +30,7 @@ SPELLINGS = {
     "function in place": lambda net, x: F.relu(net.norm(net.conv(x)), inplace=True),
     "module in place": lambda net, x: nn.ReLU(True)(net.norm(net.conv(x))),
     "in a Sequential": lambda net, x: nn.Sequential(net.conv, net.norm, net.act)(x),
-    "through a list": lambda net, x: net.act([net.norm(net.conv(x))][0]),  # noqa: RUF015
+    "through a list": lambda net, x: net.act([net.norm(net.conv(x))][0]),
 }
 
 
@@ -105,7 +105,9 @@ def test_tiny_tensors_run_on_plain_pytorch(training):
                 assert not ours(counts), sorted(counts)
 
 
-@pytest.mark.parametrize("net", [lambda: Net(), lambda: Net(norm=nn.InstanceNorm2d(16, affine=True), act=nn.LeakyReLU(0.2))])
+@pytest.mark.parametrize(
+    "net", [lambda: Net(), lambda: Net(norm=nn.InstanceNorm2d(16, affine=True), act=nn.LeakyReLU(0.2))]
+)
 def test_the_grids_own_networks_are_fused(net):
     """The other files' comparisons would show nothing if their maps were too small to be fused."""
     fused, _ = pair(varied(net()))

@@ -88,26 +88,36 @@ def forward_mode(net, x):
 
 TRANSFORMS = {
     "grad by the input": lambda net, x: grad(lambda v: net(v).square().mean())(x.detach()),
-    "grad by the parameters": lambda net, x: (lambda f, v: list(grad(f)(v, x.detach()).values()))(*by_parameters(net, x)),
+    "grad by the parameters": lambda net, x: (lambda f, v: list(grad(f)(v, x.detach()).values()))(
+        *by_parameters(net, x)
+    ),
     "grad of grad": lambda net, x: grad(lambda v: grad(lambda w: cut(net, x)(w).sum())(v).square().sum())(V),
     "vjp": lambda net, x: (lambda y, back: (y, back(y.detach().cos())))(*vjp(net, x.detach())),
-    "vjp of the norm": lambda net, x: (lambda y, back: (y, back(y.detach().cos())))(*vjp(lambda v: net.norm(net.conv(v)), x.detach())),
+    "vjp of the norm": lambda net, x: (lambda y, back: (y, back(y.detach().cos())))(
+        *vjp(lambda v: net.norm(net.conv(v)), x.detach())
+    ),
     "jvp": lambda net, x: jvp(net, (x.detach(),), (x.detach().cos(),)),
-    "jvp of a function of the norm": lambda net, x: jvp(lambda v: F.leaky_relu(net.norm(net.conv(v)), 0.3), (x.detach(),), (torch.ones_like(x),)),
+    "jvp of a function of the norm": lambda net, x: jvp(
+        lambda v: F.leaky_relu(net.norm(net.conv(v)), 0.3), (x.detach(),), (torch.ones_like(x),)
+    ),
     "forward mode": forward_mode,
     "vmap": lambda net, x: vmap(net)(torch.stack([x.detach(), x.detach() * 2])),
     "vmap of the activation": over_norms,
     "vmap over parameters": stacked,
     "per-sample gradients": per_sample,
     "functional_call": lambda net, x: functional_call(net, {n: p * 2 for n, p in net.named_parameters()}, (x,)),
-    "functional_call with buffers": lambda net, x: functional_call(net, {n: b * 2 for n, b in net.named_buffers() if b.is_floating_point()}, (x,)),
+    "functional_call with buffers": lambda net, x: functional_call(
+        net, {n: b * 2 for n, b in net.named_buffers() if b.is_floating_point()}, (x,)
+    ),
     "parametrised call": lambda net, x: torch.nn.utils.stateless.functional_call(net, values_of(net), (x,)),
     "jacrev": lambda net, x: jacrev(cut(net, x))(V),
     "jacfwd": lambda net, x: jacfwd(cut(net, x))(V),
     "hessian": lambda net, x: hessian(lambda v: cut(net, x)(v).sum())(V),
     "jacobian": vectorised,
     "jvp of autograd": lambda net, x: torch.autograd.functional.jvp(cut(net, x), V, torch.ones_like(V)),
-    "vhp of autograd": lambda net, x: torch.autograd.functional.vhp(lambda v: cut(net, x)(v).sum(), V, torch.ones_like(V)),
+    "vhp of autograd": lambda net, x: torch.autograd.functional.vhp(
+        lambda v: cut(net, x)(v).sum(), V, torch.ones_like(V)
+    ),
     "is_grads_batched": is_grads_batched,
     "is_grads_batched, from the activation": is_grads_batched_norm,
     "between transforms": between_transforms,
@@ -149,7 +159,11 @@ class Deeper(nn.Module):
 
 def symbolic(net, x):
     graph = torch.fx.symbolic_trace(net)
-    return graph(x), sorted({n.op for n in graph.graph.nodes}), [n.target for n in graph.graph.nodes if n.op == "call_module"]
+    return (
+        graph(x),
+        sorted({n.op for n in graph.graph.nodes}),
+        [n.target for n in graph.graph.nodes if n.op == "call_module"],
+    )
 
 
 def features_by_fx(net, x):
@@ -168,7 +182,10 @@ def features_by_fx(net, x):
 
 
 def fx_of_parts(net, x):
-    return [torch.fx.symbolic_trace(part)(v) for part, v in ((net.first[0], x), (net.first[1], net.first[0](x)), (net.first, x))]
+    return [
+        torch.fx.symbolic_trace(part)(v)
+        for part, v in ((net.first[0], x), (net.first[1], net.first[0](x)), (net.first, x))
+    ]
 
 
 def traced(net, x):

@@ -1,4 +1,4 @@
-"""Each way of calling a convolution, a normalisation and an activation gives on a fused network what plain PyTorch gives."""
+"""Each way of calling a convolution, a normalisation and an activation gives what plain PyTorch gives."""
 
 from __future__ import annotations
 
@@ -262,7 +262,9 @@ USES = {
     "another dtype at the norm": lambda net, x: net.act(net.norm(net.conv(x).float())),
     "meta": lambda net, x: copy.deepcopy(net).to("meta")(x.to("meta")).shape,
     "not a tensor": lambda net, x: net.act(net.norm(None)),
-    "nan and inf": lambda net, x: net.act(normed(net, x.masked_fill(x > 2.5, float("nan")).masked_fill(x < -2.5, -1e308))),
+    "nan": lambda net, x: net.act(normed(net, x.masked_fill(x > 2.5, float("nan")))),
+    "inf": lambda net, x: net.act(normed(net, x.masked_fill(x > 2.5, float("inf")))),
+    "-inf": lambda net, x: F.leaky_relu(normed(net, x.masked_fill(x > 2.5, float("-inf"))), 0.3),
     "constant input": lambda net, x: net.act(normed(net, x * 0)),
     "huge values": lambda net, x: net.act(normed(net, x * 1e100)),
     "tiny values": lambda net, x: net.act(normed(net, x * 1e-100)),
@@ -320,12 +322,20 @@ LOOKS = {
     "numpy.asarray": on_result(lambda y: torch.from_numpy(np.array(y.detach()))),
     "numpy function": on_result(lambda y: float(np.sum(y.detach().numpy()))),
     "dlpack": on_result(lambda y: torch.from_dlpack(y.detach())),
-    "asked for": on_result(lambda y: [y.numel(), y.dim(), y.size(1), y.ndim, y.nelement(), y.element_size(), y.itemsize, y.nbytes]),
-    "told apart": on_result(lambda y: [y.is_floating_point(), torch.is_tensor(y), y.is_complex(), y.is_sparse, y.layout]),
-    "storage": on_result(lambda y: [y.untyped_storage().nbytes(), len(y.storage()), y.data_ptr() == y.detach().data_ptr()]),
+    "asked for": on_result(
+        lambda y: [y.numel(), y.dim(), y.size(1), y.ndim, y.nelement(), y.element_size(), y.itemsize, y.nbytes]
+    ),
+    "told apart": on_result(
+        lambda y: [y.is_floating_point(), torch.is_tensor(y), y.is_complex(), y.is_sparse, y.layout]
+    ),
+    "storage": on_result(
+        lambda y: [y.untyped_storage().nbytes(), len(y.storage()), y.data_ptr() == y.detach().data_ptr()]
+    ),
     "data": on_result(lambda y: F.relu(y.data)),
     "gradient and version": on_result(lambda y: [y.grad is None, y.output_nr, y._version]),
-    "like": on_result(lambda y: [torch.zeros_like(y), torch.ones_like(y), y.new_ones(3), y.new_zeros(2), torch.full_like(y, 2.0)]),
+    "like": on_result(
+        lambda y: [torch.zeros_like(y), torch.ones_like(y), y.new_ones(3), y.new_zeros(2), torch.full_like(y, 2.0)]
+    ),
     "compared": on_result(lambda y: [y == y, y > 0, torch.equal(y, y.clone()), torch.allclose(y, y), y.eq(0).sum()]),
     "arithmetic": on_result(lambda y: 2 * y - 1 + y**2 / 3 - (-y) + abs(y) % 2 + (1 - y) * y),
     "matrix product": on_result(lambda y: y @ y.mT),
@@ -384,13 +394,15 @@ WRITES = {
     "resized in place": written(lambda y: y.detach().resize_(2, 3)),
     "random in place": written(lambda y: y.normal_()),
     "after the activation": lambda net, x: (lambda y: (lambda z: (y.add_(1.0), z))(net.act(y)))(normed(net, x)),
-    "the view before, the write after": lambda net, x: (
-        lambda y: (lambda v: (y.mul_(2.0), v, net.act(v)))(y.view(-1))
-    )(normed(net, x)),
+    "the view before, the write after": lambda net, x: (lambda y: (lambda v: (y.mul_(2.0), v, net.act(v)))(y.view(-1)))(
+        normed(net, x)
+    ),
 }
 
 MODES = {
-    **{f"{part} under no_grad": under(torch.no_grad, part) for part in ("conv", "norm", "act", "conv norm", "norm act")},
+    **{
+        f"{part} under no_grad": under(torch.no_grad, part) for part in ("conv", "norm", "act", "conv norm", "norm act")
+    },
     **{f"{part} under enable_grad": under(torch.enable_grad, part) for part in ("conv", "norm", "act", "conv norm")},
     **{f"{part} under inference": under(torch.inference_mode, part) for part in ("conv", "norm", "act", "norm act")},
     **{
@@ -477,4 +489,6 @@ def test_one_way_after_another_on_one_network(seed, training):
             either.net, turn = net, iter(range(1000))
         return way(net, x)
 
-    assert_alike(varied(Net()).train(training), either, images(), turns="first second third fourth fifth sixth seventh eighth")
+    assert_alike(
+        varied(Net()).train(training), either, images(), turns="first second third fourth fifth sixth seventh eighth"
+    )
