@@ -1,4 +1,4 @@
-"""What is changed between the calls of a normalisation and its activation has the effect that it has in plain PyTorch."""
+"""What changes between the calls of a normalisation and its activation has the effect that it has in plain PyTorch."""
 
 from __future__ import annotations
 
