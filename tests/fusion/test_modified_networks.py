@@ -1,4 +1,4 @@
-"""Networks that are reparametrised, pruned, converted, copied, stored, averaged or distributed, before ``fuse`` or after."""
+"""Networks that are reparametrised, pruned, converted, copied, stored or distributed, before ``fuse`` or after."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_reparametrised_and_pruned(modification, training, when):
         return first, net(x), net.norm(net.conv(x)), sorted(net.state_dict())
 
     for context in ("grad", "no_grad"):
-        assert_alike(made(), way, images(), repeats=1, context=context)
+        assert_alike(made(), way, images(), turns="first", context=context)
 
 
 def swapped(net, x):
@@ -197,13 +197,6 @@ def without_initialising(net, x):
     return torch.nn.utils.skip_init(nn.BatchNorm2d, 16).weight.shape, net(x)
 
 
-def half_and_back(net, x):
-    net.bfloat16()
-    y = net(x.bfloat16())
-    net.double()
-    return y.detach() * 0, net(x) * 0
-
-
 def quantised_fusion(net, x):
     fused = torch.ao.quantization.fuse_modules(copy.deepcopy(net).eval(), [["conv", "norm", "act"]])
     return fused(x)
@@ -217,7 +210,10 @@ def shared_memory(net, x):
 def in_graph(net, x):
     """As a module of another network, with a result that is used twice."""
     y = net.norm(net.conv(x))
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(16, 2, 1, bias=False).double().requires_grad_(False).apply(_ones))(y) + y[:, :2]
+    return (
+        nn.Sequential(nn.ReLU(), nn.Conv2d(16, 2, 1, bias=False).double().requires_grad_(False).apply(_ones))(y)
+        + y[:, :2]
+    )
 
 
 def _ones(module):
@@ -244,7 +240,6 @@ USES = {
         apart,
         as_parts,
         without_initialising,
-        half_and_back,
         quantised_fusion,
         shared_memory,
         in_graph,
@@ -330,7 +325,13 @@ def one_process(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"find_unused_parameters": True}, {"static_graph": True}, {"gradient_as_bucket_view": True}, {"broadcast_buffers": False}],
+    [
+        {},
+        {"find_unused_parameters": True},
+        {"static_graph": True},
+        {"gradient_as_bucket_view": True},
+        {"broadcast_buffers": False},
+    ],
     ids=lambda options: next(iter(options), "as ever"),
 )
 def test_distributed_in_one_process(options, one_process):
@@ -342,8 +343,8 @@ def test_distributed_in_one_process(options, one_process):
         return x.grad.clone()
 
     fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))))
-    expected = record(way, plain, images(), repeats=3)
-    assert not differences(record(way, fused, images(), repeats=3), expected, 1e-8)
+    expected = record(way, plain, images(), turns="first second third")
+    assert not differences(record(way, fused, images(), turns="first second third"), expected, 1e-8)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

@@ -88,26 +88,36 @@ def forward_mode(net, x):
 
 TRANSFORMS = {
     "grad by the input": lambda net, x: grad(lambda v: net(v).square().mean())(x.detach()),
-    "grad by the parameters": lambda net, x: (lambda f, v: list(grad(f)(v, x.detach()).values()))(*by_parameters(net, x)),
+    "grad by the parameters": lambda net, x: (lambda f, v: list(grad(f)(v, x.detach()).values()))(
+        *by_parameters(net, x)
+    ),
     "grad of grad": lambda net, x: grad(lambda v: grad(lambda w: cut(net, x)(w).sum())(v).square().sum())(V),
     "vjp": lambda net, x: (lambda y, back: (y, back(y.detach().cos())))(*vjp(net, x.detach())),
-    "vjp of the norm": lambda net, x: (lambda y, back: (y, back(y.detach().cos())))(*vjp(lambda v: net.norm(net.conv(v)), x.detach())),
+    "vjp of the norm": lambda net, x: (lambda y, back: (y, back(y.detach().cos())))(
+        *vjp(lambda v: net.norm(net.conv(v)), x.detach())
+    ),
     "jvp": lambda net, x: jvp(net, (x.detach(),), (x.detach().cos(),)),
-    "jvp of a function of the norm": lambda net, x: jvp(lambda v: F.leaky_relu(net.norm(net.conv(v)), 0.3), (x.detach(),), (torch.ones_like(x),)),
+    "jvp of a function of the norm": lambda net, x: jvp(
+        lambda v: F.leaky_relu(net.norm(net.conv(v)), 0.3), (x.detach(),), (torch.ones_like(x),)
+    ),
     "forward mode": forward_mode,
     "vmap": lambda net, x: vmap(net)(torch.stack([x.detach(), x.detach() * 2])),
     "vmap of the activation": over_norms,
     "vmap over parameters": stacked,
     "per-sample gradients": per_sample,
     "functional_call": lambda net, x: functional_call(net, {n: p * 2 for n, p in net.named_parameters()}, (x,)),
-    "functional_call with buffers": lambda net, x: functional_call(net, {n: b * 2 for n, b in net.named_buffers() if b.is_floating_point()}, (x,)),
+    "functional_call with buffers": lambda net, x: functional_call(
+        net, {n: b * 2 for n, b in net.named_buffers() if b.is_floating_point()}, (x,)
+    ),
     "parametrised call": lambda net, x: torch.nn.utils.stateless.functional_call(net, values_of(net), (x,)),
     "jacrev": lambda net, x: jacrev(cut(net, x))(V),
     "jacfwd": lambda net, x: jacfwd(cut(net, x))(V),
     "hessian": lambda net, x: hessian(lambda v: cut(net, x)(v).sum())(V),
     "jacobian": vectorised,
     "jvp of autograd": lambda net, x: torch.autograd.functional.jvp(cut(net, x), V, torch.ones_like(V)),
-    "vhp of autograd": lambda net, x: torch.autograd.functional.vhp(lambda v: cut(net, x)(v).sum(), V, torch.ones_like(V)),
+    "vhp of autograd": lambda net, x: torch.autograd.functional.vhp(
+        lambda v: cut(net, x)(v).sum(), V, torch.ones_like(V)
+    ),
     "is_grads_batched": is_grads_batched,
     "is_grads_batched, from the activation": is_grads_batched_norm,
     "between transforms": between_transforms,
@@ -132,7 +142,7 @@ def test_function_transforms(way, net, training):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("way", TRANSFORMS)
 def test_function_transforms_on_small_maps(way, training):
-    assert_alike(varied(Net()).train(training), TRANSFORMS[way], images(SMALL), repeats=1)
+    assert_alike(varied(Net()).train(training), TRANSFORMS[way], images(SMALL), turns="first")
 
 
 class Deeper(nn.Module):
@@ -149,7 +159,11 @@ class Deeper(nn.Module):
 
 def symbolic(net, x):
     graph = torch.fx.symbolic_trace(net)
-    return graph(x), sorted({n.op for n in graph.graph.nodes}), [n.target for n in graph.graph.nodes if n.op == "call_module"]
+    return (
+        graph(x),
+        sorted({n.op for n in graph.graph.nodes}),
+        [n.target for n in graph.graph.nodes if n.op == "call_module"],
+    )
 
 
 def features_by_fx(net, x):
@@ -168,7 +182,10 @@ def features_by_fx(net, x):
 
 
 def fx_of_parts(net, x):
-    return [torch.fx.symbolic_trace(part)(v) for part, v in ((net.first[0], x), (net.first[1], net.first[0](x)), (net.first, x))]
+    return [
+        torch.fx.symbolic_trace(part)(v)
+        for part, v in ((net.first[0], x), (net.first[1], net.first[0](x)), (net.first, x))
+    ]
 
 
 def traced(net, x):
@@ -266,7 +283,7 @@ TRACES = {
 @pytest.mark.parametrize("way", TRACES)
 def test_tracing_scripting_and_export(way, training):
     plain = varied(Deeper()).train(training)
-    assert_alike(plain, TRACES[way], images(), repeats=1)
+    assert_alike(plain, TRACES[way], images(), turns="first")
 
 
 @pytest.mark.parametrize("way", TRACES)
@@ -281,7 +298,7 @@ def test_tracing_scripting_and_export_after_ordinary_calls(way):
         return TRACES[way](net, x), net(x)
 
     for training in (True, False):
-        assert_alike(varied(Deeper()).train(training), after_calls, images(), repeats=1)
+        assert_alike(varied(Deeper()).train(training), after_calls, images(), turns="first")
 
 
 def test_a_graph_holds_the_operators_of_plain_pytorch():
@@ -310,7 +327,7 @@ def test_compiled_in_one_graph(backend, training):
         torch._dynamo.reset()
         return torch.compile(net, fullgraph=True, backend=backend)(x)
 
-    assert_alike(varied(Deeper()).train(training), way, images(), repeats=1)
+    assert_alike(varied(Deeper()).train(training), way, images(), turns="first")
 
 
 class Uses(nn.Module):
@@ -333,7 +350,7 @@ def test_compiled_with_other_uses(training):
             net(x)
         return torch.compile(net, fullgraph=True, backend="aot_eager")(x)
 
-    assert_alike(varied(Uses()).train(training), way, images(), repeats=1)
+    assert_alike(varied(Uses()).train(training), way, images(), turns="first")
 
 
 @pytest.mark.parametrize("part", ["conv", "norm", "act"])
@@ -346,4 +363,4 @@ def test_one_compiled_module_among_others(part):
         return x
 
     for training in (True, False):
-        assert_alike(varied(Net()).train(training), way, images(), repeats=1)
+        assert_alike(varied(Net()).train(training), way, images(), turns="first")

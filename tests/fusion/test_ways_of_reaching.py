@@ -26,7 +26,9 @@ class Domains(nn.Module):
         super().__init__()
         self.conv, self.act, self.domain = nn.Conv2d(3, 16, 1), nn.LeakyReLU(0.2), "0"
         norms = [nn.BatchNorm2d(16) for _ in range(3)]
-        self.norms = nn.ModuleList(norms) if container == "list" else nn.ModuleDict({str(i): n for i, n in enumerate(norms)})
+        self.norms = (
+            nn.ModuleList(norms) if container == "list" else nn.ModuleDict({str(i): n for i, n in enumerate(norms)})
+        )
         self.list = container == "list"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -277,7 +279,17 @@ REACHES = {
     "by data": (ByData, lambda net, x: [net(x), net(x + 9), net(x - 9)]),
     **{
         f"feature matching, {name}": (Layers, features_as(name))
-        for name in "features by_children by_index by_name some in_reverse by_reduce caught generated".split()
+        for name in [
+            "features",
+            "by_children",
+            "by_index",
+            "by_name",
+            "some",
+            "in_reverse",
+            "by_reduce",
+            "caught",
+            "generated",
+        ]
     },
     "methods without forward": (Layers, lambda net, x: net.features(x)),
     "a Sequential's method": (lambda: Features(*block()), features_as("features")),
@@ -286,7 +298,10 @@ REACHES = {
     "recurrent": (Recurrent, lambda net, x: net(x)),
     "sharing": (Sharing, lambda net, x: net(x)),
     "tied": (TiedWeights, lambda net, x: net(x)),
-    "shared activation": (lambda: (lambda act: seq(*block()[:2], act, nn.Conv2d(16, 16, 1), act))(nn.ReLU(True)), lambda n, x: n(x)),
+    "shared activation": (
+        lambda: (lambda act: seq(*block()[:2], act, nn.Conv2d(16, 16, 1), act))(nn.ReLU(True)),
+        lambda n, x: n(x),
+    ),
     "own norm": (lambda: Net(norm=OwnNorm(16)), lambda net, x: net(x)),
     "own conv": (lambda: Net(OwnConv(3, 16, 1)), lambda net, x: net(x)),
     "own activation": (lambda: Net(act=OwnAct(0.2)), lambda net, x: net(x)),
@@ -335,12 +350,20 @@ REACHES = {
     "statistics reset": (Net, changed(lambda net: (net.norm.reset_running_stats(), net)[1])),
     "initialised by apply": (Net, changed(lambda net: net.apply(_initialise))),
     "weights scaled in place": (Net, changed(lambda net: _scale(net))),
-    "moved to float": (Net, lambda net, x: [net(x), net.float()(x.float()), net.double()(x)]),
-    "channels_last weights": (lambda: Net(nn.Conv2d(3, 16, 3)), changed(lambda net: net.to(memory_format=torch.channels_last))),
-    "folded": (Net, lambda net, x: net.act(fuse_conv_bn_eval(copy.deepcopy(net.conv).eval(), copy.deepcopy(net.norm).eval())(x))),
+    "channels_last weights": (
+        lambda: Net(nn.Conv2d(3, 16, 3)),
+        changed(lambda net: net.to(memory_format=torch.channels_last)),
+    ),
+    "folded": (
+        Net,
+        lambda net, x: net.act(fuse_conv_bn_eval(copy.deepcopy(net.conv).eval(), copy.deepcopy(net.norm).eval())(x)),
+    ),
     "folded in place": (Net, lambda net, x: _folded(copy.deepcopy(net).eval())(x)),
     "extra state": (Net, lambda net, x: [sorted(net.state_dict()), [n for n, _ in net.named_modules()], net(x)]),
-    "repr": (lambda: seq(*block(), nn.ConvTranspose2d(16, 3, 2)), lambda net, x: [net[1].extra_repr(), net[0].extra_repr(), net(x)]),
+    "repr": (
+        lambda: seq(*block(), nn.ConvTranspose2d(16, 3, 2)),
+        lambda net, x: [net[1].extra_repr(), net[0].extra_repr(), net(x)],
+    ),
     "isinstance": (Net, lambda net, x: [isinstance(net.conv, nn.Conv2d), isinstance(net.norm, nn.BatchNorm2d), net(x)]),
 }
 
@@ -388,6 +411,17 @@ def _scale(net):
 def _folded(net):
     net.conv, net.norm = fuse_conv_bn_eval(net.conv, net.norm), nn.Identity()
     return net
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_moved_to_another_dtype_and_back(training, context):
+    """Statistics that float32 has moved are float32's afterwards."""
+
+    def way(net, x):
+        return net(x).detach(), net.float()(x.float()).detach(), net.double()(x)
+
+    assert_alike(varied(Net()).train(training), way, images(), context=context, tolerance=1e-5)
 
 
 @pytest.mark.parametrize(("training", "context"), [(True, "grad"), (False, "grad"), (False, "no_grad")])
