@@ -1,21 +1,34 @@
-"""Files that are whole or absent: bytes forced to the disk, then renamed into place."""
+"""Files that are whole or absent: read within bounds; written, forced to the disk, then renamed into place."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from igan_fast.errors import InputError
 
 __all__ = [
+    "FileDamaged",
+    "FileMissing",
+    "FileUnreadable",
     "check_place",
     "clear_write_errors",
+    "entry_kind",
+    "is_temporary_name",
+    "open_regular",
+    "read_file",
     "replace_file",
     "sync_file",
     "sync_folder",
+    "temporary_path",
     "write_durably",
     "write_file",
 ]
@@ -25,6 +38,20 @@ _REASONS = {
     errno.EDQUOT: "the disk is full",
     errno.EFBIG: "the disk is full, or a file-size limit is reached",
 }
+
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
+
+
+class FileMissing(InputError):
+    """There is no such file."""
+
+
+class FileUnreadable(InputError):
+    """The file is there, but the system did not hand it out (permission, a failing disk …): its content is unknown."""
+
+
+class FileDamaged(InputError):
+    """The file was read, and its content is not what it has to be."""
 
 
 @contextmanager
@@ -57,9 +84,83 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: no permission to write in {folder}")
 
 
+def entry_kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "other"]:
+    """What an entry of a folder is, or leads to: "other" is a device, a pipe, and a link to nothing or in a circle."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:
+        return "other"
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file, or a link to one, for reading. Nothing else is opened: a pipe, say, would never answer.
+
+    Raises:
+        FileDamaged: a folder, a pipe, a device or a socket is there instead.
+        OSError: as the system gives it, for one because nothing is there.
+    """
+    if "\0" in str(path):
+        raise FileMissing(f"{path}: no file can have this name")
+    _refuse_special(path, path.stat().st_mode)  # before it is opened: for some devices that alone is an order
+    # What was put in its place since is not waited for: without O_NONBLOCK the opening of a pipe is.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _refuse_special(path, os.fstat(descriptor).st_mode)
+        return open(descriptor, "rb")  # noqa: PTH123  # a descriptor has no path
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: Path, *, limit: int) -> bytes:
+    """The content of a regular file (or of a link to one) of at most ``limit`` bytes; no other is read at all.
+
+    A device, a pipe or a folder in the file's place is refused without waiting for it, and what is longer than it
+    should be without holding it in memory.
+
+    Raises:
+        FileMissing: there is none, or a link to nothing.
+        FileUnreadable: no permission, an input/output error.
+        FileDamaged: it is no regular file, or longer than ``limit``.
+    """
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size > limit:
+                raise FileDamaged(f"{path}: is {size:,} bytes long, expected at most {limit:,}")
+            file.seek(0)
+            data = file.read(size + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileMissing(f"{path}: missing") from None
+    except OSError as error:
+        raise FileUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(data) != size:
+        raise FileDamaged(f"{path}: changed while it was read")
+    return data
+
+
+def _refuse_special(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise FileDamaged(f"{path}: found {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a file")
+
+
+def temporary_path(folder: Path) -> Path:
+    """A name in ``folder`` that nobody can foresee, for what is renamed into place when it is whole."""
+    return folder / f".tmp-{secrets.token_hex(8)}"
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether :func:`temporary_path` made this name."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def write_durably(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` and return when the disk has it. Raises ``OSError`` as the system gives it."""
-    with path.open("wb") as file:
+    """Write ``data`` to the new file ``path`` and return when the disk has it.
+
+    Raises ``OSError`` as the system gives it; ``FileExistsError`` where anything is there, a link included.
+    """
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -70,7 +171,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises ``OSError`` as the system gives it; the old file is untouched then and nothing is left beside it.
     """
-    temporary = path.with_name(f"tmp-{path.name}-{os.getpid()}")
+    temporary = temporary_path(path.parent)
     try:
         write_durably(temporary, data)
         temporary.replace(path)

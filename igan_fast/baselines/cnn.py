@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +20,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, cache_folder
-from igan_fast.files import check_place, write_file
+from igan_fast.errors import InputError, printable
+from igan_fast.files import FileDamaged, check_place, open_regular, write_file
 from igan_fast.progress import progress_bar
 
 __all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
 
 #: Part of every cached network's name: raise it when the architecture or the recipe changes.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 #: No layer has more channels.
 MAX_CHANNELS = 256
@@ -137,21 +140,24 @@ def cached_cnn(
 ) -> AttributeCNN:
     """``train_cnn``, once: the network is kept in the cache, by photos, attributes, labels, size and config.
 
-    A cached file that cannot be read is replaced by training again.
+    The file holds a digest of the weights. A damaged one is replaced by training again, with a warning that says why.
 
     Args:
         cache: the folder, ``igan_fast.data.store.cache_folder()`` by default.
 
     Raises:
-        InputError: as ``train_cnn``; also a cache folder that cannot be written.
+        InputError: as ``train_cnn``; also a cache folder that cannot be written, or a folder in the file's place.
     """
     config = config or CNNConfig()
     path = Path(cache or cache_folder()) / f"cnn-{store.size}-{_key(store, config)}.safetensors"
     cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
-    try:
-        cnn.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError):  # none, damaged, of other shapes
+    problem = _load(cnn, path)
+    if problem is not None:
         check_place(path)  # before the minutes of training, not after
+        if path.is_dir():
+            raise InputError(f"{path}: found a folder, expected the weights of the plain CNN; move it away")
+        if problem:
+            warnings.warn(printable(f"{path}: {problem}; the plain CNN is trained again"), stacklevel=2)
         cnn = train_cnn(store, config, device=device, progress=progress)
         _save(cnn, path)
     return cnn.to(device).eval()
@@ -183,8 +189,8 @@ def _key(store: FaceStore, config: CNNConfig) -> str:
     rows = store.splits["train"]
     settings = {"format": CACHE_FORMAT, "attributes": store.attributes, "config": dataclasses.asdict(config)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    if store.path is not None:
-        digest.update(store.path.name.encode())  # holds the fingerprint of the photos and their size
+    if store.digest is not None:
+        digest.update(store.digest.encode())
     else:
         digest.update(store.images[rows].tobytes())
     digest.update(rows.astype(np.int64).tobytes())
@@ -194,4 +200,38 @@ def _key(store: FaceStore, config: CNNConfig) -> str:
 
 def _save(cnn: AttributeCNN, path: Path) -> None:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in cnn.state_dict().items()}
-    write_file(path, save(tensors))
+    write_file(path, save(tensors, metadata={"sha256": _digest(tensors)}))
+
+
+def _load(cnn: AttributeCNN, path: Path) -> str | None:
+    """Give ``cnn`` the weights in a file. Returns None, or what is wrong with the file, in no words where it is absent.
+
+    The network is of no use after a problem.
+    """
+    try:
+        open_regular(path).close()
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
+            if shapes != {name: list(tensor.shape) for name, tensor in cnn.state_dict().items()}:
+                return "is damaged: it holds the weights of another network"  # of any size, so they are not read
+            tensors = {name: file.get_tensor(name) for name in shapes}
+            metadata = file.metadata() or {}
+        if metadata.get("sha256") != _digest(tensors):
+            return "is damaged: it has changed since it was written"
+        cnn.load_state_dict(tensors)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except FileDamaged as error:
+        return str(error).removeprefix(f"{printable(path)}: ")
+    except (OSError, SafetensorError, RuntimeError) as error:  # unreadable, cut off, of other shapes
+        return f"is damaged ({error})"
+    return None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

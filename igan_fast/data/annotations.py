@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.errors import InputError
+from igan_fast.files import open_regular
 
-__all__ = ["AttributeTable", "looks_like_html", "read_attributes", "read_identities", "read_partition"]
+__all__ = [
+    "MAX_ANNOTATION_BYTES",
+    "AnnotationFile",
+    "AttributeTable",
+    "annotation_file",
+    "is_decodable",
+    "looks_like_html",
+    "read_attributes",
+    "read_identities",
+    "read_originals",
+    "read_partition",
+]
 
-#: What a label may be, and what it becomes.
-LABEL_VALUES = {"-1": 0, "0": 0, "1": 1}
+#: The longest annotation file that is read: ten times what CelebA's attributes take.
+MAX_ANNOTATION_BYTES = 256 * 2**20
+
+#: The longest line, in characters. The longest legitimate one names the attributes.
+MAX_LINE = 2**24
+
+#: The longest field, in characters: what Python's CSV reader allows.
+MAX_FIELD = 131_072
+
+#: How labels are written. Whether ``0`` is a "no" depends on what else is in the column.
+NO, YES, ZERO, MINUS = range(4)
+LABEL_CODES = {
+    **dict.fromkeys(("1", "+1", "1.0", "+1.0", "True", "TRUE", "true"), YES),
+    **dict.fromkeys(("-1", "-1.0"), MINUS),
+    **dict.fromkeys(("0", "0.0", "-0.0"), ZERO),
+    **dict.fromkeys(("False", "FALSE", "false"), NO),
+}
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """An annotation file, in a folder or in a zip."""
+
+    where: str  #: what messages call it
+    name: str  #: its own name; one in ``.csv`` is read as CSV
+    open: Callable[[], BinaryIO]  #: its bytes from the beginning
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether it is CSV and not the original text."""
+        return self.name.lower().endswith(".csv")
 
 
 @dataclass(frozen=True)
@@ -24,8 +68,14 @@ class AttributeTable:
 
     attributes: tuple[str, ...]  #: the names of the A columns
     files: list[str]  #: R photo names, each once
+    lines: list[int]  #: R, the line of each
     labels: NDArray[np.uint8]  #: (R, A), values 0 and 1
     announced: int | None  #: how many rows the file's first line says it has
+
+
+def annotation_file(path: Path) -> AnnotationFile:
+    """An annotation file in a folder."""
+    return AnnotationFile(str(path), path.name, lambda: open_regular(path))
 
 
 def looks_like_html(head: bytes) -> bool:
@@ -33,113 +83,212 @@ def looks_like_html(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html", b"<head"))
 
 
-def read_attributes(path: Path) -> AttributeTable:
+def is_decodable(text: str) -> bool:
+    """Whether ``text`` was UTF-8; a byte that was not stands in it as a surrogate, as in Python's file names."""
+    return text.isascii() or not re.search("[\udc80-\udcff]", text)
+
+
+def read_attributes(file: AnnotationFile, wanted: Sequence[str] = ()) -> AttributeTable:
     """Read ``list_attr_celeba.txt`` (count, names, then ``file ±1 …``) or ``.csv`` (``image_id,names…``).
 
-    −1 becomes 0. Line ends, repeated spaces and blank lines do not matter; in the text form the count may be missing.
+    Labels are 1 and −1, 1 and 0, or True and False; 1.0, −1.0 and 0.0 are read too. Line ends, repeated spaces and
+    blank lines do not matter; in the text form the count may be missing. The name of a photo need not be UTF-8.
+
+    Args:
+        wanted: the attributes that are used, all by default: in others it does not matter what a 0 means.
 
     Raises:
-        InputError: the file cannot be read or is not UTF-8, a line has another number of columns than the header has
-            names, a value is none of −1, 0 and 1, or a name or a photo comes twice. The line number is in the message.
+        InputError: the file cannot be read, a line has another number of columns than the header has names, a value
+            is none of the labels, 0 stands beside −1 (so that it may mean "unknown"), or a name or a photo comes
+            twice. The line number is in the message.
     """
-    rows = _rows(path)
+    rows = _rows(file)
     line, header = next(rows, (1, []))
     announced = None
-    if path.suffix.lower() == ".csv":
+    if file.is_csv:
         header = header[1:]  # the first is the name of the photo column
-    elif len(header) == 1 and header[0].isdecimal():
+    elif len(header) == 1 and _is_number(header[0]):
         announced = int(header[0])
         line, header = next(rows, (line + 1, []))
     attributes = tuple(header)
-    if not attributes:
-        raise InputError(f"{path}: line {line}: expected the names of the attributes")
-    for name in attributes:
-        if attributes.count(name) > 1:
-            raise InputError(f"{path}: line {line}: attribute {name!r} is named twice")
+    _check_names(attributes, file, line)
 
     lines_by_file: dict[str, int] = {}
-    labels = bytearray()
-    for line, (file, *values) in rows:
+    codes = bytearray()
+    for line, (photo, *values) in rows:
         if len(values) != len(attributes):
             raise InputError(
-                f"{path}: line {line}: found {len(values)} values after {file!r}, expected {len(attributes)}, one for "
-                "each attribute that the header names"
+                f"{file.where}: line {line}: found {len(values)} values after {_short(photo)}, expected "
+                f"{len(attributes)}, one for each attribute that the header names"
             )
-        if file in lines_by_file:
-            raise InputError(f"{path}: line {line}: {file!r} is there already in line {lines_by_file[file]}")
-        lines_by_file[file] = line
+        if not photo:
+            raise InputError(f"{file.where}: line {line}: the name of the photo is missing")
+        if photo in lines_by_file:
+            raise InputError(
+                f"{file.where}: line {line}: {_short(photo)} is there already in line {lines_by_file[photo]}"
+            )
+        lines_by_file[photo] = line
         try:
-            labels += bytes([LABEL_VALUES[value] for value in values])
+            codes += bytes([LABEL_CODES[value] for value in values])
         except KeyError as error:
             wrong = str(error.args[0])
-            name = attributes[values.index(wrong)]
-            raise InputError(f"{path}: line {line}: {name} of {file!r} is {wrong!r}, expected -1, 0 or 1") from None
-    table = np.frombuffer(labels, dtype=np.uint8).reshape(-1, len(attributes))
-    return AttributeTable(attributes, list(lines_by_file), table, announced)
+            name = _short(attributes[values.index(wrong)])[1:-1]
+            found = f"is {_short(wrong)}" if wrong else "is missing"
+            raise InputError(
+                f"{file.where}: line {line}: {name} of {_short(photo)} {found}, expected -1, 0 or 1, or True or False"
+            ) from None
+    table = np.frombuffer(codes, dtype=np.uint8).reshape(-1, len(attributes))
+    lines = list(lines_by_file.values())
+    _refuse_unknowns(table, attributes, lines, wanted, file)
+    return AttributeTable(attributes, list(lines_by_file), lines, (table == YES).astype(np.uint8), announced)
 
 
-def read_partition(path: Path) -> dict[str, int]:
+def read_partition(file: AnnotationFile) -> dict[str, int]:
     """Read ``list_eval_partition.txt`` or ``.csv``: photo name → 0 (train), 1 (validation) or 2 (test).
 
     Raises:
         InputError: as ``read_attributes``, for lines that are not ``file 0|1|2``.
     """
-    partition = _read_pairs(path)
-    for file, part in partition.items():
+    partition = _read_pairs(file)
+    for photo, part in partition.items():
         if part not in (0, 1, 2):
-            raise InputError(f"{path}: the part of {file!r} is {part}, expected 0 (train), 1 (validation) or 2 (test)")
+            raise InputError(
+                f"{file.where}: the part of {_short(photo)} is {part}, expected 0 (train), 1 (validation) or 2 (test)"
+            )
     return partition
 
 
-def read_identities(path: Path) -> dict[str, int]:
+def read_identities(file: AnnotationFile) -> dict[str, int]:
     """Read ``identity_CelebA.txt`` or ``.csv``: photo name → number of the person, from 0 up.
 
     Raises:
         InputError: as ``read_attributes``, for lines that are not ``file number``.
     """
-    return _read_pairs(path)
+    return _read_pairs(file)
 
 
-def _read_pairs(path: Path) -> dict[str, int]:
+def read_originals(file: AnnotationFile) -> dict[str, str]:
+    """Read ``CelebA-HQ-to-CelebA-mapping.txt``: the number of a CelebA-HQ photo → CelebA's photo that it was made from.
+
+    Raises:
+        InputError: as ``read_attributes``, for lines that are not ``number number file``.
+    """
+    originals: dict[str, str] = {}
+    for line, fields in _rows(file):
+        if line == 1 and not _is_number(fields[0]):
+            continue
+        if len(fields) != 3 or not _is_number(fields[0]):
+            raise InputError(f"{file.where}: line {line}: expected two numbers and a photo of CelebA")
+        originals[fields[0]] = fields[2]
+    return originals
+
+
+def _check_names(attributes: Sequence[str], file: AnnotationFile, line: int) -> None:
+    if not attributes:
+        raise InputError(f"{file.where}: line {line}: expected the names of the attributes")
+    seen: set[str] = set()
+    for name in attributes:
+        if not name:
+            raise InputError(f"{file.where}: line {line}: attribute {len(seen) + 1} has no name")
+        if name in LABEL_CODES:
+            raise InputError(f"{file.where}: line {line}: found the label {name}, expected the names of the attributes")
+        if not is_decodable(name):
+            raise InputError(f"{file.where}: line {line}: is not UTF-8 text, so this is no annotation file")
+        if name in seen:
+            raise InputError(f"{file.where}: line {line}: attribute {_short(name)} is named twice")
+        seen.add(name)
+
+
+def _refuse_unknowns(
+    table: NDArray[np.uint8],
+    attributes: Sequence[str],
+    lines: Sequence[int],
+    wanted: Sequence[str],
+    file: AnnotationFile,
+) -> None:
+    """Raise where a 0 may mean "unknown": in a column with −1, and anywhere in a file that has such a column."""
+    has_zero, has_minus = (table == ZERO).any(axis=0), (table == MINUS).any(axis=0)
+    unclear = has_zero & has_minus
+    if unclear.any():
+        unclear = has_zero
+    names = [name for name, is_unclear in zip(attributes, unclear, strict=True) if is_unclear]
+    chosen = set(wanted or names)
+    if used := [name for name in names if name in chosen]:
+        row = int(np.argmax(table[:, attributes.index(used[0])] == ZERO))
+        more = f", as in {len(used) - 1:,} more columns" if len(used) > 1 else ""
+        raise InputError(
+            f"{file.where}: line {lines[row]}: {used[0]} is 0 in a file that has -1 too{more}, so that 0 may stand for "
+            "unknown; expected -1 or 1, or 0 or 1 (or choose other columns: --attributes)"
+        )
+
+
+def _read_pairs(file: AnnotationFile) -> dict[str, int]:
     pairs: dict[str, int] = {}
     first = True
-    for line, fields in _rows(path):
-        is_header = first and path.suffix.lower() == ".csv" and not fields[-1].isdecimal()
+    for line, fields in _rows(file):
+        is_header = first and file.is_csv and not fields[-1].isdecimal()
         first = False
         if is_header:
             continue
-        if len(fields) != 2 or not fields[1].isdecimal():
-            raise InputError(f"{path}: line {line}: found {' '.join(fields)[:80]!r}, expected a photo and a number")
+        if len(fields) != 2 or not fields[0] or not _is_number(fields[1]):
+            found = _short(" ".join(fields))
+            raise InputError(f"{file.where}: line {line}: found {found}, expected a photo and a number")
         if fields[0] in pairs:
-            raise InputError(f"{path}: line {line}: {fields[0]!r} is there a second time")
+            raise InputError(f"{file.where}: line {line}: {_short(fields[0])} is there a second time")
         pairs[fields[0]] = int(fields[1])
     return pairs
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: AnnotationFile) -> Iterator[tuple[int, list[str]]]:
     """Line numbers (from 1) and columns of the lines that are not blank."""
-    text = _text(path)
-    if path.suffix.lower() == ".csv":
-        for number, fields in enumerate(csv.reader(text.splitlines()), start=1):
-            if any(fields):
-                yield number, [field.strip() for field in fields]
-    else:
-        for number, line in enumerate(text.splitlines(), start=1):
+    if not file.is_csv:
+        for number, line in enumerate(_lines(file), start=1):
             if fields := line.split():
                 yield number, fields
+        return
+    reader = csv.reader(_lines(file), strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{file.where}: line {number}: is no CSV ({error})") from None
+        if any(fields):
+            yield number, [field.strip() for field in fields]
 
 
-def _text(path: Path) -> str:
+def _lines(file: AnnotationFile) -> Iterator[str]:
+    """The lines, whatever ends them; bytes that are not UTF-8 become surrogates, as in Python's file names."""
     try:
-        content = path.read_bytes()
+        with file.open() as stream:
+            if looks_like_html(stream.read(1024)):
+                raise InputError(
+                    f"{file.where}: is a web page, not an annotation file (Google Drive's quota page?); "
+                    "download it again"
+                )
+            if stream.seek(0, 2) > MAX_ANNOTATION_BYTES:
+                raise InputError(
+                    f"{file.where}: is a file of {stream.tell():,} bytes; annotation files of up to "
+                    f"{MAX_ANNOTATION_BYTES:,} are read"
+                )
+            stream.seek(0)
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
+            for number, line in enumerate(iter(lambda: text.readline(MAX_LINE), ""), start=1):
+                if "\0" in line or len(line) == MAX_LINE:
+                    what = "holds a NUL byte" if "\0" in line else f"has more than {MAX_LINE:,} characters"
+                    raise InputError(f"{file.where}: line {number}: {what}, so this is no annotation file")
+                if len(line) > MAX_FIELD and max(map(len, re.split(r"[\s,]", line))) > MAX_FIELD:
+                    raise InputError(f"{file.where}: line {number}: a field has more than {MAX_FIELD:,} characters")
+                yield line
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if looks_like_html(content[:1024]):
-        raise InputError(
-            f"{path}: is a web page, not an annotation file (Google Drive's quota page?); download it again"
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: line {line}: is not UTF-8 text, so this is no annotation file") from None
+        raise InputError(f"{file.where}: cannot be read: {error.strerror or error}") from error
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}…")

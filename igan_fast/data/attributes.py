@@ -24,6 +24,10 @@ CELEBA_ATTRIBUTES: tuple[str, ...] = (
 )  # fmt: skip
 
 
+#: No more of the known attributes are listed in a message.
+LISTED = 100
+
+
 class UnknownAttribute(InputError):
     """A name that is none of the known attributes."""
 
@@ -40,14 +44,14 @@ def attribute_indices(names: Iterable[str], known: Sequence[str], *, where: str 
             ``where`` says in the message which argument or file the names came from.
     """
     positions = {name: index for index, name in enumerate(known)}
-    found: list[int] = []
+    found: dict[int, None] = {}  # a set that keeps the order
     for name in names:
         if name not in positions:
             raise UnknownAttribute(where, name, known)
         if positions[name] in found:
             raise InputError(f"{where}: attribute {name!r} is given twice")
-        found.append(positions[name])
-    return found
+        found[positions[name]] = None
+    return list(found)
 
 
 def parse_changes(assignments: Iterable[str], known: Sequence[str], *, where: str = "--set") -> dict[str, Change]:
@@ -94,4 +98,5 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.lower().replace(" ", "_").replace("-", "_"), by_folded, n=3, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(by_folded[match] for match in near) + "?"
-    return f"; the {len(known)} known ones are {', '.join(known)}"
+    listed = ", ".join(known[:LISTED]) + (", …" if len(known) > LISTED else "")
+    return f"; the {len(known)} known ones are {listed}"

@@ -5,41 +5,40 @@ Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from igan_fast.data.annotations import AttributeTable, read_attributes, read_identities, read_partition
+from igan_fast.data.annotations import (
+    AnnotationFile,
+    AttributeTable,
+    is_decodable,
+    read_attributes,
+    read_identities,
+    read_originals,
+    read_partition,
+)
 from igan_fast.data.attributes import attribute_indices
-from igan_fast.data.photo_files import FolderPhotos, PhotoFiles, ZipPhotos, decode_photo, is_photo_name
+from igan_fast.data.celeba_files import find_files
+from igan_fast.data.photo_files import decode_photo
 from igan_fast.data.shuffle import check_seed, seeded_permutation
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, printable
 
 __all__ = ["CelebA"]
 
-#: The file names looked for, in lower case, the best first. The last two find CelebAMask-HQ-attribute-anno.txt.
-ATTRIBUTE_FILES = ("list_attr_celeba.txt", "list_attr_celeba.csv", "list_attr*.txt", "list_attr*.csv",
-                   "*attribute*.txt", "*attribute*.csv")  # fmt: skip
-PARTITION_FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
-IDENTITY_FILES = ("identity_celeba.txt", "identity_celeba.csv")
-PHOTOS = "img_align_celeba"
-
-#: Folders below the given one that are looked through: DIR/CelebA/Img/img_align_celeba is three down.
-DEPTH = 3
+T = TypeVar("T")
 
 #: Sec. 5.1 of the paper: 185,000 photos to train on and 15,000 to test on.
 PAPER_SPLIT = (185_000, 15_000)
 
 #: How the picture in the store comes from the photo; another text makes every store anew.
-CROP = "centre square, bicubic, 1"
+CROP = "centre square, bicubic, 2"
 
 
 class CelebA:
@@ -47,11 +46,12 @@ class CelebA:
 
     Found in the folder or up to three levels below: photos as ``img_align_celeba/`` or ``img_align_celeba.zip`` (else
     any photos, else any one zip), ``list_attr_celeba.txt`` or ``.csv``, and where they exist ``list_eval_partition``
-    and ``identity_CelebA``. So the layouts of Google Drive (``Anno/``, ``Eval/``, ``Img/``), Kaggle and torchvision
-    all work.
+    and ``identity_CelebA``, in the folder or in that zip. So the layouts of Google Drive (``Anno/``, ``Eval/``,
+    ``Img/``), Kaggle (its ``archive.zip`` as it is) and torchvision all work. CelebA-HQ finds its partition and
+    identities through ``CelebA-HQ-to-CelebA-mapping.txt``.
 
     Args:
-        data: the folder, or a zip of photos with the annotation files beside it.
+        data: the folder, or a zip of photos with the annotation files in it or beside it.
         split: ``"official"`` divides as ``list_eval_partition`` says; without that file a seeded random 90 % are
             "train", 5 % "val" and 5 % "test". ``"paper"`` is the paper's random division (Sec. 5.1): 185,000 "train"
             and 15,000 "val", and in that proportion where there are fewer photos.
@@ -77,37 +77,43 @@ class CelebA:
         if split not in ("official", "paper"):
             raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
         path = Path(data).expanduser()
-        folder, files, self._photos = _look_through(path)
-        table_path = _find(folder, files, ATTRIBUTE_FILES)
-        if table_path is None:
+        found = find_files(path)
+        self._photos = found.photos
+        self._skipped: list[str] = []
+        self._strict = strict
+        for problem in found.problems:  # not a mismatch: what nobody can read has no place in a data set
+            self._warn(f"left out {problem}")
+            self._skipped.append(problem)
+        table_file = found.attributes
+        if table_file is None:
             raise InputError(
                 f"{path}: found {len(self._photos.names):,} photos but no attribute file; expected "
                 "list_attr_celeba.txt or list_attr_celeba.csv in this folder (it must hold both)"
             )
-        table = read_attributes(table_path)
+        table = read_attributes(table_file, attributes)
         columns = attribute_indices(attributes, table.attributes) if attributes else range(len(table.attributes))
 
-        self._skipped: list[str] = []
-        self._strict = strict
-        rows, self._names = self._match(table, table_path)
+        rows, self._names = self._match(table, table_file)
         listed = [table.files[row] for row in rows]
         self.attributes = tuple(table.attributes[column] for column in columns)
         self.labels: NDArray[np.uint8] = np.ascontiguousarray(table.labels[rows][:, list(columns)])
 
-        identity_path = _find(folder, files, IDENTITY_FILES)
+        originals = read_originals(found.originals) if found.originals else {}
         self.identities: NDArray[np.int64] | None = None
-        if identity_path is not None:
-            people = read_identities(identity_path)
-            self.identities = np.array([people.get(name, -1) for name in listed], dtype=np.int64)
-        partition_path = _find(folder, files, PARTITION_FILES)
+        if found.identities is not None:
+            people = _of_photos(read_identities(found.identities), listed, originals)
+            if any(person is not None for person in people):
+                self.identities = np.array([-1 if person is None else person for person in people], dtype=np.int64)
+            else:
+                self._skip(f"{found.identities.name}, which lists none of the photos{_examples(listed)}")
         self.splits: Mapping[str, NDArray[np.int64]]
-        if split == "paper":
-            self.splits, how = _paper_split(len(rows), seed), f"the paper's split, seed {seed}"
-        elif partition_path is None:
-            self.splits, how = _random_split(len(rows), seed), f"no partition file: random 90/5/5 % split, seed {seed}"
-        else:
-            self.splits, how = self._official_split(partition_path, listed), f"official split ({partition_path.name})"
-        self._description = self._describe(table_path, how)
+        self.splits, how = self._divide(found.partition, listed, originals, split, seed)
+        if not len(self.splits["val"]):
+            self._warn(
+                f"no photos for validation ({how}); training will measure nothing and keep no best checkpoint, only "
+                "the last ones, and 'evaluate' needs another --split"
+            )
+        self._description = self._describe(table_file, how)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -128,26 +134,30 @@ class CelebA:
         """
         return decode_photo(self._photos, self._names[index], size)
 
-    def _match(self, table: AttributeTable, path: Path) -> tuple[list[int], list[str]]:
+    def _match(self, table: AttributeTable, file: AnnotationFile) -> tuple[list[int], list[str]]:
         """The rows of ``table`` that have a photo, and these photos."""
         index = _PhotoIndex(self._photos.names)
-        found = [index.find(file) for file in table.files]
+        found = [index.find(photo) for photo in table.files]
         rows = [row for row, name in enumerate(found) if name is not None]
         names = [name for name in found if name is not None]
         if table.announced not in (None, len(table.files)):
-            self._skip(f"{path.name} announces {table.announced:,} rows, but has {len(table.files):,}")
-        without_photo = [file for file, name in zip(table.files, found, strict=True) if name is None]
+            self._skip(f"{file.name} announces {table.announced:,} rows, but has {len(table.files):,}")
+        without_photo = [photo for photo, name in zip(table.files, found, strict=True) if name is None]
+        for photo in without_photo:
+            if not is_decodable(photo):
+                line = table.lines[table.files.index(photo)]
+                raise InputError(f"{file.where}: line {line}: is not UTF-8 text, and no photo has this name")
         used = set(names)
         if len(used) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
-            raise InputError(f"{path}: two rows stand for the photo {twice!r}")
+            raise InputError(f"{file.where}: two rows stand for the photo {twice!r}")
         without_row = [name for name in self._photos.names if name not in used]
         if not table.files:
-            raise InputError(f"{path}: has no rows below its header, expected one for each photo")
+            raise InputError(f"{file.where}: has no rows below its header, expected one for each photo")
         if not names:
             raise InputError(
-                f"{path}: none of its {len(table.files):,} rows has a photo among the {len(self._photos.names):,} of "
-                f"{self._photos.path}{_examples(table.files)}"
+                f"{file.where}: none of its {len(table.files):,} rows has a photo among the "
+                f"{len(self._photos.names):,} of {self._photos.path}{_examples(table.files)}"
             )
         if without_photo:
             self._skip(f"{_count(without_photo, 'row')} without a photo{_examples(without_photo)}")
@@ -155,32 +165,45 @@ class CelebA:
             self._skip(f"{_count(without_row, 'photo')} without a row{_examples(without_row)}")
         return rows, names
 
-    def _official_split(self, path: Path, listed: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        partition = read_partition(path)
-        part = np.array([partition.get(name, -1) for name in listed])
-        without_part = [name for name in listed if name not in partition]
+    def _divide(
+        self, file: AnnotationFile | None, listed: Sequence[str], originals: Mapping[str, str], split: str, seed: int
+    ) -> tuple[dict[str, NDArray[np.int64]], str]:
+        """The splits, and in words where they come from."""
+        if split == "paper":
+            return _paper_split(len(listed), seed), f"the paper's split, seed {seed}"
+        if file is None:
+            return _random_split(len(listed), seed), f"no partition file: random 90/5/5 % split, seed {seed}"
+        parts = _of_photos(read_partition(file), listed, originals)
+        without_part = [name for name, part in zip(listed, parts, strict=True) if part is None]
+        if len(without_part) == len(listed):  # of another data set, such as CelebA's beside CelebA-HQ
+            self._skip(f"{file.name}, which lists none of the photos{_examples(listed)}")
+            return _random_split(len(listed), seed), f"no partition that fits: random 90/5/5 % split, seed {seed}"
         if without_part:
-            self._skip(f"{_count(without_part, 'photo')} in no split of {path.name}{_examples(without_part)}")
+            self._skip(f"{_count(without_part, 'photo')} in no split of {file.name}{_examples(without_part)}")
+        part = np.array([-1 if part is None else part for part in parts])
         splits = {name: np.flatnonzero(part == number) for number, name in enumerate(("train", "val", "test"))}
         if not len(splits["test"]):
             del splits["test"]
-        return splits
+        return splits, f"official split ({file.name})"
 
     def _skip(self, what: str) -> None:
         """Note a mismatch: a warning, or an error where the caller asked for that."""
         if self._strict:
             raise InputError(f"{self._photos.path}: {what}")
-        warnings.warn(f"{self._photos.path}: {what}; everything else is used", stacklevel=4)
+        self._warn(f"{what}; everything else is used")
         self._skipped.append(what)
 
-    def _describe(self, table_path: Path, how: str) -> str:
+    def _warn(self, what: str) -> None:
+        warnings.warn(printable(f"{self._photos.path}: {what}"), stacklevel=4)
+
+    def _describe(self, file: AnnotationFile, how: str) -> str:
         parts = [f"{len(self):,} photos in {self._photos.path}"]
-        parts.append(f"{len(self.attributes)} attributes ({table_path.name})")
+        parts.append(f"{len(self.attributes)} attributes ({file.name})")
         if self.identities is not None:
             parts.append(f"{len(np.unique(self.identities[self.identities >= 0])):,} people")
         sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in self.splits.items())
         skipped = "skipped: " + ", ".join(self._skipped) if self._skipped else "nothing skipped"
-        return f"{', '.join(parts)}; {how}: {sizes}; {skipped}"
+        return printable(f"{', '.join(parts)}; {how}: {sizes}; {skipped}")
 
 
 class _PhotoIndex:
@@ -196,6 +219,8 @@ class _PhotoIndex:
         found = self._table(depth, False).get(file)
         if found is None:
             found = self._table(depth, True).get(file.rpartition(".")[0] or file)
+        if found is None and "\\" in file:  # written on Windows
+            return self.find(file.replace("\\", "/"))
         if found is not None and len(found) > 1:
             raise InputError(f"{file!r} stands for {len(found)} photos: {', '.join(found[:3])}; keep one of them")
         return found[0] if found else None
@@ -205,69 +230,28 @@ class _PhotoIndex:
         if key not in self._tables:
             table = self._tables[key] = {}
             for name in self._names:
-                end = "/".join(name.split("/")[-depth:])
+                end = "/".join(name.rsplit("/", depth)[-depth:])
                 table.setdefault(end.rpartition(".")[0] if without_suffix else end, []).append(name)
         return self._tables[key]
 
 
-def _look_through(path: Path) -> tuple[Path, list[str], PhotoFiles]:
-    """The folder to search, the files below it, and the photos."""
-    if path.is_file() and path.suffix.lower() == ".zip":
-        photos: PhotoFiles = ZipPhotos(path)
-        folder, files = path.parent, _files_below(path.parent)
-    elif path.is_dir():
-        folder, files = path, _files_below(path)
-        photos = _find_photos(folder, files)
-    else:
-        found = "a file" if path.is_file() else "no such folder"
-        raise InputError(f"data: {path}: {found}; expected a folder with CelebA's files, or 'drawn' for built-in faces")
-    if not photos.names:
-        raise InputError(f"{photos.path}: holds no photos; expected img_align_celeba/ or img_align_celeba.zip")
-    return folder, files, photos
+def _of_photos(table: Mapping[str, T], listed: Sequence[str], originals: Mapping[str, str]) -> list[T | None]:
+    """What a partition or identity file says about each of the photos: by its name, whatever the suffix.
 
+    CelebA-HQ's photos have numbers of their own, which mean nothing in CelebA's files: ``originals`` translates them.
+    """
+    by_stem: dict[str, T | None] = {}
+    for name, value in table.items():
+        stem = _stem(name)
+        by_stem[stem] = None if stem in by_stem else value  # of two, neither
 
-def _files_below(folder: Path, depth: int = DEPTH) -> list[str]:
-    """Every file down to ``depth`` levels below ``folder`` that is not hidden, as paths with ``/``, near ones first."""
-    files: list[str] = []
-    level = [""]
-    for _ in range(depth + 1):
-        below: list[str] = []
-        for prefix in level:
-            try:
-                entries = sorted(os.scandir(folder / prefix), key=lambda entry: entry.name)
-            except OSError as error:
-                raise InputError(f"{folder / prefix}: cannot be read: {error.strerror}") from error
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                name = f"{prefix}{entry.name}"
-                if entry.is_dir():
-                    below.append(f"{name}/")
-                else:
-                    files.append(name)
-        level = below
-    return files
+    def find(name: str) -> T | None:
+        if (stem := _stem(name)) in originals:
+            name = originals[stem]
+            stem = _stem(name)
+        return table[name] if name in table else by_stem.get(stem)
 
-
-def _find_photos(folder: Path, files: Sequence[str]) -> PhotoFiles:
-    photos = [file for file in files if is_photo_name(file)]
-    zips = [file for file in files if file.lower().endswith(".zip")]
-    if aligned := [photo for photo in photos if PHOTOS in photo.lower().split("/")[:-1]]:
-        return FolderPhotos(folder, aligned)
-    if aligned := [file for file in zips if PurePosixPath(file).stem.lower() == PHOTOS]:
-        return ZipPhotos(folder / aligned[0])
-    if not photos and len(zips) == 1:
-        return ZipPhotos(folder / zips[0])
-    return FolderPhotos(folder, photos)
-
-
-def _find(folder: Path, files: Sequence[str], patterns: Sequence[str]) -> Path | None:
-    """The file that fits the earliest of ``patterns``; of several, the one nearest to ``folder``."""
-    for pattern in patterns:
-        for file in files:
-            if fnmatch.fnmatchcase(PurePosixPath(file).name.lower(), pattern):
-                return folder / file
-    return None
+    return [find(name) for name in listed]
 
 
 def _random_split(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -285,6 +269,12 @@ def _paper_split(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
         val = count - train
     order = seeded_permutation(count, check_seed(seed))
     return {"train": np.sort(order[:train]), "val": np.sort(order[train : train + val])}
+
+
+def _stem(name: str) -> str:
+    """A photo's name without its folders and its suffix."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return last.rpartition(".")[0] or last
 
 
 def _count(items: Sequence[str], noun: str) -> str:

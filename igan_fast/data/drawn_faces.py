@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from igan_fast.data import drawing
 from igan_fast.data.attributes import CELEBA_ATTRIBUTES, attribute_indices
 from igan_fast.data.drawing.parameters import FaceParameters, with_attribute
 from igan_fast.data.drawing.population import face_parameters, identity_of
@@ -21,9 +23,6 @@ from igan_fast.data.drawing.portrait import draw_face
 from igan_fast.errors import InputError
 
 __all__ = ["DrawnFaces", "FaceParameters", "draw_face", "face_parameters", "with_attribute"]
-
-#: To be raised by every change that moves a pixel or a label, so that stores built before it are built again.
-_DRAWING_VERSION = 1
 
 
 class DrawnFaces:
@@ -73,9 +72,11 @@ class DrawnFaces:
         return f"{self._count:,} drawn faces of {people:,} people, {len(self.attributes)} attributes, seed {self._seed}"
 
     def fingerprint(self) -> str:
-        """Hex; changes when any picture would."""
-        key = ("drawn faces", _DRAWING_VERSION, self._count, self._seed)
-        return hashlib.sha256(repr(key).encode()).hexdigest()
+        """Hex; changes when any picture would, also with the code that draws."""
+        digest = hashlib.sha256(repr(("drawn faces", self._count, self._seed)).encode())
+        for module in sorted(Path(drawing.__path__[0]).glob("*.py")):
+            digest.update(f"{module.name}\n".encode() + module.read_bytes())
+        return digest.hexdigest()
 
     def image(self, index: int, size: int) -> NDArray[np.uint8]:
         """Picture ``index``: uint8 (size, size, 3), RGB.

@@ -1,7 +1,8 @@
 """Decode, crop and resize every picture once, in parallel, into one memory-mapped file that training reads from.
 
 A store is a folder in the cache: ``images.npy``, uint8 (M, S, S, 3), and ``store.json``, which says what it was made
-from. Labels and splits are not in it: they come from the source, so that other attributes need no new store.
+from and has checksums of both. Labels and splits are not in it: they come from the source, so that other attributes
+need no new store.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,17 +28,27 @@ from tqdm import tqdm
 
 from igan_fast.data.decode import Broken, ImageFile, decode_all
 from igan_fast.data.source import FaceSource
-from igan_fast.errors import InputError
-from igan_fast.files import clear_write_errors, sync_file, sync_folder, write_durably
+from igan_fast.errors import InputError, printable
+from igan_fast.files import clear_write_errors, open_regular, sync_file, sync_folder, write_durably
+from igan_fast.json_files import read_json
 from igan_fast.progress import progress_bar
 
 __all__ = ["FaceStore", "build_store", "cache_folder", "spread"]
 
 #: Part of every store's name and manifest: raise it when the layout of the folder changes.
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 
 IMAGES = "images.npy"
 MANIFEST = "store.json"
+
+#: Bytes of ``images.npy`` for each checksum. A CRC takes 0.3 s a GB: opening a store reads it once, as an epoch does.
+CHECKED_BYTES = 2**22
+
+#: What is in a manifest.
+SHAPE = {"format": int, "fingerprint": str, "size": int, "count": int, "broken": list, "checksums": [int], "seal": str}
+
+#: Checking more than this shows a progress bar: on a slow disk it takes a while.
+SHOWN_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class FaceStore:
     positions: NDArray[np.int64]  #: (M,), ascending: where each row's picture is in the source
     size: int  #: S, pixels
     path: Path | None = None  #: the folder in the cache
+    digest: str | None = None  #: hexadecimal, of the pictures themselves: the same wherever their files come from
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,6 +98,9 @@ def build_store(
 ) -> FaceStore:
     """Open the store of ``source`` at ``size``, building it first where the cache has no whole, up-to-date one.
 
+    Each opening compares every byte with its checksum; a store that is damaged is built again, with a warning that
+    says why.
+
     A build happens in a temporary folder that is renamed at the very end, so that one which was stopped, even by
     ``kill -9`` or a power cut, is never taken for a whole one. Processes that want the same store at once wait for the
     first of them.
@@ -112,21 +128,24 @@ def build_store(
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"{type(source).__name__.lower()}-{size}-{key}"
 
-    store = _open(folder, source, identity, strict)
-    if store is not None:
-        return store
-    with clear_write_errors(str(cache), "set IGAN_FAST_CACHE to a folder elsewhere; nothing unfinished was left there"):
-        cache.mkdir(parents=True, exist_ok=True)
-        with _only_builder(cache / f".{folder.name}.lock", progress):
-            # Whoever held the lock before us may have built it; whoever was killed while building has left its folder.
-            store = _open(folder, source, identity, strict)
-            for stale in cache.glob(f".{folder.name}.tmp-*"):
-                shutil.rmtree(stale, ignore_errors=True)
-            if store is None:
-                _build(folder, source, identity, workers, strict, progress)
-                store = _open(folder, source, identity, strict)
-    if store is None:
-        raise InputError(f"{folder}: the store cannot be read back after it was written; check that disk")
+    store = _open(folder, source, identity, strict, progress)
+    if isinstance(store, str) or store is None:
+        where = "set IGAN_FAST_CACHE to a folder elsewhere; nothing unfinished was left there"
+        with clear_write_errors(str(cache), where):
+            cache.mkdir(parents=True, exist_ok=True)
+            with _only_builder(cache / f".{folder.name}.lock", progress):
+                # Whoever held the lock before us may have built it; whoever was killed while building has left its
+                # folder.
+                store = _open(folder, source, identity, strict, progress)
+                for stale in cache.glob(f".{folder.name}.tmp-*"):
+                    shutil.rmtree(stale, ignore_errors=True)
+                if isinstance(store, str):
+                    warnings.warn(printable(f"{folder}: {store}; the pictures are prepared again"), stacklevel=2)
+                if isinstance(store, str) or store is None:
+                    _build(folder, source, identity, workers, strict, progress)
+                    store = _open(folder, source, identity, strict, progress)
+    if isinstance(store, str) or store is None:
+        raise InputError(f"{folder}: the store cannot be read back after it was written ({store}); check that disk")
     return store
 
 
@@ -155,10 +174,11 @@ def _build(
             raise InputError(f"none of the {count:,} pictures can be read; the first: {broken[0][1]}")
         file.drop([position for position, _ in broken])
         sync_file(file.path)
-        write_durably(temporary / MANIFEST, json.dumps({**identity, "broken": broken}, indent=1).encode())
+        manifest = {**identity, "broken": broken, "checksums": _checksums(file.path, False)}
+        manifest["seal"] = _seal(manifest)
+        write_durably(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         sync_folder(temporary)
-        if folder.exists():  # not whole, or it would have been opened
-            shutil.rmtree(folder)
+        _remove(folder)  # it is not whole, or it would have been opened
         temporary.rename(folder)
         sync_folder(folder.parent)
     except BaseException:  # Ctrl-C too
@@ -166,33 +186,77 @@ def _build(
         raise
 
 
-def _open(folder: Path, source: FaceSource, identity: Mapping[str, Any], strict: bool) -> FaceStore | None:
-    """The finished store in ``folder``, or None where there is none, or it is damaged or of another source."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        broken = [(int(position), str(reason)) for position, reason in manifest.pop("broken")]
-        images = np.load(folder / IMAGES, mmap_mode="r")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+def _open(
+    folder: Path, source: FaceSource, identity: Mapping[str, Any], strict: bool, progress: bool
+) -> FaceStore | str | None:
+    """The finished store in ``folder``, None where nothing is there, or what is wrong with what is there."""
+    if not os.path.lexists(folder):
         return None
     size, count = int(identity["size"]), len(source)
-    shape = (count - len(broken), size, size, 3)
-    if manifest != identity or images.shape != shape or images.dtype != np.uint8:
-        return None
-    if broken:
-        if _mended(source, size, broken):
-            return None
-        _report(broken, count, strict)
+    try:
+        manifest = read_json(folder / MANIFEST, SHAPE)
+        if manifest.pop("seal") != _seal(manifest):
+            return f"{MANIFEST} is damaged: it has changed since it was written"
+        broken: list[Broken] = [(position, reason) for position, reason in manifest.pop("broken")]
+        checksums = manifest.pop("checksums")
+        if manifest != identity:
+            return f"{MANIFEST} is of other pictures"
+        if _checksums(folder / IMAGES, progress) != checksums:
+            return f"{IMAGES} is damaged: it has changed since it was written"
+        images = np.load(folder / IMAGES, mmap_mode="r")
+    except FileNotFoundError:
+        return f"{IMAGES} is missing"
+    except InputError as error:
+        return str(error).removeprefix(f"{printable(folder)}{os.sep}")
+    except (OSError, ValueError) as error:
+        return f"{IMAGES} cannot be read: {error}"
+    if images.shape != (count - len(broken), size, size, 3) or images.dtype != np.uint8:
+        return f"{IMAGES} holds {images.dtype} of shape {images.shape}"
+    if _mended(source, size, broken):
+        return "a picture that was broken can be read now"
     positions = np.delete(np.arange(count, dtype=np.int64), [position for position, _ in broken])
+    splits = {name: np.flatnonzero(np.isin(positions, split)) for name, split in source.splits.items()}
+    if broken:
+        emptied = [name for name, rows in splits.items() if not len(rows) and len(source.splits[name])]
+        _report(broken, count, emptied, strict)
     return FaceStore(
         images=images,
         labels=source.labels[positions],
         identities=None if source.identities is None else source.identities[positions],
-        splits={name: np.flatnonzero(np.isin(positions, split)) for name, split in source.splits.items()},
+        splits=splits,
         attributes=source.attributes,
         positions=positions,
         size=size,
         path=folder,
+        digest=hashlib.sha256(json.dumps([images.shape, checksums]).encode()).hexdigest(),
     )
+
+
+def _checksums(path: Path, progress: bool) -> list[int]:
+    """The CRC-32 of each ``CHECKED_BYTES`` of a file, its header included."""
+    checksums = []
+    with open_regular(path) as file:
+        total = os.fstat(file.fileno()).st_size
+        buffer = bytearray(CHECKED_BYTES)
+        shown = progress and total > SHOWN_BYTES
+        with progress_bar(total=total, shown=shown, desc="Checking the pictures", unit="B", unit_scale=True) as bar:
+            while read := file.readinto(buffer):
+                checksums.append(zlib.crc32(memoryview(buffer)[:read]))
+                bar.update(read)
+    return checksums
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """A digest of all that a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Take away what is in a store's place: a folder, a file, or a link (and not what it leads to)."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _mended(source: FaceSource, size: int, broken: list[Broken]) -> bool:
@@ -206,12 +270,13 @@ def _mended(source: FaceSource, size: int, broken: list[Broken]) -> bool:
     return False
 
 
-def _report(broken: list[Broken], count: int, strict: bool) -> None:
+def _report(broken: list[Broken], count: int, emptied: list[str], strict: bool) -> None:
     named = "; ".join(reason for _, reason in broken[:3]) + ("; …" if len(broken) > 3 else "")
     message = f"{len(broken):,} of {count:,} pictures are broken: {named}"
     if strict:
         raise InputError(message)
-    warnings.warn(f"{message}. They are left out", stacklevel=4)
+    left = f", and nothing is left of {' and '.join(emptied)}" if emptied else ""
+    warnings.warn(printable(f"{message}. They are left out{left}"), stacklevel=4)
 
 
 @contextmanager

@@ -1,8 +1,13 @@
+import dataclasses
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from igan_fast.baselines import cnn as cnn_module
 from igan_fast.baselines.cnn import AttributeCNN, CNNConfig, cached_cnn, predict, train_cnn
@@ -141,15 +146,76 @@ def test_the_cache_tells_apart_photos_labels_attributes_sizes_and_settings(
     assert len(trainings) == len(variants)
 
 
-@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
-def test_a_damaged_cache_file_is_replaced(tmp_path: Path, trainings: list[int], content: bytes | None) -> None:
+def flipped(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+def as_other_network(content: bytes) -> bytes:
+    return save(AttributeCNN(16, 7).state_dict())
+
+
+def as_huge_network(content: bytes) -> bytes:
+    """A header that claims tensors of a terabyte, which are all in the file, were it as long."""
+    header = json.dumps({"x": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}).encode()
+    return len(header).to_bytes(8, "little") + header + content
+
+
+#: What becomes of the file, and what the message says of it.
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda content: b"", "is damaged"),
+    "other file": (lambda content: b"no safetensors", "is damaged"),
+    "cut": (lambda content: content[:-10], "is damaged"),
+    "longer": (lambda content: content + b"\0", "is damaged"),
+    "length of the header": (lambda content: flipped(content, 0), "is damaged"),
+    "header": (lambda content: flipped(content, 20), "is damaged"),
+    "a weight": (
+        lambda content: flipped(content, len(content) // 2),
+        "is damaged: it has changed since it was written",
+    ),
+    "the last weight": (lambda content: flipped(content, len(content) - 1), "is damaged: it has changed"),
+    "other network": (as_other_network, "is damaged: it holds the weights of another network"),
+    "huge network": (as_huge_network, "is damaged"),
+    "without digest": (lambda content: save(load(content)), "is damaged: it has changed"),
+    "NaN": (lambda content: save({k: v * math.nan for k, v in load(content).items()}), "is damaged: it has changed"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_file_is_replaced_and_says_why(tmp_path: Path, trainings: list[int], damage: str) -> None:
     first = cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:-10] if content is None else content)
-    again = cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    act, reason = DAMAGES[damage]
+    path.write_bytes(act(path.read_bytes()))
+    with pytest.warns(UserWarning, match=rf"^{path}: {reason}.*; the plain CNN is trained again$") as caught:
+        again = cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    assert len(caught) == 1
     assert len(trainings) == 2
     np.testing.assert_array_equal(predict(first, store().images), predict(again, store().images))
     cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    assert len(trainings) == 2
+
+
+def test_what_is_no_file_in_the_caches_place(tmp_path: Path, trainings: list[int]) -> None:
+    cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.warns(UserWarning, match="found a device, expected a file; the plain CNN is trained again"):
+        cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    assert not path.is_symlink()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="found a folder, expected the weights of the plain CNN; move it away"):
+        cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    assert len(trainings) == 2  # it is refused before the work
+
+
+def test_the_cache_knows_photos_by_their_contents(tmp_path: Path, trainings: list[int]) -> None:
+    """A data set that was copied elsewhere, or whose files were touched, keeps its network."""
+    data = store()
+    for folder, digest in (("a", "1"), ("b", "1"), ("c", "1"), ("c", "2")):
+        kept = dataclasses.replace(data, path=tmp_path / folder, digest=digest)
+        cached_cnn(kept, QUICK, cache=tmp_path / "cache", progress=False)
     assert len(trainings) == 2
 
 

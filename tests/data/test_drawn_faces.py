@@ -1,11 +1,14 @@
 import hashlib
 import pickle
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from igan_fast.data import drawing
 from igan_fast.data.attributes import CELEBA_ATTRIBUTES
 from igan_fast.data.drawing.parameters import EXCLUSIONS
 from igan_fast.data.drawn_faces import DrawnFaces, draw_face, face_parameters, with_attribute
@@ -322,3 +325,16 @@ def test_bad_index_size_attribute_and_value():
         with_attribute(face_parameters(0, 0), "Male", 2)
     with pytest.raises(InputError, match="'Attractive' follows"):
         with_attribute(face_parameters(0, 0), "Attractive", 1)
+
+
+def test_the_fingerprint_knows_the_code_that_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = DrawnFaces(3).fingerprint()
+    copy = tmp_path / "drawing"
+    shutil.copytree(drawing.__path__[0], copy)
+    monkeypatch.setattr(drawing, "__path__", [str(copy)])
+    assert DrawnFaces(3).fingerprint() == before
+    for module in copy.glob("*.py"):
+        source = module.read_text()
+        module.write_text(source + "\n")
+        assert DrawnFaces(3).fingerprint() != before
+        module.write_text(source)

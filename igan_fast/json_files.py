@@ -1,0 +1,163 @@
+"""The package's own JSON, read so that whatever a file holds, the reader gets what it expects or one clear line."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from igan_fast.files import FileDamaged, read_file
+
+__all__ = ["Natural", "check_json", "parse_json", "read_json"]
+
+#: No file of ours comes near it: the longest, a store's list of broken pictures, has some hundred bytes each.
+MAX_BYTES = 64 * 2**20
+
+#: Deeper than anything of ours, and far from where Python's own stack ends.
+_MAX_DEPTH = 32
+
+_MAX_INTEGER = 2**63
+
+
+class Natural:
+    """In the shape of :func:`check_json`: a whole number from 0 up."""
+
+
+def read_json(path: Path, shape: Any = None, *, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """The JSON object in a file of ours.
+
+    Args:
+        path: the file.
+        shape: what the object must hold, as :func:`check_json` takes it; nothing is asked of it by default.
+        limit: the most bytes it may have.
+
+    Raises:
+        FileMissing, FileUnreadable, FileDamaged: as :func:`igan_fast.files.read_file`; ``FileDamaged`` also where the
+            content is no JSON object, holds what JSON has not (NaN, Infinity), a number beyond 64 bits or the range of
+            floats, a name twice, or something of another type than ``shape`` says.
+    """
+    return parse_json(read_file(path, limit=limit), path, shape)
+
+
+def parse_json(data: bytes, where: str | Path, shape: Any = None) -> dict[str, Any]:
+    """:func:`read_json` for bytes that were read already; ``where`` names them in messages."""
+    try:
+        content = json.loads(
+            data.decode("utf-8-sig"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+            object_pairs_hook=_without_repeats,
+        )
+        _check_depth(content)
+    except UnicodeDecodeError:
+        raise FileDamaged(f"{where}: damaged: not JSON (not UTF-8)") from None
+    except RecursionError:
+        raise FileDamaged(f"{where}: damaged: nested more than {_MAX_DEPTH} deep") from None
+    except ValueError as error:
+        raise FileDamaged(f"{where}: damaged: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise FileDamaged(f"{where}: damaged: found a JSON {type(content).__name__}, expected an object")
+    if shape is not None:
+        check_json(content, shape, where)
+    return content
+
+
+def check_json(value: object, shape: Any, where: str | Path, name: str = "") -> None:
+    """Refuse a value that came from JSON and is of another type than ``shape`` says.
+
+    Args:
+        value: the value.
+        shape: ``str``, ``bool``, ``int``, ``float`` (whole numbers too, but no bool), ``Natural``, ``dict`` or ``list``
+            (whatever they hold); ``[shape]`` for a list of any length; ``{str: shape}`` for an object with any names;
+            ``{"name": shape, …}`` for one with at least these names; a tuple for one of several shapes, ``None``
+            among them.
+        where: the file, for the message.
+        name: of the value in it, for the message.
+
+    Raises:
+        FileDamaged: names the file and the value, what was found and what was expected.
+    """
+    if isinstance(shape, tuple):
+        if not any(_fits(value, one) for one in shape):
+            expected = " or ".join("null" if one is None else _word(one) for one in shape)
+            raise FileDamaged(_message(where, name, value, expected))
+        shape = next(one for one in shape if _fits(value, one))
+    if not _fits(value, shape):
+        raise FileDamaged(_message(where, name, value, _word(shape)))
+    if isinstance(shape, list) and isinstance(value, list):
+        for index, item in enumerate(value):
+            check_json(item, shape[0], where, f"{name}[{index}]")
+    elif isinstance(shape, dict) and isinstance(value, dict):
+        prefix = f"{name}." if name else ""
+        for key, inner in value.items() if str in shape else shape.items():
+            if key not in value:
+                raise FileDamaged(f"{where}: damaged: {prefix}{key} is missing")
+            check_json(value[key], shape.get(str, inner), where, f"{prefix}{key}")
+
+
+def _fits(value: object, shape: Any) -> bool:
+    """Whether the outermost type is right."""
+    if shape is None:
+        return value is None
+    if isinstance(shape, dict | list):
+        return isinstance(value, type(shape))
+    if isinstance(value, bool):
+        return shape is bool
+    if shape is Natural:
+        return isinstance(value, int) and value >= 0
+    return isinstance(value, int | float if shape is float else shape)
+
+
+def _word(shape: Any) -> str:
+    kind = type(shape) if isinstance(shape, dict | list) else shape
+    words = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "an object",
+             list: "a list", Natural: "a whole number from 0 up"}  # fmt: skip
+    return words[kind]
+
+
+def _message(where: str | Path, name: str, value: object, expected: str) -> str:
+    return f"{where}: damaged: {name or 'its content'} is {reprlib.repr(value)}, expected {expected}"
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond the range of floats")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 20 or not -_MAX_INTEGER <= (value := int(text)) < _MAX_INTEGER:
+        raise ValueError(f"{text[:20]}{'…' * (len(text) > 20)} is beyond 64 bits")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} is there twice")
+    return values
+
+
+def _check_depth(content: object) -> None:
+    layer, depth = [content], 0
+    while layer:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise RecursionError
+        layer = [
+            item
+            for value in layer
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]

@@ -1,0 +1,485 @@
+"""CelebA as people really have it: zips from Windows and Kaggle, folders with odd things in them, CelebA-HQ."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+import tracemalloc
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igan_fast.data import FaceStore, build_store, celeba_files
+from igan_fast.data.celeba import CelebA
+from igan_fast.data.photo_files import FolderPhotos, ZipPhotos
+from igan_fast.errors import InputError
+
+FILES = tuple(f"{number:06}.jpg" for number in range(1, 7))
+
+
+def photo(number: int) -> bytes:
+    """A grey photo whose brightness says its number."""
+    buffer = io.BytesIO()
+    Image.new("L", (20, 24), 10 * number).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PHOTOS = {name: photo(number) for number, name in enumerate(FILES, start=1)}
+ATTRIBUTES = "image_id,Bald,Young\n" + "".join(f"{name},{1 - 2 * (n % 2)},1\n" for n, name in enumerate(FILES))
+PARTITION = "image_id,partition\n" + "".join(
+    f"{name},{part}\n" for name, part in zip(FILES, (0, 0, 0, 1, 2, 2), strict=True)
+)
+PEOPLE = "".join(f"{name} {number}\n" for number, name in enumerate(FILES, start=100))
+
+
+def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def write_zip(path: Path, files: Mapping[str, bytes | str], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo("placeholder")
+            entry.filename, entry.compress_type = name, compression  # as it is: ZipInfo would mend its separators
+            archive.writestr(entry, content)
+    return path
+
+
+def below(prefix: str, files: Mapping[str, bytes]) -> dict[str, bytes | str]:
+    return {f"{prefix}{name}": content for name, content in files.items()}
+
+
+def split_lists(source: CelebA) -> dict[str, list[int]]:
+    return {name: rows.tolist() for name, rows in source.splits.items()}
+
+
+@contextmanager
+def no_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def assert_whole(source: CelebA, count: int = 6) -> None:
+    assert [int(source.image(index, 16)[8, 8, 0]) for index in range(len(source))] == [
+        10 * n for n in range(1, count + 1)
+    ]
+    np.testing.assert_array_equal(source.labels, [[1 - n % 2, 1] for n in range(count)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path, {**below("img_align_celeba/", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
+
+
+# Zips -----------------------------------------------------------------------------------------------------------------
+
+KAGGLE = {
+    **below("img_align_celeba/img_align_celeba/", PHOTOS),
+    "list_attr_celeba.csv": ATTRIBUTES,
+    "list_eval_partition.csv": PARTITION,
+    "identity_CelebA.txt": PEOPLE,
+}
+
+
+@pytest.mark.parametrize("given", ["the zip", "its folder", "its folder, beside a picture"])
+def test_kaggles_archive_as_it_is(given: str, tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "archive.zip", KAGGLE)
+    if "picture" in given:
+        write(tmp_path, {"screenshot.png": photo(9)})
+    with no_warning():
+        source = CelebA(path if given == "the zip" else tmp_path, strict=True)
+    assert_whole(source)
+    assert source.identities is not None
+    assert source.identities.tolist() == list(range(100, 106))
+    assert split_lists(source) == {
+        "train": [0, 1, 2],
+        "val": [3],
+        "test": [4, 5],
+    }
+
+
+def test_annotation_files_in_a_zip_that_is_named_come_before_those_around_it(tmp_path: Path) -> None:
+    """It may lie among downloads of all kinds."""
+    other = "image_id,Other\n" + "".join(f"{name},1\n" for name in FILES)
+    write(tmp_path, {"other/list_attr_celeba.csv": other, "other/list_eval_partition.csv": "image_id,partition\nx,0\n"})
+    path = write_zip(tmp_path / "archive.zip", KAGGLE)
+    assert_whole(CelebA(path, strict=True))
+    assert CelebA(tmp_path).attributes == ("Other",)  # of a folder, its own come first
+
+
+@pytest.mark.parametrize("system", [0, 3])
+def test_a_zip_from_windows(system: int, tmp_path: Path) -> None:
+    files = {name.replace("/", "\\"): content for name, content in KAGGLE.items()}
+    path = write_zip(tmp_path / "archive.zip", {"img_align_celeba\\": b"", **files})
+    with no_warning():
+        assert_whole(CelebA(path, strict=True))
+
+
+def test_rows_from_windows(folder: Path) -> None:
+    write(folder, {"list_attr_celeba.csv": ATTRIBUTES.replace("0000", "img_align_celeba\\0000")})
+    assert_whole(CelebA(folder, strict=True))
+
+
+def test_a_zip_from_a_mac(tmp_path: Path) -> None:
+    files = {"./img/.DS_Store": b"x", "__MACOSX/img/._000001.jpg": b"x", "__MACOSX/._list_attr_celeba.csv": b"x"}
+    path = write_zip(tmp_path / "faces.zip", {**files, **below("./img/", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
+    with no_warning():
+        assert_whole(CelebA(path, strict=True))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_every_compression(compression: int, tmp_path: Path) -> None:
+    large = write_zip(tmp_path / "archive.zip", {**KAGGLE, "large.png": bytes(3_000_000)}, compression)
+    photos = ZipPhotos(large)
+    assert photos.open("large.png").read() == bytes(3_000_000)
+    assert photos.open("list_attr_celeba.csv").read().decode() == ATTRIBUTES
+
+
+def test_bzip2_which_cannot_be_bounded_is_refused(tmp_path: Path) -> None:
+    photos = ZipPhotos(write_zip(tmp_path / "archive.zip", {"a.jpg": bytes(1000)}, zipfile.ZIP_BZIP2))
+    with pytest.raises(InputError, match=r"a.jpg: cannot be unpacked: is packed with bzip2, expected deflate"):
+        photos.open("a.jpg")
+
+
+def test_names_in_old_encodings(tmp_path: Path) -> None:
+    """Programs that know no flag for UTF-8 write the bytes of the file system."""
+    path = write_zip(
+        tmp_path / "faces.zip", {"img/Andr_X.jpg": PHOTOS["000001.jpg"], "img/Ren_YY.jpg": PHOTOS["000002.jpg"]}
+    )
+    content = path.read_bytes().replace(b"Andr_X", b"Andr\xe9X").replace(b"Ren_YY", "Ren\u00e9Y".encode())
+    path.write_bytes(content)
+    rows = b"image_id,Bald,Young\n" + b"Andr\xe9X.jpg,1,1\n" + "Ren\u00e9Y.jpg,-1,1\n".encode()
+    write(tmp_path, {"list_attr_celeba.csv": rows})
+    assert_whole(CelebA(tmp_path), 2)
+
+
+@contextmanager
+def memory_below(limit: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("claimed", [1000, 500_000_000])
+def test_a_bomb_in_a_zip_does_not_fill_the_memory(claimed: int, tmp_path: Path) -> None:
+    """Whether its table of contents says how large it is, or not."""
+    size = 60_000_000
+    path = write_zip(tmp_path / "faces.zip", {"a.jpg": bytes(size)})
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", claimed)))
+    photos = ZipPhotos(path)
+    message = r"a.jpg: (cannot be unpacked|unpacks to 500,000,000 bytes)"
+    with memory_below(size // 3), pytest.raises(InputError, match=message):
+        photos.open("a.jpg")
+
+
+def test_encrypted_and_overlapping_entries_are_broken_photos(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "faces.zip", {**below("img/", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02")
+    second = content.index(b"PK\x01\x02", start + 4)
+    content[start + 8] |= 1  # encrypted
+    content[second + 42 : second + 46] = content[start + 42 : start + 46]  # at the place of the first
+    path.write_bytes(content)
+    source = CelebA(path)
+    with pytest.raises(InputError, match=r"img/000001.jpg: cannot be unpacked \(.*encrypted, password required"):
+        source.image(0, 16)
+    with pytest.raises(InputError, match=r"img/000002.jpg: cannot be unpacked"):
+        source.image(1, 16)
+    with pytest.warns(UserWarning, match="2 of 6 pictures are broken"):
+        assert len(build_store(source, 16, cache=tmp_path / "cache", workers=1, progress=False)) == 4
+
+
+def test_a_damaged_table_of_contents_is_one_line(tmp_path: Path) -> None:
+    path = write_zip(
+        tmp_path / "faces.zip", {"caf\u00e9/000001.jpg": PHOTOS["000001.jpg"], "list_attr_celeba.csv": ATTRIBUTES}
+    )
+    whole = path.read_bytes()
+    start, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x05\x06")
+    outcomes = set()
+    for position in [*range(start, end, 3), *range(end, len(whole))]:
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                CelebA(path).image(0, 16)
+            outcomes.add("read")
+        except InputError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}  # a date, say, does not matter
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: write_zip(root / "faces.zip", {}), "holds no photos"),
+        (lambda root: write_zip(root / "faces.zip", {"notes.txt": b""}), "holds no photos"),
+        (lambda root: (root / "faces.zip").symlink_to("/dev/zero"), "found a device, expected a file"),
+        (lambda root: os.mkfifo(root / "faces.zip"), "found a pipe, expected a file"),
+        (lambda root: (root / "faces.zip").symlink_to("nowhere"), "faces.zip: cannot be read: No such file"),
+        (lambda root: [write_zip(root / f"{n}.zip", below("img/", PHOTOS)) for n in "ab"], "it has 2 zips: name one"),
+        (lambda root: write(root, {"img/a.heic": b"", "img/b.tga": b""}), "left out: 2 pictures in other formats"),
+    ],
+)
+def test_what_holds_no_photos_is_one_line(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    write(tmp_path, {"list_attr_celeba.csv": ATTRIBUTES})
+    make(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        CelebA(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zip_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_zip(folder / "faces.zip", below("img/", PHOTOS))
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("igan_fast.data.photo_files.open_regular", refused)
+    with pytest.raises(InputError, match=r"faces.zip: cannot be read: Permission denied"):
+        ZipPhotos(path)
+
+
+def test_of_two_entries_with_one_name_the_later_counts(tmp_path: Path) -> None:
+    path = tmp_path / "faces.zip"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for content in (photo(9), photo(1)):
+            archive.writestr("000001.jpg", content)
+        archive.writestr("list_attr_celeba.csv", "".join(ATTRIBUTES.splitlines(keepends=True)[:2]))
+    assert_whole(CelebA(path), 1)
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+
+def test_odd_things_among_the_photos_lose_none_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = folder / "img_align_celeba"
+    (photos / "gone.jpg").symlink_to("nowhere.jpg")
+    (photos / "circle.jpg").symlink_to("circle.jpg")
+    (photos / "zero.jpg").symlink_to("/dev/zero")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "up").symlink_to("..")
+    (photos / "self").symlink_to(".")
+    (folder / "also").symlink_to("img_align_celeba")
+    write(photos, {"._000001.jpg": b"x", ".hidden/000001.jpg": b"x", "x.heic": b"x", "Thumbs.db": b"x"})
+    (photos / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def guarded(path: Path) -> object:
+        if Path(path).name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(celeba_files.os, "scandir", guarded)
+    with pytest.warns(UserWarning, match="left out") as caught:
+        source = CelebA(folder, strict=True)
+    assert_whole(source)
+    assert [str(warning.message).removeprefix(f"{folder}: ").partition(" (")[0] for warning in caught] == [
+        "left out 4 photos with no regular file behind the name",
+        "left out 1 folder that cannot be read",
+        "left out 1 picture in other formats",
+    ]
+    assert "skipped: 4 photos with no regular file" in source.describe()
+
+
+def test_photos_that_a_link_leads_to(tmp_path: Path) -> None:
+    write(tmp_path / "disk", below("", PHOTOS))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "img_align_celeba").symlink_to(tmp_path / "disk")
+    write(tmp_path / "data", {"list_attr_celeba.csv": ATTRIBUTES})
+    with no_warning():
+        assert_whole(CelebA(tmp_path / "data", strict=True))
+
+
+def test_folders_in_folders_and_capital_letters(tmp_path: Path) -> None:
+    files = {f"mine/{name[:6]}/{name.upper()}": content for name, content in PHOTOS.items()}
+    write(tmp_path, {**files, "LIST_ATTR_CELEBA.CSV": ATTRIBUTES})
+    with no_warning():
+        assert_whole(CelebA(tmp_path, strict=True))
+
+
+def test_photos_named_in_latin_1(tmp_path: Path) -> None:
+    names = [os.fsdecode(name) for name in (b"Andr\xe9.jpg", b"Ren\xe9e.jpg")]
+    write(tmp_path / os.fsdecode(b"caf\xe9"), {name: photo(n) for n, name in enumerate(names, start=1)})
+    write(tmp_path, {"list_attr_celeba.csv": b"image_id,Bald,Young\nAndr\xe9.jpg,1,1\nRen\xe9e.jpg,-1,1\n"})
+    source = CelebA(tmp_path, strict=True)
+    assert_whole(source, 2)
+    store = build_store(source, 16, cache=tmp_path / "cache", workers=1, progress=False)
+    (tmp_path / os.fsdecode(b"caf\xe9") / names[0]).write_bytes(b"no photo")
+    with pytest.warns(UserWarning, match=r"Andr\\xe9.jpg: is not a photo"):
+        again = build_store(CelebA(tmp_path), 16, cache=tmp_path / "cache", workers=1, progress=False)
+    with pytest.warns(UserWarning, match=r"Andr\\xe9.jpg: is not a photo"):
+        opened = build_store(CelebA(tmp_path), 16, cache=tmp_path / "cache", workers=1, progress=False)
+    assert (len(store), len(again), len(opened)) == (2, 1, 1)
+
+
+def test_a_folder_whose_name_no_terminal_may_obey(tmp_path: Path) -> None:
+    root = write(tmp_path / "red\x1b[31m\nline", {**below("", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
+    (root / "gone.jpg").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match=r"red\\x1b\[31m\\nline: left out 1 photo with no regular file"):
+        source = CelebA(root)
+    assert "6 photos in " in source.describe()
+    assert source.describe().isprintable()
+
+
+def test_a_row_that_is_not_utf_8_and_has_no_photo_is_refused(folder: Path) -> None:
+    write(folder, {"list_attr_celeba.csv": ATTRIBUTES.encode() + b"Andr\xe9.jpg,1,1\n"})
+    with pytest.raises(InputError, match="line 8: is not UTF-8 text, and no photo has this name"):
+        CelebA(folder)
+
+
+@pytest.mark.parametrize("name", ["list_attr_celeba.csv", "list_eval_partition.csv", "identity_CelebA.txt"])
+@pytest.mark.parametrize(("target", "message"), [("/dev/zero", "found a device"), ("nowhere", "cannot be read")])
+def test_an_annotation_file_that_is_none_is_never_passed_over(
+    name: str, target: str, message: str, folder: Path
+) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    with pytest.raises(InputError, match=f"{name}: {message}"):
+        CelebA(folder)
+
+
+# Splits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_partition_without_validation_photos_is_one_warning(folder: Path) -> None:
+    write(folder, {"list_eval_partition.csv": PARTITION.replace(",1\n", ",0\n")})
+    with pytest.warns(
+        UserWarning, match=r"no photos for validation \(official split \(list_eval_partition.csv\)\); train"
+    ) as caught:
+        source = CelebA(folder, strict=True)
+    assert len(caught) == 1
+    assert len(source.splits["val"]) == 0
+    assert len(source.splits["train"]) == 4
+
+
+def celeba_hq(root: Path) -> Path:
+    """Photos 0.jpg to 5.jpg, made of CelebA's 000006.jpg to 000001.jpg."""
+    files = {f"CelebA-HQ-img/{number}.jpg": photo(number + 1) for number in range(6)}
+    rows = "".join(f"{number}.jpg {1 - 2 * (number % 2)} 1\n" for number in range(6))
+    return write(
+        root,
+        {
+            **files,
+            "CelebAMask-HQ-attribute-anno.txt": f"6\nBald Young\n{rows}",
+            "list_eval_partition.csv": PARTITION,
+            "identity_CelebA.txt": PEOPLE,
+        },
+    )
+
+
+def test_celeba_hq_beside_celebas_files(tmp_path: Path) -> None:
+    """Its numbers are not CelebA's: without the mapping these files say nothing about its photos."""
+    root = celeba_hq(tmp_path)
+    with pytest.warns(UserWarning, match="lists none of the photos") as caught:
+        source = CelebA(root)
+    assert [str(warning.message).split(",")[0].rpartition(": ")[2] for warning in caught] == [
+        "identity_CelebA.txt", "list_eval_partition.csv",
+    ]  # fmt: skip
+    assert_whole(source)
+    assert source.identities is None
+    assert {name: len(rows) for name, rows in source.splits.items()} == {"train": 4, "val": 1, "test": 1}
+    with pytest.raises(InputError, match=r"identity_CelebA.txt, which lists none of the photos"):
+        CelebA(root, strict=True)
+
+    mapping = "".join(f"{number} {5 - number} {6 - number:06}.jpg\n" for number in range(6))
+    write(root, {"CelebA-HQ-to-CelebA-mapping.txt": f"idx orig_idx orig_file\n{mapping}"})
+    with no_warning():
+        source = CelebA(root, strict=True)
+    assert source.identities is not None
+    assert source.identities.tolist() == [105, 104, 103, 102, 101, 100]
+    assert split_lists(source) == {
+        "train": [3, 4, 5],
+        "val": [2],
+        "test": [0, 1],
+    }
+
+
+def test_a_partition_with_another_suffix(folder: Path) -> None:
+    write(folder, {"list_eval_partition.csv": PARTITION.replace(".jpg", ".png")})
+    with no_warning():
+        assert len(CelebA(folder, strict=True).splits["val"]) == 1
+
+
+# The fingerprint ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["in place", "renamed into place", "linked"])
+def test_a_photo_of_the_same_size_and_time_is_another(way: str, folder: Path) -> None:
+    path = folder / "img_align_celeba" / "000003.jpg"
+    before, status = CelebA(folder).fingerprint(), path.stat()
+    other = bytearray(path.read_bytes())
+    other[-20] ^= 1
+    if way == "in place":
+        path.write_bytes(other)
+    else:
+        (folder / "other").write_bytes(other)
+        os.utime(folder / "other", ns=(status.st_atime_ns, status.st_mtime_ns))
+        path.unlink()
+        (folder / "other").rename(path) if way == "renamed into place" else path.symlink_to(folder / "other")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert CelebA(folder).fingerprint() != before
+
+
+def test_a_photo_that_goes_after_it_was_listed_is_broken(folder: Path) -> None:
+    source = CelebA(folder)
+    before = source.fingerprint()
+    (folder / "img_align_celeba" / "000003.jpg").unlink()
+    assert source.fingerprint() != before
+    with pytest.warns(UserWarning, match=r"1 of 6 pictures are broken: .*000003.jpg: cannot be read: No such file"):
+        assert len(build_store(source, 16, cache=folder / "cache", workers=1, progress=False)) == 5
+
+
+@pytest.mark.parametrize(("age", "waited"), [(0, 0.02), (5_000_000, 0.015), (20_000_000, None), (-1, None)])
+def test_a_photo_that_was_just_written_is_given_a_tick_of_the_clock(
+    age: int, waited: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change within the tick of the clock that dates files would leave no trace. Clocks of servers may be ahead."""
+    files = write(tmp_path, {"a.jpg": b"", "b.jpg": b""})
+    newest = max((files / name).stat().st_ctime_ns for name in ("a.jpg", "b.jpg"))
+    monkeypatch.setattr(time, "time_ns", lambda: newest + age)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    FolderPhotos(files, []).digest(["a.jpg", "b.jpg"])
+    assert slept == ([] if waited is None else [pytest.approx(waited)])
+
+
+def test_labels_splits_and_photos_that_change_are_seen(folder: Path) -> None:
+    """Labels and splits are no part of the store; the photos are."""
+
+    def store() -> FaceStore:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # rows without a photo
+            return build_store(CelebA(folder), 16, cache=folder / ".cache", workers=1, progress=False)
+
+    first = store()
+    write(folder, {"list_attr_celeba.csv": ATTRIBUTES.replace(",1\n", ",-1\n")})
+    assert store().path == first.path
+    assert not store().labels[:, 1].any()
+    write(folder, {"list_eval_partition.csv": PARTITION})
+    assert store().path == first.path
+    assert store().splits["val"].tolist() == [3]
+    (folder / "img_align_celeba" / "000003.jpg").unlink()
+    fewer = store()
+    assert fewer.images[:, 8, 8, 0].tolist() == [10, 20, 40, 50, 60]
+    assert fewer.labels[:, 0].tolist() == [1, 0, 0, 1, 0]
+    assert fewer.splits["val"].tolist() == [2]
+    write(folder / "img_align_celeba", {"000003.jpg": photo(7)})
+    assert store().images[:, 8, 8, 0].tolist() == [10, 20, 70, 40, 50, 60]
