@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from igan_fast import layers
+from igan_fast.ops import backend
 from igan_fast.ops.conv_act import conv_act
 from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.reference import models as reference
+from igan_fast.reference.layers.untouched import untouched
 from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
@@ -28,6 +30,8 @@ class Generator(reference.Generator):
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         """Draw images (N, 3, S, S) in [−1, 1] from noise (N, latent) and attributes (N, A) in [0, 1]."""
+        if backend.plain_only(z, c):
+            return super().forward(z, c)
         c = c.to(z.dtype)
         if self.signed_labels:
             c = 2 * c - 1
@@ -35,7 +39,10 @@ class Generator(reference.Generator):
         x = self.norm(x.contiguous(memory_format=torch.channels_last))
         x = self.up3(self.up2(self.up1(x)))
         rgb = self.to_rgb
-        return torch.tanh(conv_transpose2d(x, rgb.weight, 2, 2, 1, bias=rgb.bias))
+        if not _is_plain(rgb, nn.ConvTranspose2d):
+            return torch.tanh(rgb(x))
+        settings = rgb.stride[0], int(rgb.padding[0]), rgb.output_padding[0]
+        return torch.tanh(conv_transpose2d(x, rgb.weight, *settings, bias=rgb.bias))
 
 
 class Discriminator(reference.Discriminator):
@@ -51,8 +58,13 @@ class Discriminator(reference.Discriminator):
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """h¹..h⁴ of images (N, 3, S, S)."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        h1 = conv_act(x, self.down1.weight, self.down1.bias, negative_slope=LEAK)
+        down1 = self.down1
+        if backend.plain_only(x) or not _is_plain(down1, nn.Conv2d):
+            h1 = F.leaky_relu(down1(x), LEAK)
+        else:
+            x = x.contiguous(memory_format=torch.channels_last)
+            stride, padding = down1.stride[0], int(down1.padding[0])
+            h1 = conv_act(x, down1.weight, down1.bias, stride=stride, padding=padding, negative_slope=LEAK)
         h2 = self.down2(h1)
         h3 = self.down3(h2)
         return h1, h2, h3, self.down4(h3)
@@ -74,3 +86,15 @@ class IterativeGAN(reference.IterativeGAN):
 
     generator: Generator
     discriminator: Discriminator
+
+
+def _is_plain(conv: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> bool:
+    """Whether the operators here take a convolution: one that nobody has replaced by another, or hooked to."""
+    return (
+        isinstance(conv, kind)
+        and type(conv).forward is kind.forward
+        and untouched(conv)
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
+        and not isinstance(conv.padding, str)
+        and all(len(set(pair)) == 1 for pair in (conv.stride, conv.padding, conv.output_padding))
+    )

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from igan_fast.layers import normalised_apart
 from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
 from igan_fast.models import Discriminator, IterativeGAN
+from igan_fast.ops import backend
 from igan_fast.ops.winograd_conv import filters_kept
+from igan_fast.reference import step as reference
 from igan_fast.reference.frozen import frozen
 from igan_fast.reference.step import StepConfig, StepLosses, arithmetic, check_precision, products
 
@@ -24,7 +26,8 @@ __all__ = ["StepConfig", "StepLosses", "TrainStep"]
 
 
 class TrainStep:
-    """``reference.TrainStep``, fused: stage 1 trains D and C, stage 2 trains G.
+    """``reference.TrainStep``, fused: stage 1 trains D and C, stage 2 trains G. With the environment variable
+    IGAN_FAST_IMPL=reference it is that, bit for bit.
 
     Args:
         model: the networks, on their device, in training mode. On a CUDA device the weights of their convolutions are
@@ -46,6 +49,11 @@ class TrainStep:
         self.config = config or StepConfig()
         device = next(model.parameters()).device
         check_precision(self.config.precision, device)
+        self.recordable = device.type == "cuda" and not backend.switched_off()  # as a CUDA graph
+        self._plain = reference.TrainStep(model, self.config) if backend.switched_off() else None
+        if self._plain is not None:
+            self.optimizer_d, self.optimizer_g = self._plain.optimizer_d, self._plain.optimizer_g
+            return
         self._judges = nn.ModuleList([model.discriminator, model.classifier])
         if device.type == "cuda":
             # As the activations lie: cuDNN would else turn the weights at each use, and their gradients back.
@@ -62,16 +70,24 @@ class TrainStep:
             labels: their attributes (N, A) in {0, 1}; the generated images are given the same.
             noise: z (N, latent), uniform on [−1, 1].
         """
+        if self._plain is not None:
+            return self._plain(images, labels, noise)
         with products(self.config.precision, images.device):
             return self._iterate(images, labels, noise)
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
         """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
+        if self._plain is not None:
+            self._plain.extra_discriminator(images, labels, noise)
+            return
         with products(self.config.precision, images.device):
             self._stage1(images, labels, noise, for_stage2=False)
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
+        if self._plain is not None:
+            self._plain.extra_generator(labels, noise)
+            return
         with products(self.config.precision, labels.device), frozen(self._judges):
             with self._arithmetic(labels.device):
                 x_fake = self.model.generator(noise, labels)

@@ -399,3 +399,60 @@ def test_refuses(wing, make, kind, message):
 def test_an_empty_batch(wing):
     for module in (wing.NormAct2d(4), wing.NormAct2d(4, groups="instance")):
         assert module(torch.ones(0, 4, 3, 3)).shape == (0, 4, 3, 3)
+
+
+@WINGS
+@pytest.mark.parametrize("name", ["NormAct2d", "ConvNormAct2d", "ConvTransposeNormAct2d"])
+@pytest.mark.parametrize("training", [True, False])
+def test_torch_fx_takes_a_layer_as_one_piece(wing, name, training):
+    """Looked into, it would count the batch that is traced, and no other."""
+    layer = make_layer(wing, name).train(training)
+    graph = torch.fx.symbolic_trace(nn.Sequential(layer, nn.Tanh()))
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["0", "1"]
+    before = copy.deepcopy(layer)
+    for _ in range(2):
+        x = torch.randn(4, 16, 8, 8)
+        assert torch.equal(graph(x), before(x).tanh())
+    for a, e in zip(graph.buffers(), before.buffers(), strict=True):
+        assert torch.equal(a, e)
+    with pytest.raises(TypeError, match=f"torch.fx takes a {name} as one piece and cannot trace it alone"):
+        torch.fx.symbolic_trace(layer)
+
+
+def make_layer(wing, name, **options):
+    return getattr(wing, name)(*[16] * (1 if name == "NormAct2d" else 2), **options)
+
+
+@WINGS
+@pytest.mark.parametrize("name", ["NormAct2d", "ConvTransposeNormAct2d"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("tracking", [True, False])
+@pytest.mark.parametrize(("recorder", "example"), [("trace", 1), ("trace", 4), ("export", 4)])
+def test_instances_are_recorded_for_batches_of_any_size(wing, name, training, tracking, recorder, example):
+    """The number of images in the example is not the number of groups of all others."""
+    layer = make_layer(wing, name, groups="instance", track_running_stats=tracking).train(training)
+    x = torch.randn(example, 16, 8, 8)
+    if recorder == "trace":
+        recorded = torch.jit.trace(copy.deepcopy(layer), x, check_trace=False)
+    else:
+        batch = torch.export.Dim("batch", min=2)
+        recorded = torch.export.export(copy.deepcopy(layer), (x,), dynamic_shapes=[{0: batch}]).module()
+    x = torch.randn(6, 16, 8, 8)
+    if recorder == "trace":
+        recorded.load_state_dict(layer.state_dict())
+    assert error(recorded(x), layer(x)) < 1e-5
+    for a, e in zip(recorded.buffers(), layer.buffers(), strict=True):
+        assert error(a, e) < 1e-5
+
+
+@WINGS
+@pytest.mark.parametrize("part", ["conv", "norm"])
+def test_hooks_of_the_parts_are_called(wing, part):
+    block = wing.ConvNormAct2d(3, 16)
+    expected = copy.deepcopy(block)
+    x = torch.randn(4, 3, 8, 8)
+    getattr(block, part).register_forward_hook(lambda module, args, out: out * 2)
+    y = expected.norm(expected.conv(x) * (2 if part == "conv" else 1)) * (2 if part == "norm" else 1)
+    assert error(block(x), y) < 1e-5
+    for a, e in zip(block.buffers(), expected.buffers(), strict=True):
+        assert error(a, e) < 1e-5

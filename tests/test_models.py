@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 import igan_fast
 from igan_fast import layers, models, ops, reference
+from igan_fast.ops import backend
 from igan_fast.reference import layers as reference_layers
 from igan_fast.reference import models as reference_models
 from igan_fast.reference import ops as reference_ops
@@ -148,3 +151,124 @@ def test_normalised_apart_ends_with_the_block_also_on_an_error():
 def test_it_is_what_the_package_exports():
     assert igan_fast.IterativeGAN is models.IterativeGAN
     assert issubclass(igan_fast.IterativeGAN, nn.Module)
+
+
+@pytest.fixture
+def switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by IGAN_FAST_IMPL=reference."""
+    monkeypatch.setattr(backend, "_DEFAULT", "reference")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sizes", [{}, {"image_size": 48, "signed_labels": True}, {"width": 33}])
+def test_switched_off_it_is_the_reference_bit_for_bit(switched_off, training, sizes):
+    theirs, ours = twins(**sizes)
+    theirs.train(training), ours.train(training)
+    size = theirs.arguments()["image_size"]
+    batch = torch.rand(4, 3, size, size) * 2 - 1, torch.randn(4, 6), torch.rand(4, 5)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = batch[0].contiguous(memory_format=layout), *batch[1:]
+        for a, e in zip(*(results_of(model, *given) for model in (ours, theirs)), strict=True):
+            assert torch.equal(a, e)
+            assert a.stride() == e.stride()
+
+
+NETWORKS = {
+    "generator": lambda n: (torch.randn(n, 6), torch.rand(n, 5)),
+    "discriminator": lambda n: (torch.randn(n, 3, 32, 32),),
+    "classifier": lambda n: (torch.randn(n, 1024),),
+}
+
+
+def leaves(found) -> list[Tensor]:
+    return torch.utils._pytree.tree_leaves(found)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("recorder", ["fx", "trace", "export"])
+def test_recorded_networks(name, training, recorder):
+    """With a batch of another size, and with the statistics that move."""
+    theirs, ours = (getattr(model.train(training), name) for model in twins())
+    example, given = NETWORKS[name](4), NETWORKS[name](6)
+    if recorder == "fx":
+        recorded = torch.fx.symbolic_trace(ours)
+    elif recorder == "trace":
+        recorded = torch.jit.trace(copy.deepcopy(ours), example, check_trace=False)
+    else:
+        batch = torch.export.Dim("batch", min=2)
+        recorded = torch.export.export(ours, example, dynamic_shapes=[{0: batch}] * len(example)).module()
+    if recorder != "fx":  # what was recorded has seen the example
+        ours.load_state_dict(theirs.state_dict())
+    for a, e in zip(leaves(recorded(*given)), leaves(theirs(*given)), strict=True):
+        assert error(a, e) < 1e-5
+    if recorder == "fx":
+        for a, e in zip(recorded.buffers(), theirs.buffers(), strict=True):
+            assert error(a, e) < 1e-5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_functional_call_under_transforms(name):
+    theirs, ours = (getattr(model, name) for model in twins())
+    given = NETWORKS[name](4)
+
+    def loss(network, parameters, buffers):
+        outputs = torch.func.functional_call(network, (parameters, buffers), given)
+        return sum(out.square().mean() for out in leaves(outputs))
+
+    found = [
+        torch.func.grad(functools.partial(loss, network))(
+            dict(network.named_parameters()), dict(network.named_buffers())
+        )
+        for network in (ours, theirs)
+    ]
+    for key in found[1]:
+        assert error(found[0][key], found[1][key]) < 1e-5
+    per_image = [torch.vmap(lambda *t, n=n: leaves(n.eval()(*(x[None] for x in t)))[0])(*given) for n in (ours, theirs)]
+    assert error(*per_image) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: m, lambda m: m.generator, lambda m: m.discriminator, lambda m: m.classifier]
+)
+def test_torch_jit_script_is_refused_in_one_line(make):
+    network = make(twins()[1])
+    with pytest.raises(RuntimeError, match=r"^torch.jit.script cannot compile igan_fast's \w+; use torch.jit.trace or"):
+        torch.jit.script(nn.Sequential(network))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: nn.utils.spectral_norm(m.discriminator.down1),
+        lambda m: nn.utils.spectral_norm(m.discriminator.down2.conv),
+        lambda m: nn.utils.spectral_norm(m.generator.to_rgb, dim=1),
+        lambda m: nn.utils.parametrizations.spectral_norm(m.discriminator.down1),
+        lambda m: nn.utils.parametrizations.weight_norm(m.generator.up1.conv),
+        lambda m: nn.utils.weight_norm(m.generator.to_rgb),
+        lambda m: m.discriminator.down1.register_forward_hook(lambda module, args, out: out * 2),
+        lambda m: m.generator.up2.norm.register_forward_hook(lambda module, args, out: out * 2),
+        lambda m: setattr(m.discriminator, "down1", nn.Conv2d(3, 16, 6, 2, 2)),
+        lambda m: setattr(m.discriminator, "down1", nn.Conv2d(3, 16, 5, 2, 2, padding_mode="reflect")),
+        lambda m: setattr(m.generator, "to_rgb", nn.ConvTranspose2d(16, 3, 4, 2, 1)),
+        lambda m: setattr(m.generator, "to_rgb", nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(16, 3, 3, 1, 1))),
+        lambda m: setattr(m.discriminator.down1, "forward", lambda x: x[:, :1, ::2, ::2].expand(-1, 16, -1, -1)),
+    ],
+)
+def test_a_convolution_that_somebody_changed(change):
+    """Hooks are called (the older spectral_norm and weight_norm are hooks), and another convolution is another one."""
+    models = twins()
+    for model in models:
+        torch.manual_seed(1)
+        change(model)
+    found = []
+    for model in models:
+        torch.manual_seed(2)
+        parameters = dict(model.named_parameters())
+        outputs = [model.generator(torch.randn(4, 6), torch.rand(4, 5)), model.discriminator(torch.randn(4, 3, 32, 32))]
+        total = sum(out.square().mean() for out in leaves(outputs))
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+        found.append(dict(zip(parameters, gradients, strict=True)) | dict(model.named_buffers()) | {"total": total})
+    for key, expected in found[1].items():
+        assert (found[0][key] is None) == (expected is None), key
+        assert expected is None or error(found[0][key], expected) < 1e-4, key

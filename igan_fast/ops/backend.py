@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch.autograd import forward_ad
+from torch import Tensor
+
+from igan_fast.ops.transforms import forward_mode, transformed
 
 __all__ = [
     "AVAILABLE",
@@ -27,6 +29,8 @@ __all__ = [
     "has_triton",
     "namespace",
     "on_load",
+    "plain_only",
+    "switched_off",
 ]
 
 IMPLEMENTATIONS = ("auto", "native", "triton", "reference")
@@ -64,13 +68,17 @@ def build_info() -> dict[str, str]:
     return dict(_BUILD_INFO)
 
 
-def namespace(impl: str, device: torch.device, dtypes: Iterable[torch.dtype]) -> str | None:
+def namespace(
+    impl: str, device: torch.device, dtypes: Iterable[torch.dtype], tensors: Iterable[Tensor | None] = ()
+) -> str | None:
     """The dispatcher's namespace whose operators take such tensors, or None for the reference.
+
+    Args:
+        tensors: those that are there already, which may be others than such in memory: see ``plain_only``.
 
     Raises:
         ValueError: an unknown ``impl``.
-        RuntimeError: ``impl`` insists on an implementation that cannot run such tensors, or is asked for a forward-mode
-            derivative.
+        RuntimeError: ``impl`` insists on an implementation that cannot run such tensors, or not here.
     """
     if impl == "auto":
         impl = _DEFAULT
@@ -81,12 +89,17 @@ def namespace(impl: str, device: torch.device, dtypes: Iterable[torch.dtype]) ->
         return None
     unsupported = [dtype for dtype in dtypes if dtype not in _DTYPES]
     if impl == "auto":
-        return None if unsupported or forward_mode() else _best(device)
+        return None if unsupported or transformed(*tensors) else _best(device)
     if unsupported:
         raise RuntimeError(f"impl={impl!r} cannot run {unsupported[0]}; expected float16, bfloat16, float32 or float64")
     if forward_mode():  # the dispatcher would drop the tangents without a word
         raise RuntimeError(
             f"impl={impl!r} has no forward-mode derivatives (dual_level, torch.func.jvp); use 'reference'"
+        )
+    if transformed(*tensors):
+        raise RuntimeError(
+            f"impl={impl!r} takes ordinary tensors, outside of torch.func, batched gradients, tracing, export and "
+            "dispatch modes; use 'reference'"
         )
     reason = _native_reason(device) if impl == "native" else _triton_reason_for(device)
     if reason != AVAILABLE:
@@ -94,9 +107,15 @@ def namespace(impl: str, device: torch.device, dtypes: Iterable[torch.dtype]) ->
     return NATIVE if impl == "native" else TRITON
 
 
-def forward_mode() -> bool:
-    """Whether derivatives may be asked for in forward mode, which the reference alone has."""
-    return forward_ad._current_level >= 0
+def plain_only(*tensors: Tensor | None) -> bool:
+    """Whether these tensors are for PyTorch's own functions, here and now: under a function transform, tracing and
+    export, where one of them is not an ordinary tensor, and where IGAN_FAST_IMPL is "reference"."""
+    return switched_off() or transformed(*tensors)
+
+
+def switched_off() -> bool:
+    """Whether IGAN_FAST_IMPL is "reference": then everything is the reference's, bit for bit."""
+    return _DEFAULT == "reference"
 
 
 def chosen(device: torch.device) -> str:
@@ -118,7 +137,7 @@ def has_native_cpu() -> bool:
 
 def has_triton(device: torch.device) -> bool:
     """Whether Triton's kernels are what a GPU's tensors are to run on where there are no native ones."""
-    return _DEFAULT != "reference" and device.type == "cuda" and _triton_reason_for(device) == AVAILABLE
+    return not switched_off() and device.type == "cuda" and _triton_reason_for(device) == AVAILABLE
 
 
 def _best(device: torch.device) -> str | None:

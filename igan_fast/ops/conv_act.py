@@ -20,10 +20,12 @@ from igan_fast.ops import backend
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.geometry import Geometry, Given
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
+from igan_fast.ops.transforms import overridable
 
-__all__ = ["conv_act"]
+__all__ = ["ConvAct", "conv_act"]
 
 
+@overridable
 def conv_act(
     x: Tensor,
     weight: Tensor,
@@ -47,6 +49,12 @@ def conv_act(
         writable: the result may be changed in place before its gradient is asked for, unless ``negative_slope`` is 0.
             Where not, PyTorch raises a RuntimeError there, as after ``F.relu`` and ``F.leaky_relu_``.
     """
+    tensors = (x, weight, bias)
+    native = backend.namespace("auto", x.device, (x.dtype,), tensors) == backend.NATIVE
+    if backend.plain_only(*tensors):
+        if transposed:
+            return F.leaky_relu(F.conv_transpose2d(x, weight, bias, stride, padding, output_padding), negative_slope)
+        return F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -56,15 +64,15 @@ def conv_act(
         stride=stride,
         padding=padding,
         output_padding=output_padding,
-        native=backend.namespace("auto", x.device, (x.dtype,)) == backend.NATIVE,
+        native=native,
     )
-    if torch.compiler.is_compiling() or backend.forward_mode() or not negative_slope >= 0:
+    if torch.compiler.is_compiling() or not negative_slope >= 0:
         return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
-    y: Tensor = _ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
+    y: Tensor = ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y
 
 
-class _ConvAct(torch.autograd.Function):
+class ConvAct(torch.autograd.Function):
     """Saves x only where the weights need a gradient, which is enough for the second derivatives too: the gradient of x
     does not depend on x."""
 

@@ -12,13 +12,17 @@ from torch import Tensor
 from igan_fast.ops import backend
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.geometry import Geometry, Given
-from igan_fast.ops.norm_act import check_arguments, check_count, dense, like, norm_act, of_groups
+from igan_fast.ops.layout import dense
+from igan_fast.ops.norm_act import check_arguments, check_count, norm_act, of_groups
+from igan_fast.ops.norm_act_gradient import gradient
 from igan_fast.ops.subpixel import conv_transpose2d
+from igan_fast.ops.transforms import overridable
 from igan_fast.reference import ops as reference
 
 __all__ = ["conv_norm_act"]
 
 
+@overridable
 def conv_norm_act(
     x: Tensor,
     conv_weight: Tensor,
@@ -64,8 +68,18 @@ def conv_norm_act(
             shape; a setting that has not one number for each spatial dimension; or as ``norm_act``.
         RuntimeError: as ``norm_act``.
     """
-    namespace = backend.namespace(impl, x.device, (x.dtype,))
-    if namespace is None or x.numel() == 0:
+    tensors = (x, conv_weight, weight, bias, running_mean, running_var, conv_bias)
+    namespace = backend.namespace(impl, x.device, (x.dtype,), tensors)
+    normalisation: dict[str, Any] = {
+        "training": training,
+        "momentum": momentum,
+        "eps": eps,
+        "negative_slope": negative_slope,
+        "groups": groups,
+        "average_groups": average_groups,
+    }
+
+    def plain() -> Tensor:
         return reference.conv_norm_act(
             x,
             conv_weight,
@@ -80,13 +94,11 @@ def conv_norm_act(
             dilation=dilation,
             conv_groups=conv_groups,
             conv_bias=conv_bias,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            negative_slope=negative_slope,
-            groups=groups,
-            average_groups=average_groups,
+            **normalisation,
         )
+
+    if namespace is None or x.numel() == 0:
+        return plain()
     if x.dim() not in (3, 4, 5) or conv_weight.dim() != x.dim():
         raise ValueError(
             f"x has shape {tuple(x.shape)}, conv_weight {tuple(conv_weight.shape)}; expected 3 to 5 dimensions, both"
@@ -106,6 +118,8 @@ def conv_norm_act(
         raise ValueError(f"x has {x.shape[1]} channels; expected {c_in}, as conv_weight {tuple(conv_weight.shape)}")
     if conv_bias is not None and conv_bias.shape != (channels,):
         raise ValueError(f"conv_bias has shape {tuple(conv_bias.shape)}; expected ({channels},), one per channel")
+    if conv_weight.numel() == 0 or not all(side > 0 for side in geometry.size(x, conv_weight)):
+        return plain()  # nothing to normalise, or an error of PyTorch's own
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, conv_weight = x.to(dtype), conv_weight.to(dtype)
@@ -135,13 +149,8 @@ def conv_norm_act(
             bias,
             running_mean,
             running_var,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            negative_slope=negative_slope,
-            groups=groups,
-            average_groups=average_groups,
             impl=impl,
+            **normalisation,
         )
     y: Tensor
     y, mean, var, _ = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
@@ -198,9 +207,8 @@ class _ConvNormAct(torch.autograd.Function):
         namespace, geometry, eps, slope = ctx.settings
         dz, dweight, dbias = grad_z, None, None
         if grad is not None:
-            dz, dweight, dbias = getattr(torch.ops, namespace).norm_act_backward(
-                like(grad, z), z, weight, bias, mean, var, eps, slope, True
-            )
+            operators = getattr(torch.ops, namespace)
+            dz, dweight, dbias = gradient(operators, grad, z, weight, bias, mean, var, eps, slope, True)
             dz = dz if grad_z is None else dz + grad_z
         if dz is None:
             return (None,) * 10

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from igan_fast.ops import backend
+
 __all__ = ["convolve_with_epilogue", "has_epilogue"]
 
 _HAS_EPILOGUE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
@@ -20,7 +22,7 @@ def has_epilogue(x: Tensor) -> bool:
     return (
         _HAS_EPILOGUE
         and not torch.compiler.is_compiling()
-        and type(x) in (Tensor, torch.nn.Parameter)
+        and not backend.plain_only(x)
         and x.device.type == "cpu"
         and x.dim() == 4
         and x.dtype in (torch.float32, torch.bfloat16)

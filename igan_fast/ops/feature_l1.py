@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.transforms import batched, overridable
 from igan_fast.reference import ops as reference
 from igan_fast.reference.ops import Features
 
@@ -21,6 +22,7 @@ __all__ = ["feature_l1"]
 _MAX_DIMS = 8  # that the native kernels walk; more are first made contiguous
 
 
+@overridable
 def feature_l1(
     fake: Features,
     real: Features,
@@ -55,15 +57,16 @@ def feature_l1(
         raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
     fakes, reals = [f for f, _ in pairs], [r for _, r in pairs]
     device = fakes[0].device
-    for name, tensors in (("fake", fakes), ("real", reals)):
-        for tensor in tensors:
+    for name, side in (("fake", fakes), ("real", reals)):
+        for tensor in side:
             if tensor.device != device:
                 raise ValueError(f"{name} has a tensor on {tensor.device}; expected {device}, as the first")
 
-    namespace = backend.namespace(impl, device, {t.dtype for t in fakes} | {t.dtype for t in reals})
+    tensors = (*fakes, *reals)
+    namespace = backend.namespace(impl, device, {t.dtype for t in tensors}, tensors)
     if namespace is None:
         return reference.feature_l1(fakes, reals, weights)
-    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*fakes, *reals))
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if any(t.dim() > _MAX_DIMS for t in fakes):
         fakes, reals = [f.reshape(-1) for f in fakes], [r.reshape(-1) for r in reals]
     loss: Tensor = getattr(torch.ops, namespace).feature_l1(fakes, reals, weights, differentiable)[0]
@@ -152,6 +155,9 @@ def _gradients(
     namespace: str, side: _Side, grad: Tensor, signs: Tensor, weights: Sequence[float], sign: float
 ) -> list[Tensor | None]:
     gradients: list[Tensor | None] = [None] * side.count
+    several = grad if batched(grad) else None
+    if several is not None:  # the operator takes one number: the gradients for 1, times them
+        grad = torch.ones((), dtype=grad.dtype, device=grad.device)
     for dtype in {layout[1] for layout in side.layouts}:
         layouts = [layout for layout in side.layouts if layout[1] == dtype]
         flat = getattr(torch.ops, namespace).feature_l1_backward(
@@ -160,10 +166,11 @@ def _gradients(
             [numel for _, _, numel, _, _, _ in layouts],
             [offset for _, _, _, offset, _, _ in layouts],
             [sign * weights[index] / max(numel, 1) for index, _, numel, _, _, _ in layouts],
-            dtype,
+            dtype if several is None else several.dtype,
         )
         for (index, _, _, _, shape, strides), values in zip(layouts, flat, strict=True):
-            gradients[index] = values.as_strided(shape, strides)
+            values = values.as_strided(shape, strides)
+            gradients[index] = values if several is None else (values * several).to(dtype)
     return gradients
 
 

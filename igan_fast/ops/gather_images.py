@@ -32,9 +32,12 @@ def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str 
             raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}; expected {dtype} ({len(index)},)")
         if tensor.device != images.device:
             raise ValueError(f"{name} is on {tensor.device}; expected {images.device}, as images")
-    # float32 is what is computed, and what the backends know.
-    if impl == "triton" or (impl == "auto" and backend.has_triton(images.device)):
-        backend.namespace("triton", images.device, (torch.float32,))
+    if impl not in backend.IMPLEMENTATIONS:
+        raise ValueError(f"impl is {impl!r}; expected one of {', '.join(backend.IMPLEMENTATIONS)}")
+    tensors = (images, index, mirrored)
+    by_default = impl == "auto" and backend.has_triton(images.device) and not backend.plain_only(*tensors)
+    if impl == "triton" or by_default:
+        backend.namespace("triton", images.device, (torch.float32,), tensors)  # what is computed, and what it knows
         batch: Tensor = torch.ops.igan_fast_triton.gather_images(images, index.contiguous(), mirrored.contiguous())
         return batch.permute(0, 3, 1, 2)
     return pick(images, index, mirrored).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)

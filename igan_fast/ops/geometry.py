@@ -11,6 +11,7 @@ from torch import Tensor
 from igan_fast.ops import winograd_conv
 from igan_fast.ops.layout import channels_first
 from igan_fast.ops.subpixel import FEW_CHANNELS
+from igan_fast.ops.transforms import batched, transformed
 from igan_fast.reference.ops import per_dimension
 
 __all__ = ["Geometry", "Given"]
@@ -66,6 +67,16 @@ class Geometry:
         first, second = conv_weight.shape[0], conv_weight.shape[1] * self.groups
         return (first, second) if self.transposed else (second, first)
 
+    def size(self, x: Tensor, conv_weight: Tensor) -> list[int]:
+        """Of the result, in each dimension; below 1 where PyTorch's own convolution has no result, or an empty one."""
+        kernels = [d * (k - 1) + 1 for d, k in zip(self.dilation, conv_weight.shape[2:], strict=True)]
+        sides = zip(x.shape[2:], kernels, self.stride, self.padding, self.output_padding, strict=True)
+        if self.transposed:
+            return [
+                (side - 1) * stride - 2 * padding + kernel + extra for side, kernel, stride, padding, extra in sides
+            ]
+        return [(n + 2 * padding - kernel) // stride + 1 for n, kernel, stride, padding, _ in sides]
+
     def few_channels(self, conv_weight: Tensor) -> bool:
         """Whether a transposed convolution may be faster in sub-pixel form."""
         return (
@@ -112,7 +123,7 @@ class Geometry:
         if not (needs_x or needs_weight):
             return None, None  # PyTorch's would still bring grad into its own layout first
         seen = conv_weight.new_empty(1).expand(given.shape) if x is None else x
-        if self.has_kernel(seen, conv_weight) and not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not transformed(grad) and self.has_kernel(seen, conv_weight):
             dx = dweight = None
             if needs_x:
                 dx = winograd_conv.input_gradient(grad, conv_weight, given.shape[2:], **self._ours)
@@ -122,7 +133,8 @@ class Geometry:
             return dx, dweight
         if x is None:  # only its memory format is looked at: it decides in which the gradient is found
             last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(grad.dim(), torch.contiguous_format)
-            form = last if grad.is_contiguous(memory_format=last) else torch.contiguous_format
+            as_last = not batched(grad) and grad.is_contiguous(memory_format=last)
+            form = last if as_last else torch.contiguous_format
             x = torch.empty(given.shape, dtype=conv_weight.dtype, device=conv_weight.device, memory_format=form)
         dx, dweight, _none = torch.ops.aten.convolution_backward(
             grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 
-__all__ = ["channels_first", "channels_last", "no_view"]
+__all__ = ["channels_first", "channels_last", "dense", "like", "no_view"]
 
 #: Channels, and pixels, from which on squares of them are turned in registers.
 MIN_SIDE = 4
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 def channels_first(x: Tensor) -> Tensor:
     """``x.contiguous()`` of images (N, C, H, W), and autograd's."""
-    if x.is_contiguous(memory_format=torch.channels_last) and _can_turn(x):
+    if not x.is_contiguous() and _can_turn(x) and x.is_contiguous(memory_format=torch.channels_last):
         return _turn(x)
     return x.contiguous()
 
@@ -37,6 +37,30 @@ def no_view(x: Tensor) -> Tensor:
     return x.new_empty(0).set_(x)  # type: ignore[call-overload, no-any-return]
 
 
+def dense(x: Tensor) -> Tensor:
+    """x as the kernels take it: contiguous or with channels last in memory; copied where it is neither."""
+    if x.is_contiguous() or _is_channels_last(x):
+        return x
+    return x.contiguous()
+
+
+def like(grad: Tensor, x: Tensor) -> Tensor:
+    """A gradient in the memory layout of the dense x."""
+    if x.is_contiguous():
+        return channels_first(grad) if x.dim() == 4 else grad.contiguous()
+    if x.dim() == 4:
+        return channels_last(grad)
+    if x.dim() in _CHANNELS_LAST:
+        return grad.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
+    return grad.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    if x.dim() in _CHANNELS_LAST:
+        return x.is_contiguous(memory_format=_CHANNELS_LAST[x.dim()])
+    return x.dim() > 2 and x.movedim(1, -1).is_contiguous()
+
+
 def _can_turn(x: Tensor) -> bool:
     return (
         x.dim() == 4
@@ -44,9 +68,9 @@ def _can_turn(x: Tensor) -> bool:
         and x.shape[0] > 0
         and x.dtype == torch.float32
         and x.device.type == "cpu"
-        and type(x) in _PLAIN
         and backend.has_native_cpu()
         and not torch.compiler.is_compiling()
+        and not backend.plain_only(x)
     )
 
 

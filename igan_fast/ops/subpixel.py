@@ -10,11 +10,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from igan_fast.ops import backend
+from igan_fast.ops.transforms import overridable
+
 __all__ = ["FEW_CHANNELS", "conv_transpose2d"]
 
 FEW_CHANNELS = 4  # at most so many gain by it; with more the library's own form is as fast or faster
 
 
+@overridable
 def conv_transpose2d(
     x: Tensor, weight: Tensor, stride: int, padding: int, output_padding: int, *, bias: Tensor | None = None
 ) -> Tensor:
@@ -27,6 +31,8 @@ def conv_transpose2d(
     Returns:
         (N, C_out, H', W') with H' = (H − 1)·stride − 2·padding + K + output_padding.
     """
+    if backend.plain_only(x, weight, bias):
+        return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding)
     kernel = weight.shape[-1]
     whole = kernel + output_padding == stride + 2 * padding  # H' = stride · H
     square = weight.shape[-2] == kernel

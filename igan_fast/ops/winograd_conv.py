@@ -36,8 +36,6 @@ FILTER_TILES = 25
 #: What a multiplication of PyTorch's own convolution costs in those here, where they are few (measured).
 DIRECT_COST = 1.3
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
 
 class _Kept:
     """Prepared filters, each until it has been used a number of times."""
@@ -81,13 +79,11 @@ def applies(
 
     Weights of several groups never fit: x has more channels than they take.
     """
-    if torch.compiler.is_compiling():
-        return False
+    if torch.compiler.is_compiling() or backend.plain_only(x, conv_weight):
+        return False  # a filter's size is known to the kernels alone, not to tensors without data
     stride, padding = _same(stride), _same(padding)
     if not (
         x.device.type == "cpu"
-        and type(x) in _PLAIN  # a filter's size is known to the kernels alone, not to tensors without data
-        and type(conv_weight) in _PLAIN
         and backend.has_native_cpu()
         and x.dtype == conv_weight.dtype == torch.float32
         and x.dim() == conv_weight.dim() == 4

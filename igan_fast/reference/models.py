@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import layers
+from igan_fast.reference.recorded import Unscriptable
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
 
@@ -24,7 +25,7 @@ MOST_WEIGHTS = 2**40
 LEAK = 0.2
 
 
-class Generator(nn.Module):
+class Generator(Unscriptable):
     """G: noise and attributes → image. Linear to (8w, S/16, S/16), then four 5×5 stride-2 transposed convolutions.
 
     Args:
@@ -88,7 +89,7 @@ class DiscriminatorOutput(NamedTuple):
     """h¹..h⁴: the four activations (N, w·2ⁱ⁻¹, S/2ⁱ, S/2ⁱ), in which the perceptual loss is measured."""
 
 
-class Discriminator(nn.Module):
+class Discriminator(Unscriptable):
     """D: image → source logit, shared layer, activations. Four 5×5 stride-2 convolutions and two Linear layers.
 
     Args:
@@ -132,7 +133,7 @@ class Codes(NamedTuple):
     """(N, A); their sigmoid is c̃, the probability of each attribute."""
 
 
-class Classifier(nn.Module):
+class Classifier(Unscriptable):
     """C: D's shared layer → latent code and attribute logits (Sec. 5.3.1).
 
     Args:
@@ -154,7 +155,7 @@ class Classifier(nn.Module):
         )
 
 
-class IterativeGAN(nn.Module):
+class IterativeGAN(Unscriptable):
     """One model for three jobs: recognise attributes, generate faces, rebuild and edit a photo (Sec. 3.1, Fig. 1).
 
     Args:

@@ -80,10 +80,10 @@ def norm_act(
     Raises:
         ValueError: ``groups`` does not divide N; one value per channel while the batch's own statistics are needed.
     """
-    if groups < 1 or x.shape[0] % groups:
+    if groups < 1 or (groups > 1 and x.shape[0] % groups):
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
     use_batch_statistics = training or running_mean is None
-    parts = x.tensor_split(groups)
+    parts = x.tensor_split(groups) if groups > 1 else (x,)
     running = [(running_mean, running_var)] * groups
     averaged = average_groups and training and running_mean is not None and running_var is not None
     if averaged:

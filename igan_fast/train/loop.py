@@ -153,7 +153,7 @@ class _Trainer:
         if not isinstance(self.model, models.IterativeGAN):
             return reference.TrainStep(self.model, self.config.step_config())
         plain = step.TrainStep(self.model, self.config.step_config())
-        return GraphedStep(plain) if self.device.type == "cuda" else plain
+        return GraphedStep(plain) if plain.recordable else plain
 
     def _described(self) -> str:
         """What an iteration is computed with, in a line."""

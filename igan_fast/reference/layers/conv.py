@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from igan_fast.reference import ops
 from igan_fast.reference.layers.norm import NormAct2d, check_input
+from igan_fast.reference.layers.untouched import untouched
+from igan_fast.reference.recorded import Piece, is_proxy, recording
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,7 +22,7 @@ __all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d"]
 Size: TypeAlias = int | Sequence[int]
 
 
-class _ConvNormAct2d(nn.Module):
+class _ConvNormAct2d(Piece):
     """What the two blocks share: a convolution and the normalisation after it, run as one operator."""
 
     operators: ClassVar[Any] = ops
@@ -66,7 +68,7 @@ class _ConvNormAct2d(nn.Module):
         """The three as one, with their very parameters and buffers, no copies.
 
         Args:
-            conv: the convolution, which becomes a part of the block. Its hooks are not called there.
+            conv: the convolution, which becomes a part of the block.
             norm, act: as ``NormAct2d.from_torch`` takes them.
 
         Raises:
@@ -100,8 +102,16 @@ class _ConvNormAct2d(nn.Module):
             ValueError: another number of dimensions or channels; ``groups`` that does not divide N; one value per
                 channel while the batch's own statistics are needed.
         """
+        if is_proxy(x):
+            in_graph: Tensor = self.place_in_graph(x)
+            return in_graph
         conv, norm = self.conv, self.norm
         check_input(x, conv.in_channels)
+        if norm.groups == "instance" and recording():
+            return norm.of_any_batch(conv(x))
+        if not untouched(conv, norm):
+            apart: Tensor = norm(conv(x))
+            return apart
         y: Tensor = self.operators.conv_norm_act(
             x,
             conv.weight,

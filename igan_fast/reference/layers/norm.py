@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import ops
+from igan_fast.reference.recorded import Piece, is_proxy, recording
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["NormAct2d", "check_input"]
 
 
-class NormAct2d(nn.Module):
+class NormAct2d(Piece):
     """Batch normalisation and LeakyReLU: ``nn.BatchNorm2d`` followed by ``nn.LeakyReLU``.
 
     The arguments before the star are those of ``nn.BatchNorm2d``, and so is the ``state_dict``: either loads the
@@ -134,9 +136,22 @@ class NormAct2d(nn.Module):
             ValueError: another number of dimensions or channels; ``groups`` that does not divide N; one value per
                 channel while the batch's own statistics are needed.
         """
+        if is_proxy(x):
+            in_graph: Tensor = self.place_in_graph(x)
+            return in_graph
         check_input(x, self.num_features)
+        if self.groups == "instance" and recording():
+            return self.of_any_batch(x)
         y: Tensor = self.operators.norm_act(x, self.weight, self.bias, **self.begin_pass(x))
         return y
+
+    def of_any_batch(self, x: Tensor) -> Tensor:
+        """Each image of x (N, C, H, W) normalised by itself, and activated, without a word of how many there are."""
+        use = self.track_running_stats or not self.training
+        mean, var = (self.running_mean, self.running_var) if use else (None, None)
+        own = self.training or mean is None
+        y = F.instance_norm(x, mean, var, self.weight, self.bias, own, self.momentum or 0.0, self.eps)
+        return F.leaky_relu(y, self.negative_slope)
 
     def begin_pass(self, x: Tensor) -> dict[str, Any]:
         """The operator's other arguments for a batch x, which is counted as ``nn.BatchNorm2d`` does, once a group."""
@@ -179,7 +194,7 @@ class NormAct2d(nn.Module):
 
 def check_input(x: Tensor, channels: int) -> None:
     """Raise a ValueError where x is not (N, channels, H, W)."""
-    if x.dim() != 4 or x.shape[1] != channels:
+    if x.dim() != 4 or (not recording() and x.shape[1] != channels):  # PyTorch's own tells, when recorded
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (N, {channels}, H, W)")
 
 

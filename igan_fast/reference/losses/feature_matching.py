@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from igan_fast.reference import ops
 from igan_fast.reference.losses.weights import finite, number, per_entry
 from igan_fast.reference.ops import Features, pairs_of
+from igan_fast.reference.recorded import Unscriptable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -19,7 +20,7 @@ __all__ = ["FeatureMatchingLoss"]
 Reduction: TypeAlias = Literal["sum", "discriminator_mean", "mean"]
 
 
-class FeatureMatchingLoss(nn.Module):
+class FeatureMatchingLoss(Unscriptable):
     """weight · Σ_d Σ_l w_d · w_l · mean|fake_dl − real_dl| / n over the feature maps l of the discriminators d.
 
     Args:

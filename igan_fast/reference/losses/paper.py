@@ -7,11 +7,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from igan_fast.reference import ops
 from igan_fast.reference.losses.weights import finite, per_entry
 from igan_fast.reference.ops import Features, pairs_of, widen
+from igan_fast.reference.recorded import Unscriptable
 
 __all__ = [
     "IntegratedLoss",
@@ -82,7 +83,7 @@ class IntegratedTerms(NamedTuple):
     latent: Tensor
 
 
-class IntegratedLoss(nn.Module):
+class IntegratedLoss(Unscriptable):
     """λ₁ perceptual + λ₂ pixel + λ₃ latent as a module (Sec. 3.3): what an image and its rebuild are apart.
 
     Args:

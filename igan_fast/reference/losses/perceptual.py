@@ -16,6 +16,7 @@ from igan_fast.reference.frozen import frozen
 from igan_fast.reference.layers import NormAct2d
 from igan_fast.reference.losses.weights import per_entry
 from igan_fast.reference.ops import Features, pairs_of
+from igan_fast.reference.recorded import Unscriptable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,7 +38,7 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-class PerceptualL1Loss(nn.Module):
+class PerceptualL1Loss(Unscriptable):
     """Σᵢ wᵢ · mean|hᵢ(fake) − hᵢ(real)| over layers hᵢ of a network, the extractor.
 
     Args:

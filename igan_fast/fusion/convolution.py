@@ -1,0 +1,196 @@
+"""A fused model's convolutions."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from igan_fast.fusion.deferred import Deferred, Result, guard, settle, watch
+from igan_fast.fusion.normalization import FusedBatchNorm
+from igan_fast.fusion.place import Place
+from igan_fast.fusion.twin import Twin, is_small, layout_of, records
+from igan_fast.ops import backend
+from igan_fast.ops.conv_act import ConvAct
+from igan_fast.ops.conv_norm_act import conv_norm_act
+from igan_fast.ops.geometry import Geometry, Given
+from igan_fast.ops.layout import channels_first, no_view
+from igan_fast.ops.transforms import transformed
+
+__all__ = ["FusedConvolution"]
+
+
+class FusedConvolution(Twin):
+    """A convolution by our own kernels where these are faster, with the activation that it expects; in evaluation with
+    the batch normalisation that it expects and the activation behind that."""
+
+    in_channels: int
+    out_channels: int
+    weight: Tensor
+    bias: Tensor | None
+    stride: Any
+    padding: Any
+    output_padding: Any
+    dilation: Any
+    groups: int
+    transposed: bool
+    padding_mode: str
+
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
+        x = settle(input)
+        if output_size is not None:
+            return self.plain.forward(self, x, output_size)  # type: ignore[no-any-return]
+        if not self.active() or self.observed() or transformed(x, self.weight, self.bias) or layout_of(x) is None:
+            return self.plain.forward(self, x)  # type: ignore[no-any-return]
+        weight, bias, place = self.weight, self.bias, self._place
+        recording = records(x, weight, bias)
+        if not recording and place.norm is not None:
+            folded = self._folded(x, weight, bias, place.norm)
+            if folded is not None:
+                return folded
+        geometry = self._kernel(x, weight)
+        if geometry is None:
+            y: Tensor = self.plain.forward(self, x)
+            return y if recording else watch(y, place)
+        call = _Call(geometry, place, 1.0 if place.slope is None else place.slope)
+        if recording:
+            y = _Convolve.apply(x, weight, bias, call)  # type: ignore[no-untyped-call]
+        else:
+            y = _convolve(x, weight, bias, call)
+        return watch(y, place)
+
+    def _kernel(self, x: Tensor, weight: Tensor) -> Geometry | None:
+        """The settings for our own kernels, where these compute, and faster than PyTorch's."""
+        if (
+            x.dim() != 4
+            or weight.dim() != 4
+            or self.padding_mode != "zeros"
+            or isinstance(self.padding, str)
+            or layout_of(weight) is None
+            or backend.namespace("auto", x.device, (x.dtype,)) != backend.NATIVE
+            or torch.is_autocast_enabled(x.device.type)
+        ):
+            return None
+        geometry = _geometry(
+            self.transposed, self.stride, self.padding, self.output_padding, self.dilation, self.groups
+        )
+        return geometry if geometry.has_kernel(x, weight) else None
+
+    def _folded(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Any) -> Tensor | None:
+        """The result of all that is expected behind the convolution, for ``norm`` to give out; None where the
+        normalisation is none to be folded now, or so little is computed that folding costs more."""
+        if (
+            not isinstance(norm, FusedBatchNorm)
+            or x.dim() != weight.dim()
+            or x.shape[1] != self.in_channels
+            or norm.num_features != self.out_channels
+            or x.numel() < weight.numel()
+            or is_small(x)
+            or layout_of(weight) is None
+            or weight.dtype != x.dtype
+            or backend.namespace("auto", x.device, (x.dtype,)) is None
+        ):
+            return None
+        autocast = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else x.dtype
+        if not norm.may_fold(dtype):
+            return None
+        state, slope = norm.state(), norm._place.slope
+        padded, padding = self._padded(x)
+        y = conv_norm_act(
+            padded,
+            weight,
+            norm.weight,
+            norm.bias,
+            norm.running_mean,
+            norm.running_var,
+            transposed=self.transposed,
+            stride=self.stride,
+            padding=padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            conv_groups=self.groups,
+            conv_bias=bias,
+            training=False,
+            eps=norm.eps,
+            negative_slope=1.0 if slope is None else slope,
+        )
+        y = _laid_out(y, x, weight)
+        plain = functools.partial(self.plain.forward, self, x)
+        expects = functools.partial(_is_still, norm, state)
+        return guard(Deferred(y, Result(self._place, (x, weight, bias), plain, y, slope, expects=expects)))
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, Any]:
+        """x, and the zeros that the convolution is to add: by a copy only where it has no numbers for what to add."""
+        sides: Any = self._reversed_padding_repeated_twice  # two each for the last dimension, the one before, …
+        if self.padding_mode != "zeros":
+            return F.pad(x, sides, mode=self.padding_mode), 0
+        if not isinstance(self.padding, str):
+            return x, self.padding
+        if sides[::2] == sides[1::2]:
+            return x, sides[-2::-2]
+        return F.pad(x, sides), 0
+
+
+class _Call(NamedTuple):
+    """The settings of one call; ``slope`` is that of the activation which is expected, 1 where none is."""
+
+    geometry: Geometry
+    place: Place
+    slope: float
+
+
+class _Convolve(ConvAct):
+    """A convolution in the graph, by our own kernels; its result is a Deferred where an activation is expected."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, None)
+        ctx.settings, ctx.given = (call.geometry, 1.0), Given.of(x)
+        return _convolve(x, weight, bias, call)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ConvAct.backward(ctx, settle(grad))[:4]
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:
+    def computed(slope: float) -> Tensor:
+        return _laid_out(call.geometry.convolve(x, weight, bias, slope), x, weight)
+
+    y = computed(call.slope)
+    if call.slope == 1:
+        return y
+    inputs = (x, weight, bias)
+    result = Result(call.place, inputs, lambda: computed(1.0), y, call.slope, lean=False)
+    return guard(Deferred(y, result))
+
+
+def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], other: Any) -> bool:
+    """Whether another normalisation is this one, in this state."""
+    return other is norm and norm.may_fold(torch.float32) and norm.state() == state
+
+
+@functools.lru_cache(maxsize=1024)
+def _geometry(
+    transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
+) -> Geometry:
+    return Geometry(
+        2,
+        transposed=transposed,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
+        groups=groups,
+    )
+
+
+def _laid_out(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y in the layout that PyTorch's own convolution gives: what follows may count on it (``view``)."""
+    if x.is_contiguous() and weight.is_contiguous():
+        y = channels_first(y) if y.dim() == 4 else y.contiguous()
+    return no_view(y) if y._is_view() else y

@@ -1,0 +1,283 @@
+"""A fused model's normalisations."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from igan_fast.fusion.deferred import Deferred, Result, guard, learn, parts_of, settle, watch
+from igan_fast.fusion.place import Place
+from igan_fast.fusion.twin import Twin, is_small, layout_of, records
+from igan_fast.ops import backend
+from igan_fast.ops.layout import channels_first
+from igan_fast.ops.norm_act import of_groups
+from igan_fast.ops.norm_act_gradient import gradient
+from igan_fast.ops.transforms import batched, transformed
+
+__all__ = ["FusedBatchNorm", "FusedInstanceNorm", "FusedNorm"]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class _Call(NamedTuple):
+    """The settings of one call.
+
+    groups: parts of the batch that are normalised apart.
+    slope: of the activation that is expected; None where none is.
+    statistics: the mean and variance to normalise by; None for the batch's own.
+    update: the running mean and variance that the batch's move, and how far.
+    """
+
+    namespace: str
+    place: Place
+    groups: int
+    eps: float
+    slope: float | None
+    statistics: tuple[Tensor, Tensor] | None
+    update: tuple[Tensor, Tensor, float] | None
+    #: The batch's statistics, where the running ones move after the call, and not again where a checkpoint repeats it.
+    late: list[Tensor]
+    #: Whether the running statistics move once, by the mean over the groups: instance normalisation's.
+    averages: bool
+
+
+class FusedNorm(Twin):
+    """A normalisation that computes the activation which it expects too."""
+
+    num_features: int
+    weight: Any
+    bias: Any
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+    eps: float
+    momentum: Any
+    track_running_stats: bool
+
+    #: Whether a convolution before it may compute it too.
+    foldable: ClassVar[bool] = False
+    #: Whether its running statistics move by the mean over the images.
+    averages: ClassVar[bool] = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.active() or self.observed():
+            return self.plain.forward(self, settle(input))  # type: ignore[no-any-return]
+        joined = self._joined(input)
+        if joined is not None:
+            return joined
+        x = learn(input, self) if self.foldable else settle(input)
+        namespace = self._namespace(x)
+        if namespace is None:
+            return self.plain.forward(self, x)  # type: ignore[no-any-return]
+        x = self._laid_out(x)
+        weight, bias, place = self.weight, self.bias, self._place
+        statistics, update = self._statistics()
+        call = _Call(namespace, place, self._groups(x, statistics), self.eps, place.slope, statistics, update, [], self.averages)
+        if records(x, weight, bias):
+            y: Tensor = _Normalize.apply(x, weight, bias, call)  # type: ignore[no-untyped-call]
+        else:
+            y, _, _ = _normalize(x, weight, bias, call)
+        if call.late:
+            _update(x, call, *call.late)
+        return watch(y, place)
+
+    def _namespace(self, x: Tensor) -> str | None:
+        """Whose operators compute; None where PyTorch does."""
+        if transformed(x, self.weight, self.bias, self.running_mean, self.running_var) or is_small(x):
+            return None
+        known = (self.weight, self.bias, self.running_mean, self.running_var)
+        dtypes = (x.dtype, torch.float32) if x.dtype in _HALF else (x.dtype,)
+        if any(t is not None and (t.dtype not in dtypes or t.device != x.device) for t in known):
+            return None
+        if (self.running_mean is None) != (self.running_var is None) or self.eps <= 0 or not self._takes(x):
+            return None
+        if x.is_inference() and not torch.is_inference_mode_enabled():
+            return None  # autograd refuses such, before anything has happened
+        return backend.namespace("auto", x.device, (x.dtype,))
+
+    def _takes(self, x: Tensor) -> bool:
+        """Whether it is an input, of a shape and layout, for the fused operators."""
+        raise NotImplementedError
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """x in the layout that PyTorch's result has."""
+        return x
+
+    def _statistics(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor, float] | None]:
+        """``statistics`` and ``update`` of a call, which it counts."""
+        raise NotImplementedError
+
+    def _groups(self, x: Tensor, statistics: Any) -> int:
+        return 1
+
+    def _joined(self, input: Tensor) -> Tensor | None:
+        """The result where the convolution has computed it, as it may in evaluation."""
+        return None
+
+
+class FusedBatchNorm(FusedNorm):
+    """See ``FusedNorm``; a convolution before it may compute it in evaluation."""
+
+    foldable = True
+
+    def _takes(self, x: Tensor) -> bool:
+        self._check_input_dim(x)  # type: ignore[operator]
+        single = x.numel() == x.shape[1] and (self.training or self.running_mean is None)
+        return x.shape[1] == self.num_features and not single and layout_of(x) is not None
+
+    def _statistics(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor, float] | None]:
+        if not self.training:
+            return None if self.running_mean is None else (self.running_mean, self.running_var), None
+        if not self.track_running_stats:
+            return None, None
+        momentum = self.momentum or 0.0
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        return None, None if self.running_mean is None else (self.running_mean, self.running_var, momentum)
+
+    def may_fold(self, dtype: torch.dtype) -> bool:
+        """Whether it is one multiplication and one addition a channel, which a convolution may take over."""
+        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
+        return (
+            self.active()
+            and not self.training
+            and self.running_mean is not None
+            and self.running_var is not None
+            and not self.observed()
+            and not records(self.weight, self.bias)
+            and not transformed(*tensors)
+            and all(t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in _HALF) for t in tensors)
+        )
+
+    def state(self) -> tuple[Any, ...]:
+        """What its result in evaluation depends on, to be compared."""
+        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
+        return (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
+
+    def _joined(self, input: Tensor) -> Tensor | None:
+        if type(input) is not Deferred or input._instead is not None:
+            return None
+        result = input._result
+        if (
+            result.expects is None
+            or result.activated is None
+            or not result.expects(self)
+            or torch.is_inference_mode_enabled() != result.inference
+        ):
+            return None
+        y = result.take()
+        if result.slope is None:
+            return watch(y, self._place)
+        tensors = (self.running_mean, self.running_var, self.weight, self.bias)
+        eps, convolve = self.eps, result.compute
+
+        def plain() -> Tensor:
+            return F.batch_norm(convolve(), *tensors, False, 0.0, eps)
+
+        return guard(Deferred(y, Result(self._place, (*result.inputs, *tensors), plain, y, result.slope)))
+
+
+class FusedInstanceNorm(FusedNorm):
+    """See ``FusedNorm``. PyTorch's results are contiguous, whatever the input's layout."""
+
+    averages = True
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return channels_first(x) if x.dim() == 4 else x.contiguous()
+
+    def _takes(self, x: Tensor) -> bool:
+        self._check_input_dim(x)  # type: ignore[operator]
+        values = x.numel() // (x.shape[0] * x.shape[1])
+        return (
+            x.dim() != self._get_no_batch_dim()  # type: ignore[operator]
+            and x.shape[1] == self.num_features
+            and values > 1
+        )
+
+    def _statistics(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor, float] | None]:
+        if self.running_mean is None:
+            return None, None
+        if self.training or not self.track_running_stats:
+            return None, (self.running_mean, self.running_var, self.momentum or 0.0)
+        return (self.running_mean, self.running_var), None
+
+    def _groups(self, x: Tensor, statistics: Any) -> int:
+        return x.shape[0] if statistics is None else 1
+
+
+def _normalize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, a Deferred where an activation is expected, with the statistics that it was computed by."""
+    operators = getattr(torch.ops, call.namespace)
+
+    def computed(slope: float) -> tuple[Tensor, Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            if call.statistics is None:
+                result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(x, weight, bias, call.eps, slope, call.groups)
+                return result
+            mean, var = call.statistics
+            return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
+
+    y, mean, var = computed(1.0 if call.slope is None else call.slope)
+    if call.update is not None:
+        if call.averages:
+            call.late.extend((mean, var))
+        else:
+            _update(x, call, mean, var)
+    if call.slope is None:
+        return y, mean, var
+    inputs = (x, weight, bias, *(call.statistics or ()))
+    result = Result(call.place, inputs, lambda: computed(1.0)[0], y, call.slope)
+    return guard(Deferred(y, result)), mean, var
+
+
+def _update(x: Tensor, call: _Call, mean: Tensor, var: Tensor) -> None:
+    """Move the running statistics."""
+    if call.update is None:
+        raise AssertionError("there are no running statistics to be moved")
+    running_mean, running_var, momentum = call.update
+    moved = (of_groups(t, call.averages) for t in (mean, var))
+    count = x.numel() // (x.shape[1] * call.groups)
+    getattr(torch.ops, call.namespace).norm_act_update(running_mean, running_var, *moved, count, momentum)
+
+
+class _Normalize(torch.autograd.Function):
+    """A normalisation in the graph. Its backward pass computes the activation's too, where that gives it both parts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call) -> Tensor:
+        y, mean, var = _normalize(x, weight, bias, call)
+        # The bias of its own: PyTorch's normalisation does not need it afterwards, and lets it be changed.
+        ctx.save_for_backward(x, weight, None if bias is None else bias.detach().clone(), mean, var)
+        ctx.call = call
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, var = ctx.saved_tensors
+        call: _Call = ctx.call
+        grad, slope = parts_of(grad, call.place)
+        if call.statistics is not None:
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            mean, var = mean.to(dtype)[None], var.to(dtype)[None]
+        operators = getattr(torch.ops, call.namespace)
+        arguments = (grad, x, weight, bias, mean, var, call.eps, slope, call.statistics is None)
+        if torch.is_grad_enabled() or batched(grad):
+            dx, dweight, dbias = gradient(operators, *arguments)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                dx, dweight, dbias = gradient(operators, *arguments)
+        needs = ctx.needs_input_grad
+        return (
+            dx if needs[0] else None,
+            dweight.to(weight.dtype) if needs[1] else None,
+            dbias.to(bias.dtype) if needs[2] else None,
+            None,
+        )
+

@@ -1,0 +1,305 @@
+"""What changes between the calls of a normalisation and its activation has the effect that it has in plain PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from plain_and_fused import CONTEXTS, Net, assert_alike, differences, images, pair, record, varied
+from torch import Tensor, nn
+
+import igan_fast
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def between(change, after_conv=None):
+    """``change(net, hidden, normalised, input)``; what it returns is looked at too."""
+
+    def way(net, x):
+        h = net.conv(x)
+        if after_conv is not None:
+            after_conv(net, h)
+        y = net.norm(h)
+        told = change(net, h, y, x)
+        return net.act(y), told
+
+    return way
+
+
+def unseen(change):
+    """Autograd does not see the change."""
+
+    def without(net, h, y, x):
+        with torch.no_grad():
+            return change(net, h, y, x)
+
+    return between(without)
+
+
+def stepped(net, h, y, x):
+    """An optimiser's step, from gradients of another pass."""
+    if not torch.is_grad_enabled():
+        return
+    net(x.detach() * 2).square().mean().backward()
+    torch.optim.SGD(net.parameters(), 0.1).step()
+    net.zero_grad()
+
+
+def state_set(net, h, y, x):
+    net.load_state_dict({name: torch.full_like(v, 2) for name, v in net.state_dict().items()})
+
+
+def another_call(net, h, y, x):
+    return net(x + 1)
+
+
+def another_call_without_gradients(net, h, y, x):
+    with torch.no_grad():
+        return net(x + 1)
+
+
+def parameters_freed(net, h, y, x):
+    net.norm.weight = nn.Parameter(torch.ones(16, dtype=x.dtype))
+    net.norm.running_mean = torch.zeros(16, dtype=x.dtype)
+
+
+def storage_freed(net, h, y, x):
+    if not h.requires_grad:
+        h.untyped_storage().resize_(0)
+
+
+def replaced(name, module):
+    def change(net, h, y, x):
+        setattr(net, name, module())
+
+    return change
+
+
+def there_and_back(net, x):
+    h = net.conv(x)
+    y = net.norm(h)
+    net.float()
+    z = net.act(y)
+    net.double()
+    return z
+
+
+CHANGES = {
+    "nothing": between(lambda net, h, y, x: None),
+    "hidden, in place": between(lambda net, h, y, x: h.add_(1.0) if not h.requires_grad else None),
+    "hidden, unseen": unseen(lambda net, h, y, x: h.mul_(-1.0)),
+    "hidden, zeroed through a view": unseen(lambda net, h, y, x: h.view(-1).zero_()),
+    "hidden, in place, seen": between(lambda net, h, y, x: h.add_(1.0)),
+    "hidden, by data": between(lambda net, h, y, x: h.data.mul_(2.0)),
+    "hidden, by numpy": between(lambda net, h, y, x: h.detach().numpy().__setitem__(0, 0.5)),
+    "hidden, by a parameter's data": between(lambda net, h, y, x: h.detach().copy_(torch.ones_like(h))),
+    "input, in place": unseen(lambda net, h, y, x: x.zero_()),
+    "input, by data": between(lambda net, h, y, x: x.data.mul_(3.0)),
+    "norm's weight": unseen(lambda net, h, y, x: net.norm.weight.mul_(-2.0)),
+    "norm's bias": unseen(lambda net, h, y, x: net.norm.bias.add_(1.0)),
+    "norm's weight by data": between(lambda net, h, y, x: net.norm.weight.data.mul_(-2.0)),
+    "norm's bias by data": between(lambda net, h, y, x: net.norm.bias.data.add_(1.0)),
+    "norm's bias' data set": between(
+        lambda net, h, y, x: setattr(net.norm.bias, "data", torch.ones_like(net.norm.bias))
+    ),
+    "conv's weight": unseen(lambda net, h, y, x: net.conv.weight.mul_(-2.0)),
+    "conv's bias by data": between(lambda net, h, y, x: net.conv.bias.data.add_(1.0)),
+    "conv's weight by data": between(lambda net, h, y, x: net.conv.weight.data.zero_()),
+    "running statistics": unseen(
+        lambda net, h, y, x: (net.norm.running_mean.add_(1.0), net.norm.running_var.mul_(4.0))
+    ),
+    "running statistics reset": between(lambda net, h, y, x: net.norm.reset_running_stats()),
+    "running statistics by data": between(lambda net, h, y, x: net.norm.running_var.data.mul_(4.0)),
+    "running statistics clipped": unseen(lambda net, h, y, x: net.norm.running_var.clamp_(max=0.1)),
+    "eval": between(lambda net, h, y, x: (net.eval(), None)[1]),
+    "train": between(lambda net, h, y, x: (net.train(), None)[1]),
+    "switched and back": between(lambda net, h, y, x: (net.train(not net.training).train(not net.training), None)[1]),
+    "eps": between(lambda net, h, y, x: setattr(net.norm, "eps", 0.7)),
+    "weight removed": between(lambda net, h, y, x: setattr(net.norm, "weight", None)),
+    "statistics removed": between(
+        lambda net, h, y, x: (setattr(net.norm, "running_mean", None), setattr(net.norm, "running_var", None))[:0]
+    ),
+    "parameters freed": between(parameters_freed),
+    "requires_grad switched": between(lambda net, h, y, x: (net.requires_grad_(False), None)[1]),
+    "requires_grad of the norm": between(
+        lambda net, h, y, x: (net.norm.requires_grad_(not net.norm.weight.requires_grad), None)[1]
+    ),
+    "conv's stride and padding": between(lambda net, h, y, x: setattr(net.conv, "stride", (2, 2))),
+    "activation replaced": between(replaced("act", nn.Tanh)),
+    "norm replaced": between(replaced("norm", lambda: nn.BatchNorm2d(16).double())),
+    "conv replaced": between(replaced("conv", lambda: nn.Conv2d(3, 16, 1).double())),
+    "state read": between(lambda net, h, y, x: [v.clone() for v in net.state_dict().values()]),
+    "state set": between(state_set),
+    "optimiser's step": between(stepped),
+    "another call": between(another_call),
+    "another call without gradients": between(another_call_without_gradients),
+    "another dtype and back": there_and_back,
+    "another dtype": lambda net, x: (lambda y: (net.float(), net.act(y).detach()))(net.norm(net.conv(x)))[1:],
+    "memory format": between(lambda net, h, y, x: (net.to(memory_format=torch.channels_last), None)[1]),
+    "fused again": between(lambda net, h, y, x: (igan_fast.fuse(net), None)[1]),
+    "unfused": between(lambda net, h, y, x: (igan_fast.unfuse(net), None)[1]),
+    "random numbers": between(lambda net, h, y, x: torch.rand(3)),
+    "storage freed": between(storage_freed),
+    "hidden's data set": between(lambda net, h, y, x: setattr(h, "data", torch.zeros_like(h))),
+    "default dtype": lambda net, x: _with_default(torch.float32, net, x),
+    "threads": between(lambda net, h, y, x: torch.set_num_threads(1)),
+}
+
+
+def _with_default(dtype, net, x):
+    y = net.norm(net.conv(x))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return net.act(y)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad", "inference"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_change_between_the_calls(change, training, context):
+    base = images()
+    net = varied(Net(act=nn.LeakyReLU(0.2))).train(training)
+    assert_alike(net, CHANGES[change], base, context=context)  # each turn on what the turn before has changed
+    assert_alike(net, CHANGES[change], base, context=context, turns="taught")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_the_backward_pass_after_the_parameters_changed(training):
+    """Plain PyTorch refuses to go back through what was changed in place, and goes where it was set by data."""
+
+    def way(net, x, by_data):
+        y = net(x)
+        with torch.no_grad():
+            (net.norm.weight.data if by_data else net.norm.weight).mul_(2.0)
+        return y
+
+    for by_data in (False, True):
+        net = varied(Net()).train(training)
+        assert_alike(net, lambda net, x, by_data=by_data: way(net, x, by_data), images(), turns="first")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_going_back_twice(training):
+    def way(net, x):
+        y = net(x)
+        y.sum().backward()
+        return y.sum()
+
+    assert_alike(varied(Net()).train(training), way, images())
+    assert_alike(
+        varied(Net()).train(training),
+        lambda net, x: (lambda y: (y.sum().backward(retain_graph=True), y)[1])(net(x)),
+        images(),
+    )
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_going_back_from_the_normalisation_and_from_the_activation(training):
+    """One graph, two backward passes through the normalisation: freed by the first, as in plain PyTorch."""
+
+    def way(net, x, retain):
+        y = net.norm(net.conv(x))
+        z = net.act(y)
+        y.square().sum().backward(retain_graph=retain)
+        return z
+
+    for retain in (False, True):
+        net = varied(Net(act=nn.LeakyReLU(0.2))).train(training)
+        assert_alike(net, lambda net, x, retain=retain: way(net, x, retain), images())
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad"])
+def test_two_threads_at_once_on_one_network(context):
+    """In evaluation, where nothing moves; gradients are asked for, not gathered."""
+
+    def results(net, seed):
+        out = []
+        for turn in range(12):
+            x = images(seed=seed + turn).requires_grad_()
+            with CONTEXTS[context]():
+                y = net.norm(net.conv(x))
+                y = [net.act, F.relu, torch.tanh, lambda y: y * 2][turn % 4](y)
+            out += [
+                y.detach(),
+                *(torch.autograd.grad(y.square().sum(), [x, net.norm.weight]) if y.requires_grad else []),
+            ]
+        return out
+
+    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))).eval())
+    seeds = (100, 200, 300)
+    found: dict[int, list[Tensor]] = {}
+    failed: list[BaseException] = []
+
+    def work(seed):
+        try:
+            found[seed] = results(fused, seed)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+    for seed in seeds:
+        for a, e in zip(found[seed], results(plain, seed), strict=True):
+            assert (a - e).abs().max() < 1e-9
+
+
+def test_a_result_of_one_thread_is_used_by_another():
+    """The gradient mode is each thread's own."""
+    fused, plain = pair(varied(Net()))
+
+    def way(net, x):
+        y = net.norm(net.conv(x))
+        out = []
+        thread = threading.Thread(target=lambda: out.append(net.act(y)))
+        thread.start()
+        thread.join()
+        return out
+
+    for context in CONTEXTS:
+        expected = record(way, plain, images(), context=context)
+        assert not differences(record(way, fused, images(), context=context), expected)
+
+
+def test_a_result_outlives_its_network():
+    def way(make, x):
+        net = make()
+        y = net.norm(net.conv(x))
+        act = net.act
+        del net
+        gc.collect()
+        return act(y), y * 2
+
+    fused, plain = pair(varied(Net()))
+    expected = record(way, lambda: copy.deepcopy(plain), images())
+    assert not differences(record(way, lambda: copy.deepcopy(fused), images()), expected)
+
+
+def test_nothing_is_kept_of_what_was_called():
+    """Memory: neither the input nor a result stays alive when its users have dropped it."""
+    fused, _ = pair(varied(Net(act=nn.LeakyReLU(0.2))))
+    for training in (True, False):
+        fused.train(training)
+        for context in CONTEXTS:
+            for use in (fused.act, torch.tanh, lambda y: y, lambda y: None):
+                for _ in range(2):
+                    x = images().requires_grad_()
+                    with CONTEXTS[context]():
+                        h = fused.conv(x)
+                        y = fused.norm(h)
+                        z = use(y)
+                    alive = [weakref.ref(t) for t in (x, h, y)]
+                    del x, h, y, z
+                    assert [ref() for ref in alive] == [None] * 3

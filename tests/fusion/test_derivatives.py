@@ -1,0 +1,190 @@
+"""Derivatives of fused networks, of derivatives too, by gradients of every kind and layout."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from plain_and_fused import Net, assert_alike, images, pair, varied
+from torch import Tensor, nn
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def second(net, x):
+    """A derivative of a derivative, by everything."""
+    y = net(x)
+    if not y.requires_grad:
+        return y
+    (grad,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+    grad.square().sum().backward()
+    return grad.detach()
+
+
+def penalty(net, x):
+    """WGAN-GP's, on the normalisation's own result and on the activation's."""
+    h = net.norm(net.conv(x))
+    if not h.requires_grad:
+        return h
+    y = net.act(h)
+    (grad,) = torch.autograd.grad(y.sum() + h.tanh().sum(), x, create_graph=True)
+    return (grad.flatten(1).norm(2, dim=1) - 1).square().mean() + y.square().mean()
+
+
+def to_hidden(net, x):
+    h = net.norm(net.conv(x))
+    if not h.requires_grad:
+        return h
+    (grad,) = torch.autograd.grad(net.act(h).sin().sum(), h, create_graph=True)
+    return grad, h
+
+
+def only_some(net, x):
+    y = net(x)
+    if not y.requires_grad:
+        return y
+    wanted = [net.norm.bias, x, net.conv.weight]
+    return torch.autograd.grad(y.square().sum(), wanted)
+
+
+def backward_into(net, x):
+    y = net(x)
+    if not y.requires_grad:
+        return y
+    y.backward(torch.ones_like(y).transpose(2, 3), inputs=[net.norm.weight])
+    return net.norm.weight.grad.clone()
+
+
+def gradient_of(change):
+    """The gradient that comes in has a layout of its own."""
+
+    def way(net, x):
+        y = net(x)
+        if y.requires_grad:
+            y.backward(change(images(y.shape, seed=8)))
+        return y.detach()
+
+    return way
+
+
+def anomaly(net, x):
+    with torch.autograd.set_detect_anomaly(True):
+        y = net(x)
+        if y.requires_grad:
+            y.square().sum().backward()
+        return y.detach()
+
+
+def anomaly_found(net, x):
+    with torch.autograd.set_detect_anomaly(True):
+        y = net(x)
+        y.register_hook(lambda g: g * float("nan"))
+        return y.sum()
+
+
+WAYS = {
+    "second derivatives": second,
+    "gradient penalty": penalty,
+    "second derivatives to the hidden": to_hidden,
+    "some gradients": only_some,
+    "into one parameter": backward_into,
+    "gradient transposed": gradient_of(lambda g: g.transpose(2, 3)),
+    "gradient channels_last": gradient_of(lambda g: g.contiguous(memory_format=torch.channels_last)),
+    "gradient expanded": gradient_of(lambda g: g[:1, :1, :1, :1].expand_as(g)),
+    "gradient sliced": gradient_of(lambda g: torch.stack([g, g], -1)[..., 0]),
+    "gradient 0": gradient_of(lambda g: g * 0),
+    "gradient nan": gradient_of(lambda g: g.masked_fill(g > 3, float("nan"))),
+    "gradient of another dtype": gradient_of(lambda g: g.float()),
+    "gradient of another shape": gradient_of(lambda g: g[:1]),
+    "anomaly mode": anomaly,
+    "anomaly found": anomaly_found,
+}
+
+NETS = {
+    "batch, relu": lambda: Net(),
+    "instance, leaky": lambda: Net(
+        norm=nn.InstanceNorm2d(16, affine=True, track_running_stats=True), act=nn.LeakyReLU(0.2)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("net", "training", "context"),
+    [
+        ("batch, relu", True, "grad"),
+        ("batch, relu", False, "grad"),
+        ("batch, relu", False, "no_grad"),
+        ("instance, leaky", True, "grad"),
+    ],
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_derivatives(way, net, training, context):
+    assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("net", NETS)
+def test_gradcheck(net, training):
+    """Numerically, first and second derivatives; on a small map and on what that map is large enough for."""
+    fused, _ = pair(varied(NETS[net]()).train(training))
+    for shape in ((2, 3, 2, 2), (3, 3, 3, 2)):
+        x = images(shape).requires_grad_()
+        fused.norm.momentum = 0.0  # numerical derivatives call it often
+        assert torch.autograd.gradcheck(fused, x, fast_mode=True)
+        assert torch.autograd.gradgradcheck(lambda x: fused(x).sin(), x, fast_mode=True, atol=1e-4)
+        assert torch.autograd.gradcheck(lambda x: fused.norm(fused.conv(x)), x, fast_mode=True)
+    fused.norm.momentum = 0.0
+    x = images().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: fused(x).sin().sum(), x, fast_mode=True, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_directional_derivatives_agree_with_differences(training):
+    """On large maps, by parameters and input: a central difference along one direction."""
+    fused, _ = pair(varied(Net(act=nn.LeakyReLU(0.2))).train(training))
+    x = images().requires_grad_()
+    tensors = [x, *fused.parameters()]
+    directions = [images(t.shape, seed=9 + i) for i, t in enumerate(tensors)]
+
+    def value():
+        return fused(x).sin().sum()
+
+    exact = sum((g * d).sum() for g, d in zip(torch.autograd.grad(value(), tensors), directions, strict=True))
+    ends = []
+    with torch.no_grad():
+        for step in (1e-6, -2e-6):
+            for t, d in zip(tensors, directions, strict=True):
+                t.add_(d, alpha=step)
+            ends.append(value())
+    assert abs((ends[0] - ends[1]) / 2e-6 - exact) < 1e-3 * max(1.0, abs(exact))
+
+
+class Explicit(nn.Module):
+    """Batch normalisation of elementary operations."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(x, (0, 2, 3), unbiased=False, keepdim=True)
+        weight, bias = (t[:, None, None] for t in (self.norm.weight, self.norm.bias))
+        return (x - mean) / (var + self.norm.eps).sqrt() * weight + bias
+
+
+def test_third_derivatives():
+    """PyTorch's own batch normalisation has wrong ones: elementary operations are the oracle."""
+    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))))
+    explicit = copy.deepcopy(plain)
+    explicit.norm = Explicit(explicit.norm)
+    results = []
+    for net in (fused, explicit):
+        for _ in range(2):
+            x = images().requires_grad_()
+            y = net(x)
+            for _ in range(2):
+                (y,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+            (y,) = torch.autograd.grad(y.sin().sum(), x)
+        results.append(y)
+    assert (results[0] - results[1]).abs().max() < 1e-9 * results[1].abs().max()

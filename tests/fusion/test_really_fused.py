@@ -1,0 +1,122 @@
+"""That fused networks run on the fused operators, counted by the profiler, and only where they gain something."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from plain_and_fused import SHAPE, Net, images, pair, varied
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from igan_fast import ops
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"]),
+]
+
+#: 16 channels of 32 × 32 in a batch of 8: where memory is what costs.
+LARGE = (8, 16, 32, 32)
+SPELLINGS = {
+    "module": lambda net, x: net.act(net.norm(net.conv(x))),
+    "function": lambda net, x: F.relu(net.norm(net.conv(x))),
+    "torch's function": lambda net, x: torch.relu(net.norm(net.conv(x))),
+    "method": lambda net, x: net.norm(net.conv(x)).relu(),
+    "leaky function": lambda net, x: F.leaky_relu(net.norm(net.conv(x)), 0.3),
+    "leaky module": lambda net, x: nn.LeakyReLU(0.1)(net.norm(net.conv(x))),
+    "function in place": lambda net, x: F.relu(net.norm(net.conv(x)), inplace=True),
+    "module in place": lambda net, x: nn.ReLU(True)(net.norm(net.conv(x))),
+    "in a Sequential": lambda net, x: nn.Sequential(net.conv, net.norm, net.act)(x),
+    "through a list": lambda net, x: net.act([net.norm(net.conv(x))][0]),
+}
+
+
+def operators(net, way, x, backward: bool) -> Counter[str]:
+    """How often each operator ran, as the profiler names them."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        y = way(net, x)
+        if backward:
+            y.square().sum().backward()
+    return Counter({event.key: event.count for event in profiled.key_averages()})
+
+
+def ours(counts: Counter[str]) -> Counter[str]:
+    return Counter({name: n for name, n in counts.items() if name.startswith("igan_fast::")})
+
+
+def passes(counts: Counter[str]) -> list[str]:
+    """PyTorch's own normalisations and activations that ran, forward or backward."""
+    kinds = ("batch_norm", "relu", "threshold")
+    return [name for name in counts if name.startswith("aten::") and any(kind in name for kind in kinds)]
+
+
+def network(norm: type[nn.Module], training: bool) -> nn.Module:
+    return varied(Net(nn.Conv2d(16, 16, 3, padding=1), norm(16), nn.ReLU()), torch.float32).train(training)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+@pytest.mark.parametrize("way", SPELLINGS)
+def test_a_normalisation_and_its_activation_are_one_in_training(way, norm):
+    fused, _ = pair(network(norm, True))
+    SPELLINGS[way](fused, images(LARGE, torch.float32))  # a place learns from its first call
+    for _ in range(3):
+        counts = operators(fused, SPELLINGS[way], images(LARGE, torch.float32).requires_grad_(), True)
+        assert sum(ours(counts).values()) > 0, sorted(counts)
+        assert not passes(counts), passes(counts)
+
+
+@pytest.mark.parametrize("way", SPELLINGS)
+def test_all_three_are_one_in_evaluation(way):
+    fused, _ = pair(network(nn.BatchNorm2d, False))
+    with torch.no_grad():
+        SPELLINGS[way](fused, images(LARGE, torch.float32))
+        for _ in range(3):
+            counts = operators(fused, SPELLINGS[way], images(LARGE, torch.float32), False)
+            assert sum(ours(counts).values()) > 0, sorted(counts)
+            assert not passes(counts), passes(counts)
+
+
+def test_a_norm_without_an_activation_runs_once():
+    """Deferred and then computed once, however often it is used."""
+    fused, plain = pair(network(nn.BatchNorm2d, True))
+
+    def way(net, x):
+        y = net.norm(net.conv(x))
+        return y.sin() + y.cos() + y.view(-1)[0]
+
+    for net in (fused, plain):
+        for _ in range(2):
+            counts = operators(net, way, images(LARGE, torch.float32).requires_grad_(), False)
+            norms = [n for name, n in counts.items() if name in ("aten::native_batch_norm", "igan_fast::norm_act")]
+            assert sum(norms) <= 1, sorted(counts)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_tiny_tensors_run_on_plain_pytorch(training):
+    """16 channels of 4 × 4: nothing to be gained."""
+    fused, _ = pair(network(nn.BatchNorm2d, training))
+    for context in (torch.enable_grad, torch.no_grad):
+        with context():
+            for _ in range(2):
+                counts = operators(fused, SPELLINGS["module"], images((2, 16, 4, 4), torch.float32), False)
+                assert not ours(counts), sorted(counts)
+
+
+@pytest.mark.parametrize(
+    "net", [lambda: Net(), lambda: Net(norm=nn.InstanceNorm2d(16, affine=True), act=nn.LeakyReLU(0.2))]
+)
+def test_the_grids_own_networks_are_fused(net):
+    """The other files' comparisons would show nothing if their maps were too small to be fused."""
+    fused, _ = pair(varied(net()))
+    assert sum(ours(operators(fused, SPELLINGS["module"], images(SHAPE).requires_grad_(), True)).values()) > 0
+
+
+def test_no_activation_but_relu_and_leaky_relu_is_fused():
+    for act in (nn.GELU(), nn.PReLU(), nn.Sigmoid(), nn.ReLU6(), nn.ELU()):
+        fused, plain = pair(varied(Net(nn.Conv2d(16, 16, 3, padding=1), act=act), torch.float32))
+        x = images(LARGE, torch.float32)
+        for _ in range(3):
+            assert (fused(x) - plain(x)).abs().max() < 1e-4

@@ -1,0 +1,24 @@
+"""Ways of calling a convolution, a normalisation and an activation, the attributes of one network.
+
+``WAYS[name](net, x)`` gives a result, or several, of any kind.
+"""
+
+from __future__ import annotations
+
+from ways.modes import MODES
+from ways.results import LOOKS, WRITES
+from ways.spellings import SPELLINGS, USES
+
+__all__ = ["WAYS"]
+
+WAYS = {
+    f"{table}: {name}": way
+    for table, ways in (
+        ("spelling", SPELLINGS),
+        ("use", USES),
+        ("look", LOOKS),
+        ("write", WRITES),
+        ("mode", MODES),
+    )
+    for name, way in ways.items()
+}

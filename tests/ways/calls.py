@@ -1,0 +1,13 @@
+"""What ways of calling are made of."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def normed(net, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x))
+
+
+def on_result(function):
+    return lambda net, x: function(normed(net, x))
