@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from igan_fast.fusion.place import Place
+from igan_fast.fusion.nodes import apply
 from igan_fast.ops.transforms import transformed
 
 __all__ = ["Deferred", "Result", "guard", "learn", "parts_of", "settle", "watch"]
@@ -48,6 +49,7 @@ class Result:
         slope: of the expected activation; None where a normalisation is expected.
         expects: whether this module, as it is now, is what ``activated`` was computed with; None: an activation is
             expected.
+        autocast: the dtype that autocast had at the call, where it was on.
         lean: whether an activation's backward pass finds the plain result again instead of keeping ``activated``.
     """
 
@@ -78,16 +80,15 @@ class Result:
         *,
         expects: Callable[[Any], bool] | None = None,
         lean: bool = True,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.place, self.inputs, self.compute, self.slope = place, inputs, compute, slope
         self.activated: Tensor | None = activated
-        self.expects, self.lean = expects, lean
+        self.expects, self.lean, self.autocast = expects, lean, autocast
         self.consumed, self.value = False, None
         self.kept: tuple[Tensor, int] | None = None
         self.inference = torch.is_inference_mode_enabled()
         self.versions = [_version(t) for t in inputs]
-        device = activated.device.type
-        self.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
     def take(self) -> Tensor:
         """The activated result; it is handed out once."""
@@ -140,7 +141,7 @@ class _Ours(Tensor):
             y = activate(args[0], slope, in_place)
             if y is not None:
                 return y
-        elif func in _METADATA:
+        elif func in _METADATA and args:
             return _metadata(func, args, kwargs)
         elif func in _NODE:
             return _at_its_node(func, args, kwargs)
@@ -343,8 +344,10 @@ def activate(x: Any, slope: float | None, in_place: bool) -> Tensor | None:
         or transformed()
     ):
         return None
+    with torch._C.DisableTorchFunctionSubclass():
+        recorded = x.requires_grad and torch.is_grad_enabled()
     # Not with __torch_function__ off: what a hook for saved tensors does here is somebody else's.
-    y = _Activate.apply(x, slope) if x.requires_grad and torch.is_grad_enabled() else result.take()  # type: ignore
+    y = apply(_Activate, x, slope) if recorded else result.take()
     if not in_place:
         return y
     with torch._C.DisableTorchFunctionSubclass():  # the caller may go on with x
@@ -442,7 +445,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _metadata(func: Any, args: Any, kwargs: Any) -> Any:
     """What can be told of a Deferred without its data."""
-    args, kwargs = tree_map_only(Deferred, lambda t: t if t._instead is None else t._instead, (args, kwargs))
+    if isinstance(args[0], Deferred) and args[0]._instead is not None:
+        args = (args[0]._instead, *args[1:])
     with torch._C.DisableTorchFunctionSubclass():
         return func(*args, **kwargs)
 

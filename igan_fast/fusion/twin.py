@@ -17,7 +17,7 @@ from igan_fast.fusion.place import Place
 __all__ = ["Twin", "derived", "is_small", "layout_of", "records"]
 
 #: Values from which on there is something to be gained (measured); below, PyTorch computes.
-SMALLEST = 1 << 15
+SMALLEST = 1 << 17
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
