@@ -118,15 +118,16 @@ def conv_norm_act(
         raise ValueError(f"x has {x.shape[1]} channels; expected {c_in}, as conv_weight {tuple(conv_weight.shape)}")
     if conv_bias is not None and conv_bias.shape != (channels,):
         raise ValueError(f"conv_bias has shape {tuple(conv_bias.shape)}; expected ({channels},), one per channel")
-    size = geometry.size(x, conv_weight)
-    if conv_weight.numel() == 0 or not all(side > 0 for side in size):
-        return plain()  # nothing to normalise, or an error of PyTorch's own
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, conv_weight = x.to(dtype), conv_weight.to(dtype)
         conv_bias = None if conv_bias is None else conv_bias.to(dtype)
+    if not geometry.fits(x, conv_weight, conv_bias):
+        return plain()  # nothing to normalise, or an error of PyTorch's own
     check_arguments(x, channels, weight, bias, running_mean, running_var, groups)
-    if impl == "auto" and not launchable(namespace, x.device, (x.shape[0], channels, *size), groups):
+    if impl == "auto" and not launchable(
+        namespace, x.device, (x.shape[0], channels, *geometry.size(x, conv_weight)), groups
+    ):
         return plain()
 
     evaluating = not training and running_mean is not None

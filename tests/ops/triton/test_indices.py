@@ -24,6 +24,7 @@ from triton.runtime.interpreter import (
     interpreter_builder,
 )
 
+from igan_fast.ops import backend
 from igan_fast.ops.norm_act import launchable
 from igan_fast.ops.triton import common, feature_l1, gather_images, norm_act
 
