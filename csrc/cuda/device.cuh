@@ -17,6 +17,13 @@ constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kAll = 0xffffffffu;
 
+// The rule of indices: a block's number is an int64 from the start, sizes are int64, and so is what is made of them. In
+// 32 bits are only a thread's number, and the step of a walk, which the host keeps below 2^31 (walk_of). Of a grid the
+// second and the third dimension end at 65,535 and the first at 2^31 - 1, which the host checks (walk_of, grid_of).
+__device__ inline int64_t block_x() { return static_cast<int64_t>(blockIdx.x); }
+__device__ inline int64_t block_y() { return static_cast<int64_t>(blockIdx.y); }
+__device__ inline int64_t block_z() { return static_cast<int64_t>(blockIdx.z); }
+
 template <typename T>
 struct AccOf {
   using type = float;
