@@ -51,6 +51,20 @@ __device__ inline T narrow(A value) {
   }
 }
 
+// LeakyReLU. A slope of 0 is a ReLU, as PyTorch's: −∞ and what is below 0 become 0, where 0 · −∞ would be a NaN.
+template <typename A>
+__device__ inline A activate(A z, A slope) {
+  if (slope == 0) return z <= 0 ? A(0) : z;
+  return z > 0 ? z : z * slope;
+}
+
+// The gradient before it, from that behind it and z.
+template <typename A>
+__device__ inline A activate_backward(A z, A grad, A slope) {
+  if (slope == 0) return z <= 0 ? A(0) : grad;
+  return z > 0 ? grad : grad * slope;
+}
+
 // function(T{}) with the type that dtype names.
 template <typename Function>
 void with_type(Dtype dtype, const Function& function) {

@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int v = 0; v < V; ++v) {
           const int c = kColumns ? v : 0;
           const A z = fma(static_cast<A>(wide(packs[b].values[v])) - mean[c], scale[c], bias[c]);
-          result.values[v] = narrow<T>(z > 0 ? z : z * slope);
+          result.values[v] = narrow<T>(activate(z, slope));
         }
         store<T, V>(y + path.at(s + b * path.stride), result);
       }
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kThreads)
             const int c = kColumns ? v : 0;
             const A centred = static_cast<A>(wide(xs[b].values[v])) - mean[c],
                     g = static_cast<A>(wide(grads[b].values[v]));
-            const A passed = fma(centred, scale[c], bias[c]) > 0 ? g : g * slope;
+            const A passed = activate_backward(fma(centred, scale[c], bias[c]), g, slope);
             own[c].grad += passed;
             own[c].product = fma(passed, centred, own[c].product);
           }
@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(kThreads)
           const int c = kColumns ? v : 0;
           const A centred = static_cast<A>(wide(xs[b].values[v])) - mean[c],
                   g = static_cast<A>(wide(grads[b].values[v]));
-          A d = scale[c] * (fma(centred, scale[c], bias[c]) > 0 ? g : g * slope);
+          A d = scale[c] * activate_backward(fma(centred, scale[c], bias[c]), g, slope);
           if (kBatchStatistics) d = d - offset[c] - centred * tilt[c];
           xs[b].values[v] = narrow<T>(d);
         }

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.fusion.deferred import Deferred, Result, guard, settle, watch
-from igan_fast.fusion.normalization import FusedBatchNorm
+from igan_fast.fusion.deferred import Deferred, guard, settle, watch
 from igan_fast.fusion.nodes import apply
+from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.place import Place
+from igan_fast.fusion.result import Result
 from igan_fast.fusion.twin import Twin, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
@@ -179,9 +180,7 @@ def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], other: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _geometry(
-    transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
-) -> Geometry:
+def _geometry(transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int) -> Geometry:
     return Geometry(
         2,
         transposed=transposed,

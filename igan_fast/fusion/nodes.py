@@ -11,6 +11,6 @@ __all__ = ["apply"]
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
-    """``function.apply(*args)`` where no transform of ``torch.func`` is at work, which PyTorch's looks for each time."""
+    """``function.apply(*args)`` outside of ``torch.func``'s transforms, which PyTorch's looks for at each call."""
     y: Tensor = super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
     return y

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.fusion.deferred import Deferred, Result, guard, learn, parts_of, settle, watch
+from igan_fast.fusion.activation import parts_of
+from igan_fast.fusion.deferred import Deferred, guard, learn, settle, watch
 from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.place import Place
+from igan_fast.fusion.result import Result
 from igan_fast.fusion.twin import Twin, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
@@ -172,9 +174,9 @@ class FusedBatchNorm(FusedNorm):
         return (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
 
     def _joined(self, input: Tensor) -> Tensor | None:
-        if type(input) is not Deferred or input._instead is not None:
+        if type(input) is not Deferred or input.instead is not None:
             return None
-        result = input._result
+        result = input.result
         if (
             result.expects is None
             or result.activated is None
@@ -215,16 +217,16 @@ class FusedInstanceNorm(FusedNorm):
         return (running_mean, running_var), None
 
 
-def _normalize(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call
-) -> tuple[Tensor, Tensor, Tensor]:
+def _normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call) -> tuple[Tensor, Tensor, Tensor]:
     """The result, a Deferred where an activation is expected, with the statistics that it was computed by."""
     operators = _operators(call.namespace)
 
     def computed(slope: float) -> tuple[Tensor, Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             if call.statistics is None:
-                result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(x, weight, bias, call.eps, slope, call.groups)
+                result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(
+                    x, weight, bias, call.eps, slope, call.groups
+                )
                 return result
             mean, var = call.statistics
             return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
@@ -287,12 +289,11 @@ class _Normalize(torch.autograd.Function):
         )
 
 
-
 def _as(gradient: Tensor, parameter: Tensor) -> Tensor:
     return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _operators(namespace: str) -> Any:
     """Of the dispatcher; its packets choose between overloads at each call, and there is one each."""
     operators = getattr(torch.ops, namespace)

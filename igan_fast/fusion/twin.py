@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from typing import Any, ClassVar
@@ -68,13 +67,6 @@ class Twin(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "_place" in state:
             self.begin()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = self.__reduce_ex__(4)
-        made = copied[0](*copied[1])
-        memo[id(self)] = made
-        made.__setstate__(copy.deepcopy(copied[2], memo))
-        return made
 
 
 def is_small(x: Tensor) -> bool:

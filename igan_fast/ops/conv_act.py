@@ -21,6 +21,7 @@ from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.geometry import Geometry, Given
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 from igan_fast.ops.transforms import overridable
+from igan_fast.reference.ops import activate
 
 __all__ = ["ConvAct", "conv_act"]
 
@@ -54,8 +55,8 @@ def conv_act(
 
     def plain() -> Tensor:
         if transposed:
-            return F.leaky_relu(F.conv_transpose2d(x, weight, bias, stride, padding, output_padding), negative_slope)
-        return F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)
+            return activate(F.conv_transpose2d(x, weight, bias, stride, padding, output_padding), negative_slope)
+        return activate(F.conv2d(x, weight, bias, stride, padding), negative_slope)
 
     if backend.plain_only(*tensors) or x.is_meta or x.dim() != 4 or weight.dim() != 4:
         return plain()
@@ -73,7 +74,7 @@ def conv_act(
     if not geometry.fits(x, weight, bias):
         return plain()
     if torch.compiler.is_compiling() or not negative_slope >= 0:
-        return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
+        return activate(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
     y: Tensor = ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y
 

@@ -263,4 +263,4 @@ def _folded(
     if has_epilogue(x) and not (geometry.transposed and folded.is_contiguous()):
         return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
     z: Tensor = torch.ops.aten.convolution(x, folded, shift, *geometry.arguments)
-    return F.leaky_relu_(z, negative_slope)
+    return F.leaky_relu_(z, negative_slope) if negative_slope else F.relu_(z)

@@ -59,6 +59,13 @@ def _affine(weight, bias, mean, var, at, channel, inside, eps, HAS_WEIGHT, HAS_B
 
 
 @triton.jit
+def _activate(z, value, slope):
+    """A value behind a LeakyReLU of z, or a gradient before it; a slope of 0 is a ReLU, of infinite ones too."""
+    leaky = tl.where(z > 0, value, value * slope)
+    return tl.where(slope == 0, tl.where(z <= 0, 0.0, value), leaky)
+
+
+@triton.jit
 def _moments(
     x,
     means,
@@ -183,7 +190,7 @@ def _apply(
     place = _place(group, k, channel, rows, channels, inner, VALUES)
     inside = (k < values)[:, None] & (channel < channels)[None, :]
     z = (tl.load(x + place, mask=inside, other=0.0).to(ACC) - mu) * scale + shift
-    activated = tl.where(z > 0, z, z * join(slope_high, slope_low, ACC))
+    activated = _activate(z, z, join(slope_high, slope_low, ACC))
     tl.store(y + place, activated.to(y.dtype.element_ty), mask=inside)
 
 
@@ -232,7 +239,7 @@ def _sums(
         place = _place(group, k, channel, rows, channels, inner, VALUES)
         centred = tl.load(x + place, mask=inside, other=0.0).to(ACC) - mu
         g = tl.load(grad + place, mask=inside, other=0.0).to(ACC)
-        passed = tl.where(centred * scale + shift > 0, g, g * slope)
+        passed = _activate(centred * scale + shift, g, slope)
         sum_grad += tl.sum(passed, axis=0)
         sum_product += tl.sum(tl.where(inside, passed * centred, 0.0), axis=0)
     out = (group * segments + segment) * channels + channel
@@ -324,7 +331,7 @@ def _gradient(
     inside = (k < values)[:, None] & (channel < channels)[None, :]
     centred = tl.load(x + place, mask=inside, other=0.0).to(ACC) - mu
     g = tl.load(grad + place, mask=inside, other=0.0).to(ACC)
-    passed = tl.where(centred * scale + shift > 0, g, g * join(slope_high, slope_low, ACC))
+    passed = _activate(centred * scale + shift, g, join(slope_high, slope_low, ACC))
     d = passed * scale
     if BATCH_STATISTICS:
         own = group * channels + channel
