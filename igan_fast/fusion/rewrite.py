@@ -62,7 +62,7 @@ def fuse(model: nn.Module) -> FusionReport:
         if type(module) in TWINS.values():
             changed.begin()
         elif isinstance(module, (*TWINS, nn.SyncBatchNorm)):
-            left_alone[name] = _reason(module)
+            left_alone[name] = _reason(changed)
     return FusionReport(model, left_alone)
 
 
