@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,9 @@ from igan_fast.errors import InputError
 from igan_fast.ops import backend
 
 __all__ = ["has_bfloat16", "keep_freed_memory", "operators_on", "resolve_device"]
+
+#: What Linux calls the instructions, of x86 and of Arm.
+_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -70,7 +74,13 @@ def operators_on(device: str | torch.device) -> str:
 
 def has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 numbers by itself; where it does not, that is slower than float32."""
-    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    try:  # oneDNN says yes to any AVX-512, and computes in float32 where that has no such instructions
+        known = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # only Linux has it
+        return True
+    return not _BFLOAT16.isdisjoint(known.split())
 
 
 def keep_freed_memory() -> bool:
@@ -85,5 +95,7 @@ def keep_freed_memory() -> bool:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:
         return False
-    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
-    return bool(libc.mallopt(mmap_threshold, most)) and bool(libc.mallopt(trim_threshold, most))
+    trim_threshold, mmap_threshold, mmap_max, most = -1, -3, -4, 2**31 - 1
+    # An older glibc refuses a threshold above 32 MiB: then no block is to be one of its own at all.
+    kept = libc.mallopt(mmap_threshold, most) or libc.mallopt(mmap_max, 0)
+    return bool(kept) and bool(libc.mallopt(trim_threshold, most))

@@ -16,6 +16,7 @@
 
 #include "dtypes.h"
 #include "memory.h"
+#include "scratch.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define IGAN_FAST_X86 1

@@ -30,15 +30,6 @@ struct Affine {
   A mean, scale, bias, slope;
 };
 
-template <typename V, typename S>
-IGAN_FAST_INLINE V activate(V z, S slope) {
-  return z > 0 ? z : z * slope;
-}
-
-template <typename V, typename S>
-IGAN_FAST_INLINE V activate_backward(V z, V grad, S slope) {
-  return z > 0 ? grad : grad * slope;
-}
 
 template <typename A>
 A inverse_std(A var, A eps) {

@@ -239,3 +239,17 @@ IGAN_FAST_INLINE void parallel(ParallelFor run, int64_t count, int64_t grain, co
       [](int64_t begin, int64_t end, void* context) { (*static_cast<const Function*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&function)));
 }
+
+// LeakyReLU. A slope of 0 is a ReLU, as PyTorch's: −∞ and what is below 0 become 0, where 0 · −∞ would be a NaN.
+template <typename V, typename S>
+IGAN_FAST_INLINE V activate(V z, S slope) {
+  if (slope == 0) return z <= 0 ? V{} : z;
+  return z > 0 ? z : z * slope;
+}
+
+// The gradient before it, from that behind it and z.
+template <typename V, typename S>
+IGAN_FAST_INLINE V activate_backward(V z, V grad, S slope) {
+  if (slope == 0) return z <= 0 ? V{} : grad;
+  return z > 0 ? grad : grad * slope;
+}

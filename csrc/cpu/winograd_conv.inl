@@ -27,19 +27,6 @@ constexpr int64_t kSharedTiles = 128;                 // of a block that all thr
 // parallel() where there is nothing to share out.
 inline void in_one_piece(int64_t begin, int64_t end, int64_t, Body body, void* context) { body(begin, end, context); }
 
-// A thread's own memory, kept from call to call.
-inline float* scratch_of(int64_t floats) {
-  thread_local std::unique_ptr<float[]> memory;
-  thread_local int64_t size = 0;
-  if (size < floats + 16) {
-    memory.reset();
-    memory.reset(new float[static_cast<size_t>(floats + 16)]);
-    size = floats + 16;
-  }
-  const uintptr_t address = reinterpret_cast<uintptr_t>(memory.get());
-  return memory.get() + (64 - address % 64) % 64 / sizeof(float);
-}
-
 // A filter for `depth` channels in and `channels` out: planes of panels of (depth, kPanel).
 template <typename F>
 struct Filter {
@@ -82,7 +69,8 @@ void make_filter(int64_t small_channels, int64_t large_channels, const FilterStr
   constexpr int64_t kRun = 16, kRow = kRun * kPanel + 16;
   const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0;
   parallel(run, f.panels * f.depth, 64, [&](int64_t begin, int64_t end) {
-    float* const rows = scratch_of(f.kPlanes * kRow);
+    const Scratch scratch(f.kPlanes * kRow);
+    float* const rows = scratch.data();
     for (int64_t first = begin; first < end; first += kRun) {
       const int64_t count = std::min(kRun, end - first);
       for (int64_t task = first; task < first + count; ++task)
@@ -160,7 +148,8 @@ void convolve(const ConvShape& s, const float* in, const float* filter, const fl
   const int64_t in_plane = plane_of(room, in_row), out_plane = plane_of(room, out_row);
   parallel(apart ? run : &in_one_piece, blocks, 1, [&](int64_t begin, int64_t end) {
     const ParallelFor inside = apart ? &in_one_piece : run;
-    float* const ins = scratch_of(kPlanes * (in_plane + out_plane));
+    const Scratch scratch(kPlanes * (in_plane + out_plane));
+    float* const ins = scratch.data();
     float* const outs = ins + kPlanes * in_plane;
     for (int64_t b = begin; b < end; ++b) {
       const int64_t first = tiles.count * b / blocks, count = tiles.count * (b + 1) / blocks - first;
@@ -207,7 +196,8 @@ void weight_gradient(const ConvShape& s, const FilterStrides& strides, const flo
   const int64_t blocks = (tiles.count + most - 1) / most, room = (tiles.count + blocks - 1) / blocks;
   const int64_t large_plane = plane_of(room, large_row), small_plane = plane_of(room, small_row),
                 sum_plane = plane_of(s.large_channels, small_row);
-  float* const larges = scratch_of(kPlanes * (large_plane + small_plane + sum_plane));
+  const Scratch scratch(kPlanes * (large_plane + small_plane + sum_plane));
+  float* const larges = scratch.data();
   float* const smalls = larges + kPlanes * large_plane;
   float* const sums = smalls + kPlanes * small_plane;
   for (int64_t b = 0; b < blocks; ++b) {

@@ -87,7 +87,7 @@ void join_tile(const float* planes, int64_t plane, const float* bias, float slop
         [&](int row, int column, V v) IGAN_FAST_INLINE_LAMBDA {
           if (!window.has(row, column)) return;
           const V z = v + shift;
-          store_some(image + window.at(row, column) + c, z > 0 ? z : z * slope, lanes);
+          store_some(image + window.at(row, column) + c, activate(z, slope), lanes);
         });
   }
 }

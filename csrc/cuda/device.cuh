@@ -17,6 +17,13 @@ constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kAll = 0xffffffffu;
 
+// The rule of indices: a block's number is an int64 from the start, sizes are int64, and so is what is made of them. In
+// 32 bits are only a thread's number, and the step of a walk, which the host keeps below 2^31 (walk_of). Of a grid the
+// second and the third dimension end at 65,535 and the first at 2^31 - 1, which the host checks (walk_of, grid_of).
+__device__ inline int64_t block_x() { return static_cast<int64_t>(blockIdx.x); }
+__device__ inline int64_t block_y() { return static_cast<int64_t>(blockIdx.y); }
+__device__ inline int64_t block_z() { return static_cast<int64_t>(blockIdx.z); }
+
 template <typename T>
 struct AccOf {
   using type = float;
@@ -42,6 +49,20 @@ __device__ inline T narrow(A value) {
   } else {
     return static_cast<T>(value);
   }
+}
+
+// LeakyReLU. A slope of 0 is a ReLU, as PyTorch's: −∞ and what is below 0 become 0, where 0 · −∞ would be a NaN.
+template <typename A>
+__device__ inline A activate(A z, A slope) {
+  if (slope == 0) return z <= 0 ? A(0) : z;
+  return z > 0 ? z : z * slope;
+}
+
+// The gradient before it, from that behind it and z.
+template <typename A>
+__device__ inline A activate_backward(A z, A grad, A slope) {
+  if (slope == 0) return z <= 0 ? A(0) : grad;
+  return z > 0 ? grad : grad * slope;
 }
 
 // function(T{}) with the type that dtype names.

@@ -143,7 +143,7 @@ __device__ __forceinline__ double sum_strided(const Pair& pair, int64_t first) {
 }
 
 __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Batch<Pair> batch, double* partial) {
-  const int64_t block = blockIdx.x;
+  const int64_t block = block_x();
   const int i = item_of(batch, block);
   const Pair& pair = batch.items[i];
   const int64_t first = (block - batch.starts[i]) * kBlock;
@@ -191,7 +191,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     backward(const __grid_constant__ Batch<SignedFill> batch, const void* upstream, Dtype upstream_dtype) {
   using A = typename AccOf<T>::type;
-  const int64_t block = blockIdx.x;
+  const int64_t block = block_x();
   const int i = item_of(batch, block);
   const SignedFill& fill = batch.items[i];
   const int64_t first = (block - batch.starts[i]) * kBlock;

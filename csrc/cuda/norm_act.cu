@@ -42,7 +42,7 @@ __device__ void combine_block(Value (&values)[kChannels], int across, const Comb
 
 // Segment results lie together per channel: (groups, channels, segments).
 __device__ inline int64_t result_at(const Walk& walk, int64_t channel) {
-  return (blockIdx.z * walk.shape.channels + channel) * walk.segments + blockIdx.x;
+  return (block_z() * walk.shape.channels + channel) * walk.segments + block_x();
 }
 
 template <typename T, int V, bool kColumns>
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads)
     moments(const __grid_constant__ Walk walk, const T* x, Moments<typename AccOf<T>::type>* results) {
   using A = typename AccOf<T>::type;
   using P = Path<V, kColumns>;
-  const P path(walk, blockIdx.x);
+  const P path(walk, block_x());
   Moments<A> own[P::kChannels];
   for (int s = path.step; path.works && s < path.end; s += kBatch * path.stride) {
     Pack<T, V> packs[kBatch];
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads)
     combine_moments(const __grid_constant__ Walk walk, const T* x, const Moments<A>* results, A* means, A* vars) {
-  const int64_t task = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  const int64_t task = block_x() * kWarps + threadIdx.x / kWarp;
   const NormShape& s = walk.shape;
   if (task >= s.groups * s.channels) return;  // a whole warp
   const int lane = threadIdx.x % kWarp;
@@ -132,12 +132,12 @@ __global__ void __launch_bounds__(kThreads)
     apply(const __grid_constant__ Walk walk, const __grid_constant__ Settings settings, const T* x, T* y) {
   using A = typename AccOf<T>::type;
   using P = Path<V, kColumns>;
-  const P path(walk, walk.segments - 1 - blockIdx.x);
+  const P path(walk, walk.segments - 1 - block_x());
   if (!path.works) return;
   A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels];
 #pragma unroll
   for (int c = 0; c < P::kChannels; ++c) {
-    const Affine<A> f(settings, blockIdx.z, path.channel + c);
+    const Affine<A> f(settings, block_z(), path.channel + c);
     mean[c] = f.mean, scale[c] = f.scale, bias[c] = f.bias;
   }
   const A slope = static_cast<A>(settings.slope);
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int v = 0; v < V; ++v) {
           const int c = kColumns ? v : 0;
           const A z = fma(static_cast<A>(wide(packs[b].values[v])) - mean[c], scale[c], bias[c]);
-          result.values[v] = narrow<T>(z > 0 ? z : z * slope);
+          result.values[v] = narrow<T>(activate(z, slope));
         }
         store<T, V>(y + path.at(s + b * path.stride), result);
       }
@@ -173,13 +173,13 @@ __global__ void __launch_bounds__(kThreads)
          Sums<typename AccOf<T>::type>* results) {
   using A = typename AccOf<T>::type;
   using P = Path<V, kColumns>;
-  const P path(walk, blockIdx.x);
+  const P path(walk, block_x());
   Sums<A> own[P::kChannels];
   if (path.works) {
     A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels];
 #pragma unroll
     for (int c = 0; c < P::kChannels; ++c) {
-      const Affine<A> f(settings, blockIdx.z, path.channel + c);
+      const Affine<A> f(settings, block_z(), path.channel + c);
       mean[c] = f.mean, scale[c] = f.scale, bias[c] = f.bias;
     }
     const A slope = static_cast<A>(settings.slope);
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kThreads)
             const int c = kColumns ? v : 0;
             const A centred = static_cast<A>(wide(xs[b].values[v])) - mean[c],
                     g = static_cast<A>(wide(grads[b].values[v]));
-            const A passed = fma(centred, scale[c], bias[c]) > 0 ? g : g * slope;
+            const A passed = activate_backward(fma(centred, scale[c], bias[c]), g, slope);
             own[c].grad += passed;
             own[c].product = fma(passed, centred, own[c].product);
           }
@@ -221,7 +221,7 @@ template <typename A>
 __global__ void __launch_bounds__(kThreads)
     combine_sums(const __grid_constant__ Walk walk, const __grid_constant__ Settings settings, const Sums<A>* results,
                  Sums<A>* totals, A* dweight, A* dbias) {
-  const int64_t channel = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  const int64_t channel = block_x() * kWarps + threadIdx.x / kWarp;
   if (channel >= walk.shape.channels) return;  // a whole warp
   const int lane = threadIdx.x % kWarp;
   double weight = 0, bias = 0;
@@ -259,17 +259,17 @@ __global__ void __launch_bounds__(kThreads)
              const Sums<typename AccOf<T>::type>* totals, const T* grad, const T* x, T* dx) {
   using A = typename AccOf<T>::type;
   using P = Path<V, kColumns>;
-  const P path(walk, walk.segments - 1 - blockIdx.x);
+  const P path(walk, walk.segments - 1 - block_x());
   if (!path.works) return;
   A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels], offset[P::kChannels], tilt[P::kChannels];
   const A n = static_cast<A>(walk.shape.values());
 #pragma unroll
   for (int c = 0; c < P::kChannels; ++c) {
-    const Affine<A> f(settings, blockIdx.z, path.channel + c);
+    const Affine<A> f(settings, block_z(), path.channel + c);
     mean[c] = f.mean, scale[c] = f.scale, bias[c] = f.bias;
     offset[c] = tilt[c] = 0;
     if (kBatchStatistics) {
-      const Sums<A> total = totals[blockIdx.z * walk.shape.channels + path.channel + c];
+      const Sums<A> total = totals[block_z() * walk.shape.channels + path.channel + c];
       offset[c] = f.scale * (total.grad / n);
       tilt[c] = f.scale * (f.invstd * f.invstd * (total.product / n));
     }
@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(kThreads)
           const int c = kColumns ? v : 0;
           const A centred = static_cast<A>(wide(xs[b].values[v])) - mean[c],
                   g = static_cast<A>(wide(grads[b].values[v]));
-          A d = scale[c] * (fma(centred, scale[c], bias[c]) > 0 ? g : g * slope);
+          A d = scale[c] * activate_backward(fma(centred, scale[c], bias[c]), g, slope);
           if (kBatchStatistics) d = d - offset[c] - centred * tilt[c];
           xs[b].values[v] = narrow<T>(d);
         }
@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     update(void* running, Dtype running_dtype, int64_t stride, const void* statistics, Dtype dtype, int64_t groups,
            int64_t channels, double factor, double momentum) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t c = block_x() * kThreads + threadIdx.x;
   if (c >= channels) return;
   double value = read(running, running_dtype, c * stride);
   for (int64_t g = 0; g < groups; ++g)

@@ -59,20 +59,20 @@ struct Path {
 
   __device__ Path(const Walk& walk, int64_t segment) {
     const NormShape& s = walk.shape;
-    const int64_t group = blockIdx.z;
+    const int64_t group = block_z();
     row_stride = s.channels * s.inner;
     base = group * s.rows * row_stride;
     const int64_t first = segment * walk.per_segment;
     end = static_cast<int>(first + walk.per_segment < walk.steps ? first + walk.per_segment : walk.steps);
     if (kColumns) {
-      channel = (blockIdx.y * walk.across + threadIdx.x % walk.across) * V;
+      channel = (block_y() * walk.across + threadIdx.x % walk.across) * V;
       works = channel < s.channels;
       step = static_cast<int>(first + threadIdx.x / walk.across);
       stride = kThreads / walk.across;
       base += channel;
       per_row = 1;
     } else {
-      channel = blockIdx.y;
+      channel = block_y();
       works = true;
       step = static_cast<int>(first + threadIdx.x);
       stride = kThreads;

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.fusion.deferred import Deferred, Result, guard, settle, watch
+from igan_fast.fusion.deferred import Deferred, guard, settle, watch
+from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.place import Place
+from igan_fast.fusion.result import Result
 from igan_fast.fusion.twin import Twin, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
@@ -43,9 +45,11 @@ class FusedConvolution(Twin):
         x = settle(input)
         if output_size is not None:
             return self.plain.forward(self, x, output_size)  # type: ignore[no-any-return]
-        if not self.active() or self.observed() or transformed(x, self.weight, self.bias) or layout_of(x) is None:
+        if not self.active() or self.observed():
             return self.plain.forward(self, x)  # type: ignore[no-any-return]
         weight, bias, place = self.weight, self.bias, self._place
+        if transformed(x, weight, bias) or layout_of(x) is None:
+            return self.plain.forward(self, x)  # type: ignore[no-any-return]
         recording = records(x, weight, bias)
         if not recording and place.norm is not None:
             folded = self._folded(x, weight, bias, place.norm)
@@ -57,7 +61,7 @@ class FusedConvolution(Twin):
             return y if recording else watch(y, place)
         call = _Call(geometry, place, 1.0 if place.slope is None else place.slope)
         if recording:
-            y = _Convolve.apply(x, weight, bias, call)  # type: ignore[no-untyped-call]
+            y = apply(_Convolve, x, weight, bias, call)
         else:
             y = _convolve(x, weight, bias, call)
         return watch(y, place)
@@ -95,8 +99,8 @@ class FusedConvolution(Twin):
         ):
             return None
         autocast = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else x.dtype
-        if not norm.may_fold(dtype):
+        casts = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else None
+        if not norm.may_fold(casts or x.dtype):
             return None
         state, slope = norm.state(), norm._place.slope
         padded, padding = self._padded(x)
@@ -121,7 +125,8 @@ class FusedConvolution(Twin):
         y = _laid_out(y, x, weight)
         plain = functools.partial(self.plain.forward, self, x)
         expects = functools.partial(_is_still, norm, state)
-        return guard(Deferred(y, Result(self._place, (x, weight, bias), plain, y, slope, expects=expects)))
+        result = Result(self._place, (x, weight, bias), plain, y, slope, expects=expects, autocast=casts)
+        return guard(Deferred(y, result))
 
     def _padded(self, x: Tensor) -> tuple[Tensor, Any]:
         """x, and the zeros that the convolution is to add: by a copy only where it has no numbers for what to add."""
@@ -175,9 +180,7 @@ def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], other: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _geometry(
-    transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
-) -> Geometry:
+def _geometry(transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int) -> Geometry:
     return Geometry(
         2,
         transposed=transposed,

@@ -1,7 +1,7 @@
 """The classes of a fused model's convolutions and normalisations: PyTorch's own with another ``forward``.
 
-``fuse`` gives a module its class *in place*: parameters, buffers, hooks, name and identity stay, and so does the class's
-name. Each is right by itself, whatever comes before it and behind it: what it returns is PyTorch's result, in PyTorch's
+``fuse`` gives a module its class *in place*: parameters, buffers, hooks, name and identity stay, and the class's name.
+Each is right by itself, whatever comes before it and behind it: what it returns is PyTorch's result, in PyTorch's
 memory layout, or a ``Deferred`` that becomes it.
 """
 

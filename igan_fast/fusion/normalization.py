@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.fusion.deferred import Deferred, Result, guard, learn, parts_of, settle, watch
+from igan_fast.fusion.activation import parts_of
+from igan_fast.fusion.deferred import Deferred, guard, learn, settle, watch
+from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.place import Place
+from igan_fast.fusion.result import Result
 from igan_fast.fusion.twin import Twin, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
@@ -44,6 +49,9 @@ class _Call(NamedTuple):
     averages: bool
 
 
+_Statistics = tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor, float] | None]
+
+
 class FusedNorm(Twin):
     """A normalisation that computes the activation which it expects too."""
 
@@ -69,49 +77,54 @@ class FusedNorm(Twin):
         if joined is not None:
             return joined
         x = learn(input, self) if self.foldable else settle(input)
-        namespace = self._namespace(x)
+        # Each once: a parameter's attribute is looked up slowly, and may be computed anew.
+        weight, bias = parameters = self.weight, self.bias
+        running = self.running_mean, self.running_var
+        if is_small(x) or transformed(x, *parameters, *running) or not self._fits(x, *parameters, *running):
+            return self.plain.forward(self, x)  # type: ignore[no-any-return]
+        namespace = backend.namespace("auto", x.device, (x.dtype,))
         if namespace is None:
             return self.plain.forward(self, x)  # type: ignore[no-any-return]
-        x = self._laid_out(x)
-        weight, bias, place = self.weight, self.bias, self._place
-        statistics, update = self._statistics()
-        call = _Call(namespace, place, self._groups(x, statistics), self.eps, place.slope, statistics, update, [], self.averages)
+        x, place = self._laid_out(x), self._place
+        statistics, update = self._statistics(*running)
+        groups = x.shape[0] if self.averages and statistics is None else 1
+        call = _Call(namespace, place, groups, self.eps, place.slope, statistics, update, [], self.averages)
         if records(x, weight, bias):
-            y: Tensor = _Normalize.apply(x, weight, bias, call)  # type: ignore[no-untyped-call]
+            y: Tensor = apply(_Normalize, x, weight, bias, call)
         else:
             y, _, _ = _normalize(x, weight, bias, call)
         if call.late:
             _update(x, call, *call.late)
         return watch(y, place)
 
-    def _namespace(self, x: Tensor) -> str | None:
-        """Whose operators compute; None where PyTorch does."""
-        if transformed(x, self.weight, self.bias, self.running_mean, self.running_var) or is_small(x):
-            return None
-        known = (self.weight, self.bias, self.running_mean, self.running_var)
+    def _fits(self, x: Tensor, *known: Tensor | None) -> bool:
+        """Whether x, the parameters and the running statistics are as the fused operators take them, with a result as
+        PyTorch's: all else is PyTorch's, errors too."""
         dtypes = (x.dtype, torch.float32) if x.dtype in _HALF else (x.dtype,)
-        if any(t is not None and (t.dtype not in dtypes or t.device != x.device) for t in known):
-            return None
-        if (self.running_mean is None) != (self.running_var is None) or self.eps <= 0 or not self._takes(x):
-            return None
-        if x.is_inference() and not torch.is_inference_mode_enabled():
-            return None  # autograd refuses such, before anything has happened
-        return backend.namespace("auto", x.device, (x.dtype,))
+        for t in known:
+            if t is not None and (t.dtype not in dtypes or t.device != x.device or t.shape != (self.num_features,)):
+                return False
+        running_mean, running_var = known[2:]
+        return (
+            (running_mean is None) == (running_var is None)
+            and self.eps > 0
+            and self._takes(x)
+            and x.shape[1] == self.num_features
+            # Autograd refuses an inference tensor before anything has happened.
+            and (not x.is_inference() or torch.is_inference_mode_enabled())
+        )
 
     def _takes(self, x: Tensor) -> bool:
-        """Whether it is an input, of a shape and layout, for the fused operators."""
+        """Whether x has a shape and a layout for the fused operators."""
         raise NotImplementedError
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """x in the layout that PyTorch's result has."""
         return x
 
-    def _statistics(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor, float] | None]:
+    def _statistics(self, running_mean: Tensor | None, running_var: Tensor | None) -> _Statistics:
         """``statistics`` and ``update`` of a call, which it counts."""
         raise NotImplementedError
-
-    def _groups(self, x: Tensor, statistics: Any) -> int:
-        return 1
 
     def _joined(self, input: Tensor) -> Tensor | None:
         """The result where the convolution has computed it, as it may in evaluation."""
@@ -126,19 +139,20 @@ class FusedBatchNorm(FusedNorm):
     def _takes(self, x: Tensor) -> bool:
         self._check_input_dim(x)  # type: ignore[operator]
         single = x.numel() == x.shape[1] and (self.training or self.running_mean is None)
-        return x.shape[1] == self.num_features and not single and layout_of(x) is not None
+        return not single and layout_of(x) is not None
 
-    def _statistics(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor, float] | None]:
+    def _statistics(self, running_mean: Tensor | None, running_var: Tensor | None) -> _Statistics:
         if not self.training:
-            return None if self.running_mean is None else (self.running_mean, self.running_var), None
+            return None if running_mean is None or running_var is None else (running_mean, running_var), None
         if not self.track_running_stats:
             return None, None
-        momentum = self.momentum or 0.0
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        momentum, count = self.momentum or 0.0, self.num_batches_tracked
+        if count is not None:
+            count.add_(1)
             if self.momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
-        return None, None if self.running_mean is None else (self.running_mean, self.running_var, momentum)
+                momentum = 1.0 / float(count)
+        update = None if running_mean is None or running_var is None else (running_mean, running_var, momentum)
+        return None, update
 
     def may_fold(self, dtype: torch.dtype) -> bool:
         """Whether it is one multiplication and one addition a channel, which a convolution may take over."""
@@ -160,9 +174,9 @@ class FusedBatchNorm(FusedNorm):
         return (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
 
     def _joined(self, input: Tensor) -> Tensor | None:
-        if type(input) is not Deferred or input._instead is not None:
+        if type(input) is not Deferred or input.instead is not None:
             return None
-        result = input._result
+        result = input.result
         if (
             result.expects is None
             or result.activated is None
@@ -193,33 +207,26 @@ class FusedInstanceNorm(FusedNorm):
     def _takes(self, x: Tensor) -> bool:
         self._check_input_dim(x)  # type: ignore[operator]
         values = x.numel() // (x.shape[0] * x.shape[1])
-        return (
-            x.dim() != self._get_no_batch_dim()  # type: ignore[operator]
-            and x.shape[1] == self.num_features
-            and values > 1
-        )
+        return x.dim() != self._get_no_batch_dim() and values > 1  # type: ignore[operator]
 
-    def _statistics(self) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor, float] | None]:
-        if self.running_mean is None:
+    def _statistics(self, running_mean: Tensor | None, running_var: Tensor | None) -> _Statistics:
+        if running_mean is None or running_var is None:
             return None, None
         if self.training or not self.track_running_stats:
-            return None, (self.running_mean, self.running_var, self.momentum or 0.0)
-        return (self.running_mean, self.running_var), None
-
-    def _groups(self, x: Tensor, statistics: Any) -> int:
-        return x.shape[0] if statistics is None else 1
+            return None, (running_mean, running_var, self.momentum or 0.0)
+        return (running_mean, running_var), None
 
 
-def _normalize(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call
-) -> tuple[Tensor, Tensor, Tensor]:
+def _normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call) -> tuple[Tensor, Tensor, Tensor]:
     """The result, a Deferred where an activation is expected, with the statistics that it was computed by."""
-    operators = getattr(torch.ops, call.namespace)
+    operators = _operators(call.namespace)
 
     def computed(slope: float) -> tuple[Tensor, Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             if call.statistics is None:
-                result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(x, weight, bias, call.eps, slope, call.groups)
+                result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(
+                    x, weight, bias, call.eps, slope, call.groups
+                )
                 return result
             mean, var = call.statistics
             return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
@@ -244,7 +251,7 @@ def _update(x: Tensor, call: _Call, mean: Tensor, var: Tensor) -> None:
     running_mean, running_var, momentum = call.update
     moved = (of_groups(t, call.averages) for t in (mean, var))
     count = x.numel() // (x.shape[1] * call.groups)
-    getattr(torch.ops, call.namespace).norm_act_update(running_mean, running_var, *moved, count, momentum)
+    _operators(call.namespace).norm_act_update(running_mean, running_var, *moved, count, momentum)
 
 
 class _Normalize(torch.autograd.Function):
@@ -254,7 +261,7 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call) -> Tensor:
         y, mean, var = _normalize(x, weight, bias, call)
         # The bias of its own: PyTorch's normalisation does not need it afterwards, and lets it be changed.
-        ctx.save_for_backward(x, weight, None if bias is None else bias.detach().clone(), mean, var)
+        ctx.save_for_backward(x, weight, None if bias is None else bias.clone(), mean, var)
         ctx.call = call
         return y
 
@@ -266,7 +273,7 @@ class _Normalize(torch.autograd.Function):
         if call.statistics is not None:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             mean, var = mean.to(dtype)[None], var.to(dtype)[None]
-        operators = getattr(torch.ops, call.namespace)
+        operators = _operators(call.namespace)
         arguments = (grad, x, weight, bias, mean, var, call.eps, slope, call.statistics is None)
         if torch.is_grad_enabled() or batched(grad):
             dx, dweight, dbias = gradient(operators, *arguments)
@@ -276,8 +283,19 @@ class _Normalize(torch.autograd.Function):
         needs = ctx.needs_input_grad
         return (
             dx if needs[0] else None,
-            dweight.to(weight.dtype) if needs[1] else None,
-            dbias.to(bias.dtype) if needs[2] else None,
+            _as(dweight, weight) if needs[1] else None,
+            _as(dbias, bias) if needs[2] else None,
             None,
         )
 
+
+def _as(gradient: Tensor, parameter: Tensor) -> Tensor:
+    return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
+
+
+@functools.cache
+def _operators(namespace: str) -> Any:
+    """Of the dispatcher; its packets choose between overloads at each call, and there is one each."""
+    operators = getattr(torch.ops, namespace)
+    names = ("norm_act", "norm_act_inference", "norm_act_backward", "norm_act_update")
+    return types.SimpleNamespace(**{name: getattr(operators, name).default for name in names})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -32,6 +34,8 @@ def fuse(model: nn.Module) -> FusionReport:
     ``torch.func``'s transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export the model is plain
     PyTorch, as it is where tensors are so small that nothing can be gained.
 
+    ``torch.ao.quantization.fuse_modules`` looks for PyTorch's own classes: ``unfuse`` before it.
+
     Between a module's call and the first use of its result, that result may be a tensor of a class of ours: it
     answers ``isinstance(result, torch.Tensor)``, not ``type(result) is torch.Tensor``.
 
@@ -52,13 +56,13 @@ def fuse(model: nn.Module) -> FusionReport:
     _check(model)
     left_alone: dict[str, str] = {}
     for name, module in model.named_modules():
-        twin = TWINS.get(type(module))
-        if twin is not None:
-            module.__class__ = twin  # type: ignore[assignment]
+        changed: Any = module
+        if type(module) in TWINS:
+            changed.__class__ = TWINS[type(module)]
         if type(module) in TWINS.values():
-            module.begin()  # type: ignore[operator]
+            changed.begin()
         elif isinstance(module, (*TWINS, nn.SyncBatchNorm)):
-            left_alone[name] = _reason(module)
+            left_alone[name] = _reason(changed)
     return FusionReport(model, left_alone)
 
 

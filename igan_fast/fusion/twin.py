@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from igan_fast.fusion.place import Place
 __all__ = ["Twin", "derived", "is_small", "layout_of", "records"]
 
 #: Values from which on there is something to be gained (measured); below, PyTorch computes.
-SMALLEST = 1 << 15
+SMALLEST = 1 << 17
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -68,13 +67,6 @@ class Twin(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "_place" in state:
             self.begin()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = self.__reduce_ex__(4)
-        made = copied[0](*copied[1])
-        memo[id(self)] = made
-        made.__setstate__(copy.deepcopy(copied[2], memo))
-        return made
 
 
 def is_small(x: Tensor) -> bool:

@@ -21,6 +21,7 @@ from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.geometry import Geometry, Given
 from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 from igan_fast.ops.transforms import overridable
+from igan_fast.reference.ops import activate
 
 __all__ = ["ConvAct", "conv_act"]
 
@@ -51,10 +52,14 @@ def conv_act(
     """
     tensors = (x, weight, bias)
     native = backend.namespace("auto", x.device, (x.dtype,), tensors) == backend.NATIVE
-    if backend.plain_only(*tensors):
+
+    def plain() -> Tensor:
         if transposed:
-            return F.leaky_relu(F.conv_transpose2d(x, weight, bias, stride, padding, output_padding), negative_slope)
-        return F.leaky_relu(F.conv2d(x, weight, bias, stride, padding), negative_slope)
+            return activate(F.conv_transpose2d(x, weight, bias, stride, padding, output_padding), negative_slope)
+        return activate(F.conv2d(x, weight, bias, stride, padding), negative_slope)
+
+    if backend.plain_only(*tensors) or x.is_meta or x.dim() != 4 or weight.dim() != 4:
+        return plain()
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -66,8 +71,10 @@ def conv_act(
         output_padding=output_padding,
         native=native,
     )
+    if not geometry.fits(x, weight, bias):
+        return plain()
     if torch.compiler.is_compiling() or not negative_slope >= 0:
-        return F.leaky_relu(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
+        return activate(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
     y: Tensor = ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y
 

@@ -13,7 +13,7 @@ from igan_fast.ops import backend
 from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
 from igan_fast.ops.geometry import Geometry, Given
 from igan_fast.ops.layout import dense
-from igan_fast.ops.norm_act import check_arguments, check_count, norm_act, of_groups
+from igan_fast.ops.norm_act import check_arguments, check_count, launchable, norm_act, of_groups
 from igan_fast.ops.norm_act_gradient import gradient
 from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.ops.transforms import overridable
@@ -118,13 +118,17 @@ def conv_norm_act(
         raise ValueError(f"x has {x.shape[1]} channels; expected {c_in}, as conv_weight {tuple(conv_weight.shape)}")
     if conv_bias is not None and conv_bias.shape != (channels,):
         raise ValueError(f"conv_bias has shape {tuple(conv_bias.shape)}; expected ({channels},), one per channel")
-    if conv_weight.numel() == 0 or not all(side > 0 for side in geometry.size(x, conv_weight)):
-        return plain()  # nothing to normalise, or an error of PyTorch's own
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, conv_weight = x.to(dtype), conv_weight.to(dtype)
         conv_bias = None if conv_bias is None else conv_bias.to(dtype)
+    if not geometry.fits(x, conv_weight, conv_bias):
+        return plain()  # nothing to normalise, or an error of PyTorch's own
     check_arguments(x, channels, weight, bias, running_mean, running_var, groups)
+    if impl == "auto" and not launchable(
+        namespace, x.device, (x.shape[0], channels, *geometry.size(x, conv_weight)), groups
+    ):
+        return plain()
 
     evaluating = not training and running_mean is not None
     differentiable = torch.is_grad_enabled() and any(
@@ -259,4 +263,4 @@ def _folded(
     if has_epilogue(x) and not (geometry.transposed and folded.is_contiguous()):
         return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
     z: Tensor = torch.ops.aten.convolution(x, folded, shift, *geometry.arguments)
-    return F.leaky_relu_(z, negative_slope)
+    return F.leaky_relu_(z, negative_slope) if negative_slope else F.relu_(z)

@@ -35,11 +35,12 @@ def convolve_with_epilogue(
 ) -> Tensor:
     """LeakyReLU of ``aten::convolution(x, weight, bias, *geometry)``, outside of autograd's sight."""
     stride, padding, dilation, transposed, output_padding, groups = geometry
-    epilogue = ("leaky_relu", [slope], "")
+    # Not its ReLU, which makes a 0 of a NaN.
+    epilogue = ("leaky_relu", [slope], "") if slope else ("none", [], "")
     if transposed:
         y: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
             x, weight, bias, padding, output_padding, stride, dilation, groups, *epilogue
         )
     else:
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, *epilogue)
-    return y
+    return y if slope else y.relu_()

@@ -15,7 +15,8 @@ def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str 
 
     Args:
         images: (M, H, W, C) uint8, contiguous.
-        index: (N,) int64, which pictures; not checked against M, which would make the host wait.
+        index: (N,) int64, which pictures. On a GPU not checked against M, which would make the host wait: Triton gives
+            NaN for a picture that is not there, PyTorch an error from the device.
         mirrored: (N,) bool, which of them are mirrored, left and right.
         impl: "auto", "triton" or "reference" (there are no native kernels: "native" is the reference).
 

@@ -77,6 +77,21 @@ class Geometry:
             ]
         return [(n + 2 * padding - kernel) // stride + 1 for n, kernel, stride, padding, _ in sides]
 
+    def fits(self, x: Tensor, conv_weight: Tensor, bias: Tensor | None) -> bool:
+        """Whether the three are of one dtype and device, and of shapes that give a result which is not empty. What does
+        not fit is for PyTorch's own convolution, to refuse or to take: oneDNN's and ours do not look."""
+        channels, out = self.channels(conv_weight)
+        return (
+            x.dtype == conv_weight.dtype
+            and x.device == conv_weight.device
+            and x.shape[1] == channels
+            and (bias is None or (bias.shape == (out,) and bias.dtype == x.dtype and bias.device == x.device))
+            and all(number > 0 for number in (*x.shape, *conv_weight.shape, *self.stride, *self.dilation))
+            and all(number >= 0 for number in (*self.padding, *self.output_padding))
+            and all(e < max(s, d) for e, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True))
+            and all(side > 0 for side in self.size(x, conv_weight))
+        )
+
     def few_channels(self, conv_weight: Tensor) -> bool:
         """Whether a transposed convolution may be faster in sub-pixel form."""
         return (

@@ -6,6 +6,10 @@ side of the LeakyReLU that each was on.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +19,9 @@ from igan_fast.ops.transforms import overridable
 from igan_fast.reference import ops as reference
 
 __all__ = ["norm_act"]
+
+#: What the kernels of a GPU number in 32 bits, with room for a last piece that is not full; in 16 bits the native ones.
+MOST_NUMBERED, MOST_PIECES, MOST_NATIVE = 2**30, 2**31 - 2**12, 2**16 - 1
 
 
 @overridable
@@ -59,22 +66,20 @@ def norm_act(
             channel while the batch's own statistics are needed; an unknown ``impl``.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
+    settings: dict[str, Any] = {
+        "training": training,
+        "momentum": momentum,
+        "eps": eps,
+        "negative_slope": negative_slope,
+        "groups": groups,
+        "average_groups": average_groups,
+    }
     namespace = backend.namespace(impl, x.device, (x.dtype,), (x, weight, bias, running_mean, running_var))
     if namespace is None or x.dim() < 2 or x.numel() == 0:
-        return reference.norm_act(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            negative_slope=negative_slope,
-            groups=groups,
-            average_groups=average_groups,
-        )
+        return reference.norm_act(x, weight, bias, running_mean, running_var, **settings)
     check_arguments(x, x.shape[1], weight, bias, running_mean, running_var, groups)
+    if impl == "auto" and not launchable(namespace, x.device, x.shape, groups):
+        return reference.norm_act(x, weight, bias, running_mean, running_var, **settings)
     operators = getattr(torch.ops, namespace)
     x = dense(x)
     if not training and running_mean is not None:
@@ -86,6 +91,22 @@ def norm_act(
         mean, var = (of_groups(t.detach(), average_groups) for t in (mean, var))
         operators.norm_act_update(running_mean, running_var, mean, var, count, momentum)
     return y
+
+
+def launchable(namespace: str, device: torch.device, shape: Sequence[int], groups: int) -> bool:
+    """Whether a GPU's kernels can number what they work on: the values of a channel, and the channels of all groups in
+    pieces of 64 values; the native ones no more than 65,535 channels or groups. A CPU's number all in 64 bits.
+
+    Args:
+        namespace: the dispatcher's, of the kernels.
+        shape: (N, C, *spatial).
+    """
+    if device.type == "cpu":
+        return True
+    if namespace == backend.NATIVE and max(groups, shape[1]) > MOST_NATIVE:
+        return False
+    values = shape[0] // groups * math.prod(shape[2:])
+    return values <= MOST_NUMBERED and groups * shape[1] * (values // 64 + 1) <= MOST_PIECES
 
 
 def check_arguments(

@@ -88,7 +88,10 @@ def _plain_gradient(
     normalised = (values - mean) * invstd
     scale = normalised.new_ones(()) if weight is None else weight.to(values.dtype).view(-1, 1)
     z = normalised * scale if bias is None else normalised * scale + bias.to(values.dtype).view(-1, 1)
-    passed = torch.where(z > 0, grads, grads * negative_slope)
+    if negative_slope == 0:
+        passed = torch.where(z <= 0, torch.zeros_like(grads), grads)
+    else:
+        passed = torch.where(z > 0, grads, grads * negative_slope)
     d = passed * scale
     if batch_statistics:
         d = d - d.mean(over, keepdim=True) - normalised * (d * normalised).mean(over, keepdim=True)

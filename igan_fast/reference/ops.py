@@ -9,13 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Features", "conv_norm_act", "feature_l1", "norm_act", "pairs_of", "per_dimension", "widen"]
+__all__ = ["Features", "activate", "conv_norm_act", "feature_l1", "norm_act", "pairs_of", "per_dimension", "widen"]
 
 #: Feature maps as networks return them: a tensor, or sequences of them nested to any depth.
 Features: TypeAlias = Tensor | Sequence["Features"]
 
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 _TRANSPOSED_CONVOLUTIONS = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
+
+
+def activate(x: Tensor, negative_slope: float) -> Tensor:
+    """LeakyReLU; a slope of 0 is a ReLU, of −∞ and of infinite gradients too, where 0 · ∞ would be a NaN."""
+    return F.relu(x) if negative_slope == 0 else F.leaky_relu(x, negative_slope)
 
 
 def feature_l1(fake: Features, real: Features, weights: Sequence[float] | None = None) -> Tensor:
@@ -95,7 +100,7 @@ def norm_act(
     if averaged:
         for kept, each in zip((running_mean, running_var), zip(*running, strict=True), strict=True):
             kept.copy_(torch.stack(each).mean(0))  # type: ignore[union-attr]
-    return F.leaky_relu(torch.cat(normalised) if groups > 1 else normalised[0], negative_slope)
+    return activate(torch.cat(normalised) if groups > 1 else normalised[0], negative_slope)
 
 
 def conv_norm_act(

@@ -90,20 +90,18 @@ def there_and_back(net, x):
     return z
 
 
+#: Not writes that autograd does not see (``.data``) into what a backward pass reads: PyTorch's own is wrong then too.
 CHANGES = {
     "nothing": between(lambda net, h, y, x: None),
     "hidden, in place": between(lambda net, h, y, x: h.add_(1.0) if not h.requires_grad else None),
     "hidden, unseen": unseen(lambda net, h, y, x: h.mul_(-1.0)),
     "hidden, zeroed through a view": unseen(lambda net, h, y, x: h.view(-1).zero_()),
     "hidden, in place, seen": between(lambda net, h, y, x: h.add_(1.0)),
-    "hidden, by data": between(lambda net, h, y, x: h.data.mul_(2.0)),
-    "hidden, by numpy": between(lambda net, h, y, x: h.detach().numpy().__setitem__(0, 0.5)),
     "hidden, by a parameter's data": between(lambda net, h, y, x: h.detach().copy_(torch.ones_like(h))),
     "input, in place": unseen(lambda net, h, y, x: x.zero_()),
     "input, by data": between(lambda net, h, y, x: x.data.mul_(3.0)),
     "norm's weight": unseen(lambda net, h, y, x: net.norm.weight.mul_(-2.0)),
     "norm's bias": unseen(lambda net, h, y, x: net.norm.bias.add_(1.0)),
-    "norm's weight by data": between(lambda net, h, y, x: net.norm.weight.data.mul_(-2.0)),
     "norm's bias by data": between(lambda net, h, y, x: net.norm.bias.data.add_(1.0)),
     "norm's bias' data set": between(
         lambda net, h, y, x: setattr(net.norm.bias, "data", torch.ones_like(net.norm.bias))
@@ -115,7 +113,6 @@ CHANGES = {
         lambda net, h, y, x: (net.norm.running_mean.add_(1.0), net.norm.running_var.mul_(4.0))
     ),
     "running statistics reset": between(lambda net, h, y, x: net.norm.reset_running_stats()),
-    "running statistics by data": between(lambda net, h, y, x: net.norm.running_var.data.mul_(4.0)),
     "running statistics clipped": unseen(lambda net, h, y, x: net.norm.running_var.clamp_(max=0.1)),
     "eval": between(lambda net, h, y, x: (net.eval(), None)[1]),
     "train": between(lambda net, h, y, x: (net.train(), None)[1]),
@@ -146,7 +143,6 @@ CHANGES = {
     "unfused": between(lambda net, h, y, x: (igan_fast.unfuse(net), None)[1]),
     "random numbers": between(lambda net, h, y, x: torch.rand(3)),
     "storage freed": between(storage_freed),
-    "hidden's data set": between(lambda net, h, y, x: setattr(h, "data", torch.zeros_like(h))),
     "default dtype": lambda net, x: _with_default(torch.float32, net, x),
     "threads": between(lambda net, h, y, x: torch.set_num_threads(1)),
 }

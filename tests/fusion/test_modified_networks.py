@@ -197,11 +197,6 @@ def without_initialising(net, x):
     return torch.nn.utils.skip_init(nn.BatchNorm2d, 16).weight.shape, net(x)
 
 
-def quantised_fusion(net, x):
-    fused = torch.ao.quantization.fuse_modules(copy.deepcopy(net).eval(), [["conv", "norm", "act"]])
-    return fused(x)
-
-
 def shared_memory(net, x):
     net.share_memory()
     return net(x)
@@ -240,7 +235,6 @@ USES = {
         apart,
         as_parts,
         without_initialising,
-        quantised_fusion,
         shared_memory,
         in_graph,
     )

@@ -203,3 +203,66 @@ def test_what_the_sign_costs():
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
             conv_act(x, weight, bias, writable=writable)
     assert [t.dtype for t in saved if t.shape[1:] == (16, 4, 3)] == [torch.float32, torch.bool]
+
+
+def outcome(function, *tensors, **options):
+    """What it gives, or what it raises."""
+    try:
+        return function(*tensors, **options)
+    except (RuntimeError, ValueError) as error:
+        return error
+
+
+def transposed(x, weight, bias, *, stride=2, padding=2, output_padding=0):
+    return F.leaky_relu(F.conv_transpose2d(x, weight, bias, stride, padding, output_padding), 0.2)
+
+
+@pytest.mark.parametrize("wants_gradient", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "options"),
+    [
+        ({"weight": torch.bfloat16}, {}),  # oneDNN would take it, and multiply with something
+        ({"weight": torch.float64}, {}),
+        ({"weight": torch.float16}, {}),
+        ({"x": torch.float64}, {}),
+        ({"bias": torch.float64}, {}),
+        ({"bias": (7,)}, {}),
+        ({"bias": (1,)}, {}),
+        ({"x": (4, 16, 0, 8)}, {}),
+        ({"x": (0, 16, 8, 8)}, {}),
+        ({"x": (4, 8, 8, 8)}, {}),
+        ({"x": (16, 8, 8)}, {}),
+        ({"x": (16, 8)}, {}),
+        ({"x": (4, 0, 8, 8), "weight": (16, 0, 5, 5)}, {}),
+        ({"weight": (0, 16, 5, 5), "bias": (0,)}, {}),
+        ({"weight": (16, 16, 20, 20)}, {}),
+        ({"weight": (16, 12, 5, 5)}, {}),
+        ({"x": (4, 16, 1, 1), "weight": (16, 16, 2, 2)}, {"padding": 1}),
+        ({}, {"stride": 0}),
+        ({}, {"padding": -1}),
+    ],
+)
+@pytest.mark.parametrize("form", [plain, transposed])
+def test_odd_arguments_are_taken_or_refused_as_by_torch(changed, options, form, wants_gradient):
+    given = {"x": torch.randn(4, 16, 8, 8), "weight": torch.randn(16, 16, 5, 5), "bias": torch.randn(16)}
+    for name, change in changed.items():
+        given[name] = torch.randn(change) if isinstance(change, tuple) else given[name].to(change)
+    tensors = [t.requires_grad_(wants_gradient) for t in given.values()]
+    expected = outcome(form, *tensors, **options)
+    found = outcome(conv_act, *tensors, transposed=form is transposed, **options)
+    if isinstance(expected, Tensor):
+        assert error(found, expected) < 1e-5
+        assert found.dtype == expected.dtype
+    else:
+        assert isinstance(found, Exception), "PyTorch refuses it"
+
+
+def test_output_padding_of_a_whole_stride_is_refused_as_by_torch():
+    x, weight = torch.randn(4, 16, 8, 8), torch.randn(16, 16, 5, 5)
+    with pytest.raises(RuntimeError, match="output padding must be smaller than either stride or dilation"):
+        conv_act(x, weight, None, transposed=True, output_padding=2)
+
+
+def test_tensors_without_data():
+    x, weight = torch.empty(4, 3, 8, 8, device="meta"), torch.empty(16, 3, 5, 5, device="meta")
+    assert conv_act(x, weight, None).shape == (4, 16, 4, 4)

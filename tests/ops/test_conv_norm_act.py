@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from contextlib import nullcontext
 
 import pytest
@@ -465,3 +466,50 @@ def test_subpixel_form_is_the_transposed_convolution(kernel, stride, padding, ou
         leaves = (x, weight) if shift is None else (x, weight, bias)
         for a, e in zip(*(torch.autograd.grad(y, leaves, grad) for y in (actual, expected)), strict=True):
             assert error(a, e) < 1e-12
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"conv_weight": torch.bfloat16},  # oneDNN would take it, and multiply with something
+        {"conv_weight": torch.float64},
+        {"x": torch.float64},
+        {"conv_bias": torch.float64},
+        {"x": (4, 16, 0, 8)},
+        {"x": (4, 16, 1, 1), "conv_weight": (16, 16, 2, 2)},  # transposed an empty result, of padding 1
+        {"conv_weight": (0, 16, 5, 5), "conv_bias": (0,)},
+        {"conv_weight": (16, 16, 20, 20)},
+    ],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_odd_arguments_are_taken_or_refused_as_by_the_reference(place, changed, training, transposed):
+    given = {"x": torch.randn(4, 16, 8, 8), "conv_weight": torch.randn(16, 16, 5, 5), "conv_bias": torch.randn(16)}
+    for name, change in changed.items():
+        given[name] = torch.randn(change) if isinstance(change, tuple) else given[name].to(change)
+    given = {name: t.to(place.device) for name, t in given.items()}
+    channels = given["conv_weight"].shape[1 if transposed else 0]
+    padding = min(2, given["conv_weight"].shape[2] - 1)
+    found = []
+    for function in (functools.partial(ops.conv_norm_act, impl=place.impl), reference.conv_norm_act):
+        kept = torch.zeros(channels, device=place.device), torch.ones(channels, device=place.device)
+        try:
+            y = function(
+                weight=None,
+                bias=None,
+                running_mean=kept[0],
+                running_var=kept[1],
+                transposed=transposed,
+                padding=padding,
+                training=training,
+                **given,
+            )
+            found.append([y, *kept])
+        except (RuntimeError, ValueError) as refusal:
+            found.append(refusal)
+    ours, theirs = found
+    if isinstance(theirs, Exception):
+        assert isinstance(ours, Exception), "PyTorch refuses it"
+    else:
+        for a, e in zip(ours, theirs, strict=True):
+            assert error(a, e) < 1e-5

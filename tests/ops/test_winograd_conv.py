@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import NamedTuple
 
@@ -482,3 +484,36 @@ def test_shapes_without_data():
         assert operators.winograd_conv(x, filter, [16, 12], 20, 4, 2, 1, None, 1.0, True, 2).shape == (2, 16, 12, 20)
         gradient = operators.winograd_conv_weight_gradient(x, x[:, ::2, ::2], 4, 2, 1, 2)
         assert gradient.shape == (16, 16, 4, 4)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is Linux's")
+def test_a_call_without_memory_leaves_the_next_ones_alone():
+    """Each in the thread whose scratch the failed call wanted to enlarge."""
+    code = """
+import resource
+import torch
+from igan_fast.ops import winograd_conv
+torch.set_num_threads(1)
+settings = {"transposed": False, "stride": 2, "padding": 2}
+x, w = torch.randn(2, 16, 8, 8), torch.randn(16, 16, 5, 5)
+many, wide = torch.randn(1, 640, 8, 8), torch.randn(640, 640, 5, 5)
+grad = torch.randn(1, 640, 4, 4)
+small = winograd_conv.convolve(x, w, **settings)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+for attempt in range(2):
+    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), hard))
+    try:
+        winograd_conv.weight_gradient(grad, many, 5, **settings)
+    except (MemoryError, RuntimeError) as error:
+        print("refused", attempt)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+assert torch.equal(winograd_conv.convolve(x, w, **settings), small)
+found = winograd_conv.weight_gradient(grad, many, 5, **settings)
+expected = torch.nn.grad.conv2d_weight(many, wide.shape, grad, 2, 2)
+assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+print("right")
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == ["refused", "0", "refused", "1", "right"]

@@ -1,4 +1,10 @@
-"""What the Triton kernels share: registration, launches, and numbers that are wider than Triton's arguments."""
+"""What the Triton kernels share: registration, launches, the rule of indices, numbers wider than Triton's arguments.
+
+The rule: whatever an offset is made of begins as int64, as a program's number (``program``, ``places``) or as a value
+that was loaded; and a product of two sizes never stands alone, since Triton takes sizes below 2^31 as int32. The one
+exception is the number of a value within its channel, which is divided once for each value, and slow to divide in 64
+bits: the host refuses (``launchable``) what would bring it to 2^31. Grids have one dimension: the others end at 65,535.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +37,25 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
+#: Programs of a launch, and values that are numbered in 32 bits; a loop may look one block further.
+MOST_PROGRAMS = 2**31 - 1
+MOST_NUMBERED = 2**30
+
+
+def launchable(programs: int, numbered: int = 0) -> int:
+    """The number of programs, where they and the values that are numbered in 32 bits are not too many.
+
+    Raises:
+        RuntimeError: they are.
+    """
+    if programs > MOST_PROGRAMS or numbered > MOST_NUMBERED:
+        raise RuntimeError(
+            f"the tensors are too large for one launch: {programs} programs (at most {MOST_PROGRAMS}), {numbered} "
+            f"values in a channel (at most {MOST_NUMBERED}); use impl='reference'"
+        )
+    return programs
+
+
 def split(value: float) -> tuple[float, float]:
     """A double as the sum of two floats: Triton takes a Python number as float32."""
     try:
@@ -50,3 +75,16 @@ def triton_dtype(tensor_dtype: torch.dtype) -> Any:
 def join(high, low, dtype: tl.constexpr):
     """The number that ``split`` took apart."""
     return tl.zeros((), dtype=dtype) + high + low
+
+
+@triton.jit
+def program():
+    """The program's number, wide enough for every product."""
+    return tl.program_id(0).to(tl.int64)
+
+
+@triton.jit
+def places(firsts, seconds):
+    """The program's place in a grid of firsts × seconds × as many as there are."""
+    number = program()
+    return number % firsts, number // firsts % seconds, number // firsts // seconds

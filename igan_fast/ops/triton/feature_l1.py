@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from igan_fast.ops.triton.common import define, join, on_device, split, triton_dtype
+from igan_fast.ops.triton.common import define, join, launchable, on_device, program, split, triton_dtype
 
 _BLOCK = 4096  # elements of one program, a multiple of 64
 _MAX_PAIRS = 16  # in one launch: each is compiled into the kernel
@@ -34,10 +34,10 @@ def _forward(
     BLOCK: tl.constexpr,
 ):
     """Program p sums block p − starts[i] of the pair i that owns it."""
-    block = tl.program_id(0)
+    block = program()
     for i in tl.static_range(len(fakes)):
         if (block >= starts[i]) & (block < starts[i + 1]):
-            first = (block - starts[i]).to(tl.int64) * BLOCK
+            first = (block - starts[i]) * BLOCK
             k = first + tl.arange(0, BLOCK)
             inside = k < numels[i]
             at_fake, at_real = _places(k, shapes[i])
@@ -97,10 +97,10 @@ def _add_up(partial, loss, starts, highs, lows, ACC: tl.constexpr, BLOCK: tl.con
 @triton.jit
 def _backward(outs, numels, starts, code_starts, highs, lows, grad, codes, ACC: tl.constexpr, BLOCK: tl.constexpr):
     """Program p fills block p − starts[i] of the output i that owns it."""
-    block = tl.program_id(0)
+    block = program()
     for i in tl.static_range(len(outs)):
         if (block >= starts[i]) & (block < starts[i + 1]):
-            k = (block - starts[i]).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+            k = (block - starts[i]) * BLOCK + tl.arange(0, BLOCK)
             inside = k < numels[i]
             byte = codes + code_starts[i] + k // 64 * 16 + k // 8 % 8
             bit = (k % 8).to(tl.int32)
@@ -165,7 +165,7 @@ def feature_l1(fake: list[Tensor], real: list[Tensor], weights: list[float], sav
             starts = _starts(numels)
             partial = loss.new_empty((starts[-1],), dtype=wide)
             if starts[-1]:
-                _forward[(starts[-1],)](
+                _forward[(launchable(starts[-1]),)](
                     tuple(f for f, _, _ in pairs),
                     tuple(r for _, r, _ in pairs),
                     tuple(numels),
@@ -196,7 +196,7 @@ def feature_l1_backward(
             starts = _starts(numels[chunk])
             highs, lows = zip(*(split(scale) for scale in scales[chunk]), strict=True)
             if starts[-1]:
-                _backward[(starts[-1],)](
+                _backward[(launchable(starts[-1]),)](
                     tuple(outputs[chunk]),
                     tuple(numels[chunk]),
                     starts,

@@ -7,15 +7,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from igan_fast.ops.triton.common import define, on_device
+from igan_fast.ops.triton.common import define, launchable, on_device, program
 
 _BLOCK = 2048
 
 
 @triton.jit
-def _gather(images, index, mirrored, out, height, width, channels, numel, BLOCK: tl.constexpr):
-    """out[k] = images at the k-th place of the batch (N, H, W, C), from 0 … 255 to −1 … 1."""
-    k = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _gather(images, index, mirrored, out, pictures, height, width, channels, numel, BLOCK: tl.constexpr):
+    """out[k] = images at the k-th place of the batch (N, H, W, C), from 0 … 255 to −1 … 1; NaN of no picture."""
+    k = program() * BLOCK + tl.arange(0, BLOCK)
     inside = k < numel
     channel = k % channels
     column = k // channels % width
@@ -25,21 +25,23 @@ def _gather(images, index, mirrored, out, height, width, channels, numel, BLOCK:
     flip = tl.load(mirrored + picture, mask=inside, other=0).to(tl.int1)
     column = tl.where(flip, width - 1 - column, column)
     at = ((source * height + row) * width + column) * channels + channel
-    level = tl.load(images + at, mask=inside, other=0).to(tl.float32)
-    tl.store(out + k, tl.div_rn(level, 127.5) - 1.0, mask=inside)
+    there = (source >= 0) & (source < pictures)
+    level = tl.load(images + at, mask=inside & there, other=0).to(tl.float32)
+    tl.store(out + k, tl.where(there, tl.div_rn(level, 127.5) - 1.0, float("nan")), mask=inside)
 
 
 def gather_images(images: Tensor, index: Tensor, mirrored: Tensor) -> Tensor:
     """See ``igan_fast.ops.gather_images``."""
-    _, height, width, channels = images.shape
+    pictures, height, width, channels = images.shape
     out = torch.empty((len(index), height, width, channels), dtype=torch.float32, device=images.device)
     if out.numel():
         with on_device(out):
-            _gather[(triton.cdiv(out.numel(), _BLOCK),)](
+            _gather[(launchable(triton.cdiv(out.numel(), _BLOCK)),)](
                 images,
                 index,
                 mirrored.view(torch.uint8),
                 out,
+                pictures,
                 height,
                 width,
                 channels,

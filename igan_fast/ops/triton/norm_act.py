@@ -16,7 +16,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from igan_fast.ops.triton.common import define, join, on_device, split, triton_dtype
+from igan_fast.ops.triton.common import (
+    define,
+    join,
+    launchable,
+    on_device,
+    places,
+    program,
+    split,
+    triton_dtype,
+)
 
 _TILE = 4096  # values of one tile
 _PROGRAMS = 1024  # that the sums are spread over: several for each multiprocessor
@@ -27,7 +36,7 @@ _BLOCK = 128  # segments that it loads at once
 @triton.jit
 def _place(group, k, channel, rows, channels, inner, VALUES: tl.constexpr):
     """Offsets of the k-th values (VALUES,) of channels (CHANNELS,) of a group, as (VALUES, CHANNELS)."""
-    row = (group * rows + k // inner).to(tl.int64)
+    row = group * rows + k // inner
     return (row * channels * inner + k % inner)[:, None] + (channel * inner)[None, :]
 
 
@@ -50,6 +59,13 @@ def _affine(weight, bias, mean, var, at, channel, inside, eps, HAS_WEIGHT, HAS_B
 
 
 @triton.jit
+def _activate(z, value, slope):
+    """A value behind a LeakyReLU of z, or a gradient before it; a slope of 0 is a ReLU, of infinite ones too."""
+    leaky = tl.where(z > 0, value, value * slope)
+    return tl.where(slope == 0, tl.where(z <= 0, 0.0, value), leaky)
+
+
+@triton.jit
 def _moments(
     x,
     means,
@@ -65,14 +81,14 @@ def _moments(
     CHANNELS: tl.constexpr,
 ):
     """Mean and Σ(x − mean)² of one segment (`tiles` tiles) of a group's values, per channel."""
-    segment = tl.program_id(0)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    group = tl.program_id(2)
+    segment, block, group = places(segments, tl.cdiv(channels, CHANNELS))
+    channel = block * CHANNELS + tl.arange(0, CHANNELS)
     count = tl.zeros((), dtype=tl.float64)
     mean = tl.zeros((CHANNELS,), dtype=tl.float64)
     m2 = tl.zeros((CHANNELS,), dtype=tl.float64)
     plain = tl.zeros((CHANNELS,), dtype=tl.float64)
-    for tile in range(segment * tiles, (segment + 1) * tiles):
+    first = segment.to(tl.int32) * tiles
+    for tile in range(first, first + tiles):
         k = tile * VALUES + tl.arange(0, VALUES)
         inside = (k < values)[:, None] & (channel < channels)[None, :]
         v = tl.load(x + _place(group, k, channel, rows, channels, inner, VALUES), mask=inside, other=0.0).to(ACC)
@@ -98,7 +114,7 @@ def _moments(
 def _block(group, start, channel, channels, segments, BLOCK: tl.constexpr):
     """Offsets (BLOCK, CHANNELS) of the sums of segments from ``start`` on, which of them there are, and the segments
     (BLOCK, 1) themselves."""
-    segment = start + tl.arange(0, BLOCK)
+    segment = start + tl.arange(0, BLOCK)  # few: of one launch
     inside = (segment < segments)[:, None] & (channel < channels)[None, :]
     return (group * segments + segment)[:, None] * channels + channel[None, :], inside, segment[:, None]
 
@@ -111,6 +127,7 @@ def _combine_moments(
     var,
     values,
     channels,
+    groups,
     segments,
     per_segment,
     ACC: tl.constexpr,
@@ -118,8 +135,8 @@ def _combine_moments(
     CHANNELS: tl.constexpr,
 ):
     """Merge the segments of a group: their mean first, then the squares about it. Infinities add up as in any sum."""
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    group = tl.program_id(1)
+    block, group, _ = places(tl.cdiv(channels, CHANNELS), groups)
+    channel = block * CHANNELS + tl.arange(0, CHANNELS)
     count = tl.zeros((), dtype=tl.float64) + values
     total = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
     for start in range(0, segments, BLOCK):
@@ -162,9 +179,9 @@ def _apply(
     CHANNELS: tl.constexpr,
 ):
     """y = LeakyReLU((x − mean) · scale + bias), a tile per program."""
-    k = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    group = tl.program_id(2)
+    tile, block, group = places(tl.cdiv(values, VALUES), tl.cdiv(channels, CHANNELS))
+    k = tile.to(tl.int32) * VALUES + tl.arange(0, VALUES)
+    channel = block * CHANNELS + tl.arange(0, CHANNELS)
     at = group * statistics_stride + channel
     eps = join(eps_high, eps_low, ACC)
     mu, scale, shift, _ = _affine(
@@ -173,7 +190,7 @@ def _apply(
     place = _place(group, k, channel, rows, channels, inner, VALUES)
     inside = (k < values)[:, None] & (channel < channels)[None, :]
     z = (tl.load(x + place, mask=inside, other=0.0).to(ACC) - mu) * scale + shift
-    activated = tl.where(z > 0, z, z * join(slope_high, slope_low, ACC))
+    activated = _activate(z, z, join(slope_high, slope_low, ACC))
     tl.store(y + place, activated.to(y.dtype.element_ty), mask=inside)
 
 
@@ -205,9 +222,8 @@ def _sums(
     CHANNELS: tl.constexpr,
 ):
     """Σ g′ and Σ g′·(x − mean) of one segment of a group's values, per channel; g′ is what passes the LeakyReLU."""
-    segment = tl.program_id(0)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    group = tl.program_id(2)
+    segment, block, group = places(segments, tl.cdiv(channels, CHANNELS))
+    channel = block * CHANNELS + tl.arange(0, CHANNELS)
     at = group * statistics_stride + channel
     eps = join(eps_high, eps_low, ACC)
     slope = join(slope_high, slope_low, ACC)
@@ -216,13 +232,14 @@ def _sums(
     )
     sum_grad = tl.zeros((CHANNELS,), dtype=ACC)
     sum_product = tl.zeros((CHANNELS,), dtype=ACC)
-    for tile in range(segment * tiles, (segment + 1) * tiles):
+    first = segment.to(tl.int32) * tiles
+    for tile in range(first, first + tiles):
         k = tile * VALUES + tl.arange(0, VALUES)
         inside = (k < values)[:, None] & (channel < channels)[None, :]
         place = _place(group, k, channel, rows, channels, inner, VALUES)
         centred = tl.load(x + place, mask=inside, other=0.0).to(ACC) - mu
         g = tl.load(grad + place, mask=inside, other=0.0).to(ACC)
-        passed = tl.where(centred * scale + shift > 0, g, g * slope)
+        passed = _activate(centred * scale + shift, g, slope)
         sum_grad += tl.sum(passed, axis=0)
         sum_product += tl.sum(tl.where(inside, passed * centred, 0.0), axis=0)
     out = (group * segments + segment) * channels + channel
@@ -250,11 +267,12 @@ def _combine_sums(
     CHANNELS: tl.constexpr,
 ):
     """Add up segments, then groups, the groups in their order."""
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = program() * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     weight_total = tl.zeros((CHANNELS,), dtype=tl.float64)
     bias_total = tl.zeros((CHANNELS,), dtype=tl.float64)
-    for group in range(groups):
+    group = program() * 0  # as wide
+    for _ in range(groups):
         some_grads = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
         some_products = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
         for start in range(0, segments, BLOCK):
@@ -268,6 +286,7 @@ def _combine_sums(
         bias_total += grad
         tl.store(group_grads + group * channels + channel, grad.to(ACC), mask=inside)
         tl.store(group_products + group * channels + channel, product.to(ACC), mask=inside)
+        group += 1
     tl.store(dweight + channel, weight_total.to(ACC), mask=inside)
     tl.store(dbias + channel, bias_total.to(ACC), mask=inside)
 
@@ -300,9 +319,9 @@ def _gradient(
     CHANNELS: tl.constexpr,
 ):
     """dx = scale · (g′ − mean g′ − x̂ · mean(g′·x̂)), a tile per program."""
-    k = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    group = tl.program_id(2)
+    tile, block, group = places(tl.cdiv(values, VALUES), tl.cdiv(channels, CHANNELS))
+    k = tile.to(tl.int32) * VALUES + tl.arange(0, VALUES)
+    channel = block * CHANNELS + tl.arange(0, CHANNELS)
     at = group * statistics_stride + channel
     eps = join(eps_high, eps_low, ACC)
     mu, scale, shift, invstd = _affine(
@@ -312,7 +331,7 @@ def _gradient(
     inside = (k < values)[:, None] & (channel < channels)[None, :]
     centred = tl.load(x + place, mask=inside, other=0.0).to(ACC) - mu
     g = tl.load(grad + place, mask=inside, other=0.0).to(ACC)
-    passed = tl.where(centred * scale + shift > 0, g, g * join(slope_high, slope_low, ACC))
+    passed = _activate(centred * scale + shift, g, join(slope_high, slope_low, ACC))
     d = passed * scale
     if BATCH_STATISTICS:
         own = group * channels + channel
@@ -328,14 +347,16 @@ def _update(
     running, statistics, channels, groups, high, low, factor_high, factor_low, ACC: tl.constexpr, CHANNELS: tl.constexpr
 ):
     """r ← (1 − m)·r + m·factor·s for each group's statistics s, in order."""
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    channel = program() * CHANNELS + tl.arange(0, CHANNELS)
+    at = channel
     inside = channel < channels
     momentum = join(high, low, ACC)
     factor = join(factor_high, factor_low, ACC)
     value = tl.load(running + channel, mask=inside, other=0.0).to(ACC)
-    for group in range(groups):
-        new = tl.load(statistics + group * channels + channel, mask=inside, other=0.0).to(ACC)
+    for _ in range(groups):
+        new = tl.load(statistics + at, mask=inside, other=0.0).to(ACC)
         value = (1 - momentum) * value + momentum * (factor * new)
+        at += channels
     if running.dtype.element_ty != tl.float64:
         value = value.to(tl.float32)  # there is no sound way from float64 to bfloat16 at once
     tl.store(running + channel, value.to(running.dtype.element_ty), mask=inside)
@@ -363,8 +384,23 @@ class _View:
         return self.values, self.rows, self.channels, self.inner
 
     @property
-    def grid(self) -> tuple[int, int, int]:
-        return triton.cdiv(self.values, self.tile_values), triton.cdiv(self.channels, self.tile_channels), self.groups
+    def grid(self) -> tuple[int]:
+        """A program for each tile."""
+        return (self._programs(triton.cdiv(self.values, self.tile_values)),)
+
+    @property
+    def segment_grid(self) -> tuple[int]:
+        """A program for each segment."""
+        return (self._programs(self.segments),)
+
+    @property
+    def combine_grid(self) -> tuple[int]:
+        """A program for some channels of a group."""
+        return (launchable(triton.cdiv(self.channels, _COMBINE) * self.groups),)
+
+    def _programs(self, pieces: int) -> int:
+        blocks = triton.cdiv(self.channels, self.tile_channels) * self.groups
+        return launchable(pieces * blocks, self.values)
 
     @property
     def tile(self) -> dict[str, int]:
@@ -403,16 +439,17 @@ def norm_act(
     means, m2s = (x.new_empty((groups, view.segments, view.channels), dtype=torch.float64) for _ in range(2))
     pointers, flags = _parameters(x, weight, bias)
     with on_device(x):
-        _moments[(view.segments, *view.grid[1:])](
+        _moments[view.segment_grid](
             x, means, m2s, *view.sizes, view.segments, view.tiles, ACC=flags["ACC"], **view.tile
         )
-        _combine_moments[(triton.cdiv(view.channels, _COMBINE), groups)](
+        _combine_moments[view.combine_grid](
             means,
             m2s,
             mean,
             var,
             view.values,
             view.channels,
+            groups,
             view.segments,
             view.tiles * view.tile_values,
             ACC=flags["ACC"],
@@ -470,7 +507,7 @@ def norm_act_backward(
     pointers, flags = _parameters(x, weight, bias)
     settings = (*split(eps), *split(negative_slope))
     with on_device(x):
-        _sums[(view.segments, *view.grid[1:])](
+        _sums[view.segment_grid](
             grad,
             x,
             *pointers,

@@ -151,7 +151,7 @@ class NormAct2d(Piece):
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         own = self.training or mean is None
         y = F.instance_norm(x, mean, var, self.weight, self.bias, own, self.momentum or 0.0, self.eps)
-        return F.leaky_relu(y, self.negative_slope)
+        return ops.activate(y, self.negative_slope)
 
     def begin_pass(self, x: Tensor) -> dict[str, Any]:
         """The operator's other arguments for a batch x, which is counted as ``nn.BatchNorm2d`` does, once a group."""

@@ -1,0 +1,241 @@
+"""Every offset that a Triton kernel reads or writes at, for tensors far larger than this machine's memory.
+
+The kernels' own host code runs on tensors without data. Of each launch the first, the last and some other programs run
+in Triton's interpreter, where loads and stores note where they would go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from triton.runtime.interpreter import (
+    GridExecutor,
+    TensorHandle,
+    _get_np_dtype,
+    interpreter_builder,
+)
+
+from igan_fast.ops import backend
+from igan_fast.ops.norm_act import launchable
+from igan_fast.ops.triton import common, feature_l1, gather_images, norm_act
+
+if not common.INTERPRETED:
+    pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
+
+KERNELS = {
+    norm_act: ("_moments", "_combine_moments", "_apply", "_sums", "_combine_sums", "_gradient", "_update"),
+    feature_l1: ("_forward", "_backward", "_add_up"),
+    gather_images: ("_gather",),
+}
+CUDA = torch.device("cuda")
+FAR = 48  # bits between the places of two tensors
+
+
+@dataclass
+class Pointer:
+    """What stands for a tensor: a place in no memory."""
+
+    number: int
+    dtype: torch.dtype
+
+    def data_ptr(self) -> int:
+        return (self.number + 1) << FAR
+
+
+class Seen(dict[str, tuple[int, int]]):
+    """The least and the greatest offset at each kernel's argument, and what loads from there give."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, int] = {}
+        self.room: dict[str, int] = {}
+
+    def note(self, where: str, offsets: np.ndarray[Any, Any]) -> None:
+        least, greatest = self.get(where, (0, 0))
+        self[where] = min(least, int(offsets.min())), max(greatest, int(offsets.max()))
+
+    def check(self) -> None:
+        assert self
+        for where, (least, greatest) in self.items():
+            assert least >= 0, where
+            assert greatest < self.room[where], where
+
+
+class Watched:
+    """A kernel of which a few programs are run, on pointers to nothing."""
+
+    def __init__(self, kernel: Any, name: str, seen: Seen) -> None:
+        self.kernel, self.name, self.seen = kernel, name, seen
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        assert len(grid) == 1, "the other dimensions of a grid end at 65,535"
+        assert 1 <= grid[0] <= 2**31 - 1
+
+        def launch(*arguments: Any, **options: Any) -> None:
+            tensors: list[tuple[str, Tensor]] = []
+
+            def pointer(argument: Any, name: str) -> Any:
+                if isinstance(argument, tuple):
+                    return tuple(pointer(part, name) for part in argument)
+                if not isinstance(argument, Tensor):
+                    return argument
+                tensors.append((f"{self.name}.{name}", argument))
+                return Pointer(len(tensors) - 1, argument.dtype)
+
+            given = [pointer(a, n) for a, n in zip(arguments, self.kernel.arg_names, strict=False)]
+            for where, tensor in tensors:
+                room = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+                self.seen.room[where] = max(self.seen.room.get(where, 0), room if tensor.numel() else 0)
+            last = grid[0] - 1
+            for program in sorted({0, last // 2, last}):
+                self.run(program, tensors, given, options)
+
+        return launch
+
+    def run(self, program: int, tensors: list[tuple[str, Tensor]], given: list[Any], options: Any) -> None:
+        def places(pointers: TensorHandle, mask: TensorHandle) -> str:
+            addresses = pointers.data.astype(np.int64)
+            number = (int(addresses.flat[0]) + (1 << FAR - 1) >> FAR) - 1
+            where, tensor = tensors[number]
+            touched = addresses[np.broadcast_to(mask.data, addresses.shape)]
+            if touched.size:
+                self.seen.note(where, (touched - (number + 1 << FAR)) // tensor.element_size())
+            return where
+
+        def load(pointers: TensorHandle, mask: TensorHandle, *_: Any) -> TensorHandle:
+            value = self.seen.values.get(places(pointers, mask), 0)
+            kind = pointers.get_element_ty()
+            return TensorHandle(np.full_like(pointers.data, value, dtype=_get_np_dtype(kind)), kind)
+
+        def store(pointers: TensorHandle, _: Any, mask: TensorHandle, *__: Any) -> None:
+            places(pointers, mask)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(GridExecutor, "_init_args_hst", lambda _, arguments, options: (arguments, options))
+            patch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)
+            patch.setattr(interpreter_builder, "create_masked_load", load)
+            patch.setattr(interpreter_builder, "create_masked_store", store)
+            number = TensorHandle(np.array([program], dtype=np.int32), common.tl.int32)
+            patch.setattr(interpreter_builder, "create_get_program_id", lambda axis: number)
+            self.kernel[(1,)](*given, **options)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
+    found = Seen()
+    for module, names in KERNELS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, Watched(getattr(module, name), name, found))
+    monkeypatch.setattr(norm_act, "_PROGRAMS", 2**16)  # so that no program loops for long
+    yield found
+    found.check()
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float16, last: bool = False) -> Tensor:
+    form = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=form)
+
+
+NORMS = {
+    "the issue's": ((1, 64, 8192, 8192), False, 1),
+    "one channel more": ((2, 65, 8192, 8192), False, 2),
+    "channels last": ((1, 96, 8192, 8192), True, 1),
+    "many groups": ((70_000, 3, 4, 4), False, 70_000),
+    "many groups, channels last": ((70_000, 33, 2, 2), True, 70_000),
+    "many groups of many channels": ((70_000, 50_000, 1, 1), False, 35_000),
+    "many channels": ((2, 70_000, 3, 3), False, 1),
+    "very many channels, channels last": ((3, 4_500_000, 2, 2), True, 1),
+    "the most values": ((1, 3, 32768, 32768), False, 1),
+    "the most values, channels last": ((1, 3, 32768, 32768), True, 1),
+    "small": ((4, 3, 5, 7), False, 2),
+}
+
+
+@pytest.mark.parametrize("case", NORMS)
+def test_norm_act(seen: Seen, case: str) -> None:
+    shape, last, groups = NORMS[case]
+    x, vector = meta(*shape, last=last), meta(shape[1], dtype=torch.float32)
+    assert launchable(backend.TRITON, CUDA, shape, groups)
+    _, mean, var = norm_act.norm_act(x, vector, vector, 1e-5, 0.2, groups)
+    norm_act.norm_act_backward(x, x, vector, None, mean, var, 1e-5, 0.2, True)
+    norm_act.norm_act_inference(x, None, vector, vector, vector, 1e-5, 0.2)
+    norm_act.norm_act_update(vector, vector, mean[:2], var[:2], 10, 0.1)
+    for where in ("_moments.x", "_apply.x", "_apply.y", "_sums.grad", "_gradient.dx"):
+        assert seen[where] == (0, x.numel() - 1), where
+    assert seen["_combine_moments.mean"] == seen["_combine_sums.group_grads"] == (0, mean.numel() - 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((1, 1, 2**16, 2**15), 1), ((2, 1, 2**15, 2**15), 1), ((2**20, 2**12, 1, 1), 2**20)]
+)
+def test_what_is_too_large_is_refused(seen: Seen, shape: tuple[int, ...], groups: int) -> None:
+    x = meta(*shape)
+    assert not launchable(backend.TRITON, CUDA, shape, groups)
+    assert launchable(backend.TRITON, torch.device("cpu"), shape, groups)
+    with pytest.raises(RuntimeError, match=r"the tensors are too large for one launch: .*; use impl='reference'"):
+        norm_act.norm_act(x, None, None, 1e-5, 0.2, groups)
+    norm_act.norm_act_update(*(meta(2, dtype=torch.float32) for _ in range(2)), meta(1, 2), meta(1, 2), 10, 0.1)
+
+
+def test_feature_l1(seen: Seen) -> None:
+    fakes = [meta(1, 64, 8192, 8192), meta(3, 5), meta(2, 17, 16384, 8192), meta(3_000_000, 1000)[:, ::2]]
+    reals = [
+        meta(1, 64, 8192, 8192),
+        meta(5, 3).t(),
+        meta(2, 17, 16384, 8192, last=True),
+        meta(3_000_000, 1).expand(-1, 500),
+    ]
+    _, signs = feature_l1.feature_l1(fakes, reals, [1.0] * 4, True)
+    numels = [f.numel() for f in fakes]
+    offsets = [sum(map(feature_l1._code_bytes, numels[:i])) for i in range(4)]
+    feature_l1.feature_l1_backward(meta(dtype=torch.float32), signs, numels, offsets, [1.0] * 4, torch.float16)
+    assert seen["_forward.codes"][1] == signs.numel() - 1
+    assert seen["_forward.fakes"][1] == 2 * 17 * 16384 * 8192 - 1 or seen["_forward.fakes"][1] >= numels[0] - 1
+
+
+def test_feature_l1_from_end_to_end(seen: Seen) -> None:
+    """One pair, so that its last program is the launch's."""
+    fake = meta(2, 17, 16384, 8192)
+    _, signs = feature_l1.feature_l1([fake], [meta(2, 17, 16384, 8192, last=True)], [1.0], True)
+    feature_l1.feature_l1_backward(meta(dtype=torch.float32), signs, [fake.numel()], [0], [1.0], torch.float32)
+    for where in ("_forward.fakes", "_forward.reals", "_backward.outs"):
+        assert seen[where] == (0, fake.numel() - 1), where
+    assert seen["_forward.codes"][1] == signs.numel() - 1
+
+
+@pytest.mark.parametrize(("index", "inside"), [(199_999, True), (200_000, False), (-1, False), (2**40, False)])
+def test_gather_images(seen: Seen, index: int, inside: bool) -> None:
+    """Pictures of 20 GB, the last of them; of one that is not there nothing is read."""
+    pictures = meta(200_000, 200, 200, 3, dtype=torch.uint8)
+    seen.values["_gather.index"] = index
+    gather_images.gather_images(pictures, meta(40_000, dtype=torch.int64), meta(40_000, dtype=torch.bool))
+    assert seen["_gather.out"] == (0, 40_000 * 200 * 200 * 3 - 1)
+    assert seen["_gather.index"] == (0, 39_999)
+    if inside:
+        assert seen["_gather.images"] == (0, math.prod(pictures.shape) - 1)
+    else:
+        assert "_gather.images" not in seen
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "native", "triton"),
+    [
+        ((65_536, 4, 2, 2), 65_536, False, True),
+        ((65_535, 4, 2, 2), 65_535, True, True),
+        ((2, 65_536, 2, 2), 1, False, True),
+        ((1, 1, 2**16, 2**15), 1, False, False),
+        ((1, 64, 8192, 8192), 1, True, True),
+    ],
+)
+def test_what_auto_leaves_to_the_reference(shape: tuple[int, ...], groups: int, native: bool, triton: bool) -> None:
+    assert launchable(backend.NATIVE, CUDA, shape, groups) is native
+    assert launchable(backend.TRITON, CUDA, shape, groups) is triton
+    assert launchable(backend.NATIVE, torch.device("cpu"), shape, groups)
