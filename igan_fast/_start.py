@@ -10,7 +10,7 @@ import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
-from igan_fast.cores import usable_cores
+from igan_fast.cores import allowed_cores, usable_cores
 
 __all__ = ["SPIN_COUNT", "THREADS_GIVEN", "is_command", "prepare"]
 
@@ -48,8 +48,7 @@ def prepare(environment: MutableMapping[str, str]) -> None:
     if not environment.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
     # PyTorch counts the cores that it may run on; of a quota of their time it knows nothing.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if "OMP_NUM_THREADS" not in environment and (usable := usable_cores()) < cores:
+    if "OMP_NUM_THREADS" not in environment and (usable := usable_cores()) < allowed_cores():
         environment["OMP_NUM_THREADS"] = str(usable)
 
 
