@@ -7,11 +7,12 @@ trains, ``FaceEditor`` uses what was trained; ``fuse`` puts networks of your own
 
 from __future__ import annotations
 
+import igan_fast._interrupt  # isort: skip  # before all else: people press Ctrl-C while PyTorch is loaded
+import igan_fast._start  # noqa: F401  # isort: skip  # before PyTorch, which reads what the command line sets
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import igan_fast._interrupt  # first: loading PyTorch takes seconds, in which people press Ctrl-C
-import igan_fast._start  # noqa: F401  # before PyTorch, which reads what the command line sets when it is loaded
 from igan_fast import reference
 from igan_fast._version import __version__
 from igan_fast.errors import InputError

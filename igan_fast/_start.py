@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
-from pathlib import Path
+from collections.abc import MutableMapping
 
+from igan_fast._interrupt import is_command
 from igan_fast.cores import allowed_cores, usable_cores
 
 __all__ = ["SPIN_COUNT", "THREADS_GIVEN", "is_command", "prepare"]
@@ -22,22 +22,6 @@ THREADS_GIVEN = "OMP_NUM_THREADS" in os.environ
 #: another program wants the core, a thread that waits takes it away from the very thread that it is waiting for.
 #: ``python -m bench.neighbours`` measures it.
 SPIN_COUNT = 10_000
-
-_MODULES = ("igan_fast", "igan_fast.__main__", "igan_fast.train", "igan_fast.train.__main__")
-
-
-def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
-    """Whether this process is the command line.
-
-    Args:
-        argv: ``sys.argv``; while Python looks for the module of ``-m``, its first word is ``-m``.
-        original: ``sys.orig_argv``: as Python itself was started.
-    """
-    if not argv:
-        return False
-    if argv[0] == "-m" and len(original) >= len(argv):
-        return original[-len(argv)].removeprefix("-m") in _MODULES
-    return Path(argv[0]).name in ("igan-fast", "igan-fast.exe", "igan-fast-script.py")
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:

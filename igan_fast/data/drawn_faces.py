@@ -24,8 +24,8 @@ from igan_fast.errors import InputError
 
 __all__ = ["DrawnFaces", "FaceParameters", "draw_face", "face_parameters", "with_attribute"]
 
-#: Half a terabyte at 128²; more is a slip of the keyboard, and would fill memory before it fills the disk.
-MAX_DRAWN = 10_000_000
+#: Five times CelebA; far more is a slip of the keyboard, and would fill memory before it fills the disk.
+MAX_DRAWN = 1_000_000
 
 
 class DrawnFaces:

@@ -45,9 +45,9 @@ class Board:
             self._file = self._path.open("xb", buffering=0)
         self._records = record_writer.RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
-        if start > 0:
-            begin = self._events.SessionLog(status=self._events.SessionLog.START)
-            self._write(step=start + 1, session_log=begin)
+        # At 0 too: a start that failed may have left its events.
+        begin = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._write(step=start + 1, session_log=begin)
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         for name, value in values.items():

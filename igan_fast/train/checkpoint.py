@@ -17,7 +17,7 @@ from torch import Tensor
 
 from igan_fast.devices import operators_on
 from igan_fast.errors import InputError
-from igan_fast.files import clear_write_errors, sync_folder, temporary_path
+from igan_fast.files import FileUnreadable, clear_write_errors, sync_folder, temporary_path
 from igan_fast.models import IterativeGAN
 from igan_fast.train.checkpoint_folder import (
     MANIFEST,
@@ -196,14 +196,17 @@ def _check_model(folder: Path, state: dict[str, Any], groups: Mapping[str, Specs
 
 def _meant_by(path: Path, report: Callable[[str], None]) -> list[Path]:
     """The checkpoints that ``path`` may mean, in the order of preference."""
-    if not path.exists():
-        raise InputError(f"{path}: no such folder; expected a run or a checkpoint folder")
-    if (path / MANIFEST).exists() or is_checkpoint_name(path.name):
-        return [path]
-    if not (path / "checkpoints").is_dir():
-        raise InputError(
-            f"{path}: found no {MANIFEST} and no checkpoints folder; expected a run or a checkpoint folder"
-        )
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such folder; expected a run or a checkpoint folder")
+        if (path / MANIFEST).exists() or is_checkpoint_name(path.name):
+            return [path]
+        if not (path / "checkpoints").is_dir():
+            raise InputError(
+                f"{path}: found no {MANIFEST} and no checkpoints folder; expected a run or a checkpoint folder"
+            )
+    except OSError as error:
+        raise FileUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
     folders = [folder for _, folder in checkpoint_folders(path)]
     if not folders:
         raise InputError(f"{path}: this run has no checkpoint yet")

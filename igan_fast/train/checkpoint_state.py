@@ -20,7 +20,6 @@ _ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("image_size", "attributes", "latent", "width"), Natural),
     "signed_labels": bool,
 }
-_MAY_HAVE: dict[str, Any] = {"label_samples": [str]}
 #: Of the run's options, what says which photos were held out: whoever scores the model asks for them.
 _DATA_OPTIONS: dict[str, Any] = {"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural}
 
@@ -31,6 +30,7 @@ class ModelDescription(NamedTuple):
     arguments: dict[str, Any]
     attributes: tuple[str, ...]
     label_samples: list[str]
+    """As they stand there; whoever draws from them checks them."""
 
     def on_meta(self) -> IterativeGAN:
         """The model with shapes and types, but without memory, whatever its size."""
@@ -47,12 +47,11 @@ def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
     try:
         check_json(state, _MODEL, where)
         described = state["model"]
-        _check_present(described, _MAY_HAVE, where, "model")
         _check_present(described["arguments"], _ARGUMENTS, where, "model.arguments")
         check_json(state, {"config": dict} if "config" in state else {}, where)
         _check_present(state.get("config", {}), _DATA_OPTIONS, where, "config")
         attributes = tuple(described["attributes"])
-        model = ModelDescription(described["arguments"], attributes, list(described.get("label_samples", [])))
+        model = ModelDescription(described["arguments"], attributes, described.get("label_samples", []))
         count = model.on_meta().arguments()["attributes"]
     except (FileDamaged, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -172,7 +172,6 @@ class TrainConfig:
                 raise InputError(f"{_option(field.name)}: found {reprlib.repr(value)}: {reason}")
         if self.data == "":  # an unset variable of a script, which as a path would mean the current folder
             raise InputError("--data: is empty; expected a folder, or 'drawn' for the built-in faces")
-        _expect(self, "data", "\0" not in self.data, "the name of a folder")
         _expect(self, "image_size", self.image_size >= 32 and self.image_size % 16 == 0, "a multiple of 16 from 32 up")
         counts = ("width", "latent", "log_every", "sample_every", "checkpoint_every", "keep", "validation_images")
         for name in counts:

@@ -30,7 +30,8 @@ def converted(name: str, value: Any) -> Any:
     if name == "data" and isinstance(value, str | Path):
         if value == Path("drawn"):
             return "./drawn"  # a folder of that name, not the built-in faces
-        return str(given_path(value, name)) if str(value).startswith("~") else str(value)
+        text = str(value)  # as it is: a Path would make the built-in faces of ./drawn
+        return str(given_path(value, name)) if text.startswith("~") or "\0" in text else text
     return kept(value) if isinstance(value, given) else value
 
 

@@ -144,6 +144,17 @@ def test_a_list_of_checkpoints_that_cannot_be_read_is_not_taken_for_none(
     assert run_files(run) == before
 
 
+def test_a_path_that_may_not_be_looked_at_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, **options: Any) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", refused)
+        for action in (lambda: find_checkpoint(run, silent), lambda: go_on(run)):
+            with pytest.raises(InputError, match="cannot be read"):
+                action()
+
+
 def test_what_was_passed_over_is_kept_under_another_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for iteration in (2, 3):
         flip(run / "checkpoints" / f"step-{iteration:08d}" / "model.safetensors")

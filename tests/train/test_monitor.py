@@ -260,6 +260,18 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert b'"note": "kept"' in text.tensor_proto.string_val[0]
 
 
+def test_a_run_that_is_started_anew_hides_the_events_of_the_start_that_failed(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for offset, count in ((10, 3), (20, 1)):
+        with monitor(tmp_path, log_every=1) as watch:
+            for iteration in range(1, count + 1):
+                watch.record(iteration, losses(offset))
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("losses/d_adversarial")] == [(1, 21.0)]
+
+
 def test_curves_are_drawn_at_the_end_and_matplotlib_is_left_alone(tmp_path: Path) -> None:
     script = (
         "import sys, torch; from pathlib import Path; from igan_fast.train.monitor import Monitor\n"
