@@ -205,6 +205,7 @@ def test_a_bad_photo_does_not_lose_the_others(
         capsys.readouterr()
         assert cli.main([*map(str, command), "--model", str(run)]) == 1
         out, error = capsys.readouterr()
+        assert ("wrote " in out) == (len(command) > 2)
         first, last = error.splitlines()
         assert first.startswith(f"igan-fast: error: {bad}")
         assert last == "igan-fast: error: 1 of 4 photos could not be used; the others are done"
