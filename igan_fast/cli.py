@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 command = _parse(words)
                 command.run()
-            _flush()  # here, where a reader that has gone is no surprise
+            sys.stdout.flush()  # here, where a reader that has gone is no surprise
         except InputError as error:
             return _refuse(_as_typed(str(error), command), 2)
         except SomeFailed as error:
@@ -130,10 +130,6 @@ def _output() -> Iterator[None]:
         finally:
             for name in missing:
                 setattr(sys, name, None)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
 
 
 def _drop_output() -> None:

@@ -69,12 +69,11 @@ class Recognise:
                     print(printable(photo))
                     for name, probability in sorted(row.items(), key=lambda item: -item[1]):
                         print(f"  {probability:4.0%}  {printable(name)}")
-                _flush()
+                sys.stdout.flush()
             return
         with GrowingJson(self.json) as growing:
             for paths, pictures in read_photos(photos, editor.image_size):
                 growing.add(dict(zip(map(str, paths), editor.recognise(pictures), strict=True)))
-        _tell_written(self.json)
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ class Evaluate:
         if self.plot:
             scores.plot(self.plot)
             if not to_stdout:
-                _tell_written(self.plot)
+                print(told([self.plot]))
 
 
 @dataclass(frozen=True)
@@ -259,13 +258,4 @@ def _check_json(path: Path | None, force: bool, given: Sequence[Path]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     write_file(path, (text.rstrip("\n") + "\n").encode())
-    _tell_written(path)
-
-
-def _tell_written(path: Path) -> None:
-    if str(path) != "-":
-        print(told([path]))
-
-
-def _flush() -> None:
-    sys.stdout.flush()
+    print(told([path]))

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Cores", "busy_elsewhere", "free_cores", "usable_cores"]
+__all__ = ["Cores", "allowed_cores", "busy_elsewhere", "free_cores", "usable_cores"]
 
 #: Seconds that are watched to see what other programs use: the kernel counts in hundredths of a second.
 WATCHED = 0.3
@@ -40,14 +40,18 @@ def free_cores(seconds: float = WATCHED) -> Cores:
     return Cores(usable_cores(), busy_elsewhere(seconds))
 
 
+def allowed_cores() -> int:
+    """The cores that this process may run on, whatever share of their time it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def usable_cores(root: Path = Path("/")) -> int:
     """The cores that this process may run on (its affinity), or fewer where its control group has less of their time.
 
     A quota of a part of a core counts as a whole one. ``root`` is where the system's files are looked for.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(root)
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+    return allowed_cores() if quota is None else max(1, min(allowed_cores(), math.ceil(quota)))
 
 
 def busy_elsewhere(seconds: float = WATCHED, root: Path = Path("/")) -> float:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from igan_fast._version import __version__
+from igan_fast.cores import allowed_cores, usable_cores
 from igan_fast.ops import status
 from igan_fast.ops.status import Line
 
@@ -102,9 +103,8 @@ def _system() -> str:
 
 def _cpu() -> str:
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    return (
-        f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores usable"
-    )
+    limited = f", of whose time {usable} are allowed" if (usable := usable_cores()) < (cores := allowed_cores()) else ""
+    return f"{name}, {cores} cores usable{limited}"
 
 
 def _features() -> str:

@@ -153,7 +153,7 @@ class GrowingJson:
     exception, Ctrl-C among them, keeps what there is. Without any entry no file is written.
 
     Args:
-        path: the file; ``-`` prints the object at the end instead.
+        path: the file, which a line names when it is done; ``-`` prints the object at the end instead.
     """
 
     def __init__(self, path: Path) -> None:
@@ -177,8 +177,10 @@ class GrowingJson:
     def __exit__(self, *error: object) -> None:
         if str(self._path) == "-":
             print(self._text())
-        elif len(self._entries) > self._written:
-            self._write()
+        elif self._entries:
+            if len(self._entries) > self._written:
+                self._write()
+            print(told([self._path]))
 
     def _text(self) -> str:
         return "{\n" + ",\n".join(self._entries) + "\n}" if self._entries else "{}"

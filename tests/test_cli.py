@@ -205,6 +205,7 @@ def test_a_bad_photo_does_not_lose_the_others(
         capsys.readouterr()
         assert cli.main([*map(str, command), "--model", str(run)]) == 1
         out, error = capsys.readouterr()
+        assert ("wrote " in out) == (len(command) > 2)
         first, last = error.splitlines()
         assert first.startswith(f"igan-fast: error: {bad}")
         assert last == "igan-fast: error: 1 of 4 photos could not be used; the others are done"
@@ -476,14 +477,19 @@ def test_where_a_result_cannot_lie_is_said_before_any_work(
     assert file.read_text() == "mine"
 
 
+def buffered() -> dict[str, str]:
+    """An environment in which Python keeps its output back until it must write, as it usually does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 def test_output_that_the_terminal_cannot_show_or_take(run: Path, photos: Path) -> None:
     (photos / "a.jpg").rename(photos / "ü.jpg")
     command = [sys.executable, "-m", "igan_fast", "recognise", photos / "ü.jpg", "--model", run]
-    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ascii_only = buffered() | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, env=ascii_only, capture_output=True, check=False, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert r"\xfc.jpg" in done.stdout
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=buffered(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -494,7 +500,7 @@ def test_output_that_the_terminal_cannot_show_or_take(run: Path, photos: Path) -
 def test_a_full_disk_behind_the_output_is_one_line(run: Path, photos: Path) -> None:
     command = [sys.executable, "-m", "igan_fast", "recognise", photos / "a.jpg", "--model", run]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+        done = subprocess.run(command, env=buffered(), stdout=full, stderr=subprocess.PIPE, check=False, text=True)
     assert (done.returncode, done.stderr) == (2, "igan-fast: error: No space left on device\n")
 
 

@@ -183,3 +183,11 @@ def test_cpu_features_are_those_of_the_system(monkeypatch: pytest.MonkeyPatch) -
     assert line("CPU features").value == "asimd bf16"
     lines |= {"Features": ""}
     assert line("CPU features").value.startswith("unknown on ")
+
+
+def test_a_limit_on_the_cpu_s_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "allowed_cores", lambda: 16)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 16)
+    assert line("CPU").value.endswith(", 16 cores usable")
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 3)
+    assert line("CPU").value.endswith(", 16 cores usable, of whose time 3 are allowed")
