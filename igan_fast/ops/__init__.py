@@ -6,7 +6,9 @@
 - ``backends``: which implementations this machine has, and why the others are missing
 
 They take what PyTorch's own functions take: float16, bfloat16, float32 and float64, any memory layout, autograd of
-any order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Each has
+any order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Under ``torch.func``,
+``is_grads_batched``, forward mode, ``torch.jit.trace``, ``torch.export``, ONNX and dispatch modes, and of subclasses,
+they are PyTorch's own functions; ``torch.fx`` notes each down as one call; ``torch.jit.script`` is refused. Each has
 ``impl=``: ``"auto"`` (the default; the environment variable ``IGAN_FAST_IMPL`` can name another) takes the fastest
 implementation that can run the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on
 one. ``igan-fast doctor`` tells what there is.

@@ -75,3 +75,9 @@ def test_refuses(change, message):
     }
     with pytest.raises(ValueError, match=message):
         gather_images(**given | change)
+
+
+def test_an_unknown_implementation_is_refused():
+    images, index = torch.zeros(2, 2, 2, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="impl is 'cuda'; expected one of auto, native, triton, reference"):
+        gather_images(images, index, torch.zeros(1, dtype=torch.bool), impl="cuda")

