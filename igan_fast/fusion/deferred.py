@@ -52,8 +52,15 @@ class Pending(Tensor):
             result = handler(func, args, kwargs)
             if result is not NotImplemented:
                 return result
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Deferred)]
         args, kwargs = tree_map_only(Pending, settle, (args, kwargs))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        for t in given:
+            if type(t) is Deferred and t.was_written_into():
+                written = t.instead
+                t.become_written()
+                result = tree_map_only(Tensor, lambda r, t=t, written=written: t if r is written else r, result)
+        return result
 
     @abstractmethod
     def settled(self) -> Tensor:
@@ -203,20 +210,28 @@ class Deferred(Wrapper):
 
     def data_for_cpp(self) -> Tensor:
         if self.instead is not None:
-            self.check_instead()
             return self.instead.detach()
         if self._value is None:
             self._value = self.result.plain()
         return self._value
 
-    def check_instead(self) -> None:
-        """Raise a RuntimeError where what is used in its place was written into: its own node knows nothing of that."""
-        if self.instead is not None and version_of(self.instead) != self._instead_version:
-            raise RuntimeError(
-                "a fused module's result was changed in place after an activation had taken it, and now goes to a "
-                "derivative, a custom autograd function or C++; use what the in-place call returned, or "
-                "igan_fast.unfuse(model)"
-            )
+    def was_written_into(self) -> bool:
+        """Whether what is used in its place was changed in place: its own node in the graph knows nothing of that."""
+        return self.instead is not None and version_of(self.instead) != self._instead_version
+
+    def become_written(self) -> None:
+        """Have its owner go on with what was written, which has a node of its own, as plain PyTorch's would have.
+
+        Raises:
+            RuntimeError: something else holds on to it.
+        """
+        with torch._C.DisableTorchFunctionSubclass():
+            if self.instead is None or not self.become(self.instead):
+                raise RuntimeError(
+                    "a fused module's result is changed in place after an activation has taken it, and hooks or "
+                    "gradients are asked for at it; use what a function that is not in place returns, or "
+                    "igan_fast.unfuse(model)"
+                )
 
     def settled(self) -> Tensor:
         if self.instead is not None:

@@ -49,7 +49,8 @@ def _node(x: Deferred) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
         if not x.requires_grad:
             return settle(x)
-        x.check_instead()
+        if x.was_written_into():  # through a view
+            return x.instead
         x.pinned = True
         return torch.autograd.graph.get_gradient_edge(x)
 
