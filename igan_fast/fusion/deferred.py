@@ -55,12 +55,10 @@ class Pending(Tensor):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Deferred)]
         args, kwargs = tree_map_only(Pending, settle, (args, kwargs))
         result = func(*args, **kwargs)
-        for t in given:
-            if type(t) is Deferred and t.was_written_into():
-                written = t.instead
-                t.become_written()
-                result = tree_map_only(Tensor, lambda r, t=t, written=written: t if r is written else r, result)
-        return result
+        written = {id(t.instead): t for t in given if type(t) is Deferred and t.was_written_into()}
+        for t in written.values():
+            t.become_written()
+        return tree_map_only(Tensor, lambda r: written.get(id(r), r), result) if written else result
 
     @abstractmethod
     def settled(self) -> Tensor:
