@@ -275,16 +275,17 @@ def test_one_value_per_channel_raises_what_torch_raises(place, shape, groups):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_first_and_second_derivatives(place, training, groups):
     if place.interpreted and training and groups == 2:
-        pytest.skip("takes the interpreter half a minute; groups=1 has the same kernels")
+        pytest.skip("takes the interpreter long; groups=1 has the same kernels")
+    fast = place.interpreted  # along one random direction, which shows a wrong derivative all the same
     x, weight, bias, _ = arguments((4, 2, 3), torch.float64, place)
     kept = (None, None) if training else running(x)
 
     def function(*tensors: Tensor) -> Tensor:
         return ops.norm_act(*tensors, *kept, training=training, groups=groups, impl=place.impl)
 
-    assert torch.autograd.gradcheck(function, (x, weight, bias))
-    assert torch.autograd.gradgradcheck(function, (x, weight, bias))
-    assert torch.autograd.gradgradcheck(lambda v: function(v, weight.detach(), None), (x,))
+    assert torch.autograd.gradcheck(function, (x, weight, bias), fast_mode=fast)
+    assert torch.autograd.gradgradcheck(function, (x, weight, bias), fast_mode=fast)
+    assert torch.autograd.gradgradcheck(lambda v: function(v, weight.detach(), None), (x,), fast_mode=fast)
 
 
 def test_a_gradient_penalty(place):

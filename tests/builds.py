@@ -1,0 +1,99 @@
+"""Which tests come out the same whether the native extension was built or not, so that ``.ci/run`` runs them once.
+
+A test is taken to depend on it unless it is named here, or marked ``any_build``. What is said so is held to it: in such
+a test whoever looks at a fact about the extension, calls an operator of it, or starts a process, whose looks nobody
+sees, fails.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from igan_fast.ops import backend
+
+__all__ = ["blindfold", "mark"]
+
+TESTS = Path(__file__).resolve().parent
+
+#: Files and folders; and why a process that they start cannot look either, where they start any.
+ANY_BUILD = {
+    "baselines": "",
+    "data": "",
+    "ops/triton/test_compile.py": "it compiles Triton's kernels, for which there is one build",
+    "reference": "",
+    "release": "compilers, loaders and libraries made up for the test",
+    "test_build.py": "it makes builds of its own",
+    "test_metrics.py": "",
+    "test_report.py": "",
+    "train/test_balance.py": "",
+    "train/test_ema.py": "",
+    "train/test_grids.py": "",
+    "train/test_monitor.py": "",
+    "train/test_optimizer_state.py": "",
+}
+
+_FACTS = ("_NATIVE_CPU", "_BUILD_INFO", "_CUDA_TARGETS")
+_PROCESSES = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
+_watched = False  # whether a process must not be started now
+
+
+class Unseen:
+    """In place of a fact: every look fails the test, whatever would be caught."""
+
+    def _fail(self, *_: Any, **__: Any) -> NoReturn:
+        _fail("it looks at a fact about the native extension")
+
+    __eq__ = __ne__ = __hash__ = __bool__ = __str__ = __repr__ = __iter__ = __len__ = __getitem__ = _fail
+    __contains__ = __getattr__ = _fail
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Mark what is named above, unless it is marked ``every_build``, which also lifts a parameter's ``any_build``."""
+    places = {TESTS / name: why for name, why in ANY_BUILD.items()}
+    for item in items:
+        if item.get_closest_marker("every_build"):
+            item.own_markers = [marker for marker in item.own_markers if marker.name != "any_build"]
+            continue
+        for place in (item.path, *item.path.parents):
+            if place in places:
+                item.add_marker(pytest.mark.any_build(processes=places[place]))
+                break
+
+
+def blindfold(item: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For the time of a test that is marked ``any_build``."""
+    global _watched
+    for name in _FACTS:
+        monkeypatch.setattr(backend, name, Unseen())
+    monkeypatch.setattr(torch.ops, backend.NATIVE, Unseen())
+    markers = item.iter_markers("any_build")
+    _watched = not any(marker.kwargs.get("processes") for marker in markers)
+    yield
+    _watched = False
+
+
+def _fail(what: str) -> NoReturn:
+    pytest.fail(f"{what}: a test that does so must run with and without it; mark it every_build (tests/builds.py)")
+
+
+def _on_audit(event: str, _: Any) -> None:
+    if _watched and event in _PROCESSES:
+        _fail("it starts a process, which may look at the native extension")
+
+
+def _spawn(*arguments: Any) -> Any:
+    if _watched:
+        _fail("multiprocessing starts a process, which may look at the native extension")
+    return _start(*arguments)
+
+
+_start = multiprocessing.util.spawnv_passfds  # which raises no event
+multiprocessing.util.spawnv_passfds = _spawn
+sys.addaudithook(_on_audit)
