@@ -24,8 +24,9 @@ TABLES := bench/results/amd-epyc-avx2-2-threads.json
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
 
+# On all cores, a thread to each. PYTEST_OPTIONS='-n0 tests/ops' runs some of them, in one process.
 test: $(BUILT)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_OPTIONS)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -2,7 +2,7 @@
 
 A test is taken to depend on it unless it is named here, or marked ``any_build``. What is said so is held to it: in such
 a test whoever looks at a fact about the extension, calls an operator of it, or starts a process, whose looks nobody
-sees, fails.
+sees, fails. A file that can start one, because it imports what does, is left out of what is named by folder.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ ANY_BUILD = {
     "train/test_balance.py": "",
     "train/test_ema.py": "",
     "train/test_grids.py": "",
-    "train/test_monitor.py": "",
     "train/test_optimizer_state.py": "",
 }
 
 _FACTS = ("_NATIVE_CPU", "_BUILD_INFO", "_CUDA_TARGETS")
 _PROCESSES = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
+_STARTERS = {"subprocess", "multiprocessing"}
 _watched = False  # whether a process must not be started now
 
 
@@ -54,17 +54,16 @@ class Unseen:
     __contains__ = __getattr__ = _fail
 
 
-def mark(items: Iterable[pytest.Item]) -> None:
+def mark(items: Iterable[pytest.Function]) -> None:
     """Mark what is named above, unless it is marked ``every_build``, which also lifts a parameter's ``any_build``."""
     places = {TESTS / name: why for name, why in ANY_BUILD.items()}
     for item in items:
         if item.get_closest_marker("every_build"):
             item.own_markers = [marker for marker in item.own_markers if marker.name != "any_build"]
             continue
-        for place in (item.path, *item.path.parents):
-            if place in places:
-                item.add_marker(pytest.mark.any_build(processes=places[place]))
-                break
+        place = next((place for place in (item.path, *item.path.parents) if place in places), None)
+        if place and (places[place] or not _STARTERS & set(vars(item.module))):
+            item.add_marker(pytest.mark.any_build(processes=places[place]))
 
 
 def blindfold(item: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -75,8 +74,10 @@ def blindfold(item: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(torch.ops, backend.NATIVE, Unseen())
     markers = item.iter_markers("any_build")
     _watched = not any(marker.kwargs.get("processes") for marker in markers)
-    yield
-    _watched = False
+    try:
+        yield
+    finally:
+        _watched = False
 
 
 def _fail(what: str) -> NoReturn:
