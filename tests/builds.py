@@ -7,6 +7,7 @@ sees, fails. A file that can start one, because it imports what does, is left ou
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.util
 import sys
 from collections.abc import Iterable, Iterator
@@ -44,16 +45,6 @@ _STARTERS = {"subprocess", "multiprocessing"}
 _watched = False  # whether a process must not be started now
 
 
-class Unseen:
-    """In place of a fact: every look fails the test, whatever would be caught."""
-
-    def _fail(self, *_: Any, **__: Any) -> NoReturn:
-        _fail("it looks at a fact about the native extension")
-
-    __eq__ = __ne__ = __hash__ = __bool__ = __str__ = __repr__ = __iter__ = __len__ = __getitem__ = _fail
-    __contains__ = __getattr__ = _fail
-
-
 def mark(items: Iterable[pytest.Function]) -> None:
     """Mark what is named above, unless it is marked ``every_build``, which also lifts a parameter's ``any_build``."""
     places = {TESTS / name: why for name, why in ANY_BUILD.items()}
@@ -66,18 +57,29 @@ def mark(items: Iterable[pytest.Function]) -> None:
             item.add_marker(pytest.mark.any_build(processes=places[place]))
 
 
-def blindfold(item: pytest.Item, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For the time of a test that is marked ``any_build``."""
+@contextlib.contextmanager
+def blindfold(*, processes: bool) -> Iterator[None]:
+    """Until left, nobody here sees whether there is an extension; ``processes``: whether one may be started."""
     global _watched
-    for name in _FACTS:
-        monkeypatch.setattr(backend, name, Unseen())
-    monkeypatch.setattr(torch.ops, backend.NATIVE, Unseen())
-    markers = item.iter_markers("any_build")
-    _watched = not any(marker.kwargs.get("processes") for marker in markers)
-    try:
-        yield
-    finally:
-        _watched = False
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _FACTS:
+            patch.setattr(backend, name, Unseen())
+        patch.setattr(torch.ops, backend.NATIVE, Unseen())
+        _watched = not processes
+        try:
+            yield
+        finally:
+            _watched = False
+
+
+class Unseen:
+    """In place of a fact: every look fails the test, past any ``except Exception``."""
+
+    def _look(self, *_: Any, **__: Any) -> NoReturn:
+        _fail("it looks at a fact about the native extension")
+
+    __eq__ = __ne__ = __hash__ = __bool__ = __str__ = __repr__ = __iter__ = __len__ = __getitem__ = _look
+    __contains__ = __getattr__ = _look
 
 
 def _fail(what: str) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,18 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     builds.mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that is said not to depend on the native extension cannot, nor can a fixture that is set up for it."""
+    markers = [*item.iter_markers("any_build")]
+    if not markers:
+        return (yield)
+    with builds.blindfold(processes=any(marker.kwargs.get("processes") for marker in markers)):
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,15 +69,6 @@ def unwritten_memory_is_nan() -> None:
     """On the CPU always (``pytest_configure``); on a GPU, what is free now."""
     if torch.cuda.is_available():
         unwritten.poison_gpu()
-
-
-@pytest.fixture(autouse=True)
-def any_build_is_any_build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that is said not to depend on the native extension cannot."""
-    if request.node.get_closest_marker("any_build"):
-        yield from builds.blindfold(request.node, monkeypatch)
-    else:
-        yield
 
 
 @pytest.fixture(autouse=True)

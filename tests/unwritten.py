@@ -1,8 +1,8 @@
 """Memory that nobody wrote holds NaN, or a very large integer: what reads it shows.
 
-glibc fills each block that it hands out (``M_PERTURB``), whoever asks: ``torch.empty`` and its kin, an operator's output,
-the scratch of a C++ kernel, a large NumPy array. A child process cannot be reached by the call, and its variable
-takes no byte of which floats are NaN: there they are about 3e38.
+glibc fills each block that it hands out (``M_PERTURB``), whoever asks: ``torch.empty`` and its kin, an operator's
+output, the scratch of a C++ kernel, a large NumPy array. A child process cannot be reached by the call, and its
+variable takes no byte of which floats are NaN: there they are about 3e38.
 
 A thread's own cache of blocks up to 1 KiB would hand some of them out as they are. It can be left out from a process's
 start alone: for pytest-xdist's workers, which ``make test`` takes; in a plain pytest a small block is now and then
