@@ -62,7 +62,7 @@ cpp: $(READY)
 	for sanitizer in address thread; do \
 	    cmake -S . -B build/cpp-$$sanitizer -DIGAN_FAST_LIBRARY=OFF -DIGAN_FAST_SANITIZE=$$sanitizer && \
 	    cmake --build build/cpp-$$sanitizer --parallel 2 && \
-	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure || exit 1; \
+	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure --parallel 2 || exit 1; \
 	done
 
 # The CUDA kernels for Ampere and Hopper, without a GPU: registers and spills; leaves nothing behind.
