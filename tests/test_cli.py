@@ -229,7 +229,9 @@ def test_train_refuses_before_anything_starts(tmp_path: Path, capsys: pytest.Cap
     assert not run.exists()
 
 
-@pytest.mark.parametrize("arguments", [["train", "--colour", "3"], ["paint"], ["train", "--width", "wide"], ["generate"]])
+@pytest.mark.parametrize(
+    "arguments", [["train", "--colour", "3"], ["paint"], ["train", "--width", "wide"], ["generate"]]
+)
 def test_unknown_options_exit_with_2_and_no_traceback(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
