@@ -24,8 +24,9 @@ TABLES := bench/results/amd-epyc-avx2-2-threads.json
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
 
+# On all cores, a thread to each. PYTEST_OPTIONS='-n0 tests/ops' runs some of them, in one process.
 test: $(BUILT)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_OPTIONS)
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -61,7 +62,7 @@ cpp: $(READY)
 	for sanitizer in address thread; do \
 	    cmake -S . -B build/cpp-$$sanitizer -DIGAN_FAST_LIBRARY=OFF -DIGAN_FAST_SANITIZE=$$sanitizer && \
 	    cmake --build build/cpp-$$sanitizer --parallel 2 && \
-	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure || exit 1; \
+	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure --parallel 2 || exit 1; \
 	done
 
 # The CUDA kernels for Ampere and Hopper, without a GPU: registers and spills; leaves nothing behind.

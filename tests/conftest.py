@@ -1,16 +1,77 @@
-"""What several rooms' tests need."""
+"""What several rooms' tests need, and what holds for each of them."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU then
+
+if sys.platform == "linux":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it asks a name server for this machine's address
+
+import builds
+import unwritten
+
+#: What would make a test's outcome depend on the terminal that it is started from.
+TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")
+
+_numbers = itertools.count()
+
+
+def pytest_configure() -> None:
+    unwritten.poison()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    builds.mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that is said not to depend on the native extension cannot, nor can a fixture that is set up for it."""
+    markers = [*item.iter_markers("any_build")]
+    if not markers:
+        return (yield)
+    with builds.blindfold(processes=any(marker.kwargs.get("processes") for marker in markers)):
+        return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home folder that holds nothing, for all workers; a terminal that has no wishes."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "home"
+    home.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", *TERMINAL):
+            patch.delenv(name, raising=False)
+        patch.setenv("IGAN_FAST_CACHE", str(home / "cache"))
+        yield home
+
+
+@pytest.fixture(autouse=True)
+def own_cache(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another one has kept."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    monkeypatch.setenv("IGAN_FAST_CACHE", str(own_home / f"cache-{worker}-{next(_numbers)}"))
+
+
+@pytest.fixture(autouse=True)
+def unwritten_memory_is_nan() -> None:
+    """On the CPU always (``pytest_configure``); on a GPU, what is free now."""
+    if torch.cuda.is_available():
+        unwritten.poison_gpu()
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +100,15 @@ def celeba_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no CelebA: {folder} does not exist (set IGAN_FAST_CELEBA)")
     return folder
+
+
+def _no_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Tests talk to this machine alone; what waits for another fails where there is none."""
+    if event == "socket.connect":
+        address = arguments[1]
+        host = address[0] if isinstance(address, tuple) else None  # else a file's name: a local socket
+        if host is not None and host not in ("localhost", "::1") and not str(host).startswith("127."):
+            pytest.fail(f"a test connects to {host}")
+
+
+sys.addaudithook(_no_network)

@@ -16,26 +16,37 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 status=0
-for target in sm_80 sm_90a; do
-    for source in "$csrc"/cuda/*.cu; do
-        log="$work/log"
-        if ! "$nvcc" "${flags[@]}" -gencode "arch=compute_${target#sm_},code=$target" -DUSE_CUDA \
-            -DTORCH_TARGET_VERSION=0x020a000000000000 -isystem "$include" -Xptxas -v -c "$source" -o "$work/object.o" \
-            > "$log" 2>&1; then
-            grep -E "error" "$log" || cat "$log"
-            exit 1
-        fi
-        # ptxas says for each kernel: its mangled name, then its stack and spills, then its registers.
-        awk -v target="$target" -v source="$(basename "$source")" '
-            /Compiling entry function/ { name = $0; sub(/.*function .\047?/, "", name); sub(/\047.*/, "", name) }
-            /bytes stack frame/ { stack = $1 + 0; spills = $5 + $9 }
-            /Used [0-9]+ registers/ {
-                match($0, /Used [0-9]+/); registers = substr($0, RSTART + 5, RLENGTH - 5) + 0
-                kernels++; if (registers > most) most = registers
-                if (stack > 0 || spills > 0) { printf "%s %s: stack %d, spills %d bytes: %s\n", target, source, stack, spills, name; bad++ }
+targets=(sm_80 sm_90a)
+generate=()
+for target in "${targets[@]}"; do generate+=(-gencode "arch=compute_${target#sm_},code=$target"); done
+for source in "$csrc"/cuda/*.cu; do
+    log="$work/log"
+    if ! "$nvcc" "${flags[@]}" "${generate[@]}" -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000 -isystem "$include" \
+        -Xptxas -v -c "$source" -o "$work/object.o" > "$log" 2>&1; then
+        grep -E "error" "$log" || cat "$log"
+        exit 1
+    fi
+    # ptxas says for each kernel: its mangled name and target, then its stack and spills, then its registers.
+    awk -v targets="${targets[*]}" -v source="$(basename "$source")" '
+        /Compiling entry function/ {
+            name = $0; sub(/.*function .\047?/, "", name); sub(/\047.*/, "", name)
+            target = $0; sub(/.* for .?\047/, "", target); sub(/\047.*/, "", target)
+        }
+        /bytes stack frame/ { stack = $1 + 0; spills = $5 + $9 }
+        /Used [0-9]+ registers/ {
+            match($0, /Used [0-9]+/); registers = substr($0, RSTART + 5, RLENGTH - 5) + 0
+            kernels[target]++; if (registers > most[target]) most[target] = registers
+            if (stack > 0 || spills > 0) { printf "%s %s: stack %d, spills %d bytes: %s\n", target, source, stack, spills, name; bad[target]++ }
+        }
+        END {
+            count = split(targets, wanted, " ")
+            for (i = 1; i <= count; i++) {
+                t = wanted[i]
+                printf "%-7s %-20s %3d kernels, at most %3d registers, %d with spills or a stack\n", t, source, kernels[t], most[t], bad[t]
+                if (bad[t] > 0 || !kernels[t]) failed = 1
             }
-            END { printf "%-7s %-20s %3d kernels, at most %3d registers, %d with spills or a stack\n", target, source, kernels, most, bad; exit bad > 0 }
-        ' "$log" || status=1
-    done
+            exit failed
+        }
+    ' "$log" || status=1
 done
 exit $status

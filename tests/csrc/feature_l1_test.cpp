@@ -27,7 +27,7 @@ template <typename T> void pairs_of_several_sizes(const Kernels &kernels) {
   for (const int64_t size : sizes) {
     fakes.push_back(values<T>(size, 1));
     reals.push_back(values<T>(size, 2));
-    codes.emplace_back(static_cast<size_t>(code_bytes(size)));
+    codes.push_back(unwritten<uint8_t>(static_cast<size_t>(code_bytes(size))));
   }
   for (size_t i = 0; i < fakes.size(); ++i) {
     Pair pair{};
@@ -37,7 +37,7 @@ template <typename T> void pairs_of_several_sizes(const Kernels &kernels) {
     pair.codes = codes[i].data();
     pairs.push_back(pair);
   }
-  std::vector<double> sums(pairs.size()), again(pairs.size());
+  std::vector<double> sums = unwritten<double>(pairs.size()), again = sums;
   kernels.feature_l1(pairs.data(), static_cast<int64_t>(pairs.size()),
                      sums.data(), &on_threads);
   for (Pair &pair : pairs)
@@ -55,7 +55,7 @@ template <typename T> void pairs_of_several_sizes(const Kernels &kernels) {
           expected);
     CHECK(sums[i] == again[i], "%s: other bits with other threads",
           kernels.isa);
-    std::vector<T> out(fakes[i].size());
+    std::vector<T> out = unwritten<T>(fakes[i].size());
     const SignedFill fill{out.data(), dtype_of<T>(), sizes[i], codes[i].data(),
                           -0.375};
     kernels.feature_l1_backward(&fill, 1, &on_threads);
@@ -74,7 +74,8 @@ template <typename T> void differing_layouts(const Kernels &kernels) {
   constexpr int64_t kRows = 37, kColumns = 53;
   const auto fake = values<float>(kRows * kColumns, 3);
   const auto real = values<T>(kRows * kColumns, 4);
-  std::vector<uint8_t> codes(static_cast<size_t>(code_bytes(kRows * kColumns)));
+  std::vector<uint8_t> codes =
+      unwritten<uint8_t>(static_cast<size_t>(code_bytes(kRows * kColumns)));
   Pair pair{};
   pair.fake = {fake.data(), Dtype::Float, true, {kColumns, 1}};
   pair.real = {real.data(), dtype_of<T>(), false, {1, kRows}};
@@ -85,7 +86,7 @@ template <typename T> void differing_layouts(const Kernels &kernels) {
   pair.codes = codes.data();
   double sum = 0, expected = 0;
   kernels.feature_l1(&pair, 1, &sum, &on_threads);
-  std::vector<float> out(fake.size());
+  std::vector<float> out = unwritten<float>(fake.size());
   const SignedFill fill{out.data(), Dtype::Float, pair.numel, codes.data(), 1};
   kernels.feature_l1_backward(&fill, 1, &in_one_piece);
   for (int64_t row = 0; row < kRows; ++row)

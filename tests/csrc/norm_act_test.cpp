@@ -33,19 +33,20 @@ void one_shape(const Kernels &kernels, const NormShape &s,
   const size_t count = static_cast<size_t>(s.groups * s.values() * s.channels),
                channels = static_cast<size_t>(s.channels);
   Random random{5};
-  std::vector<T> x(count), grad(count), y(count), dx(count), again(count);
+  std::vector<T> x(count), grad(count), y = unwritten<T>(count), dx = y,
+                                        again = y;
   for (T &value : x)
     value = from_double<T>(random() + mean_of_data);
   for (T &value : grad)
     value = from_double<T>(random());
-  std::vector<A> weight(channels), bias(channels), dweight(channels),
-      dbias(channels);
+  std::vector<A> weight(channels), bias(channels),
+      dweight = unwritten<A>(channels), dbias = dweight;
   for (A &value : weight)
     value = static_cast<A>(random());
   for (A &value : bias)
     value = static_cast<A>(random());
-  std::vector<A> mean(channels * static_cast<size_t>(s.groups)),
-      var(mean.size());
+  std::vector<A> mean = unwritten<A>(channels * static_cast<size_t>(s.groups)),
+                 var = mean;
   const NormParams<A> params{weight.data(), bias.data(), static_cast<A>(1e-5),
                              static_cast<A>(0.2)};
   const NormKernels<A> &norm = table<A>(kernels);
@@ -87,13 +88,13 @@ void one_shape(const Kernels &kernels, const NormShape &s,
         const double d =
             w * inverse *
             (passed(k) - sum_grad / n - normal(k) * sum_product / n);
-        worst_y = std::max(
+        worst_y = worse(
             worst_y,
             relative(static_cast<double>(to_float(y[place(s, g, c, k)])) - out,
                      std::abs(out)));
         if (std::abs(z) >
             1e-3) // nearer to 0, rounding may choose the other side
-          worst_dx = std::max(
+          worst_dx = worse(
               worst_dx,
               relative(static_cast<double>(to_float(dx[place(s, g, c, k)])) - d,
                        std::abs(d)));
@@ -102,10 +103,10 @@ void one_shape(const Kernels &kernels, const NormShape &s,
       bias_sums[static_cast<size_t>(c)] += sum_grad;
     }
   for (size_t c = 0; c < channels; ++c) {
-    worst_weight = std::max(
-        worst_weight, relative(dweight[c] - weight_sums[c], std::sqrt(n)));
+    worst_weight = worse(worst_weight,
+                         relative(dweight[c] - weight_sums[c], std::sqrt(n)));
     worst_bias =
-        std::max(worst_bias, relative(dbias[c] - bias_sums[c], std::sqrt(n)));
+        worse(worst_bias, relative(dbias[c] - bias_sums[c], std::sqrt(n)));
   }
   const double allowed = tolerance<T>() * (mean_of_data != 0 ? 200 : 1);
   CHECK(worst_y < allowed && worst_dx < 4 * allowed &&

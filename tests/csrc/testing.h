@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -60,6 +61,19 @@ struct Random {
     return std::round(sum * 64) / 64;
   }
 };
+
+// Memory that nobody has written yet: NaN in every type of floats.
+template <typename T> std::vector<T> unwritten(size_t count) {
+  std::vector<T> values(count);
+  if (count)
+    std::memset(static_cast<void *>(values.data()), 0xFF, count * sizeof(T));
+  return values;
+}
+
+// The larger, where NaN is larger than all: std::max would pass over it.
+inline double worse(double a, double b) {
+  return std::isnan(b) || b > a ? b : a;
+}
 
 template <typename T> T from_double(double value) {
   if constexpr (sizeof(T) == sizeof(double))

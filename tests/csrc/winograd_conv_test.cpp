@@ -2,8 +2,10 @@
 // against direct loops in double, for every instruction set, filter and tile
 // size.
 
+#include <array>
 #include <cstdlib>
 #include <limits>
+#include <map>
 #include <memory>
 
 #include "testing.h"
@@ -219,6 +221,8 @@ int main() {
       {3, 4, 13, 33, 5}, {2, 16, 23, 24, 40}, {20, 8, 8, 8, 8},
       {1, 2, 12, 1, 33}, {2, 21, 20, 3, 180}, // sums over blocks of tiles
   };
+  // Each is worked out once, for all instruction sets and tiles.
+  std::map<std::array<int64_t, 4>, Case> cases;
   return for_every_isa([&](const Kernels &kernels) {
     for (const WinogradKernels &kernel : kernels.winograd)
       for (const auto &size : sizes)
@@ -234,7 +238,11 @@ int main() {
               small(size.height), small(size.width), size.small, padding};
           if (shape.small_height > 0 && shape.small_width > 0)
             one_case(kernels.isa, kernel,
-                     Case(shape, kernel.kernel, kernel.stride));
+                     cases
+                         .try_emplace({&size - sizes, padding, kernel.kernel,
+                                       kernel.stride},
+                                      shape, kernel.kernel, kernel.stride)
+                         .first->second);
         }
   });
 }

@@ -13,7 +13,7 @@ from igan_fast.ops import backend
 
 PLACES = [
     pytest.param(("native", "cpu"), id="native-cpu"),
-    pytest.param(("triton", "cpu"), id="triton-interpreted"),
+    pytest.param(("triton", "cpu"), id="triton-interpreted", marks=pytest.mark.any_build),
     pytest.param(("native", "cuda"), id="native-cuda", marks=pytest.mark.gpu),
     pytest.param(("triton", "cuda"), id="triton-cuda", marks=pytest.mark.gpu),
 ]

@@ -65,6 +65,7 @@ def test_large_layouts(native, layout, other):
     check(native, [fake], [real], None, torch.float32)
 
 
+@pytest.mark.every_build
 def test_expanded_inputs(place):
     fake = torch.randn(1, 4, 1, device=place.device).requires_grad_()
     real = torch.randn(3, 4, 5, device=place.device)
@@ -152,6 +153,7 @@ def test_nan_and_infinity_travel(place, values):
     assert max(error(a, e) for a, e in zip(actual, expected, strict=True)) < 1e-6
 
 
+@pytest.mark.every_build
 @pytest.mark.parametrize("upstream", [math.inf, math.nan])
 def test_a_gradient_that_is_not_finite_travels(place, upstream):
     """Infinity times the sign at a tie is NaN, as torch has it."""
@@ -288,6 +290,7 @@ def test_any_shape_and_stride(data):
     assert max(error(a, e) for a, e in zip(actual, expected, strict=True)) < 1e-5
 
 
+@pytest.mark.every_build
 def test_nine_dimensions(place):
     fake, real = (torch.randn(1, 2, 1, 2, 2, 1, 2, 2, 2, device=place.device).transpose(1, 4) for _ in range(2))
     real = real.transpose(3, 8)

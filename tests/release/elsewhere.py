@@ -20,7 +20,8 @@ from release import cuda_stubs
 __all__ = ["Environment", "oldest_torch"]
 
 ROOT = Path(__file__).resolve().parents[2]
-_TOOLS = ("pytest", "pytest-benchmark", "pytest-timeout", "hypothesis")
+_TOOLS = ("pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist", "hypothesis")
+_SHARED = ("conftest.py", "builds.py", "oracles.py", "unwritten.py")  # what the tests there import
 
 #: PyTorch's own for a GPU, several GB; and itself, whose version is not the constraints'.
 _LEFT_OUT = re.compile(r"(torch|triton|cuda|nvidia)(-.*)?$")
@@ -75,8 +76,11 @@ class Environment:
         return self._install_libraries(wanted) if libraries else ""
 
     def test(self, folder: Path, tests: Iterable[str]) -> None:
-        """Run tests of the checkout, copied to ``folder``, against what is installed; ends the program if any fails."""
-        for name in ("pyproject.toml", "tests/conftest.py", "tests/oracles.py", *tests):
+        """Run tests of the checkout, copied to ``folder``, against what is installed; ends the program if any fails.
+
+        Those that come out the same without the extension were run where the wheel was built.
+        """
+        for name in ("pyproject.toml", *(f"tests/{name}" for name in _SHARED), *tests):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
@@ -85,8 +89,10 @@ class Environment:
             raise SystemExit(f"the wheel's igan_fast was not found: {where.stdout or where.stderr}")
         # torch.compile's tests do need a compiler.
         path = os.pathsep.join([str(self.folder / "bin"), os.environ.get("PATH", os.defpath)])
-        environment = {**os.environ, "PATH": path, **self._loader()}
-        command = [str(self.python), "-m", "pytest", "-q", "-r", "fE", "-p", "no:cacheprovider", *tests]
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PATH": path, **self._loader()}
+        workers = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
+        options = ("-q", "-r", "fE", "-p", "no:cacheprovider", "-m", "not any_build")
+        command = [str(self.python), "-m", "pytest", *workers, *options, *tests]
         if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
             raise SystemExit("tests failed against the wheel")
 

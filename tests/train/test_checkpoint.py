@@ -339,7 +339,7 @@ from pathlib import Path
 from igan_fast.train.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint
 run = Path(sys.argv[1])
 newest = newest_checkpoint(run, lambda message: sys.exit("DAMAGED " + message))
-start = newest.state["i"] + 1 if newest else 0
+start = newest.state["i"] + 1 if newest else 0  # not its iteration, which may be the one that is written twice
 print("ready", flush=True)
 for i in range(start, start + 100_000):
     # every third time the same iteration is written again: replacing has to be as safe

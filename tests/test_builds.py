@@ -1,0 +1,77 @@
+"""A test that runs once for all builds cannot see which one it is."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import builds
+import pytest
+import torch
+
+from igan_fast import ops
+from igan_fast.ops import backend
+
+LOOKS = {
+    "auto": lambda: ops.norm_act(torch.ones(3, 4), None, None),
+    "by name": lambda: ops.feature_l1([torch.ones(3)], [torch.ones(3)], impl="native"),
+    "backends": ops.backends,
+    "how it was built": backend.build_info,
+    "chosen": lambda: backend.chosen(torch.device("cpu")),
+    "has_native_cpu": backend.has_native_cpu,
+    "an operator": lambda: torch.ops.igan_fast.norm_act,
+    "a process": lambda: subprocess.run([sys.executable, "-c", ""], check=False),
+    "a shell": lambda: os.system("true"),
+    "a spawned process": lambda: multiprocessing.get_context("spawn").Process(target=print).start(),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_whoever_looks_fails_and_no_handler_hides_it(look):
+    def hidden() -> None:
+        with contextlib.suppress(Exception):
+            look()
+
+    with builds.blindfold(processes=False), pytest.raises(pytest.fail.Exception, match="mark it every_build"):
+        hidden()
+
+
+def test_what_does_not_look_works():
+    x = torch.ones(3, 4)
+    with builds.blindfold(processes=True):
+        assert ops.norm_act(x, None, None, impl="reference").shape == x.shape
+        subprocess.run([sys.executable, "-c", ""], check=True)
+
+
+def test_afterwards_all_is_as_before():
+    before = ops.backends()
+    with builds.blindfold(processes=False):
+        pass
+    assert ops.backends() == before
+    assert ops.norm_act(torch.ones(3, 4), None, None).shape == (3, 4)
+    subprocess.run([sys.executable, "-c", ""], check=True)
+
+
+def test_every_named_place_exists():
+    assert [name for name in builds.ANY_BUILD if not (builds.TESTS / name).exists()] == []
+
+
+def test_this_file_is_run_for_every_build(request):
+    """It starts processes and asks; nothing names it."""
+    assert request.node.get_closest_marker("any_build") is None
+
+
+@pytest.mark.parametrize("where", [pytest.param("here", marks=pytest.mark.any_build)])
+@pytest.mark.every_build
+def test_every_build_lifts_the_mark_of_a_parameter(where, request):
+    assert request.node.get_closest_marker("any_build") is None
+    assert ops.backends()
+
+
+@pytest.mark.any_build
+def test_a_marked_test_is_blindfolded():
+    with pytest.raises(pytest.fail.Exception):
+        ops.backends()
