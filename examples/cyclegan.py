@@ -138,9 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, labels = faces(options, ["Male"])
     women, men = images[labels[:, 0] == 0], images[labels[:, 0] == 1]
     model = build(options.image_size).to(options.device)
-    if options.fuse:
-        print(igan_fast.fuse(model))
+    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
     train(model, training_step, unpaired(women, men, options), options)
+    print(report)
     with torch.no_grad():
         changed, back = model.to_b(women[:8]), model.to_a(model.to_b(women[:8]))
     save_pictures({"real": women[:8], "changed": changed, "and back": back}, options.out)

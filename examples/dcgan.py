@@ -102,9 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(Options, __doc__, arguments)
     images, _ = faces(options)
     model = build(options.image_size).to(options.device)
-    if options.fuse:
-        print(igan_fast.fuse(model))
+    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
     train(model, training_step, shuffled([images], options.batch_size, options.seed), options)
+    print(report)
     with torch.no_grad():
         save_pictures({"real": images[:8], "noise": model.eval().generator(model.noise(images[:8]))}, options.out)
 

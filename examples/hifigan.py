@@ -86,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(Options, __doc__, arguments)
     sounds = notes(256, options.samples, options.seed).to(options.device)
     model = build().to(options.device)
-    if options.fuse:
-        print(igan_fast.fuse(model))
+    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
     train(model, training_step, shuffled([sounds], options.batch_size, options.seed), options)
+    print(report)
 
 
 if __name__ == "__main__":

@@ -147,9 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, _ = faces(options)
     pairs = outlines_of(images), images
     model = build(options.image_size).to(options.device)
-    if options.fuse:
-        print(igan_fast.fuse(model))
+    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
     train(model, training_step, shuffled(pairs, options.batch_size, options.seed), options)
+    print(report)
     with torch.no_grad():  # in training mode, as the original: dropout is its noise
         save_pictures(
             {"outlines": pairs[0][:8], "drawn": model.generator(pairs[0][:8]), "real": images[:8]}, options.out

@@ -142,9 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, _ = faces(options)
     pairs = labels_of(images), images
     model = build(options.image_size).to(options.device)
-    if options.fuse:
-        print(igan_fast.fuse(model))
+    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
     train(model, training_step, shuffled(pairs, options.batch_size, options.seed), options)
+    print(report)
     shown = pairs[0][:8].argmax(1, keepdim=True).expand(-1, 3, -1, -1) / (LABELS - 1) * 2 - 1
     with torch.no_grad():
         save_pictures({"labels": shown, "painted": model.generator(pairs[0][:8]), "real": images[:8]}, options.out)

@@ -141,9 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(Options, __doc__, arguments)
     images, labels = faces(options, ATTRIBUTES)
     model = build(options.image_size).to(options.device)
-    if options.fuse:
-        print(igan_fast.fuse(model))
+    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
     train(model, training_step, shuffled([images, labels], options.batch_size, options.seed), options)
+    print(report)
     rows = {"real": images[:8]}
     for index, name in enumerate(ATTRIBUTES):
         reversed_ = labels[:8].clone()

@@ -84,5 +84,5 @@ def _seen(module: Twin, names: Mapping[int, str]) -> str:
     if place.norm is not None and id(place.norm) in names:
         return f"folded with {names[id(place.norm)]} in evaluation without gradients"
     if place.unknown:
-        return "nothing seen yet"
+        return "nothing seen yet that is large enough to gain"
     return "alone" if not isinstance(module, FusedConvolution) else "alone, by the faster of our kernels and PyTorch's"

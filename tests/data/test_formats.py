@@ -214,7 +214,7 @@ def test_devices_pipes_and_sockets_are_no_photos(tmp_path: Path) -> None:
                 both_ways(tmp_path / f"{name}.jpg", 32)
 
 
-@pytest.mark.parametrize(("name", "found"), [("x" * 5000, "cannot be read: File name too long"), ("a\0b", "no ")])
+@pytest.mark.parametrize(("name", "found"), [("x" * 5000, "cannot be read: File name too long"), ("a\0b", "NUL|no ")])
 def test_names_that_no_file_can_have(name: str, found: str) -> None:
     for use in (lambda: load_photo(name, 32), lambda: expand_photos([name]), lambda: open_source(name)):
         with pytest.raises(InputError, match=found):

@@ -141,7 +141,7 @@ X = torch.randn(4, 3, 6, 5, dtype=torch.float64)
 def test_the_report_reads_as_a_table():
     model = nn.Sequential(block(), nn.Conv2d(4, 1, 1), nn.Sigmoid(), Subclass(1))
     report = igan_fast.fuse(model)
-    assert report[0] == Entry("0.0", "Conv2d", True, "nothing seen yet")
+    assert report[0] == Entry("0.0", "Conv2d", True, "nothing seen yet that is large enough to gain")
     model.eval()
     with torch.no_grad():
         for _ in range(2):

@@ -51,7 +51,7 @@ def written(change, use=lambda net, y: net.act(y)):
 
 def without_names(text: str) -> str:
     """A node may have a name of our own; a subclass of our own may print its name."""
-    return re.sub(r"grad_fn=<\w+>", "grad_fn", text)
+    return re.sub(r"\s+", " ", re.sub(r"grad_fn=<\w+>", "grad_fn", text))
 
 
 def stored(y: Tensor) -> Tensor:
