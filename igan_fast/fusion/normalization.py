@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from igan_fast.fusion import twin
 from igan_fast.fusion.activation import parts_of
 from igan_fast.fusion.deferred import Deferred, guard, learn, settle, watch
 from igan_fast.fusion.nodes import apply
@@ -207,7 +208,7 @@ class FusedInstanceNorm(FusedNorm):
     def _takes(self, x: Tensor) -> bool:
         self._check_input_dim(x)  # type: ignore[operator]
         values = x.numel() // (x.shape[0] * x.shape[1])
-        return x.dim() != self._get_no_batch_dim() and values > 1  # type: ignore[operator]
+        return x.dim() != self._get_no_batch_dim() and values >= max(twin.SMALLEST_INSTANCE, 2)  # type: ignore[operator]
 
     def _statistics(self, running_mean: Tensor | None, running_var: Tensor | None) -> _Statistics:
         if running_mean is None or running_var is None:

@@ -18,6 +18,9 @@ __all__ = ["Twin", "derived", "is_small", "layout_of", "records"]
 #: Values from which on there is something to be gained (measured); below, PyTorch computes.
 SMALLEST = 1 << 17
 
+#: As ``SMALLEST``, of the values that are normalised together.
+SMALLEST_INSTANCE = 1 << 8
+
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
