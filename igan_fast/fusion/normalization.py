@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -115,17 +116,17 @@ class FusedNorm(Twin):
             and (not x.is_inference() or torch.is_inference_mode_enabled())
         )
 
+    @abstractmethod
     def _takes(self, x: Tensor) -> bool:
         """Whether x has a shape and a layout for the fused operators."""
-        raise NotImplementedError
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """x in the layout that PyTorch's result has."""
         return x
 
+    @abstractmethod
     def _statistics(self, running_mean: Tensor | None, running_var: Tensor | None) -> _Statistics:
         """``statistics`` and ``update`` of a call, which it counts."""
-        raise NotImplementedError
 
     def _joined(self, input: Tensor) -> Tensor | None:
         """The result where the convolution has computed it, as it may in evaluation."""
