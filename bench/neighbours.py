@@ -42,7 +42,7 @@ def main() -> None:
         for number in range(given.rounds):
             for count in given.neighbours:
                 for case in cases:
-                    run = Path(folder) / f"run-{len(found)}-{number}"
+                    run = Path(folder) / f"run-{number}-{count}-{'-'.join(case)}"
                     with neighbours(count):
                         speed = train(run, *case, given.iterations)
                     found.setdefault((*case, count), []).append(speed)
