@@ -2,7 +2,7 @@
 
 ``python -m bench.neighbours`` starts ``igan-fast train`` again and again, alone and beside programs that only count, in
 interleaved rounds, and prints the median of each. It wants a machine where nothing else runs; six minutes on two cores.
-The two spin counts of ``igan_fast/_start.py`` are chosen by it. A spin count of "default" is OpenMP's own, "ours" is
+The spin count of ``igan_fast/_start.py`` is chosen by it. A spin count of "default" is OpenMP's own, "ours" is
 what the command sets; "auto" threads are what the command takes where it sees the neighbours.
 """
 

@@ -157,9 +157,6 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {}
     _start.prepare(environment)
     assert environment == {"GOMP_SPINCOUNT": str(_start.SPIN_COUNT)}
-    environment = {}
-    _start.prepare(environment, busy=True)
-    assert environment == {"GOMP_SPINCOUNT": str(_start.SPIN_COUNT_BUSY)}
     monkeypatch.setattr(_start, "usable_cores", lambda: CORES - 1)
     environment = {"GOMP_SPINCOUNT": "7"}
     _start.prepare(environment)
