@@ -17,10 +17,10 @@ __all__ = ["SPIN_COUNT", "THREADS_GIVEN", "is_command", "prepare"]
 #: Whether the user has said how many threads OpenMP shall have.
 THREADS_GIVEN = "OMP_NUM_THREADS" in os.environ
 
-#: How often a thread of GNU's OpenMP looks whether the others have come before it sleeps. Its own 300,000 are longer than
-#: the kernel's time slice: where another program wants the core, a thread that waits takes it away from the very thread
-#: that it is waiting for. Alone this costs some percent, beside others it gains several times as much, and a neighbour may
-#: come at any time. ``python -m bench.neighbours`` measures it.
+#: How often a thread of GNU's OpenMP looks whether the others have come before it sleeps. Its own 300,000 are longer
+#: than the kernel's time slice: where another program wants the core, a thread that waits takes it away from the very
+#: thread that it is waiting for. Alone this costs some percent, beside others it gains several times as much, and a
+#: neighbour may come at any time. ``python -m bench.neighbours`` measures it.
 SPIN_COUNT = 1_000
 
 
