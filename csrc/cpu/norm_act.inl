@@ -30,7 +30,6 @@ struct Affine {
   A mean, scale, bias, slope;
 };
 
-
 template <typename A>
 A inverse_std(A var, A eps) {
   return static_cast<A>(1 / std::sqrt(static_cast<double>(var) + static_cast<double>(eps)));
