@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from igan_fast.fusion.deferred import HANDLERS, Deferred, Watched, Wrapper, settle
 from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.place import Place
+from igan_fast.ops.conv_act import before_activation
 from igan_fast.ops.transforms import transformed
 
 __all__ = ["parts_of"]
@@ -67,7 +68,7 @@ class _Activate(torch.autograd.Function):
                 with torch._C.DisableTorchFunctionSubclass():
                     return _DeferredGradient(side, grad, ctx.slope, ctx.place), None
             side = result.side()
-        return _before_activation(grad, side.detach(), ctx.slope), None
+        return before_activation(grad, side.detach(), ctx.slope), None
 
 
 class _DeferredGradient(Wrapper):
@@ -87,22 +88,12 @@ class _DeferredGradient(Wrapper):
     def data_for_cpp(self) -> Tensor:
         if self.instead is None:
             with _disable_current_modes(), torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-                product = _before_activation(self.upstream, self.side.result.plain(), self.slope)
+                product = before_activation(self.upstream, self.side.result.plain(), self.slope)
                 self.instead = product if product.stride() == self.stride() else product.contiguous()
         return self.instead
 
     def settled(self) -> Tensor:
         return self.data_for_cpp()
-
-
-def _before_activation(grad: Tensor, side: Tensor, slope: float) -> Tensor:
-    """The gradient before a (Leaky)ReLU, from that behind it; ``side`` has the sign of its input."""
-    dx: Tensor = (
-        torch.ops.aten.leaky_relu_backward(grad, side, slope, False)
-        if slope
-        else torch.ops.aten.threshold_backward(grad, side, 0)
-    )
-    return dx
 
 
 def parts_of(grad: Tensor, place: Place) -> tuple[Tensor, float]:

@@ -23,7 +23,7 @@ from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference.ops import activate
 
-__all__ = ["ConvAct", "conv_act"]
+__all__ = ["ConvAct", "before_activation", "conv_act"]
 
 
 @overridable
@@ -106,7 +106,7 @@ class ConvAct(torch.autograd.Function):
         geometry, slope = ctx.settings
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         # Detached: the side of the bend that y is on has no derivative, and is not to be followed for one.
-        dz = grad if side is None else _before_activation(grad, side.detach().to(grad.dtype), slope)
+        dz = grad if side is None else before_activation(grad, side.detach().to(grad.dtype), slope)
         dx = _image_gradient(dz, weight, ctx.given.shape, geometry) if needs_x else None
         other, dweight = geometry.gradients(dz, x, weight, needs_x and dx is None, needs_weight, ctx.given)
         return other if dx is None else dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, *[None] * 3
@@ -118,11 +118,12 @@ def _activate(z: Tensor, slope: float) -> Tensor:
     return F.leaky_relu_(z, slope) if slope else F.relu_(z)
 
 
-def _before_activation(grad: Tensor, y: Tensor, slope: float) -> Tensor:
+def before_activation(grad: Tensor, side: Tensor, slope: float) -> Tensor:
+    """The gradient before a LeakyReLU, from that behind it; ``side`` has the signs of its input, as its result has."""
     gradient: Tensor = (
-        torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
+        torch.ops.aten.leaky_relu_backward(grad, side, slope, True)
         if slope
-        else torch.ops.aten.threshold_backward(grad, y, 0)
+        else torch.ops.aten.threshold_backward(grad, side, 0)
     )
     return gradient
 
