@@ -75,6 +75,10 @@ class Pending(Tensor):
     def settled(self) -> Tensor:
         """An ordinary tensor in its place: itself wherever that is possible."""
 
+    def as_subclass(self, cls: Any) -> Any:
+        """PyTorch's does not ask ``__torch_function__``."""
+        return self.settled().as_subclass(cls)
+
     def _as_ordinary(self: Any) -> Tensor:
         """Itself, which is an ordinary tensor but for its class."""
         for name in ("_place", "_dependents"):

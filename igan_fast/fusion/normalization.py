@@ -189,13 +189,13 @@ class FusedBatchNorm(FusedNorm):
         y = result.take()
         if result.slope is None:
             return watch(y, self._place)
-        tensors: Any = copies(self.running_mean, self.running_var, self.weight, self.bias)
+        mean, var, weight, bias = copies(self.running_mean, self.running_var, self.weight, self.bias)
         eps, convolve = self.eps, result.compute
 
         def plain() -> Tensor:
-            return F.batch_norm(convolve(), *tensors, False, 0.0, eps)
+            return F.batch_norm(convolve(), mean, var, weight, bias, False, 0.0, eps)
 
-        return guard(Deferred(y, Result(self._place, result.inputs, plain, y, result.slope)))
+        return guard(Deferred(y, Result(self._place, result.inputs, plain, y, result.slope, autocast=result.autocast)))
 
 
 class FusedInstanceNorm(FusedNorm):
@@ -208,6 +208,8 @@ class FusedInstanceNorm(FusedNorm):
 
     def _takes(self, x: Tensor) -> bool:
         self._check_input_dim(x)  # type: ignore[operator]
+        if self.running_mean is None and self.track_running_stats and not self.training:
+            return False  # an error of PyTorch's
         values = x.numel() // (x.shape[0] * x.shape[1])
         return x.dim() != self._get_no_batch_dim() and values >= max(twin.SMALLEST_INSTANCE, 2)  # type: ignore[operator]
 

@@ -221,6 +221,44 @@ def test_lists_of_derived_classes():
     assert (grad.unique() == torch.tensor([0.0, 1.0])).all()
 
 
+class Image(Tensor):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize("consumed", [True, False])
+def test_as_a_class_of_somebodys_own(consumed):
+    norm = taught()
+    h = norm(X)
+    if consumed:
+        F.relu(h)
+    image = h.as_subclass(Image)
+    assert type(image) is Image
+    assert (image - F.batch_norm(X, None, None, norm.weight, norm.bias, True)).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_a_folded_normalisation_under_autocast_used_otherwise():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval()
+    plain, x = copy.deepcopy(net), X.float()
+    igan_fast.fuse(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        F.relu(net(x))
+        h = net(x)
+        assert type(h) is Deferred
+        result, expected = h * 1, plain(x) * 1
+    assert result.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad])
+def test_an_instance_normalisation_whose_statistics_are_gone(context):
+    norm = nn.InstanceNorm2d(8, track_running_stats=True).double().eval()
+    igan_fast.fuse(norm)
+    norm.running_mean = norm.running_var = None
+    with context(), pytest.raises(RuntimeError, match="Expected running_mean and running_var to be defined"):
+        norm(X)
+
+
 @pytest.mark.parametrize("way", ["list", "tensor"])
 def test_a_backward_pass_into_a_result(way):
     h = taught()(X)
