@@ -15,7 +15,7 @@ from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.place import Place
 from igan_fast.fusion.result import Result, copies
-from igan_fast.fusion.twin import Twin, is_small, layout_of, records
+from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.conv_norm_act import conv_norm_act
@@ -61,7 +61,7 @@ class FusedConvolution(Twin):
             y: Tensor = self.plain.forward(self, x)
             return y if recording else watch(y, place)
         # For what may take its place the result has a copy of the weights, which is to cost next to nothing.
-        expected = place.slope if x.numel() >= weight.numel() else None
+        expected = place.slope if x.numel() >= weight.numel() and not is_shared(x) else None
         call = _Call(geometry, place, 1.0 if expected is None else expected)
         if recording:
             y = apply(_Convolve, x, weight, bias, call)
@@ -103,6 +103,7 @@ class FusedConvolution(Twin):
             or norm.num_features != self.out_channels
             or x.numel() < weight.numel()
             or is_small(x)
+            or is_shared(x)
             or layout_of(weight) is None
             or weight.dtype != x.dtype
             or backend.namespace("auto", x.device, (x.dtype,)) is None
@@ -112,7 +113,8 @@ class FusedConvolution(Twin):
         casts = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else None
         padding = 0 if self.padding_mode != "zeros" or isinstance(self.padding, str) else self.padding
         geometry = self._settings(padding)
-        if geometry is None or not norm.may_fold(casts or x.dtype):
+        dtype = casts or x.dtype
+        if geometry is None or not norm.may_fold(dtype):
             return None
         if self.padding == "same" and any(stride != 1 for stride in geometry.stride):
             return None  # an error of PyTorch's
@@ -138,7 +140,7 @@ class FusedConvolution(Twin):
         )
         y = _laid_out(y, x, weight)
         plain = functools.partial(self._convolution(), x, *copies(weight, bias))
-        expects = functools.partial(_is_still, norm, state)
+        expects = functools.partial(_is_still, norm, state, dtype)
         result = Result(self._place, (x,), plain, y, slope, expects=expects, autocast=casts)
         return guard(Deferred(y, result))
 
@@ -201,9 +203,9 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Te
     return guard(Deferred(y, Result(call.place, (x,), plain, y, call.slope, lean=False)))
 
 
-def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], other: Any) -> bool:
-    """Whether another normalisation is this one, in this state."""
-    return other is norm and norm.may_fold(torch.float32) and norm.state() == state
+def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], dtype: torch.dtype, other: Any) -> bool:
+    """Whether another normalisation is this one, in this state, which is to be folded for a dtype."""
+    return other is norm and norm.may_fold(dtype) and norm.state() == state
 
 
 @functools.lru_cache(maxsize=1024)

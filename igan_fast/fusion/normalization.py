@@ -16,7 +16,7 @@ from igan_fast.fusion.deferred import Deferred, guard, learn, settle, watch
 from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.place import Place
 from igan_fast.fusion.result import Result, copies
-from igan_fast.fusion.twin import Twin, is_small, layout_of, records
+from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
 from igan_fast.ops.norm_act import of_groups
@@ -87,9 +87,10 @@ class FusedNorm(Twin):
         if namespace is None:
             return self.plain.forward(self, x)  # type: ignore[no-any-return]
         x, place = self._laid_out(x), self._place
+        slope = None if is_shared(x) else place.slope
         statistics, update = self._statistics(*running)
         groups = x.shape[0] if self.averages and statistics is None else 1
-        call = _Call(namespace, place, groups, self.eps, place.slope, statistics, update, [], self.averages)
+        call = _Call(namespace, place, groups, self.eps, slope, statistics, update, [], self.averages)
         if records(x, weight, bias):
             y: Tensor = apply(_Normalize, x, weight, bias, call)
         else:

@@ -259,6 +259,34 @@ def test_an_instance_normalisation_whose_statistics_are_gone(context):
         norm(X)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_normalisation_of_any_dtype_is_folded(dtype):
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).to(dtype).eval()
+    plain, x = copy.deepcopy(net), X.to(dtype)
+    igan_fast.fuse(net)
+    for turn in range(4):
+        h = net[0](x)
+        assert (net[2](net[1](h)) - plain(x)).abs().max() < {torch.bfloat16: 0.05}.get(dtype, 1e-5)
+        assert type(h) is (Deferred if turn else Tensor)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.inference_mode()
+def test_an_inference_tensor_that_is_written_through_another_one(training):
+    """A view of it, or what it is a view of."""
+    norm, images = taught(training=training), torch.cat([X, X])
+    base, x = images.clone(), X.clone()
+    view = x.view(-1)
+    expected = nn.BatchNorm2d(8).double().train(training)(X)
+    results = [norm(base[:4]), norm(x)]
+    base.zero_(), view.zero_()
+    for h in results:
+        assert (h * 1 - expected).abs().max() < 1e-9
+    y = X.clone()
+    assert type(norm(y)) is Deferred  # whose memory is its own
+
+
 @pytest.mark.parametrize("way", ["list", "tensor"])
 def test_a_backward_pass_into_a_result(way):
     h = taught()(X)
