@@ -23,7 +23,9 @@ def _activate(x: Any, slope: float | None, in_place: bool) -> Any:
     """The (Leaky)ReLU of x where it is at hand; NotImplemented where PyTorch is to compute it."""
     if type(x) is Watched:
         x.activated(slope)
-    if type(x) is not Deferred or x.instead is not None:
+    if torch.compiler.is_compiling():  # which would look into what follows here
+        return NotImplemented
+    if type(x) is not Deferred or x.is_computed():  # which C++ may have written into
         return NotImplemented
     result = x.result
     if (
@@ -36,13 +38,15 @@ def _activate(x: Any, slope: float | None, in_place: bool) -> Any:
     ):
         return NotImplemented
     with torch._C.DisableTorchFunctionSubclass():
+        if in_place and x.retains_grad:  # which C++ moves to the new node
+            return F.leaky_relu_(x, slope) if slope else torch.relu_(x)
         recorded = x.requires_grad and torch.is_grad_enabled()
     # Not with __torch_function__ off: what a hook for saved tensors does here is somebody else's.
     y = apply(_Activate, x, slope) if recorded else result.take()
     if not in_place:
         return y
-    with torch._C.DisableTorchFunctionSubclass():  # the caller may go on with x
-        return x if x.become(y) else x.replaced_by(y)
+    x.become_written(y)  # the caller may go on with x
+    return x
 
 
 class _Activate(torch.autograd.Function):

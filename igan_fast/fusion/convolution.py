@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from igan_fast.fusion.deferred import Deferred, guard, settle, watch
 from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.place import Place
-from igan_fast.fusion.result import Result
-from igan_fast.fusion.twin import Twin, is_small, layout_of, records
+from igan_fast.fusion.result import Result, copies
+from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.conv_norm_act import conv_norm_act
@@ -59,7 +60,9 @@ class FusedConvolution(Twin):
         if geometry is None:
             y: Tensor = self.plain.forward(self, x)
             return y if recording else watch(y, place)
-        call = _Call(geometry, place, 1.0 if place.slope is None else place.slope)
+        # For what may take its place the result has a copy of the weights, which is to cost next to nothing.
+        expected = place.slope if x.numel() >= weight.numel() and not is_shared(x) else None
+        call = _Call(geometry, place, 1.0 if expected is None else expected)
         if recording:
             y = apply(_Convolve, x, weight, bias, call)
         else:
@@ -78,10 +81,17 @@ class FusedConvolution(Twin):
             or torch.is_autocast_enabled(x.device.type)
         ):
             return None
-        geometry = _geometry(
-            self.transposed, self.stride, self.padding, self.output_padding, self.dilation, self.groups
-        )
-        return geometry if geometry.has_kernel(x, weight) else None
+        geometry = self._settings(self.padding)
+        return geometry if geometry is not None and geometry.has_kernel(x, weight) else None
+
+    def _settings(self, padding: Any) -> Geometry | None:
+        """As they are now; None where only PyTorch knows what they mean."""
+        dimensions = self.weight.dim() - 2
+        settings = (self.stride, padding, self.output_padding, self.dilation)
+        try:
+            return _geometry(dimensions, self.transposed, *settings, self.groups)
+        except (TypeError, ValueError):  # also a list, which cannot be looked up
+            return None
 
     def _folded(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Any) -> Tensor | None:
         """The result of all that is expected behind the convolution, for ``norm`` to give out; None where the
@@ -93,6 +103,7 @@ class FusedConvolution(Twin):
             or norm.num_features != self.out_channels
             or x.numel() < weight.numel()
             or is_small(x)
+            or is_shared(x)
             or layout_of(weight) is None
             or weight.dtype != x.dtype
             or backend.namespace("auto", x.device, (x.dtype,)) is None
@@ -100,10 +111,15 @@ class FusedConvolution(Twin):
             return None
         autocast = torch.is_autocast_enabled(x.device.type)
         casts = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else None
-        if not norm.may_fold(casts or x.dtype):
+        padding = 0 if self.padding_mode != "zeros" or isinstance(self.padding, str) else self.padding
+        geometry = self._settings(padding)
+        dtype = casts or x.dtype
+        if geometry is None or not norm.may_fold(dtype):
             return None
+        if self.padding == "same" and any(stride != 1 for stride in geometry.stride):
+            return None  # an error of PyTorch's
         state, slope = norm.state(), norm._place.slope
-        padded, padding = self._padded(x)
+        padded, padding = self._padded(x, geometry)
         y = conv_norm_act(
             padded,
             weight,
@@ -112,10 +128,10 @@ class FusedConvolution(Twin):
             norm.running_mean,
             norm.running_var,
             transposed=self.transposed,
-            stride=self.stride,
+            stride=geometry.stride,
             padding=padding,
-            output_padding=self.output_padding,
-            dilation=self.dilation,
+            output_padding=geometry.output_padding,
+            dilation=geometry.dilation,
             conv_groups=self.groups,
             conv_bias=bias,
             training=False,
@@ -123,21 +139,34 @@ class FusedConvolution(Twin):
             negative_slope=1.0 if slope is None else slope,
         )
         y = _laid_out(y, x, weight)
-        plain = functools.partial(self.plain.forward, self, x)
-        expects = functools.partial(_is_still, norm, state)
-        result = Result(self._place, (x, weight, bias), plain, y, slope, expects=expects, autocast=casts)
+        plain = functools.partial(self._convolution(), x, *copies(weight, bias))
+        expects = functools.partial(_is_still, norm, state, dtype)
+        result = Result(self._place, (x,), plain, y, slope, expects=expects, autocast=casts)
         return guard(Deferred(y, result))
 
-    def _padded(self, x: Tensor) -> tuple[Tensor, Any]:
+    def _convolution(self) -> Callable[..., Tensor]:
+        """PyTorch's function with the settings as they are now."""
+        function = getattr(F, f"conv{'_transpose' * self.transposed}{self.weight.dim() - 2}d")
+        settings = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        if self.transposed:
+            return functools.partial(function, padding=self.padding, output_padding=self.output_padding, **settings)
+        if self.padding_mode == "zeros":
+            return functools.partial(function, padding=self.padding, **settings)
+        sides: Any = self._reversed_padding_repeated_twice
+        pad = functools.partial(F.pad, pad=sides, mode=self.padding_mode)
+        return lambda x, *parameters: function(pad(x), *parameters, **settings)
+
+    def _padded(self, x: Tensor, geometry: Geometry) -> tuple[Tensor, Any]:
         """x, and the zeros that the convolution is to add: by a copy only where it has no numbers for what to add."""
-        sides: Any = self._reversed_padding_repeated_twice  # two each for the last dimension, the one before, …
         if self.padding_mode != "zeros":
+            sides: Any = self._reversed_padding_repeated_twice  # two each for the last dimension, the one before, …
             return F.pad(x, sides, mode=self.padding_mode), 0
-        if not isinstance(self.padding, str):
-            return x, self.padding
-        if sides[::2] == sides[1::2]:
-            return x, sides[-2::-2]
-        return F.pad(x, sides), 0
+        if self.padding != "same":
+            return x, geometry.padding
+        wanted = [d * (k - 1) for d, k in zip(geometry.dilation, self.weight.shape[2:], strict=True)]
+        if not any(n % 2 for n in wanted):
+            return x, [n // 2 for n in wanted]
+        return F.pad(x, [side for n in reversed(wanted) for side in (n // 2, n - n // 2)]), 0
 
 
 class _Call(NamedTuple):
@@ -163,26 +192,28 @@ class _Convolve(ConvAct):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:
-    def computed(slope: float) -> Tensor:
-        return _laid_out(call.geometry.convolve(x, weight, bias, slope), x, weight)
-
-    y = computed(call.slope)
+    y = _laid_out(call.geometry.convolve(x, weight, bias, call.slope), x, weight)
     if call.slope == 1:
         return y
-    inputs = (x, weight, bias)
-    result = Result(call.place, inputs, lambda: computed(1.0), y, call.slope, lean=False)
-    return guard(Deferred(y, result))
+    parameters: Any = copies(weight, bias)
+
+    def plain() -> Tensor:
+        return _laid_out(call.geometry.convolve(x, *parameters), x, parameters[0])
+
+    return guard(Deferred(y, Result(call.place, (x,), plain, y, call.slope, lean=False)))
 
 
-def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], other: Any) -> bool:
-    """Whether another normalisation is this one, in this state."""
-    return other is norm and norm.may_fold(torch.float32) and norm.state() == state
+def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], dtype: torch.dtype, other: Any) -> bool:
+    """Whether another normalisation is this one, in this state, which is to be folded for a dtype."""
+    return other is norm and norm.may_fold(dtype) and norm.state() == state
 
 
 @functools.lru_cache(maxsize=1024)
-def _geometry(transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int) -> Geometry:
+def _geometry(
+    dimensions: int, transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
+) -> Geometry:
     return Geometry(
-        2,
+        dimensions,
         transposed=transposed,
         stride=stride,
         padding=padding,

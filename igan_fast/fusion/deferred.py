@@ -34,7 +34,7 @@ from igan_fast.fusion.place import Place
 from igan_fast.fusion.result import Result, version_of
 from igan_fast.ops.transforms import transformed
 
-__all__ = ["HANDLERS", "Deferred", "Pending", "Wrapper", "guard", "learn", "settle", "watch"]
+__all__ = ["HANDLERS", "Deferred", "Pending", "Wrapper", "guard", "learn", "ordinary_list", "settle", "watch"]
 
 #: What some functions do with tensors of ours instead of settling them, by function: a handler that is called with the
 #: function, its arguments and its keyword arguments. It returns NotImplemented where it has nothing to do.
@@ -52,17 +52,32 @@ class Pending(Tensor):
             result = handler(func, args, kwargs)
             if result is not NotImplemented:
                 return result
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Deferred)]
-        args, kwargs = tree_map_only(Pending, settle, (args, kwargs))
+        given: list[Deferred] = []
+
+        def ordinary(t: Pending) -> Tensor:
+            if isinstance(t, Deferred):
+                given.append(t)
+            return t.settled()
+
+        def ordinary_leaf(found: Any) -> Any:
+            if isinstance(found, Pending):
+                return ordinary(found)
+            return tree_map_only(Pending, ordinary, ordinary_list(found))
+
+        args, kwargs = tree_map_only((Pending, list, tuple), ordinary_leaf, (args, kwargs))
         result = func(*args, **kwargs)
         written = {id(t.instead): t for t in given if type(t) is Deferred and t.was_written_into()}
         for t in written.values():
-            t.become_written()
+            t.become_written(t.instead)
         return tree_map_only(Tensor, lambda r: written.get(id(r), r), result) if written else result
 
     @abstractmethod
     def settled(self) -> Tensor:
         """An ordinary tensor in its place: itself wherever that is possible."""
+
+    def as_subclass(self, cls: Any) -> Any:
+        """PyTorch's does not ask ``__torch_function__``."""
+        return self.settled().as_subclass(cls)
 
     def _as_ordinary(self: Any) -> Tensor:
         """Itself, which is an ordinary tensor but for its class."""
@@ -71,6 +86,11 @@ class Pending(Tensor):
         self.__class__ = Tensor
         ordinary: Tensor = self
         return ordinary
+
+
+def ordinary_list(derived: Any) -> Any:
+    """A list or a tuple of a derived class, into which pytree does not look, as a list where it has tensors of ours."""
+    return [*derived] if any(isinstance(t, Pending) for t in derived) else derived
 
 
 def settle(x: Tensor) -> Tensor:
@@ -129,7 +149,7 @@ def guard(deferred: Deferred) -> Deferred:
     if not deferred.result.inference:
         return deferred
     for t in deferred.result.inputs:
-        if t is not None and type(t) in (Tensor, Guarded) and t.is_inference():
+        if type(t) in (Tensor, Guarded) and t.is_inference():
             guarded: Any = t
             if type(t) is Tensor:
                 guarded.__class__, guarded._dependents = Guarded, []
@@ -210,33 +230,34 @@ class Deferred(Wrapper):
         if self.instead is not None:
             return self.instead.detach()
         if self._value is None:
-            self._value = self.result.plain()
+            with _disable_current_modes():
+                self._value = self.result.plain()
         return self._value
 
     def was_written_into(self) -> bool:
         """Whether what is used in its place was changed in place: its own node in the graph knows nothing of that."""
         return self.instead is not None and version_of(self.instead) != self._instead_version
 
-    def become_written(self) -> None:
-        """Have its owner go on with what was written, which has a node of its own, as plain PyTorch's would have.
+    def become_written(self, written: Tensor | None) -> None:
+        """Have its owner go on with what was written, which has a node of its own, as plain PyTorch's would have: hooks
+        stay with the node that they were registered at.
 
         Raises:
             RuntimeError: something else holds on to it.
         """
+        self.pinned = False
         with torch._C.DisableTorchFunctionSubclass():
-            if self.instead is None or not self.become(self.instead):
+            if written is None or not self.become(written):
                 raise RuntimeError(
-                    "a fused module's result is changed in place after an activation has taken it, and hooks or "
-                    "gradients are asked for at it; use what a function that is not in place returns, or "
-                    "igan_fast.unfuse(model)"
+                    "a fused module's result is changed in place while something else holds it (retain_grad, a custom "
+                    "autograd function); use what a function that is not in place returns, or igan_fast.unfuse(model)"
                 )
 
     def settled(self) -> Tensor:
         if self.instead is not None:
             return self.instead
         with torch._C.DisableTorchFunctionSubclass():
-            if not self.result.consumed:
-                self.result.place.missed()
+            self.result.place.missed()  # also beside the activation: it would be computed twice at each call
             with _as_at_its_call(self.result):
                 plain: Tensor = _Reveal.apply(self)  # type: ignore[no-untyped-call]
             if not self.result.consumed and self.become(plain):
@@ -247,9 +268,12 @@ class Deferred(Wrapper):
         """Make the tensor that its owner holds, this one, the ordinary ``plain``; False where more hold on to it."""
         if self.pinned or self._use_count() != 1 or plain._use_count() != 1:  # type: ignore[attr-defined]
             return False
+        try:
+            torch._C._swap_tensor_impl(self, plain)
+        except RuntimeError:  # it has weak references of C++
+            return False
         for name in ("result", "pinned", "_value", "instead"):
             vars(self).pop(name)
-        torch._C._swap_tensor_impl(self, plain)
         self._as_ordinary()
         return True
 

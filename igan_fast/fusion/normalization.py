@@ -16,8 +16,8 @@ from igan_fast.fusion.activation import parts_of
 from igan_fast.fusion.deferred import Deferred, guard, learn, settle, watch
 from igan_fast.fusion.nodes import apply
 from igan_fast.fusion.place import Place
-from igan_fast.fusion.result import Result
-from igan_fast.fusion.twin import Twin, is_small, layout_of, records
+from igan_fast.fusion.result import Result, copies
+from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
 from igan_fast.ops.norm_act import of_groups
@@ -88,9 +88,10 @@ class FusedNorm(Twin):
         if namespace is None:
             return self.plain.forward(self, x)  # type: ignore[no-any-return]
         x, place = self._laid_out(x), self._place
+        slope = None if is_shared(x) else place.slope
         statistics, update = self._statistics(*running)
         groups = x.shape[0] if self.averages and statistics is None else 1
-        call = _Call(namespace, place, groups, self.eps, place.slope, statistics, update, [], self.averages)
+        call = _Call(namespace, place, groups, self.eps, slope, statistics, update, [], self.averages)
         if records(x, weight, bias):
             y: Tensor = apply(_Normalize, x, weight, bias, call)
         else:
@@ -167,6 +168,7 @@ class FusedBatchNorm(FusedNorm):
             and not self.observed()
             and not records(self.weight, self.bias)
             and not transformed(*tensors)
+            and not any(t is not None and t.is_inference() for t in tensors)  # whose changes are not counted
             and all(t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in _HALF) for t in tensors)
         )
 
@@ -176,7 +178,7 @@ class FusedBatchNorm(FusedNorm):
         return (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
 
     def _joined(self, input: Tensor) -> Tensor | None:
-        if type(input) is not Deferred or input.instead is not None:
+        if type(input) is not Deferred or input.is_computed():  # which C++ may have written into
             return None
         result = input.result
         if (
@@ -189,13 +191,13 @@ class FusedBatchNorm(FusedNorm):
         y = result.take()
         if result.slope is None:
             return watch(y, self._place)
-        tensors = (self.running_mean, self.running_var, self.weight, self.bias)
+        mean, var, weight, bias = copies(self.running_mean, self.running_var, self.weight, self.bias)
         eps, convolve = self.eps, result.compute
 
         def plain() -> Tensor:
-            return F.batch_norm(convolve(), *tensors, False, 0.0, eps)
+            return F.batch_norm(convolve(), mean, var, weight, bias, False, 0.0, eps)
 
-        return guard(Deferred(y, Result(self._place, (*result.inputs, *tensors), plain, y, result.slope)))
+        return guard(Deferred(y, Result(self._place, result.inputs, plain, y, result.slope, autocast=result.autocast)))
 
 
 class FusedInstanceNorm(FusedNorm):
@@ -208,6 +210,8 @@ class FusedInstanceNorm(FusedNorm):
 
     def _takes(self, x: Tensor) -> bool:
         self._check_input_dim(x)  # type: ignore[operator]
+        if self.running_mean is None and self.track_running_stats and not self.training:
+            return False  # an error of PyTorch's
         values = x.numel() // (x.shape[0] * x.shape[1])
         return x.dim() != self._get_no_batch_dim() and values >= max(twin.SMALLEST_INSTANCE, 2)  # type: ignore[operator]
 
@@ -221,19 +225,7 @@ class FusedInstanceNorm(FusedNorm):
 
 def _normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call) -> tuple[Tensor, Tensor, Tensor]:
     """The result, a Deferred where an activation is expected, with the statistics that it was computed by."""
-    operators = _operators(call.namespace)
-
-    def computed(slope: float) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            if call.statistics is None:
-                result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(
-                    x, weight, bias, call.eps, slope, call.groups
-                )
-                return result
-            mean, var = call.statistics
-            return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
-
-    y, mean, var = computed(1.0 if call.slope is None else call.slope)
+    y, mean, var = _computed(x, weight, bias, call.statistics, call, 1.0 if call.slope is None else call.slope)
     if call.update is not None:
         if call.averages:
             call.late.extend((mean, var))
@@ -241,9 +233,25 @@ def _normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Cal
             _update(x, call, mean, var)
     if call.slope is None:
         return y, mean, var
-    inputs = (x, weight, bias, *(call.statistics or ()))
-    result = Result(call.place, inputs, lambda: computed(1.0)[0], y, call.slope)
-    return guard(Deferred(y, result)), mean, var
+    weight, bias, *statistics = copies(weight, bias, *(call.statistics or ()))
+
+    def plain() -> Tensor:
+        return _computed(x, weight, bias, statistics or None, call, 1.0)[0]
+
+    return guard(Deferred(y, Result(call.place, (x,), plain, y, call.slope))), mean, var
+
+
+def _computed(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Any, call: _Call, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The result with an activation of this slope, and the statistics that it was computed by."""
+    operators = _operators(call.namespace)
+    with torch._C._AutoDispatchBelowAutograd():
+        if statistics is None:
+            result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(x, weight, bias, call.eps, slope, call.groups)
+            return result
+        mean, var = statistics
+        return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
 
 
 def _update(x: Tensor, call: _Call, mean: Tensor, var: Tensor) -> None:

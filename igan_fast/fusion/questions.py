@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from igan_fast.fusion.deferred import HANDLERS, Deferred, Pending, Wrapper, settle
+from igan_fast.fusion.deferred import HANDLERS, Deferred, Pending, Wrapper, ordinary_list, settle
 
 __all__: list[str] = []
 
@@ -37,11 +37,13 @@ def _of_its_node(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _differentiate(func: Any, args: Any, kwargs: Any) -> Any:
     """What is differentiated is settled; by what it is differentiated is a node."""
+    args, kwargs = tree_map_only((list, tuple), ordinary_list, (args, kwargs))
     bound = inspect.signature(func).bind(*args, **kwargs)
     inputs = bound.arguments.pop("inputs", None)
     bound.arguments.update(tree_map_only(Pending, settle, dict(bound.arguments)))
     if inputs is not None:
-        bound.arguments["inputs"] = tree_map_only(Deferred, _node, inputs)
+        node = _node if func is torch.autograd.grad else _gathering_node
+        bound.arguments["inputs"] = tree_map_only(Deferred, node, inputs)
     return tree_map_only(Wrapper, settle, func(*bound.args, **bound.kwargs))
 
 
@@ -53,6 +55,13 @@ def _node(x: Deferred) -> Any:
             return x.instead
         x.pinned = True
         return torch.autograd.graph.get_gradient_edge(x)
+
+
+def _gathering_node(x: Deferred) -> Any:
+    """One whose gradient is to be found at x afterwards, which is what PyTorch does where it is given x itself."""
+    if x.requires_grad and not x.was_written_into():
+        x.retain_grad()
+    return _node(x)
 
 
 def _getters(*names: str) -> list[Any]:

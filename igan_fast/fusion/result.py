@@ -10,7 +10,7 @@ from torch import Tensor
 
 from igan_fast.fusion.place import Place
 
-__all__ = ["Result", "version_of"]
+__all__ = ["Result", "copies", "version_of"]
 
 
 class Result:
@@ -18,8 +18,8 @@ class Result:
 
     Args:
         place: of the module that returns it; it learns from what happens.
-        inputs: every tensor that the plain result is computed from.
-        compute: gives the plain result, outside of autograd's sight.
+        inputs: the tensors that the plain result is computed from, but for what ``compute`` has copies of.
+        compute: gives the plain result, outside of autograd's sight, whatever became of its module since.
         activated: the result with the expected activation behind it, computed at the module's call.
         slope: of the expected activation; None where a normalisation is expected.
         expects: whether this module, as it is now, is what ``activated`` was computed with; None: an activation is
@@ -48,7 +48,7 @@ class Result:
     def __init__(
         self,
         place: Place,
-        inputs: tuple[Tensor | None, ...],
+        inputs: tuple[Tensor, ...],
         compute: Callable[[], Tensor],
         activated: Tensor,
         slope: float | None,
@@ -87,8 +87,7 @@ class Result:
                     "a tensor was changed in place between a fused module's call and the first use of its result, and "
                     "that use is another than at earlier calls; call the model again, or igan_fast.unfuse(model)"
                 )
-            device = next(t for t in self.inputs if t is not None).device.type
-            with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            with torch.autocast(self.inputs[0].device.type, self.autocast, enabled=self.autocast is not None):
                 return self.compute()
 
     def side(self) -> Tensor:
@@ -100,6 +99,11 @@ class Result:
         return self.plain()
 
 
-def version_of(t: Tensor | None) -> int:
+def version_of(t: Tensor) -> int:
     """How often a tensor was changed in place; −1 for an inference tensor, which does not count."""
-    return -1 if t is None or t.is_inference() else t._version
+    return -1 if t.is_inference() else t._version
+
+
+def copies(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Parameters and statistics as they are now: they change by ``.data`` too, and in inference mode, uncounted."""
+    return tuple(None if t is None else t.clone() for t in tensors)

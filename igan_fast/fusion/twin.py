@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_module
 
 from igan_fast.fusion.place import Place
 
-__all__ = ["Twin", "derived", "is_small", "layout_of", "records"]
+__all__ = ["Twin", "derived", "is_shared", "is_small", "layout_of", "records"]
 
 #: Values from which on there is something to be gained (measured); below, PyTorch computes.
 SMALLEST = 1 << 17
@@ -75,6 +75,14 @@ class Twin(nn.Module):
 def is_small(x: Tensor) -> bool:
     """Whether x has so few values that PyTorch is as fast."""
     return x.numel() < max(SMALLEST, 1)
+
+
+def is_shared(x: Tensor) -> bool:
+    """Whether x may change uncounted and unseen: it is an inference tensor, on whose memory there is another one."""
+    if not x.is_inference():
+        return False
+    uses: int = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
+    return uses > 2  # x, and the storage that was asked for
 
 
 def records(*tensors: Tensor | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -143,12 +144,284 @@ def test_a_result_changed_after_its_activation_goes_on_as_an_ordinary_tensor():
         assert (a - e).abs().max() < 1e-9
 
 
-def test_a_result_that_hooks_hold_is_not_changed_after_its_activation():
-    h = taught()(X)
-    h.register_hook(lambda grad: None)
-    F.relu(h)
-    with pytest.raises(RuntimeError, match="changed in place after an activation has taken it"):
+@pytest.mark.parametrize("keep", ["register_hook", "retain_grad"])
+@pytest.mark.parametrize("in_place", [lambda h: F.leaky_relu_(h, 0.2), lambda h: F.leaky_relu(h, 0.2, True)])
+def test_an_activation_in_place_of_a_result_that_hooks_hold(keep, in_place):
+    """The hooks stay with the normalisation's node, ``retain_grad`` goes with the tensor, as in plain PyTorch."""
+    norm, plain = nn.BatchNorm2d(8).double(), nn.BatchNorm2d(8).double()
+    igan_fast.fuse(norm)
+    F.leaky_relu(norm(X), 0.2)
+    F.leaky_relu(plain(X), 0.2)
+    found = []
+    for module in (norm, plain):
+        told: list[Tensor] = []
+        h = module(X)
+        if keep == "retain_grad":
+            h.retain_grad()
+        else:
+            h.register_hook(lambda grad, told=told: told.append(grad.clone()))
+        y = in_place(h)
+        assert y is h
+        (Square.apply(h) + h * 3).sum().backward()
+        found.append([h.detach(), *told, *([h.grad] if keep == "retain_grad" else []), module.weight.grad])
+    for a, e in zip(*found, strict=True):
+        assert (a - e).abs().max() < 1e-9
+
+
+def test_a_result_that_hooks_hold_is_changed_after_its_activation():
+    norm, plain = taught(), nn.BatchNorm2d(8).double()
+    found = []
+    for module in (norm, plain):
+        told: list[Tensor] = []
+        h = module(X)
+        h.register_hook(lambda grad, told=told: told.append(grad.clone()))
+        y = F.relu(h)
         h.mul_(3.0)
+        (y + h.square()).sum().backward()
+        found.append([*told, module.weight.grad])
+    for a, e in zip(*found, strict=True):
+        assert (a - e).abs().max() < 1e-9
+
+
+def test_what_something_else_holds_is_not_changed_in_place():
+    h = taught()(X)
+    h.retain_grad()
+    with pytest.raises(RuntimeError, match=r"changed in place while something else holds it .* igan_fast\.unfuse"):
+        h.mul_(3.0)
+
+
+def test_weak_references_of_cpp_are_no_hindrance():
+    norm = taught()
+    h = norm(X)
+    reference = torch._C._WeakTensorRef(h)
+    assert (h + 0 - F.batch_norm(X, None, None, norm.weight, norm.bias, True)).abs().max() < 1e-12
+    assert not reference.expired()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_what_cpp_has_written_into_is_activated(training):
+    """As a collective of ``torch.distributed`` writes, or an operator of somebody's own."""
+    h = taught(training=training)(X)
+    expected = F.relu(nn.BatchNorm2d(8).double().train(training)(X) * -2)
+    with torch._C.DisableTorchFunctionSubclass():
+        h.mul_(-2)
+    assert (F.relu(h) - expected).abs().max() < 1e-12
+
+
+def test_lists_of_derived_classes():
+    class Features(list):
+        pass
+
+    norm = taught()
+    h = norm(X)
+    assert torch.cat(Features([h, norm(X)])).shape == (8, 8, 6, 6)
+    y = norm(X)
+    (grad,) = torch.autograd.grad(Features([F.relu(y).sum()]), Features([y]))
+    assert (grad.unique() == torch.tensor([0.0, 1.0])).all()
+
+
+class Image(Tensor):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize("consumed", [True, False])
+def test_as_a_class_of_somebodys_own(consumed):
+    norm = taught()
+    h = norm(X)
+    if consumed:
+        F.relu(h)
+    image = h.as_subclass(Image)
+    assert type(image) is Image
+    assert (image - F.batch_norm(X, None, None, norm.weight, norm.bias, True)).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_a_folded_normalisation_under_autocast_used_otherwise():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval()
+    plain, x = copy.deepcopy(net), X.float()
+    igan_fast.fuse(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        F.relu(net(x))
+        h = net(x)
+        assert type(h) is Deferred
+        result, expected = h * 1, plain(x) * 1
+    assert result.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad])
+def test_an_instance_normalisation_whose_statistics_are_gone(context):
+    norm = nn.InstanceNorm2d(8, track_running_stats=True).double().eval()
+    igan_fast.fuse(norm)
+    norm.running_mean = norm.running_var = None
+    with context(), pytest.raises(RuntimeError, match="Expected running_mean and running_var to be defined"):
+        norm(X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_normalisation_of_any_dtype_is_folded(dtype):
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).to(dtype).eval()
+    plain, x = copy.deepcopy(net), X.to(dtype)
+    igan_fast.fuse(net)
+    for turn in range(4):
+        h = net[0](x)
+        assert (net[2](net[1](h)) - plain(x)).abs().max() < {torch.bfloat16: 0.05}.get(dtype, 1e-5)
+        assert type(h) is (Deferred if turn else Tensor)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.inference_mode()
+def test_an_inference_tensor_that_is_written_through_another_one(training):
+    """A view of it, or what it is a view of."""
+    norm, images = taught(training=training), torch.cat([X, X])
+    base, x = images.clone(), X.clone()
+    view = x.view(-1)
+    expected = nn.BatchNorm2d(8).double().train(training)(X)
+    results = [norm(base[:4]), norm(x)]
+    base.zero_(), view.zero_()
+    for h in results:
+        assert (h * 1 - expected).abs().max() < 1e-9
+    y = X.clone()
+    assert type(norm(y)) is Deferred  # whose memory is its own
+
+
+@pytest.mark.parametrize("way", ["list", "tensor"])
+def test_a_backward_pass_into_a_result(way):
+    h = taught()(X)
+    F.relu(h).sum().backward(inputs=[h] if way == "list" else h)
+    assert (h.grad.unique() == torch.tensor([0.0, 1.0])).all()
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("consumed", [True, False])
+def test_parameters_that_change_unseen_before_a_result_is_used(context, training, consumed):
+    """By ``.data``, as weights are clipped, and as a running average of weights is put in and taken out."""
+    norm, plain = taught(training=training), nn.BatchNorm2d(8).double().train(training)
+    F.relu(plain(X))
+    found = []
+    for module in (norm, plain):
+        with context():
+            h = module(X)
+            if consumed:
+                F.relu(h)
+            for t in (*module.parameters(), *module.buffers()):
+                t.data.mul_(3)
+            found.append(h.tanh())
+    assert (found[0] - found[1]).abs().max() < 1e-12
+
+
+def test_a_result_that_is_used_after_an_optimiser_has_stepped():
+    norm = taught()
+    optimiser = torch.optim.SGD(norm.parameters(), 0.1)
+    for _ in range(5):
+        h = norm(X)
+        expected = F.batch_norm(X, None, None, norm.weight.clone(), norm.bias.clone(), True).detach()
+        F.relu(h).sum().backward()
+        optimiser.step()
+        assert (h.detach() - expected).abs().max() < 1e-12
+    assert type(norm(X)) is Tensor  # where it is used beside its activation too, nothing is to be gained
+
+
+def folding() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """In evaluation, after a call: the convolution expects the normalisation."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(8, 8, 3, padding=1).double(), nn.BatchNorm2d(8).double().eval()
+    igan_fast.fuse(nn.Sequential(conv, norm))
+    with torch.no_grad():
+        F.relu(norm(conv(X)))
+        assert type(conv(X)) is Deferred
+    return conv, norm
+
+
+def _clip(conv):
+    for parameter in conv.parameters():
+        parameter.data.mul_(3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _clip,
+        lambda conv: setattr(conv, "stride", (2, 2)),
+        lambda conv: setattr(conv, "bias", None),
+        lambda conv: setattr(conv, "weight", nn.Parameter(conv.weight * 2)),
+    ],
+)
+@pytest.mark.parametrize("consumed", [True, False])
+@torch.no_grad()
+def test_a_convolution_that_changes_before_its_result_is_used(change, consumed):
+    conv, norm = folding()
+    expected = F.conv2d(X, conv.weight, conv.bias, padding=1)
+    h = conv(X)
+    if consumed:
+        norm(h)
+    change(conv)
+    assert (h * 1 - expected).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_a_convolution_by_weights_that_are_not_its_own():
+    conv, _ = folding()
+    weight = torch.ones_like(conv.weight)
+    h = torch.func.functional_call(conv, {"weight": weight}, (X,))
+    assert (h * 1 - F.conv2d(X, weight, conv.bias, padding=1)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.inference_mode()
+def test_a_network_that_was_made_in_inference_mode(training):
+    """Its parameters do not count their changes."""
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).double().train(training)
+    plain = copy.deepcopy(net)
+    igan_fast.fuse(net)
+    for _ in range(4):
+        assert (net(X) - plain(X)).abs().max() < 1e-9
+        net[1].running_var.mul_(2), plain[1].running_var.mul_(2)
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        ({"padding": 1}, {"stride": [2, 2], "padding": [1, 1]}),
+        ({"padding": 1}, {"stride": (2,), "dilation": (1,)}),
+        ({}, {"padding": "same"}),
+        ({"padding": "same"}, {"dilation": (2, 2)}),
+        ({"padding": "same"}, {"padding": "valid", "stride": (2, 2)}),
+        ({"padding": 1}, {"groups": 8}),
+    ],
+)
+def test_settings_that_are_set_later(settings, change, context):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, **settings), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    for name, value in change.items():
+        setattr(net[0], name, value)
+    if "groups" in change:
+        net[0].weight = nn.Parameter(net[0].weight[:, :1].detach().clone())
+    plain, x = copy.deepcopy(net), X.float()
+    igan_fast.fuse(net)
+    with context():
+        for _ in range(3):
+            assert (net(x) - plain(x)).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_a_padding_that_pytorch_refuses():
+    conv, _ = folding()
+    conv.padding, conv.stride = "same", (2, 2)
+    with pytest.raises(RuntimeError, match="padding='same' is not supported for strided convolutions"):
+        conv(X)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo")
+def test_a_compiled_function_takes_a_result():
+    torch._dynamo.reset()
+    norm, compiled = taught(), torch.compile(lambda h: F.relu(h) * 2, backend="eager")
+    expected = F.relu(F.batch_norm(X, None, None, norm.weight, norm.bias, True)) * 2
+    assert (compiled(norm(X)) - expected).abs().max() < 1e-12
 
 
 def test_the_plain_result_is_not_kept_beside_the_activated_one():
@@ -171,7 +444,6 @@ def test_small_tensors_are_pytorchs(monkeypatch):
 
 
 def test_what_a_module_has_learnt_is_not_copied():
-    import copy
     import pickle
 
     norm = taught()
