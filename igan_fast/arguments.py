@@ -130,10 +130,23 @@ def read_words(words: Sequence[str], command: str, fields: type) -> Given:
         _add(given, option, values)
     missing = [option for name, option in options.items() if option.required and name not in given.values]
     if missing:
+        _refuse_lost_photo(given, missing)
         spelled = ", ".join(option.metavar if option.positional else f"{option.typed} {option.metavar}".strip()
                             for option in missing)  # fmt: skip
         raise InputError(f"{command} needs {spelled} too; igan-fast {command} --help explains")
     return given
+
+
+def _refuse_lost_photo(given: Given, missing: Sequence[_Option]) -> None:
+    """Where no photo is given, a word in a list that is no assignment was probably meant as one."""
+    if not any(option.positional for option in missing):
+        return
+    for name, option in given.options.items():
+        words = given.values.get(name, ()) if option.many and not option.positional else ()
+        if lost := next((word for word in words if "=" not in word), None):
+            raise InputError(
+                f"{option.typed}: found {lost!r}, which is no {option.metavar}, and no photo of that name exists"
+            )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.photos import Photo, load_photo
 from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError
+from igan_fast.metrics import finite_results
 from igan_fast.paths import given_path
 from igan_fast.reference import IterativeGAN
 from igan_fast.train.checkpoint import load_model
@@ -108,11 +109,12 @@ class FaceEditor:
         """The probability of each attribute, by name.
 
         Raises:
-            InputError: what is given is no photo, see ``igan_fast.data.photos.load_photo``.
+            InputError: what is given is no photo, see ``igan_fast.data.photos.load_photo``; or the model's results are
+                no numbers.
         """
 
         def probabilities(x: Tensor) -> list[dict[str, float]]:
-            rows = torch.sigmoid(self.model.encode(x).label_logits).tolist()
+            rows = finite_results(torch.sigmoid(self.model.encode(x).label_logits)).tolist()
             return [dict(zip(self.attributes, row, strict=True)) for row in rows]
 
         return self._each(photos, probabilities)
@@ -230,7 +232,7 @@ def _found(photo: Photo) -> Photo:
 
 
 def _to_pictures(images: Tensor) -> list[Picture]:
-    return [Image.fromarray(image) for image in to_uint8(images).cpu().numpy()]
+    return [Image.fromarray(image) for image in to_uint8(finite_results(images)).cpu().numpy()]
 
 
 def _as_rows(samples: ArrayLike, count: int) -> NDArray[Any]:

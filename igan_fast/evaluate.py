@@ -16,7 +16,14 @@ from igan_fast.data import FaceStore, build_store, open_source, spread, to_float
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError
-from igan_fast.metrics import attribute_scores, hamming_loss, image_quality, in_eval_mode, majority_labels
+from igan_fast.metrics import (
+    attribute_scores,
+    finite_results,
+    hamming_loss,
+    image_quality,
+    in_eval_mode,
+    majority_labels,
+)
 from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
 from igan_fast.reference.models import IterativeGAN
@@ -201,8 +208,10 @@ def _recognise_and_rebuild(
         for start in range(0, len(rows), BATCH):
             x = to_float(torch.from_numpy(store.images[rows[start : start + BATCH]]).to(device))
             z, logits = model.encode(x)
-            verdicts.append((logits > 0).cpu().numpy())
-            qualities.append(torch.stack(image_quality(model.generate(z, torch.sigmoid(logits)), x)).cpu())
+            verdicts.append((finite_results(logits) > 0).cpu().numpy())
+            qualities.append(
+                torch.stack(image_quality(finite_results(model.generate(z, torch.sigmoid(logits))), x)).cpu()
+            )
     l1, psnr, ssim = torch.cat(qualities, dim=1).double().mean(dim=1).tolist()
     return np.concatenate(verdicts), l1, psnr, ssim
 

@@ -75,9 +75,12 @@ def clear_write_errors(what: str, consequence: str = "") -> Iterator[None]:
 
 
 def check_place(path: Path) -> None:
-    """Before any work: raise ``InputError`` where ``path`` lies below a file, or where no file may be made."""
+    """Before any work: raise ``InputError`` where ``path`` lies below a file or a link to nothing, or where no
+    file may be made."""
     folder = path.parent
     while not folder.exists():
+        if folder.is_symlink():
+            raise InputError(f"{path}: cannot be written: {folder} is a link to nothing, expected a folder")
         folder = folder.parent
     if not folder.is_dir():
         raise InputError(f"{path}: cannot be written: {folder} is a file, expected a folder")

@@ -61,7 +61,7 @@ def parse_json(data: bytes, where: str | Path, shape: Any = None) -> dict[str, A
     except ValueError as error:
         raise FileDamaged(f"{where}: damaged: not JSON ({error})") from None
     if not isinstance(content, dict):
-        raise FileDamaged(f"{where}: damaged: found a JSON {type(content).__name__}, expected an object")
+        raise FileDamaged(_message(where, "", content, "an object"))
     if shape is not None:
         check_json(content, shape, where)
     return content
@@ -121,7 +121,8 @@ def _word(shape: Any) -> str:
 
 
 def _message(where: str | Path, name: str, value: object, expected: str) -> str:
-    return f"{where}: damaged: {name or 'its content'} is {reprlib.repr(value)}, expected {expected}"
+    found = "null" if value is None else reprlib.repr(value)
+    return f"{where}: damaged: {name or 'its content'} is {found}, expected {expected}"
 
 
 def _no_constant(text: str) -> float:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from igan_fast.data.loader import to_float
+from igan_fast.errors import InputError
 
 __all__ = [
     "AttributeScores",
     "ImageQuality",
     "attribute_scores",
+    "finite_results",
     "hamming_loss",
     "image_quality",
     "in_eval_mode",
@@ -154,3 +156,14 @@ def _as_bool(labels: Labels, other: Labels) -> NDArray[np.bool_]:
     if array.shape != np.shape(other) or array.ndim != 2 or array.size == 0:
         raise ValueError(f"found labels of shapes {array.shape} and {np.shape(other)}; expected both (N, A), not empty")
     return array.astype(np.bool_)
+
+
+def finite_results(results: Tensor) -> Tensor:
+    """The same tensor, of any shape.
+
+    Raises:
+        InputError: a result of the model is NaN or infinite, as from weights that are numbers and too large.
+    """
+    if not results.isfinite().all():
+        raise InputError("model: its weights are so large that its results are no numbers; take another checkpoint")
+    return results

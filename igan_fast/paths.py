@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from pathlib import Path
 
 from igan_fast.errors import InputError
@@ -22,8 +23,11 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
         name: the argument's, for messages.
 
     Raises:
-        InputError: an empty path, one with a NUL character, or the home of a user that does not exist or has none.
+        InputError: no path, an empty one, one with a NUL character, or the home of a user that does not exist or has
+            none.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{name}: found {reprlib.repr(path)}, expected a path")
     text = os.fspath(path)
     if not text:  # an unset variable of a script, which as a path would mean the current folder
         raise InputError(f"{name}: is empty; expected a path")

@@ -131,14 +131,19 @@ class _Sources:
         self._folders: list[Path] = []
         for path in given:
             if path.is_dir():
-                self._folders.append(path.resolve())
+                self._folders.append(_real(path))
             elif path.exists():
                 self._files.add(_identity(path))
 
     def __contains__(self, file: Path) -> bool:
         return (file.exists() and _identity(file) in self._files) or any(
-            file.resolve().is_relative_to(folder) for folder in self._folders
+            _real(file).is_relative_to(folder) for folder in self._folders
         )
+
+
+def _real(path: Path) -> Path:
+    """The path without links. Path.resolve raises at one that leads round in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _identity(path: Path) -> tuple[int, int]:

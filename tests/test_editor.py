@@ -313,3 +313,13 @@ def test_load_without_samples_and_with_damaged_ones(model: IterativeGAN, tmp_pat
             FaceEditor.load(folder)
     with pytest.raises(InputError, match="gone"):
         FaceEditor.load(tmp_path / "gone")
+
+
+def test_results_that_are_no_numbers_are_refused(editor: FaceEditor) -> None:
+    with torch.no_grad():
+        for parameter in editor.model.parameters():
+            parameter.fill_(1e30)
+    photo = pixels(1)[0]
+    for compute in (lambda: editor.recognise(photo), lambda: editor.rebuild(photo), lambda: editor.generate(1)):
+        with pytest.raises(InputError, match="its weights are so large that its results are no numbers"):
+            compute()

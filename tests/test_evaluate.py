@@ -245,3 +245,17 @@ def test_a_model_with_an_attribute_that_the_data_lacks(model: IterativeGAN, cach
     save_checkpoint(tmp_path, 1, {"model": model.state_dict()}, {"model": described})
     with pytest.raises(InputError, match="drawn: has no attribute 'Wearing_Monocle'"):
         evaluate(tmp_path, "drawn", cache=cache, progress=False)
+
+
+def test_results_that_are_no_numbers_are_refused(model: IterativeGAN, cache: Path, tmp_path: Path) -> None:
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for tensor in weights.values():
+        if tensor.is_floating_point():
+            tensor.fill_(1e30)
+    arguments = {
+        "model": {"arguments": model.arguments(), "attributes": list(NAMES), "label_samples": []},
+        "config": {"drawn_count": COUNT},
+    }
+    folder = save_checkpoint(tmp_path, 1, {"model": weights}, arguments)
+    with pytest.raises(InputError, match="its weights are so large that its results are no numbers"):
+        evaluate(folder, "drawn", cache=cache, judge=None, progress=False)

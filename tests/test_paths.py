@@ -111,3 +111,9 @@ def test_data_below_a_home_in_python(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     store = build_store(open_source("drawn", drawn_count=2), 32, cache="~/cache", progress=False)
     assert store.path is not None
     assert store.path.parent == tmp_path / "cache"
+
+
+@pytest.mark.parametrize("path", [None, b"photo.jpg", 3])
+def test_what_is_no_path(path: object) -> None:
+    with pytest.raises(InputError, match=r"^run: found .*, expected a path$"):
+        TrainConfig.load(path)  # type: ignore[arg-type]

@@ -151,3 +151,17 @@ def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_link_in_a_circle_is_written_over_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "x.json").symlink_to("x.json")
+    check_results([tmp_path / "x.json"], force=True, given=[tmp_path / "data", Path(__file__).parent])
+    with pytest.raises(InputError, match="exists already"):
+        check_results([tmp_path / "x.json"], force=False)
+
+
+@pytest.mark.parametrize("target", ["gone", "folder"])
+def test_a_folder_that_is_a_link_to_nothing_is_refused_before_the_work(tmp_path: Path, target: str) -> None:
+    (tmp_path / "folder").symlink_to(target)
+    with pytest.raises(InputError, match="folder is a link to nothing, expected a folder"):
+        check_results([tmp_path / "folder/below/x.png"], force=False)

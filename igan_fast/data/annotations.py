@@ -185,7 +185,8 @@ def read_originals(file: AnnotationFile) -> dict[str, str]:
 
 def _check_names(attributes: Sequence[str], file: AnnotationFile, line: int) -> None:
     if not attributes:
-        raise InputError(f"{file.where}: line {line}: expected the names of the attributes")
+        commas = ", with commas between them" if file.is_csv else ""
+        raise InputError(f"{file.where}: line {line}: expected the names of the attributes{commas}")
     seen: set[str] = set()
     for name in attributes:
         if not name:

@@ -59,7 +59,7 @@ MAX_SCANS = 100
 #: not become 2 GB of memory.
 COPIES = {"WEBP": 2, "JPEG2000": 3}
 
-_HEIF_NOTE = "pip install pillow-heif, and HEIC photos are read too"
+_HEIF_NOTE = "after pip install pillow-heif HEIC photos are read too"
 
 for _plugin in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
     with suppress(ImportError):  # AVIF came with Pillow 11.3
@@ -82,7 +82,7 @@ def is_other_picture(name: str) -> bool:
 def describe_left_out(names: Sequence[str]) -> str:
     """How many pictures are left out for their format, the first of them, and what to do: for a message."""
     advice = _HEIF_NOTE if any(_suffix(name) in HEIF_SUFFIXES for name in names) else "save them as JPEG or PNG"
-    return f"{_count(names, 'picture')} in other formats ({_first(names)}); {advice}"
+    return f"{_count(names, 'picture')} in other formats ({_first(names)}; {advice})"
 
 
 def describe_unreadable(names: Sequence[str]) -> str:
@@ -191,7 +191,7 @@ def _what_it_is(head: bytes) -> str:
         return f"is truncated, broken or no photo (it {'begins with zeros' if head else 'is empty'})"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "is truncated, broken or no photo (it is a web page; download it again)"
-    return "is not a photo in a format that Pillow reads"
+    return f"is not a photo in a format that is read here ({', '.join(FORMATS)})"
 
 
 def _is_heif(head: bytes) -> bool:

@@ -37,7 +37,7 @@ _DATA = {"photos": str, "labels": str, "train": str, "val": str, "count": Natura
 _PARTS = {
     "photos": "photos",
     "labels": "labels",
-    "train": "division into photos to train on and held-out ones",
+    "train": "training photos, as they are divided from the held-out ones,",
     "val": "validation photos",
 }
 

@@ -132,7 +132,7 @@ def start_run(folder: Path, config: TrainConfig, checkpoint: Path | None) -> Non
 
 
 def _slug(data: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", Path(data).resolve().name.lower()).strip("-") or "data"
+    return re.sub(r"[^a-z0-9]+", "-", Path(os.path.realpath(data)).name.lower()).strip("-") or "data"
 
 
 def _unused(folder: Path) -> Path:

@@ -102,6 +102,7 @@ def test_what_is_no_label_is_refused_with_what_is_expected(value: str, tmp_path:
         ("image_id,Bald,", "attribute 2 has no name"),
         ("image_id,,Young", "attribute 1 has no name"),
         ("image_id", "expected the names of the attributes"),
+        ("image_id;Bald;Young", "expected the names of the attributes, with commas between them"),
         ("000001.jpg,-1,1", "found the label -1, expected the names of the attributes"),
         ("image_id,Bald,Y\udcffung", "is not UTF-8 text"),
     ],

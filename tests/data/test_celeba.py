@@ -529,7 +529,7 @@ def test_a_file_that_is_no_photo_is_named_and_nothing_of_our_insides(folder: Pat
     (photo := next((folder / "img_align_celeba").iterdir())).write_bytes(b"no photo")
     source = CelebA(folder)
     index = next(k for k, name in enumerate(source._names) if name.endswith(photo.name))
-    with pytest.raises(InputError, match=f"{photo.name}: is not a photo in a format that Pillow reads$"):
+    with pytest.raises(InputError, match=f"{photo.name}: is not a photo in a format that is read here .*$"):
         source.image(index, 32)
 
 

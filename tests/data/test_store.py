@@ -230,7 +230,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "manifest a folder": (lambda images, manifest: replaced(manifest), r"store.json: found a folder"),
     "manifest a device": (lambda images, manifest: replaced(manifest, link="/dev/zero"), r"store.json: found a device"),
     "manifest no JSON": (lambda images, manifest: manifest.write_text("[1, 2"), r"store.json: damaged: not JSON"),
-    "manifest a list": (lambda images, manifest: manifest.write_text("[1, 2]"), r"store.json: damaged: found a"),
+    "manifest a list": (lambda images, manifest: manifest.write_text("[1, 2]"), r"store.json: damaged: its content is"),
     "manifest in pieces": (lambda images, manifest: manifest.write_text("{}"), r"store.json: damaged: format is"),
     "manifest nested": (lambda images, manifest: manifest.write_text("[" * 10**5), r"store.json: damaged"),
     "other size": (lambda images, manifest: edited(manifest, size=5), r"store.json is damaged: it has changed"),
@@ -406,7 +406,7 @@ def test_workers_build_the_same_store(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_strict_reaches_through_workers(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", 150)
     (folder / "img_align_celeba" / "0070.jpg").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"0070.jpg: is not a photo in a format that Pillow reads"):
+    with pytest.raises(InputError, match=r"0070.jpg: is not a photo in a format that is read here"):
         build_store(CelebA(folder), 16, cache=tmp_path / "cache", workers=2, strict=True, progress=False)
     assert contents(tmp_path / "cache") == []
 

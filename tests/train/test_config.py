@@ -12,7 +12,7 @@ import torch
 
 from igan_fast.errors import InputError
 from igan_fast.reference import IterativeGAN, StepConfig
-from igan_fast.train import TrainConfig
+from igan_fast.train import TrainConfig, train
 from igan_fast.train.memory import least_training_bytes
 
 
@@ -188,7 +188,7 @@ def test_json_round_trip() -> None:
     [
         (None, "holds no training run"),
         ("{", "damaged: not JSON"),
-        ("[1]", "found a JSON list, expected an object"),
+        ("[1]", r"its content is \[1\], expected an object"),
         ('{"colour": 3}', "unknown option 'colour'"),
         ('{"image_size": "64"}', "image_size is '64'"),
         ('{"lambdas": [1, 2]}', r"lambdas is \[1, 2\]"),
@@ -225,3 +225,9 @@ def test_what_may_and_may_not_change_on_resume() -> None:
     TrainConfig(iterations=20, keep=9, sample_every=7, data="/moved").check_resumable(saved)
     with pytest.raises(InputError, match="--latent is 7, but this run was started with 100"):
         TrainConfig(latent=7).check_resumable(saved)
+
+
+def test_data_that_are_a_link_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"loop: .*expected a folder"):
+        train(TrainConfig(data=str(tmp_path / "loop"), image_size=32))

@@ -194,7 +194,7 @@ def test_what_differs_is_named_with_both_sides() -> None:
         (lambda state: state.update(config={}), "state.json: damaged: attributes is missing"),
         (lambda state: state["config"].update(width="2"), "state.json: width is '2'"),
         (lambda state: state["model"]["arguments"].update(image_size=2048), "has image_size 2048, its config 32"),
-        (lambda state: state["model"]["arguments"].update(width=None), "width is None"),
+        (lambda state: state["model"]["arguments"].update(width=None), "width is null"),
         (lambda state: state["model"].update(attributes="abc"), "model.attributes is 'abc', expected a list"),
         (lambda state: state["loader"].update(position=-1), "state.json: damaged: loader.position is -1, expected"),
         (lambda state: state["loader"].update(position=True), "loader.position is True, expected"),
