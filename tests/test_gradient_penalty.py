@@ -214,6 +214,7 @@ def elementary_batch_norm(x, running_mean, running_var, weight, bias, training, 
     return normalised * scale + shift
 
 
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("frozen", [(), (1,), (1, 2, 3)])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_three_derivatives(operator, frozen, monkeypatch):

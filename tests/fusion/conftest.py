@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from igan_fast import ops
 from igan_fast.fusion import twin
+
+#: Files that say something of a build without kernels too: that a fused network is PyTorch's then, and comes back whole.
+EVERY_BUILD = ("test_fuse.py", "test_modified_networks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without kernels for the CPU the twins leave everything to PyTorch: the thousands of ways of calling them are then
+    ways of calling PyTorch."""
+    reason = ops.backends()["native-cpu"]
+    if reason == "available":
+        return
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.name not in EVERY_BUILD:
+            item.add_marker(pytest.mark.skip(reason=f"a fused network is PyTorch's: {reason}"))
 
 
 @pytest.fixture(autouse=True)

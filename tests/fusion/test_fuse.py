@@ -138,6 +138,7 @@ def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 X = torch.randn(4, 3, 6, 5, dtype=torch.float64)
 
 
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 def test_the_report_reads_as_a_table():
     model = nn.Sequential(block(), nn.Conv2d(4, 1, 1), nn.Sigmoid(), Subclass(1))
     report = igan_fast.fuse(model)
@@ -696,6 +697,7 @@ def test_a_gradient_penalty_without_normalisations(kernels):
         assert error(a, e) < 1e-4
 
 
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize(("kernel", "copies"), [((3, 5), 0), ((4, 5), 1)])
 def test_the_same_padding_is_a_copy_only_where_its_sides_differ(kernel, copies, monkeypatch):
     padded, pad = [], torch.nn.functional.pad
