@@ -9,7 +9,7 @@ import pytest
 from igan_fast import ops
 from igan_fast.fusion import twin
 
-#: Files that say something of a build without kernels too: that a fused network is PyTorch's then, and comes back whole.
+#: Files that say something of a build without kernels too: a fused network is PyTorch's then, and comes back whole.
 EVERY_BUILD = ("test_fuse.py", "test_modified_networks.py")
 
 
