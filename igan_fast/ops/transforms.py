@@ -32,7 +32,7 @@ def transformed(*tensors: Tensor | None) -> bool:
     Asked by every call, so that it has to be quick: about half a microsecond.
     """
     if torch.compiler.is_compiling():  # which takes our operators as they are, unless it exports
-        return torch.compiler.is_exporting() or in_functorch() or forward_mode()
+        return exporting() or in_functorch() or forward_mode()
     if (
         _functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
@@ -56,6 +56,11 @@ def batched(*gradients: Tensor | None) -> bool:
     return in_functorch() or any(g is not None and _functorch.is_legacy_batchedtensor(g) for g in gradients)
 
 
+def exporting() -> bool:
+    """Whether ``torch.export`` is at work."""
+    return torch.compiler.is_exporting()
+
+
 def in_functorch() -> bool:
     """Whether a transform of ``torch.func`` is at work."""
     return _functorch.maybe_current_level() is not None
@@ -64,6 +69,9 @@ def in_functorch() -> bool:
 # What ``torch.compiler.assume_constant_result`` does, without the second that importing the compiler takes: it calls
 # the function, instead of looking into it. Dynamo compiles again where another transform is at work.
 in_functorch._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+# Up to torch 2.12 a compiler that looks into it takes every compilation for an export.
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def forward_mode() -> bool:

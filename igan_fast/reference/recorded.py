@@ -45,4 +45,13 @@ def is_proxy(x: object) -> bool:
 
 def recording() -> bool:
     """Whether the run is recorded for batches of other sizes: by ``torch.jit.trace``, ``torch.export`` or ONNX."""
-    return bool(torch.jit.is_tracing()) or torch.compiler.is_exporting()  # type: ignore[attr-defined, no-untyped-call]
+    return bool(torch.jit.is_tracing()) or _exporting()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _exporting() -> bool:
+    return torch.compiler.is_exporting()
+
+
+# What ``torch.compiler.assume_constant_result`` does: up to torch 2.12 a compiler that looks into it takes every
+# compilation for an export.
+_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+if not (ROOT / "csrc").is_dir():
+    pytest.skip("the sources are not here: the installed package is tested", allow_module_level=True)
 CUDA = sorted(p for p in (ROOT / "csrc" / "cuda").iterdir() if p.suffix in (".cu", ".cuh"))
 TRITON = sorted((ROOT / "igan_fast" / "ops" / "triton").glob("*.py"))
 
