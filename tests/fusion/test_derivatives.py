@@ -8,6 +8,7 @@ import pytest
 import torch
 from plain_and_fused import Net, assert_alike, images, pair, varied
 from torch import Tensor, nn
+from ways.nets import NETS, NETS_AND_MODES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -101,23 +102,8 @@ WAYS = {
     "anomaly found": anomaly_found,
 }
 
-NETS = {
-    "batch, relu": lambda: Net(),
-    "instance, leaky": lambda: Net(
-        norm=nn.InstanceNorm2d(16, affine=True, track_running_stats=True), act=nn.LeakyReLU(0.2)
-    ),
-}
 
-
-@pytest.mark.parametrize(
-    ("net", "training", "context"),
-    [
-        ("batch, relu", True, "grad"),
-        ("batch, relu", False, "grad"),
-        ("batch, relu", False, "no_grad"),
-        ("instance, leaky", True, "grad"),
-    ],
-)
+@NETS_AND_MODES
 @pytest.mark.parametrize("way", WAYS)
 def test_derivatives(way, net, training, context):
     assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)

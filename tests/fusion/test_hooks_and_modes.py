@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plain_and_fused import Net, assert_alike, differences, facts, images, kept, pair, record, varied
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from ways.nets import NETS, NETS_AND_MODES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -264,23 +265,8 @@ WAYS = {
     },
 }
 
-NETS = {
-    "batch, relu": lambda: Net(),
-    "instance, leaky": lambda: Net(
-        norm=nn.InstanceNorm2d(16, affine=True, track_running_stats=True), act=nn.LeakyReLU(0.2)
-    ),
-}
 
-
-@pytest.mark.parametrize(
-    ("net", "training", "context"),
-    [
-        ("batch, relu", True, "grad"),
-        ("batch, relu", False, "grad"),
-        ("batch, relu", False, "no_grad"),
-        ("instance, leaky", True, "grad"),
-    ],
-)
+@NETS_AND_MODES
 @pytest.mark.parametrize("way", WAYS)
 def test_seen_as_ever(way, net, training, context):
     if way == "backward of norm, old" and net.startswith("instance"):
