@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ if not torch.cuda.is_available():
 
 if sys.platform == "linux":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it asks a name server for this machine's address
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: the programs under test get Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import builds
 import unwritten

@@ -38,8 +38,9 @@ class Board:
         self._events: Any = import_module("tensorboard.compat.proto.event_pb2")
         self._summary: Any = import_module("torch.utils.tensorboard.summary")
         record_writer: Any = import_module("tensorboard.summary.writer.record_writer")
-        now = time.time_ns()
-        name = f"events.out.tfevents.{now // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{now % 10**9}"
+        # TensorBoard reads the files by name: the time first and at full length, so that the later file is the later one.
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / name
         with clear_write_errors(str(self._path)):
             self._file = self._path.open("xb", buffering=0)
