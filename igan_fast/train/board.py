@@ -38,7 +38,7 @@ class Board:
         self._events: Any = import_module("tensorboard.compat.proto.event_pb2")
         self._summary: Any = import_module("torch.utils.tensorboard.summary")
         record_writer: Any = import_module("tensorboard.summary.writer.record_writer")
-        # TensorBoard reads the files by name: the time first and at full length, so that the later file is the later one.
+        # TensorBoard reads the files in the order of their names: the time stands first, and at its full length.
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / name
