@@ -1,0 +1,159 @@
+"""A store that was damaged after it was built: the checksums show it, and it is built again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from ramp_source import RampSource, contents
+
+from igan_fast.data import store as store_module
+from igan_fast.data.store import build_store
+
+
+def flip(path: Path, position: int) -> None:
+    """One bit, with the file's size and times as before."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replaced(path: Path, content: bytes | None = None, link: str | None = None) -> None:
+    """Something else at ``path``: a file, a link, or a folder."""
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    elif link is not None:
+        path.symlink_to(link)
+    else:
+        path.mkdir()
+
+
+def resaved(path: Path, change: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> None:
+    np.save(path, change(np.load(path)))
+
+
+def edited(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+#: What happens to images.npy and store.json, and what the message says of it.
+DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "first bit of the first picture": (lambda images, manifest: flip(images, 128), r"images.npy is damaged: it has ch"),
+    "last bit of the last picture": (lambda images, manifest: flip(images, -1), r"images.npy is damaged"),
+    "magic": (lambda images, manifest: flip(images, 0), r"images.npy is damaged"),
+    "header": (lambda images, manifest: flip(images, 20), r"images.npy is damaged"),
+    "cut": (lambda images, manifest: os.truncate(images, images.stat().st_size - 1), r"images.npy is damaged"),
+    "longer": (lambda images, manifest: os.truncate(images, images.stat().st_size + 1), r"images.npy is damaged"),
+    "empty": (lambda images, manifest: os.truncate(images, 0), r"images.npy is damaged"),
+    "other dtype": (lambda images, manifest: resaved(images, lambda a: a.astype(np.int8)), r"images.npy is damaged"),
+    "other shape": (lambda images, manifest: resaved(images, lambda a: a[:, :, :, :2]), r"images.npy is damaged"),
+    "other order": (lambda images, manifest: resaved(images, lambda a: a[::-1].copy()), r"images.npy is damaged"),
+    "no images": (lambda images, manifest: images.unlink(), r"images.npy is missing"),
+    "images a folder": (lambda images, manifest: replaced(images), r"images.npy: found a folder, expected a file"),
+    "images a device": (lambda images, manifest: replaced(images, link="/dev/zero"), r"images.npy: found a device"),
+    "images a dead link": (lambda images, manifest: replaced(images, link="nowhere"), r"images.npy is missing"),
+    "no manifest": (lambda images, manifest: manifest.unlink(), r"store.json: missing"),
+    "manifest a folder": (lambda images, manifest: replaced(manifest), r"store.json: found a folder"),
+    "manifest a device": (lambda images, manifest: replaced(manifest, link="/dev/zero"), r"store.json: found a device"),
+    "manifest no JSON": (lambda images, manifest: manifest.write_text("[1, 2"), r"store.json: damaged: not JSON"),
+    "manifest a list": (lambda images, manifest: manifest.write_text("[1, 2]"), r"store.json: damaged: its content is"),
+    "manifest in pieces": (lambda images, manifest: manifest.write_text("{}"), r"store.json: damaged: format is"),
+    "manifest nested": (lambda images, manifest: manifest.write_text("[" * 10**5), r"store.json: damaged"),
+    "other size": (lambda images, manifest: edited(manifest, size=5), r"store.json is damaged: it has changed"),
+    "other broken ones": (lambda images, manifest: edited(manifest, broken=[[3, ""]]), r"store.json is damaged"),
+    "no number": (lambda images, manifest: edited(manifest, checksums=[1e999]), r"store.json: damaged"),
+    "its folder a file": (
+        lambda images, manifest: (shutil.rmtree(images.parent), images.parent.write_text("x")), r"store.json: missing",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_store_is_built_anew_and_says_why(damage: str, tmp_path: Path) -> None:
+    path = build_store(RampSource(20), 6, cache=tmp_path, progress=False).path
+    assert path is not None
+    act, reason = DAMAGES[damage]
+    act(path / "images.npy", path / "store.json")
+    source = RampSource(20)
+    with pytest.warns(UserWarning, match=rf"^{path}: {reason}.*; the pictures are prepared again$") as caught:
+        store = build_store(source, 6, cache=tmp_path, progress=False)
+    assert len(caught) == 1
+    assert len(source.calls) == 20
+    np.testing.assert_array_equal(store.images, [source.image(index, 6) for index in range(20)])
+    assert contents(tmp_path) == [path.name]
+    again = RampSource(20)
+    build_store(again, 6, cache=tmp_path, progress=False)
+    assert again.calls == []
+
+
+def test_the_folder_of_a_store_may_be_a_link_and_what_it_leads_to_is_left(tmp_path: Path) -> None:
+    path = build_store(RampSource(20), 6, cache=tmp_path / "cache", progress=False).path
+    assert path is not None
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    source = RampSource(20)
+    build_store(source, 6, cache=tmp_path / "cache", progress=False)
+    assert source.calls == []
+    flip(path / "images.npy", 1000)
+    with pytest.warns(UserWarning, match="prepared again"):
+        build_store(RampSource(20), 6, cache=tmp_path / "cache", progress=False)
+    assert not path.is_symlink()
+    assert sorted(file.name for file in (tmp_path / "elsewhere").iterdir()) == ["images.npy", "store.json"]
+
+
+def test_every_byte_of_a_large_store_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CHECKED_BYTES", 1000)  # as if it had as many pieces as a store of 10 GB
+    images = tmp_path / "images.npy"
+    images.write_bytes(np.random.default_rng(0).bytes(4321))
+    before = store_module._checksums(images, progress=False)
+    assert len(before) == 5
+    for position in range(0, 4321, 97):
+        flip(images, position)
+        found = store_module._checksums(images, progress=False)
+        assert [one != other for one, other in zip(found, before, strict=True)].index(True) == position // 1000
+        flip(images, position)
+
+
+class Brighter(RampSource):
+    """RampSource, each picture a little brighter."""
+
+    def fingerprint(self) -> str:
+        return "brighter"
+
+    def image(self, index: int, size: int) -> NDArray[np.uint8]:
+        return super().image(index, size) + np.uint8(1)
+
+
+def test_the_digest_is_of_the_pictures_alone(tmp_path: Path) -> None:
+    digest = build_store(RampSource(20), 6, cache=tmp_path, progress=False).digest
+    assert digest is not None
+    moved = RampSource(20, version="of another folder", attributes=("other", "names"))
+    assert build_store(moved, 6, cache=tmp_path, progress=False).digest == digest
+    with pytest.warns(UserWarning, match="1 of 20 pictures are broken"):
+        fewer = build_store(RampSource(20, broken=frozenset({3})), 6, cache=tmp_path, progress=False)
+    others = [
+        fewer,
+        *(build_store(source, 7, cache=tmp_path, progress=False) for source in (RampSource(20), Brighter(20))),
+    ]
+    assert len({digest, *(store.digest for store in others)}) == 4
+
+
+def test_a_picture_that_was_mended_is_taken_up(tmp_path: Path) -> None:
+    class Mended(RampSource):
+        def fingerprint(self) -> str:  # as of a zip whose damaged byte its table of contents does not show
+            return "the same"
+
+    with pytest.warns(UserWarning, match="1 of 9 pictures are broken"):
+        assert len(build_store(Mended(9, broken=frozenset({4})), 4, cache=tmp_path, workers=1, progress=False)) == 8
+    with pytest.warns(UserWarning, match="a picture that was broken can be read now; the pictures are prepared again"):
+        assert len(build_store(Mended(9), 4, cache=tmp_path, workers=1, progress=False)) == 9
