@@ -1,4 +1,5 @@
-"""Labelled faces: where they come from (CelebA, any folder, or drawn), the store they are kept in, and batches."""
+"""Datasets of labelled faces: sources (CelebA, any folder of photos, drawn faces), the store of decoded images, and
+the loader of training batches."""
 
 from __future__ import annotations
 
@@ -40,20 +41,20 @@ def open_source(
     seed: int = 0,
     drawn_count: int = 20_000,
 ) -> FaceSource:
-    """The dataset that a user names: ``"drawn"`` for the built-in faces, else a folder of photos, see ``CelebA``.
+    """Open a dataset: ``"drawn"`` for the built-in faces, or a folder of photos, see ``CelebA``.
 
     Args:
-        data: ``"drawn"``, or a folder (``"./drawn"`` where it has that name).
-        split: how photos are divided, see ``CelebA``; drawn faces have one division only.
-        attributes: the labels wanted, in this order; all of the dataset's by default.
-        strict: raise where photos and annotations do not match, instead of leaving out what has no counterpart.
-        seed: of the drawn faces, or of a random split of photos.
-        drawn_count: how many faces to draw.
+        data: ``"drawn"``, or a path. A folder that is itself called "drawn" is given as ``"./drawn"``.
+        split: how photos are split, see ``CelebA``. Drawn faces have one fixed split.
+        attributes: the label columns, in this order. Default: all of the dataset's.
+        strict: raise an error where photos and annotations do not match. Otherwise the unmatched ones are skipped.
+        seed: seed of the drawn faces, or of a random split of photos.
+        drawn_count: the number of drawn faces.
 
     Raises:
-        InputError: no such folder, or its contents cannot be used.
+        InputError: the folder does not exist, or its contents cannot be used.
     """
-    if not str(data):  # an unset variable of a script, which as a path would mean the current folder
+    if not str(data):  # such as an unset shell variable: as a path it would mean the current folder
         raise InputError("data: is empty; expected a folder, or 'drawn' for the built-in faces")
     if data == "drawn":
         from igan_fast.data.drawn_faces import DrawnFaces

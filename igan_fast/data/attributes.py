@@ -1,4 +1,4 @@
-"""The attributes of CelebA, by name: their order, look-up with suggestions, and edits such as ``Bangs=flip``."""
+"""CelebA's 40 attribute names, look-up by name with suggestions, and edits such as ``Bangs=flip``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from igan_fast.errors import InputError
 
 __all__ = ["CELEBA_ATTRIBUTES", "Change", "UnknownAttribute", "attribute_indices", "changes_by_index", "parse_changes"]
 
-#: What an edit does to one attribute: set it to a value in [0, 1], or turn what was recognised into its opposite.
+#: An edit of one attribute: a new value in [0, 1], or ``"flip"``, which inverts the recognised value.
 Change: TypeAlias = float | Literal["flip"]
 
 #: The 40 attributes of CelebA (Liu et al., ICCV 2015) in the order of ``list_attr_celeba.txt``.
@@ -24,12 +24,12 @@ CELEBA_ATTRIBUTES: tuple[str, ...] = (
 )  # fmt: skip
 
 
-#: No more of the known attributes are listed in a message.
-LISTED = 100
+#: An error message lists at most this many known attributes.
+MAX_LISTED = 100
 
 
 class UnknownAttribute(InputError):
-    """A name that is none of the known attributes."""
+    """An attribute name that the dataset or model does not have."""
 
     def __init__(self, where: str, name: str, known: Sequence[str]) -> None:
         super().__init__(f"{where}: unknown attribute {name!r}{_suggestion(name, known)}")
@@ -39,9 +39,12 @@ class UnknownAttribute(InputError):
 def attribute_indices(names: Iterable[str], known: Sequence[str], *, where: str = "attributes") -> list[int]:
     """The positions of ``names`` in ``known``.
 
+    Args:
+        where: the argument or file that the names come from, for the error message.
+
     Raises:
-        InputError: a name is unknown (``UnknownAttribute``; the nearest known names are suggested) or given twice.
-            ``where`` says in the message which argument or file the names came from.
+        UnknownAttribute: a name is unknown; the message suggests the closest known names.
+        InputError: a name is given twice.
     """
     positions = {name: index for index, name in enumerate(known)}
     found: dict[int, None] = {}  # a set that keeps the order
@@ -55,11 +58,11 @@ def attribute_indices(names: Iterable[str], known: Sequence[str], *, where: str 
 
 
 def parse_changes(assignments: Iterable[str], known: Sequence[str], *, where: str = "--set") -> dict[str, Change]:
-    """Edits as they are typed, ``["Smiling=1", "Bald=0", "Bangs=flip"]``, as ``{"Smiling": 1.0, …}``.
+    """Parse edits from the command line: ``["Smiling=1", "Bangs=flip"]`` → ``{"Smiling": 1.0, "Bangs": "flip"}``.
 
     Raises:
-        InputError: not of the form ``NAME=VALUE``, an unknown or repeated name, or a value that is neither a number
-            in [0, 1] nor ``flip``.
+        InputError: an edit is not of the form ``NAME=VALUE``, its name is unknown or repeated, or its value is neither
+            a number in [0, 1] nor ``flip``.
     """
     changes: dict[str, Change] = {}
     for assignment in assignments:
@@ -76,7 +79,11 @@ def parse_changes(assignments: Iterable[str], known: Sequence[str], *, where: st
 def changes_by_index(
     changes: Mapping[str, Change], known: Sequence[str], *, where: str = "changes"
 ) -> dict[int, Change]:
-    """The same edits keyed by position in ``known``, each value checked. Raises ``InputError`` as ``parse_changes``."""
+    """The edits keyed by position in ``known``.
+
+    Raises:
+        InputError: a name is unknown, or a value is neither a number in [0, 1] nor ``"flip"``.
+    """
     checked = [_parse_value(str(value), name, where) for name, value in changes.items()]
     return dict(zip(attribute_indices(changes, known, where=where), checked, strict=True))
 
@@ -88,7 +95,7 @@ def _parse_value(text: str, name: str, where: str) -> Change:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not 0.0 <= value <= 1.0:  # also false for NaN
+    if not 0.0 <= value <= 1.0:  # NaN fails this comparison too
         raise InputError(f"{where}: {name}={text}: expected a number from 0 to 1, or 'flip'")
     return value
 
@@ -98,5 +105,5 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.lower().replace(" ", "_").replace("-", "_"), by_folded, n=3, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(by_folded[match] for match in near) + "?"
-    listed = ", ".join(known[:LISTED]) + (", …" if len(known) > LISTED else "")
+    listed = ", ".join(known[:MAX_LISTED]) + (", …" if len(known) > MAX_LISTED else "")
     return f"; the {len(known)} known ones are {listed}"

@@ -1,4 +1,4 @@
-"""CelebA, or any folder of photos with such an attribute file, in whatever layout the user has it.
+"""The CelebA dataset, or any folder of photos that has an attribute file in CelebA's format.
 
 Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015.
 """
@@ -26,6 +26,7 @@ from igan_fast.data.annotations import (
 )
 from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.celeba_files import find_files
+from igan_fast.data.messages import counted, first_three
 from igan_fast.data.photo_files import decode_photo
 from igan_fast.data.shuffle import check_seed, seeded_permutation
 from igan_fast.errors import InputError, printable
@@ -35,35 +36,38 @@ __all__ = ["CelebA"]
 
 T = TypeVar("T")
 
-#: Sec. 5.1 of the paper: 185,000 photos to train on and 15,000 to test on.
+#: The sizes of the paper's training and test split (Sec. 5.1).
 PAPER_SPLIT = (185_000, 15_000)
 
-#: How the picture in the store comes from the photo; another text makes every store anew.
+#: How photos are cropped and resized. It is part of the fingerprint, so changing this text rebuilds every store.
 CROP = "centre square, bicubic, 2"
 
 
 class CelebA:
-    """The photos and labels below a folder, as a ``FaceSource``.
+    """A folder of photos with attribute labels, as a ``FaceSource``.
 
-    Found in the folder or up to three levels below: photos as ``img_align_celeba/`` or ``img_align_celeba.zip`` (else
-    any photos, else any one zip), ``list_attr_celeba.txt`` or ``.csv``, and where they exist ``list_eval_partition``
-    and ``identity_CelebA``, in the folder or in that zip. So the layouts of Google Drive (``Anno/``, ``Eval/``,
-    ``Img/``), Kaggle (its ``archive.zip`` as it is) and torchvision all work. CelebA-HQ finds its partition and
-    identities through ``CelebA-HQ-to-CelebA-mapping.txt``.
+    The layouts of Google Drive (``Anno/``, ``Eval/``, ``Img/``), Kaggle (``archive.zip``, packed or unpacked) and
+    torchvision all work. ``CelebA`` searches the folder and three levels of subfolders, and the zip of photos, for:
+
+    - photos: ``img_align_celeba/`` or ``img_align_celeba.zip``; if there is neither, any photos, or a single zip;
+    - labels: ``list_attr_celeba.txt`` or ``.csv`` (required);
+    - the official split: ``list_eval_partition.txt`` or ``.csv`` (optional);
+    - identities: ``identity_CelebA.txt`` or ``.csv`` (optional);
+    - for CelebA-HQ: ``CelebA-HQ-to-CelebA-mapping.txt``, which makes the two optional files usable.
 
     Args:
         data: the folder, or a zip of photos with the annotation files in it or beside it.
-        split: ``"official"`` divides as ``list_eval_partition`` says; without that file a seeded random 90 % are
-            "train", 5 % "val" and 5 % "test". ``"paper"`` is the paper's random division (Sec. 5.1): 185,000 "train"
-            and 15,000 "val", and in that proportion where there are fewer photos.
-        attributes: the labels wanted, in this order; all by default.
-        strict: raise where photos and annotations do not match. Otherwise what has no counterpart is left out with a
-            warning.
-        seed: of a random division.
+        split: ``"official"`` follows ``list_eval_partition``; without that file, a random 90 % are "train", 5 % "val"
+            and 5 % "test". ``"paper"`` is a random split of the paper's sizes (Sec. 5.1): 185,000 "train" and 15,000
+            "val", or fewer in the same proportion.
+        attributes: the label columns, in this order. Default: all.
+        strict: raise an error where photos and annotations do not match. Otherwise the unmatched ones are skipped with
+            a warning.
+        seed: seed of a random split.
 
     Raises:
-        InputError: no such folder, nothing to use in it, a damaged file, an unknown attribute, or (``strict``) a
-            mismatch.
+        InputError: the folder does not exist or holds no labelled photos, a file is damaged, an attribute is unknown,
+            or photos and annotations do not match (``strict``).
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class CelebA:
         self._photos = found.photos
         self._skipped: list[str] = []
         self._strict = strict
-        for problem in found.problems:  # not a mismatch: what nobody can read has no place in a data set
+        for problem in found.problems:  # files that cannot be read are skipped in strict mode too
             self._warn(f"left out {problem}")
             self._skipped.append(problem)
         table_file = found.attributes
@@ -106,13 +110,13 @@ class CelebA:
             if any(person is not None for person in people):
                 self.identities = np.array([-1 if person is None else person for person in people], dtype=np.int64)
             else:
-                self._skip(f"{found.identities.name}, which lists none of the photos{_examples(listed)}")
+                self._skip(f"{found.identities.name}, which lists none of the photos ({first_three(listed)})")
         self.splits: Mapping[str, NDArray[np.int64]]
-        self.splits, how = self._divide(found.partition, listed, originals, split, seed)
+        self.splits, how = self._split(found.partition, listed, originals, split, seed)
         if not len(self.splits["val"]):
             self._warn(
-                f"no photos for validation ({how}); training will measure nothing and keep no best checkpoint, only "
-                "the last ones, and 'evaluate' needs another --split"
+                f"no photos for validation ({how}); training cannot measure the model and keeps its last checkpoints "
+                "only, not the best one, and 'evaluate' needs another --split"
             )
         self._description = self._describe(table_file, how)
 
@@ -120,29 +124,32 @@ class CelebA:
         return len(self._names)
 
     def describe(self) -> str:
-        """One line: photos, attributes, identities, split sizes, and what was left out."""
+        """One line: the numbers of photos, attributes and identities, the split sizes, and what was skipped."""
         return self._description
 
     def fingerprint(self) -> str:
-        """A digest of the photos' names and contents (sizes and times of change where they lie in a folder)."""
+        """A digest of the photos' names and sizes, and of their CRCs (in a zip) or file times (in a folder)."""
         return hashlib.sha256(f"{CROP}\n{self._photos.digest(self._names)}".encode()).hexdigest()
 
     def image(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Photo ``index``: the centre square (178×178 of CelebA's 178×218), resized, as (size, size, 3) RGB.
+        """Photo ``index``, cropped to its centre square (178×178 of CelebA's 178×218) and resized.
+
+        Returns:
+            (size, size, 3) uint8, RGB.
 
         Raises:
-            InputError: the photo is broken; its file is named.
+            InputError: the photo is broken. The message names its file.
         """
         return decode_photo(self._photos, self._names[index], size)
 
     def _match(self, table: AttributeTable, file: AnnotationFile) -> tuple[list[int], list[str]]:
-        """The rows of ``table`` that have a photo, and these photos."""
+        """Match rows to photos. Returns the rows of ``table`` that have a photo, and the name of each one's photo."""
         index = _PhotoIndex(self._photos.names)
         found = [index.find(photo) for photo in table.files]
         rows = [row for row, name in enumerate(found) if name is not None]
         names = [name for name in found if name is not None]
-        if table.announced not in (None, len(table.files)):
-            self._skip(f"{file.name} announces {table.announced:,} rows, but has {len(table.files):,}")
+        if table.stated_count not in (None, len(table.files)):
+            self._skip(f"{file.name} states that it has {table.stated_count:,} rows, but has {len(table.files):,}")
         without_photo = [photo for photo, name in zip(table.files, found, strict=True) if name is None]
         for photo in without_photo:
             if not is_decodable(photo):
@@ -151,36 +158,36 @@ class CelebA:
         used = set(names)
         if len(used) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
-            raise InputError(f"{file.where}: two rows stand for the photo {twice!r}")
+            raise InputError(f"{file.where}: two rows name the photo {twice!r}")
         without_row = [name for name in self._photos.names if name not in used]
         if not table.files:
             raise InputError(f"{file.where}: has no rows below its header, expected one for each photo")
         if not names:
             raise InputError(
                 f"{file.where}: none of its {len(table.files):,} rows has a photo among the "
-                f"{len(self._photos.names):,} of {self._photos.path}{_examples(table.files)}"
+                f"{len(self._photos.names):,} of {self._photos.path} ({first_three(table.files)})"
             )
         if without_photo:
-            self._skip(f"{_count(without_photo, 'row')} without a photo{_examples(without_photo)}")
+            self._skip(f"{counted(without_photo, 'row')} without a photo ({first_three(without_photo)})")
         if without_row:
-            self._skip(f"{_count(without_row, 'photo')} without a row{_examples(without_row)}")
+            self._skip(f"{counted(without_row, 'photo')} without a row ({first_three(without_row)})")
         return rows, names
 
-    def _divide(
+    def _split(
         self, file: AnnotationFile | None, listed: Sequence[str], originals: Mapping[str, str], split: str, seed: int
     ) -> tuple[dict[str, NDArray[np.int64]], str]:
-        """The splits, and in words where they come from."""
+        """The splits, and a phrase that says how they were made."""
         if split == "paper":
             return _paper_split(len(listed), seed), f"the paper's split, seed {seed}"
         if file is None:
             return _random_split(len(listed), seed), f"no partition file: random 90/5/5 % split, seed {seed}"
         parts = _of_photos(read_partition(file), listed, originals)
         without_part = [name for name, part in zip(listed, parts, strict=True) if part is None]
-        if len(without_part) == len(listed):  # of another data set, such as CelebA's beside CelebA-HQ
-            self._skip(f"{file.name}, which lists none of the photos{_examples(listed)}")
+        if len(without_part) == len(listed):  # the file of another dataset, such as CelebA's beside CelebA-HQ's photos
+            self._skip(f"{file.name}, which lists none of the photos ({first_three(listed)})")
             return _random_split(len(listed), seed), f"no partition that fits: random 90/5/5 % split, seed {seed}"
         if without_part:
-            self._skip(f"{_count(without_part, 'photo')} in no split of {file.name}{_examples(without_part)}")
+            self._skip(f"{counted(without_part, 'photo')} in no split of {file.name} ({first_three(without_part)})")
         part = np.array([-1 if part is None else part for part in parts])
         splits = {name: np.flatnonzero(part == number) for number, name in enumerate(("train", "val", "test"))}
         if not len(splits["test"]):
@@ -188,7 +195,7 @@ class CelebA:
         return splits, f"official split ({file.name})"
 
     def _skip(self, what: str) -> None:
-        """Note a mismatch: a warning, or an error where the caller asked for that."""
+        """Report a mismatch that is skipped: with a warning, or in strict mode with an error."""
         if self._strict:
             raise InputError(f"{self._photos.path}: {what}")
         self._warn(f"{what}; everything else is used")
@@ -208,22 +215,28 @@ class CelebA:
 
 
 class _PhotoIndex:
-    """Finds the photo that a row of an annotation file names."""
+    """Finds photos by the names that annotation files use, which may lack folders or have another suffix."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._tables: dict[tuple[int, bool], dict[str, list[str]]] = {}
 
     def find(self, file: str) -> str | None:
-        """The photo whose path ends in ``file``, else the one with another suffix (CelebA also comes as PNG)."""
+        """The photo whose path ends in ``file``, else one that differs in its suffix only; None if there is none.
+
+        CelebA's photos also come as PNG files, while the rows of the attribute file say ``.jpg``.
+
+        Raises:
+            InputError: several photos match.
+        """
         depth = file.count("/") + 1
         found = self._table(depth, False).get(file)
         if found is None:
             found = self._table(depth, True).get(file.rpartition(".")[0] or file)
-        if found is None and "\\" in file:  # written on Windows
+        if found is None and "\\" in file:  # a path written on Windows
             return self.find(file.replace("\\", "/"))
         if found is not None and len(found) > 1:
-            raise InputError(f"{file!r} stands for {len(found)} photos: {', '.join(found[:3])}; keep one of them")
+            raise InputError(f"{file!r} matches {len(found)} photos: {', '.join(found[:3])}; keep one of them")
         return found[0] if found else None
 
     def _table(self, depth: int, without_suffix: bool) -> dict[str, list[str]]:
@@ -237,14 +250,15 @@ class _PhotoIndex:
 
 
 def _of_photos(table: Mapping[str, T], listed: Sequence[str], originals: Mapping[str, str]) -> list[T | None]:
-    """What a partition or identity file says about each of the photos: by its name, whatever the suffix.
+    """The value of each listed photo in a partition or identity file; None for a photo that it does not list.
 
-    CelebA-HQ's photos have numbers of their own, which mean nothing in CelebA's files: ``originals`` translates them.
+    Names match with any suffix. CelebA-HQ numbers its photos in another order than CelebA, so its names are first
+    translated with ``originals``.
     """
     by_stem: dict[str, T | None] = {}
     for name, value in table.items():
         stem = _stem(name)
-        by_stem[stem] = None if stem in by_stem else value  # of two, neither
+        by_stem[stem] = None if stem in by_stem else value  # a stem that comes twice is ambiguous
 
     def find(name: str) -> T | None:
         if (stem := _stem(name)) in originals:
@@ -256,7 +270,7 @@ def _of_photos(table: Mapping[str, T], listed: Sequence[str], originals: Mapping
 
 
 def _random_split(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
-    """90 % train, 5 % val, 5 % test; of few photos at least one each, if there are three."""
+    """90 % train, 5 % val and 5 % test, and from three photos on at least one in each."""
     held_out = max(count // 20, 1 if count >= 3 else 0)
     order = seeded_permutation(count, check_seed(seed))
     val, test, train = np.split(order, [held_out, 2 * held_out])
@@ -273,14 +287,6 @@ def _paper_split(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
 
 
 def _stem(name: str) -> str:
-    """A photo's name without its folders and its suffix."""
+    """A photo's name without folders and suffix."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return last.rpartition(".")[0] or last
-
-
-def _count(items: Sequence[str], noun: str) -> str:
-    return f"{len(items):,} {noun}{'' if len(items) == 1 else 's'}"
-
-
-def _examples(names: Sequence[str]) -> str:
-    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

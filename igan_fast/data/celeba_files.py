@@ -1,4 +1,4 @@
-"""Finds CelebA's photos and annotation files in a folder or a zip, in whatever layout they were handed out."""
+"""Finds the photos and annotation files of CelebA in a folder or a zip, in any of the usual layouts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from igan_fast.data.annotations import MAX_ANNOTATION_BYTES, AnnotationFile, annotation_file
-from igan_fast.data.formats import describe_left_out, describe_unreadable, is_other_picture, is_photo_name
+from igan_fast.data.formats import describe_non_files, describe_unsupported, is_photo_name, is_unsupported_name
+from igan_fast.data.messages import counted, first_three
 from igan_fast.data.photo_files import FolderPhotos, PhotoFiles, ZipPhotos
 from igan_fast.errors import InputError
 from igan_fast.files import entry_kind
 
 __all__ = ["DataFiles", "find_files"]
 
-#: The file names looked for, in lower case, the best first. The last two find CelebAMask-HQ-attribute-anno.txt.
+#: File name patterns, in lower case and in order of preference. The last two match CelebAMask-HQ-attribute-anno.txt.
 ATTRIBUTE_FILES = ("list_attr_celeba.txt", "list_attr_celeba.csv", "list_attr*.txt", "list_attr*.csv",
                    "*attribute*.txt", "*attribute*.csv")  # fmt: skip
 PARTITION_FILES = ("list_eval_partition.txt", "list_eval_partition.csv")
@@ -24,20 +25,20 @@ IDENTITY_FILES = ("identity_celeba.txt", "identity_celeba.csv")
 ORIGINALS_FILES = ("celeba-hq-to-celeba-mapping.txt",)
 PHOTOS = "img_align_celeba"
 
-#: Folders below the given one that are looked through: DIR/CelebA/Img/img_align_celeba is three down.
+#: How many levels of subfolders are searched: DIR/CelebA/Img/img_align_celeba is three levels below DIR.
 DEPTH = 3
 
 
 @dataclass(frozen=True)
 class DataFiles:
-    """What was found."""
+    """The photos and annotation files of a dataset; None for a file that it lacks."""
 
     photos: PhotoFiles
     attributes: AnnotationFile | None
     partition: AnnotationFile | None
     identities: AnnotationFile | None
-    originals: AnnotationFile | None  #: which of CelebA's photos each one of CelebA-HQ was made from
-    problems: list[str]  #: what was left out, a phrase each
+    originals: AnnotationFile | None  #: the mapping from CelebA-HQ photos to the CelebA photos that they come from
+    problems: list[str]  #: one phrase for each kind of file that was left out
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,23 @@ class _Listing:
     """The files below a folder."""
 
     folder: Path
-    files: list[str]  #: as paths with ``/``, near ones first
-    problems: list[str]
+    files: list[str]  #: relative paths with ``/``, those with the fewest folders first
+    problems: list[str]  #: one phrase for each kind of file that was left out
 
     def find(self, patterns: Sequence[str]) -> AnnotationFile | None:
-        found = _best(self.files, patterns)
+        """The file that matches the earliest of ``patterns``."""
+        found = _best_match(self.files, patterns)
         return None if found is None else annotation_file(self.folder / found)
 
 
 def find_files(path: Path) -> DataFiles:
-    """The photos and annotation files in a folder, or in and beside a zip.
+    """Find the photos and annotation files of the dataset at ``path``, a folder or a zip.
 
-    A folder's own annotation files come before those in its zip; those in a zip that is named itself come first.
+    A zip may hold annotation files, and so may the folder around it. If ``path`` is the folder, the folder's files are
+    preferred; if ``path`` is the zip, the zip's.
 
     Raises:
-        InputError: no such folder, it cannot be read, it holds no photos, or a zip is damaged.
+        InputError: ``path`` does not exist, cannot be read or holds no photos, or a zip is damaged.
     """
     try:
         is_folder, exists = path.is_dir(), path.exists()
@@ -68,19 +71,19 @@ def find_files(path: Path) -> DataFiles:
     if path.suffix.lower() == ".zip" and exists and not is_folder:
         listing = _list(path.parent)
         photos: PhotoFiles = ZipPhotos(path)
-        is_outside_first = False
-        problems = []  # of the folder, which may be any
+        prefers_folder = False
+        problems = []  # the folder around the zip may hold anything: its problems are not the dataset's
     elif is_folder:
         listing = _list(path)
         photos = _find_photos(listing)
-        is_outside_first = True
+        prefers_folder = True
         problems = listing.problems
     else:
         found = "a file" if exists else "no such folder"
         raise InputError(f"data: {path}: {found}; expected a folder with CelebA's files, or 'drawn' for built-in faces")
     files = photos.files if isinstance(photos, ZipPhotos) else listing.files
-    others = [file for file in files if is_other_picture(file)]
-    problems = [*problems, *([describe_left_out(others)] if others else [])]
+    unsupported = [file for file in files if is_unsupported_name(file)]
+    problems = [*problems, *([describe_unsupported(unsupported)] if unsupported else [])]
     if not photos.names:
         zips = [file for file in listing.files if file.lower().endswith(".zip")]
         also = f"; it has {len(zips)} zips: name one of them ({', '.join(zips[:3])})" if len(zips) > 1 else ""
@@ -90,9 +93,9 @@ def find_files(path: Path) -> DataFiles:
         )
 
     def find(patterns: Sequence[str]) -> AnnotationFile | None:
-        inside = _find_in_zip(photos, patterns) if isinstance(photos, ZipPhotos) else None
-        outside = listing.find(patterns)
-        return (outside or inside) if is_outside_first else (inside or outside)
+        in_zip = _find_in_zip(photos, patterns) if isinstance(photos, ZipPhotos) else None
+        in_folder = listing.find(patterns)
+        return (in_folder or in_zip) if prefers_folder else (in_zip or in_folder)
 
     return DataFiles(
         photos, find(ATTRIBUTE_FILES), find(PARTITION_FILES), find(IDENTITY_FILES), find(ORIGINALS_FILES), problems
@@ -100,16 +103,16 @@ def find_files(path: Path) -> DataFiles:
 
 
 def _list(top: Path) -> _Listing:
-    """Every file down to ``DEPTH`` levels below ``top`` that is not hidden, each once: links may lead round in circles.
+    """List the files in ``top`` and down to ``DEPTH`` levels below, without hidden ones.
 
-    A photo that is a link to nothing, or no regular file, is left out.
+    Photos that are no regular files (dangling links, pipes, devices) are left out.
     """
     files: list[str] = []
-    dangling: list[str] = []
+    non_files: list[str] = []
     unreadable: list[str] = []
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, int]] = set()  # device and inode of each folder: links may form cycles
     folders, links = [""], list[str]()
-    # Folders first, at every depth, and what links lead to afterwards: a link beside a folder is the other name.
+    # All real folders are visited before any linked one, so that a folder reached both ways gets its real name.
     while folders or links:
         prefix = (folders or links).pop(0)
         try:
@@ -133,19 +136,17 @@ def _list(top: Path) -> _Listing:
                 if prefix.count("/") < DEPTH:
                     (links if entry.is_symlink() else folders).append(f"{name}/")
             elif kind == "other" and is_photo_name(name):
-                dangling.append(name)
+                non_files.append(name)
             else:
                 files.append(name)
-    problems = [describe_unreadable(dangling)] if dangling else []
+    problems = [describe_non_files(non_files)] if non_files else []
     if unreadable:
-        listed = f"{', '.join(unreadable[:3])}{', …' if len(unreadable) > 3 else ''}"
-        problems.append(
-            f"{len(unreadable):,} folder{'' if len(unreadable) == 1 else 's'} that cannot be read ({listed})"
-        )
+        problems.append(f"{counted(unreadable, 'folder')} that cannot be read ({first_three(unreadable)})")
     return _Listing(top, sorted(files, key=lambda file: file.count("/")), problems)
 
 
 def _find_photos(listing: _Listing) -> PhotoFiles:
+    """The photos of a folder: those in ``img_align_celeba/``, else in its zip, else in a single zip, else any."""
     folder = listing.folder
     photos = [file for file in listing.files if is_photo_name(file)]
     zips = [file for file in listing.files if file.lower().endswith(".zip")]
@@ -155,22 +156,23 @@ def _find_photos(listing: _Listing) -> PhotoFiles:
         return ZipPhotos(folder / aligned[0])
     if len(zips) == 1 and not (photos and listing.find(ATTRIBUTE_FILES)):
         archive = ZipPhotos(folder / zips[0])
-        if not photos or _find_in_zip(archive, ATTRIBUTE_FILES):  # then the photos outside are something else
+        if not photos or _find_in_zip(archive, ATTRIBUTE_FILES):  # then photos beside the zip are not the dataset
             return archive
     return FolderPhotos(folder, photos)
 
 
 def _find_in_zip(photos: ZipPhotos, patterns: Sequence[str]) -> AnnotationFile | None:
-    name = _best(sorted((f for f in photos.files if "__MACOSX" not in f), key=lambda file: file.count("/")), patterns)
+    files = sorted((file for file in photos.files if "__MACOSX" not in file), key=lambda file: file.count("/"))
+    name = _best_match(files, patterns)
     if name is None:
         return None
     return AnnotationFile(photos.where(name), PurePosixPath(name).name, lambda: photos.open(name, MAX_ANNOTATION_BYTES))
 
 
-def _best(files: Sequence[str], patterns: Sequence[str]) -> str | None:
-    """The file that fits the earliest of ``patterns``; of several, the first, which is the nearest."""
-    last_parts = [file.rpartition("/")[2].lower() for file in files]
+def _best_match(files: Sequence[str], patterns: Sequence[str]) -> str | None:
+    """The first of ``files`` that matches the earliest of ``patterns``; None if no file matches any."""
+    names = [file.rpartition("/")[2].lower() for file in files]
     for pattern in patterns:
-        if found := fnmatch.filter(last_parts, pattern):
-            return files[last_parts.index(found[0])]
+        if found := fnmatch.filter(names, pattern):
+            return files[names.index(found[0])]
     return None

@@ -1,4 +1,4 @@
-"""The heavy half of building a store: processes decode pictures and write them into one file, each its own rows."""
+"""Decodes the images of a dataset in parallel: worker processes write into one file, each of them its own rows."""
 
 from __future__ import annotations
 
@@ -24,36 +24,37 @@ from igan_fast.cores import usable_cores
 from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError
 
-__all__ = ["Broken", "ImageFile", "available_cores", "decode_all"]
+__all__ = ["BrokenImage", "ImageFile", "decode_all"]
 
-#: Pictures per task and per write: about a tenth of a second of decoding, and 3 MB at 128².
+#: Images per task and per write: about 0.1 s of decoding, and 3 MB at 128².
 CHUNK = 64
 
-#: A new process takes as long to start and import as decoding this many pictures takes.
-PICTURES_PER_WORKER = 512
+#: Starting a worker process takes as long as decoding this many images.
+IMAGES_PER_WORKER = 512
 
-#: The position of a picture that cannot be decoded, and why.
-Broken: TypeAlias = tuple[int, str]
+#: The position of an image that cannot be decoded, and the error message.
+BrokenImage: TypeAlias = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An ``.npy`` file of (count, S, S, 3) uint8 that several processes fill.
+    """An ``.npy`` file of (count, S, S, 3) uint8, which several processes write.
 
-    Rows are written with ``write``, not through a memory map: on a full disk that is an ``OSError``, not a crash.
+    ``write`` uses file writes and no memory map: on a full disk, a write raises ``OSError``, but a memory map would end
+    the process with SIGBUS.
     """
 
     path: Path
-    size: int
+    size: int  #: S, pixels
     count: int
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one picture."""
+        """The size of one image in bytes."""
         return self.size * self.size * 3
 
     def create(self) -> None:
-        """Write the header and reserve the space of every row, so that a full disk shows before the work."""
+        """Write the header and reserve disk space for all images, so that a full disk raises before any decoding."""
         header = self._header(self.count)
         total = len(header) + self.count * self.row_bytes
         with self.path.open("wb") as file:
@@ -61,31 +62,31 @@ class ImageFile:
             file.flush()
             try:
                 os.posix_fallocate(file.fileno(), 0, total)
-            except (AttributeError, OSError) as error:  # not on macOS, nor on every file system
+            except (AttributeError, OSError) as error:  # macOS and some file systems do not support it
                 if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise
                 file.truncate(total)
 
     def write(self, row: int, images: NDArray[np.uint8]) -> None:
-        """Put ``images``, (n, S, S, 3), at ``row`` and the rows after it."""
+        """Write ``images``, (n, S, S, 3) uint8, to rows ``row`` to ``row + n - 1``."""
         with self.path.open("r+b", buffering=0) as file:
             file.seek(len(self._header(self.count)) + row * self.row_bytes)
             rest = np.ascontiguousarray(images).data.cast("B")
-            while rest:  # the last write before the disk is full is a short one, the next one raises
+            while rest:  # when the disk fills up, one write is short and the next one raises
                 rest = rest[file.write(rest) :]
 
-    def drop(self, rows: Sequence[int]) -> None:
-        """Take ``rows`` (ascending) out of the file; those after them move up."""
+    def remove(self, rows: Sequence[int]) -> None:
+        """Remove ``rows`` (ascending) from the file. The rows after them move up."""
         if not rows:
             return
         kept = np.delete(np.arange(self.count), rows)
         images = np.lib.format.open_memmap(self.path, mode="r+")
-        for start in range(rows[0], len(kept), CHUNK):  # the rows before the first one stay where they are
+        for start in range(rows[0], len(kept), CHUNK):  # rows before the first removed one stay in place
             chunk = kept[start : start + CHUNK]
-            images[start : start + len(chunk)] = images[chunk]  # rows only move up: what is overwritten was read
+            images[start : start + len(chunk)] = images[chunk]  # rows only move up, so no unread row is overwritten
         images.flush()
         del images
-        header = self._header(len(kept))  # of the same length: NumPy pads it so that the first axis can grow in place
+        header = self._header(len(kept))  # as long as before: NumPy pads headers so that the first axis can change
         with self.path.open("r+b") as file:
             file.write(header)
             file.truncate(len(header) + len(kept) * self.row_bytes)
@@ -97,26 +98,28 @@ class ImageFile:
         return buffer.getvalue()
 
 
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return usable_cores()
-
-
 def decode_all(
     source: FaceSource, file: ImageFile, *, workers: int | None, strict: bool, report: Callable[[int], object]
-) -> list[Broken]:
-    """Fill ``file`` with every picture of ``source``; ``report`` hears how many more are done.
+) -> list[BrokenImage]:
+    """Decode every image of ``source`` into ``file``.
 
-    Returns the broken pictures in order; their rows stay black.
+    Args:
+        workers: number of processes; None: as many as there are cores, fewer for a small dataset. 1 decodes in this
+            process.
+        strict: raise an error at a broken image. Otherwise its row stays black.
+        report: called with the number of images that were finished since the last call.
+
+    Returns:
+        The broken images, by ascending position.
 
     Raises:
-        InputError: a broken picture (``strict``), or a worker that died.
-        OSError: the file cannot be written, for one because the disk is full.
+        InputError: an image is broken (``strict``), or a worker process died.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     chunks = [range(start, min(start + CHUNK, file.count)) for start in range(0, file.count, CHUNK)]
-    broken: list[Broken] = []
+    broken: list[BrokenImage] = []
     if workers is None:
-        workers = min(available_cores(), -(-file.count // PICTURES_PER_WORKER))
+        workers = min(usable_cores(), -(-file.count // IMAGES_PER_WORKER))
     workers = min(workers, len(chunks))
     if workers == 1:
         for chunk in chunks:
@@ -124,28 +127,28 @@ def decode_all(
             report(len(chunk))
         return broken
 
-    # Spawned, not forked: a fork copies the locks of PyTorch's threads in whatever state they are.
+    # Spawned and not forked: a fork would copy locks that PyTorch's threads hold at that moment.
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(source, file, strict)
     )
     try:
-        with _quiet_launch(source):
+        with _hidden_script_and_blocked_sigint(source):
             tasks = {pool.submit(_decode_in_worker, chunk): len(chunk) for chunk in chunks}
         for task in as_completed(tasks):
             broken += task.result()
             report(tasks[task])
     except BrokenProcessPool as error:
         raise InputError(
-            "a process that decodes pictures died (out of memory?); use fewer of them: workers=1 uses none"
+            "a process that decodes pictures died (out of memory?); use fewer (workers=1 decodes in this process)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
     return sorted(broken)
 
 
-def _decode_chunk(source: FaceSource, file: ImageFile, strict: bool, positions: range) -> list[Broken]:
+def _decode_chunk(source: FaceSource, file: ImageFile, strict: bool, positions: range) -> list[BrokenImage]:
     images = np.zeros((len(positions), file.size, file.size, 3), dtype=np.uint8)
-    broken: list[Broken] = []
+    broken: list[BrokenImage] = []
     for image, position in zip(images, positions, strict=True):
         try:
             image[:] = source.image(position, file.size)
@@ -157,7 +160,7 @@ def _decode_chunk(source: FaceSource, file: ImageFile, strict: bool, positions: 
     return broken
 
 
-#: What a worker process decodes from and into: sent once, not with every task.
+#: The arguments of ``_decode_chunk`` that stay the same: each worker process gets them once, when it starts.
 _job: tuple[FaceSource, ImageFile, bool] | None = None
 
 
@@ -168,25 +171,26 @@ def _start_worker(source: FaceSource, file: ImageFile, strict: bool) -> None:
 
 
 def _exit_with_parent() -> None:
-    """End this worker when its parent is gone: after a ``kill -9`` it would wait for tasks for ever."""
+    """End this worker when its parent ends. After ``kill -9`` of the parent it would wait for tasks forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _decode_in_worker(positions: range) -> list[Broken]:
+def _decode_in_worker(positions: range) -> list[BrokenImage]:
     assert _job is not None
     return _decode_chunk(*_job, positions)
 
 
 @contextmanager
-def _quiet_launch(source: FaceSource) -> Iterator[None]:
-    """Start processes that know neither the caller's script nor Ctrl-C.
+def _hidden_script_and_blocked_sigint(source: FaceSource) -> Iterator[None]:
+    """Processes spawned inside this block neither import the caller's script nor react to Ctrl-C.
 
-    A spawned process imports the caller's script again. Ours need nothing of it, and one without an ``if __name__ ==
-    "__main__"`` guard would start to train once more in each of them, so the script is hidden meanwhile. Ctrl-C reaches
-    every process of the terminal; it is blocked here, which children inherit, so that only the parent acts on it.
+    A spawned process imports the caller's script. A script without an ``if __name__ == "__main__"`` guard would then
+    start training in every worker. The workers need nothing from the script, so it is hidden in this block; only a
+    source whose class the script defines needs it. Ctrl-C sends SIGINT to every process of the terminal. The workers
+    inherit that it is blocked here, so only the parent handles it.
     """
     main = vars(sys.modules["__main__"])
     hidden: dict[str, object] = {}

@@ -1,4 +1,7 @@
-"""Which files are photos, and the one place that opens one: only formats listed here, and never more than fits."""
+"""Which files are photos, and how they are opened: only in safe formats and with bounded memory.
+
+``open_image`` is the only place in the package that opens image files.
+"""
 
 from __future__ import annotations
 
@@ -14,156 +17,163 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from igan_fast.data.annotations import looks_like_html
+from igan_fast.data.messages import counted, first_three
 from igan_fast.errors import InputError
 
 __all__ = [
     "FORMATS",
     "MAX_FILE_BYTES",
     "PHOTO_SUFFIXES",
-    "describe_left_out",
-    "describe_unreadable",
-    "is_other_picture",
+    "describe_non_files",
+    "describe_unsupported",
     "is_photo_name",
+    "is_unsupported_name",
     "open_image",
 ]
 
-#: The only formats that are ever opened, by Pillow's names: decoders of pixels, which start no program and read no
-#: other file. (An EPS file, whatever its name, would start Ghostscript.) The contents decide, not the suffix.
+#: The formats that are opened, by Pillow's names. Their decoders start no other program and read no other file. (An EPS
+#: file would start Ghostscript.) Pillow detects the format from a file's contents, so the suffix does not matter.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF")
 
-#: The files of a folder that count as photos, whatever the case of their letters.
+#: The suffixes of photos, in lower case. Upper case matches too.
 PHOTO_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif",
     ".tiff", ".webp",
 )  # fmt: skip
 
-#: Photos too where the package pillow-heif is installed.
+#: The suffixes of HEIC photos, which are read if the package pillow-heif is installed.
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
-#: Pictures that the standard library's table of types does not know.
-OTHER_SUFFIXES = (
+#: Suffixes of image formats that are not supported and that ``mimetypes`` does not know.
+UNSUPPORTED_SUFFIXES = (
     ".arw", ".cr2", ".cr3", ".dds", ".dng", ".eps", ".exr", ".hdr", ".jxl", ".nef", ".orf", ".pcx", ".pfm", ".psd",
     ".raf", ".raw", ".rw2", ".tga", *HEIF_SUFFIXES,
 )  # fmt: skip
 
-#: The largest file that is decoded: what Pillow's limit of 89 megapixels takes as three bytes a pixel, and some more.
+#: The largest file that is decoded. Pillow's limit of 89 megapixels takes 268 MB uncompressed, at three bytes a pixel.
 MAX_FILE_BYTES = 300 * 2**20
 
-#: What the coefficients of a JPEG may take that has to be held whole until its last scan is read (a progressive one).
+#: The largest memory for the coefficients of a progressive JPEG, which are all held until its last scan is decoded.
 MAX_COEFFICIENT_BYTES = 640 * 2**20
 
-#: A progressive JPEG has about ten scans. Each is a pass over the whole picture: 0.1 s at 89 megapixels.
+#: The most scans of a progressive JPEG; usually it has about ten. Each takes a pass over the image: 0.1 s at 89
+#: megapixels.
 MAX_SCANS = 100
 
-#: Decoders that keep the picture several times over: the limit of pixels is divided by this, so that 2 kB of a file do
-#: not become 2 GB of memory.
-COPIES = {"WEBP": 2, "JPEG2000": 3}
+#: How many copies of the image a format's decoder holds. The limit of pixels is divided by it, so that a file of 2 kB
+#: cannot take 2 GB of memory.
+DECODER_COPIES = {"WEBP": 2, "JPEG2000": 3}
 
 _HEIF_NOTE = "after pip install pillow-heif HEIC photos are read too"
 
 for _plugin in ("Avif", "Bmp", "Gif", "Jpeg2K", "Png", "Ppm", "Tiff", "WebP"):
-    with suppress(ImportError):  # AVIF came with Pillow 11.3
+    with suppress(ImportError):  # Pillow before 11.3 has no AVIF
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 
 
 def is_photo_name(name: str) -> bool:
-    """Whether a path, with ``/``, has the suffix of a photo and is not hidden (``._face.jpg``, ``__MACOSX/``)."""
+    """Whether a path (with ``/``) has a photo's suffix and is not hidden, as ``._face.jpg`` and ``__MACOSX/`` are."""
     suffix = _suffix(name)
     return (suffix in PHOTO_SUFFIXES or (suffix in HEIF_SUFFIXES and _has_heif())) and not _is_hidden(name)
 
 
-def is_other_picture(name: str) -> bool:
-    """Whether a path has the suffix of a picture, but of none that is read here (``.heic``, ``.tga`` …)."""
+def is_unsupported_name(name: str) -> bool:
+    """Whether a path has the suffix of an image format that is not supported (``.heic``, ``.tga`` …)."""
     suffix = _suffix(name)
-    known = suffix in OTHER_SUFFIXES or mimetypes.types_map.get(suffix, "").startswith("image/")
-    return known and not is_photo_name(name) and not _is_hidden(name)
+    is_image = suffix in UNSUPPORTED_SUFFIXES or mimetypes.types_map.get(suffix, "").startswith("image/")
+    return is_image and not is_photo_name(name) and not _is_hidden(name)
 
 
-def describe_left_out(names: Sequence[str]) -> str:
-    """How many pictures are left out for their format, the first of them, and what to do: for a message."""
+def describe_unsupported(names: Sequence[str]) -> str:
+    """A phrase for messages: how many images have an unsupported format, the first three names, and what to do."""
     advice = _HEIF_NOTE if any(_suffix(name) in HEIF_SUFFIXES for name in names) else "save them as JPEG or PNG"
-    return f"{_count(names, 'picture')} in other formats ({_first(names)}; {advice})"
+    return f"{counted(names, 'picture')} in other formats ({first_three(names)}; {advice})"
 
 
-def describe_unreadable(names: Sequence[str]) -> str:
-    """The same for photos that are a link to nothing, a pipe, a device …"""
-    return f"{_count(names, 'photo')} with no regular file behind the name ({_first(names)})"
+def describe_non_files(names: Sequence[str]) -> str:
+    """A phrase for messages: how many photos are not regular files (dangling links, pipes …), and the first three."""
+    what = "that is not a regular file" if len(names) == 1 else "that are not regular files"
+    return f"{counted(names, 'photo')} {what} ({first_three(names)})"
 
 
 @contextmanager
 def open_image(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """Open a photo in one of ``FORMATS``; errors of decoding inside the block become ``InputError`` too.
+    """Open a photo in one of ``FORMATS``. Decoding errors inside the block become ``InputError`` too.
 
-    A JPEG of more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million; a quarter of it for a progressive one) is decoded at
-    a half, a quarter or an eighth of its size, which takes that much less memory; other formats cannot: refused (WebP
-    from a half of that number, JPEG 2000 from a third).
+    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) is the limit. A JPEG above it is decoded at 1/2, 1/4 or 1/8 of its width
+    and height, which takes less memory; a progressive JPEG above a quarter of the limit. Other formats cannot be
+    decoded at a reduced size, so above the limit they are refused: WebP above 1/2 of it, JPEG 2000 above 1/3.
 
     Args:
-        stream: of the photo's bytes, seekable.
-        name: what messages call the photo.
+        stream: the bytes of the photo, seekable.
+        name: the photo's name for error messages.
 
     Raises:
-        InputError: the photo is in no such format, truncated, broken, or too large. ``name`` is in the message.
+        InputError: the photo has another format, or is truncated, broken or too large.
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit is ours to check
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # oddities of metadata
+            warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit is checked below
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # unusual metadata
             with _open(stream, name) as image:
                 yield image
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise _too_large(name) from None
-    except UnidentifiedImageError:  # its own message shows our buffer's address
+    except UnidentifiedImageError:  # its message would show the stream object's address
         stream.seek(0)
-        raise InputError(f"{name}: {_what_it_is(stream.read(1024))}") from None
-    except Exception as error:  # Pillow's decoders raise a dozen types for broken data
-        raise InputError(f"{name}: is truncated, broken or no photo ({error})") from error
+        raise InputError(f"{name}: {_describe_contents(stream.read(1024))}") from None
+    except Exception as error:  # Pillow's decoders raise many exception types for broken data
+        raise InputError(f"{name}: is truncated, broken or not a photo ({error})") from error
 
 
 def _open(stream: BinaryIO, name: str) -> Image.Image:
     if stream.seek(0, 2) > MAX_FILE_BYTES:
-        raise InputError(f"{name}: is a file of {stream.tell():,} bytes; photos of up to {MAX_FILE_BYTES:,} are read")
+        raise InputError(f"{name}: has {stream.tell():,} bytes, expected at most {MAX_FILE_BYTES:,} for a photo")
     stream.seek(0)
     head = stream.read(12)
     stream.seek(0)
     if head.startswith(b"\xff\xd8\xff"):
-        image = JpegImageFile(stream, name)  # Image.open refuses a large one before it can be reduced
+        image = JpegImageFile(stream, name)  # Image.open would refuse a large JPEG instead of reducing it
         _limit_jpeg(image, stream, name)
         return image
     if _is_heif(head):
-        _has_heif()
+        _has_heif()  # registers the decoder
     opened = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
-    copies = COPIES.get(opened.format or "", 1)
+    copies = DECODER_COPIES.get(opened.format or "", 1)
     if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS // copies:
         raise _too_large(name, opened.width * opened.height, divisor=copies)
     return opened
 
 
 def _limit_jpeg(image: JpegImageFile, stream: BinaryIO, name: str) -> None:
-    """Have a large JPEG decoded at a reduced size, and refuse one that even then would fill the memory or the day."""
+    """Make Pillow decode a large JPEG at a reduced size; refuse one that would still take too much memory or time."""
     pixels = image.width * image.height
     limit = allowed = Image.MAX_IMAGE_PIXELS or 8 * pixels
-    if not _comes_in_one_scan(image, stream):
+    if not _has_single_scan(image, stream):
         sampling = [across * down for _, across, down, _ in image.layer]
-        held = 2 * pixels * sum(sampling) // max(*sampling, 1)
-        if pixels > limit and held > MAX_COEFFICIENT_BYTES:
-            raise _too_large(name, pixels, ", and is progressive: it would have to be held whole")
-        allowed = limit // 4  # beside what is held there is less room for the result
+        coefficient_bytes = 2 * pixels * sum(sampling) // max(*sampling, 1)
+        if pixels > limit and coefficient_bytes > MAX_COEFFICIENT_BYTES:
+            raise _too_large(name, pixels, ", and is progressive: all of it would have to be held in memory")
+        allowed = limit // 4  # the coefficients take memory too, so the result has to be smaller
         position = stream.tell()
         stream.seek(0)
         scans = stream.read().count(b"\xff\xda")
         stream.seek(position)
         if scans > MAX_SCANS:
-            raise InputError(f"{name}: is a JPEG of {scans:,} scans, expected at most {MAX_SCANS}; save it anew")
+            raise InputError(f"{name}: is a JPEG of {scans:,} scans, expected at most {MAX_SCANS}; save it again")
     if pixels > allowed:
         scale = next(scale for scale in (2, 4, 8) if scale == 8 or pixels <= allowed * scale**2)
         image.draft(None, (image.width // scale, image.height // scale))
 
 
-def _comes_in_one_scan(image: JpegImageFile, stream: BinaryIO) -> bool:
-    """Whether the first scan, whose header was read last, holds all colours, so that rows are decoded as they come."""
+def _has_single_scan(image: JpegImageFile, stream: BinaryIO) -> bool:
+    """Whether the first scan holds all colour components, so that rows are decoded without holding the coefficients.
+
+    ``stream`` is just behind the header of the first scan, where ``JpegImageFile`` stops reading.
+    """
     position = stream.tell()
     header = b"\xff\xda" + (6 + 2 * image.layers).to_bytes(2, "big") + bytes([image.layers])
     stream.seek(max(position - 8 - 2 * image.layers, 0))
@@ -182,15 +192,16 @@ def _too_large(name: str, pixels: int | None = None, why: str = "", divisor: int
     )
 
 
-def _what_it_is(head: bytes) -> str:
+def _describe_contents(head: bytes) -> str:
+    """The end of an error message: what a file that begins with ``head`` is, if it is not a photo."""
     if _is_heif(head):
         return f"is a HEIC photo; {_HEIF_NOTE}"
     if head[4:12] in (b"ftypavif", b"ftypavis"):
         return "is an AVIF photo, which Pillow reads from version 11.3 on"
     if not head.strip(b"\0"):
-        return f"is truncated, broken or no photo (it {'begins with zeros' if head else 'is empty'})"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "is truncated, broken or no photo (it is a web page; download it again)"
+        return f"is truncated, broken or not a photo (it {'begins with zeros' if head else 'is empty'})"
+    if looks_like_html(head):
+        return "is truncated, broken or not a photo (it is a web page; download it again)"
     return f"is not a photo in a format that is read here ({', '.join(FORMATS)})"
 
 
@@ -208,26 +219,18 @@ def _is_heif(head: bytes) -> bool:
 
 
 def _has_heif() -> bool:
-    """Whether HEIC can be read: the caller has registered pillow-heif with Pillow, or it is installed."""
+    """Whether HEIC photos can be read: Pillow has a decoder, or pillow-heif is installed and registers one."""
     return "HEIF" in Image.OPEN or _register_heif()
 
 
 @functools.cache
 def _register_heif() -> bool:
-    # In each process anew, so also in those that decode a dataset.
+    # Every process registers it for itself, so a dataset's worker processes read HEIC too.
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError:
         return False
     return "HEIF" in Image.OPEN
-
-
-def _count(names: Sequence[str], noun: str) -> str:
-    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"
-
-
-def _first(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
 
 def _suffix(name: str) -> str:

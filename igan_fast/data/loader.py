@@ -1,4 +1,4 @@
-"""Shuffled, mirrored batches from a store, as an endless stream whose exact position is one integer."""
+"""Loads shuffled and randomly flipped batches from a store. One integer describes the position in the stream."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from igan_fast.ops.gather_images import gather_images, pick
 
 __all__ = ["Batch", "BatchLoader", "to_float", "to_uint8"]
 
-#: A store stays on the GPU if it takes at most this share of the memory that is free: training needs the rest.
+#: The images are kept on the GPU if they take at most this share of its free memory. Training needs the rest.
 RESIDENT_SHARE = 1 / 3
 
-#: Pictures per copy when a store moves to the GPU: a few hundred MB at 128², little beside what the host has.
+#: Images per copy to the GPU: 200 MB of host memory at 128².
 RESIDENT_CHUNK = 4096
 
 
@@ -32,26 +32,26 @@ class Batch(NamedTuple):
 
 
 class BatchLoader:
-    """An endless stream of shuffled examples, cut into batches that are always full.
+    """An endless stream of shuffled examples, in batches of equal size.
 
-    With n = ``len(rows)``, example k of the stream is entry ``k % n`` of epoch ``k // n``'s permutation of ``rows``.
-    Where ``flip`` is on, half of the examples are mirrored, left and right. Order and flips of an epoch depend on
-    (seed, epoch) alone, so they are the same on every machine, whatever the batch size, and a run can resume at any
-    position. A batch may span epochs; where n is smaller than the batch it holds a picture more than once.
+    Each epoch is a random permutation of ``rows``, and a random half of its examples is flipped horizontally. With
+    n = ``len(rows)``, example k of the stream is entry ``k % n`` of epoch ``k // n``. The order and flips of an epoch
+    depend on seed and epoch alone. So they are the same on every machine and for every batch size, and training can
+    resume at any position. A batch may span two epochs. If n is smaller than the batch size, a batch holds images more
+    than once.
 
     Args:
-        store: the pictures, see ``build_store``.
-        rows: (n,) integers, the rows of the store to draw from, such as ``store.splits["train"]``.
+        store: the images, see ``build_store``.
+        rows: (n,) integers, the rows of the store to sample, such as ``store.splits["train"]``.
         batch_size: B, at least 1.
-        seed: of order and flips, at least 0.
-        flip: mirror half of the examples at random.
-        device: where batches go.
-        resident: keep the pictures on the device, so that a batch costs no transfer; None keeps them there if the
-            device is a GPU and they take at most a third of its free memory. On a CPU it makes no difference: there
-            the operating system's cache keeps them in memory.
+        seed: seed of the order and the flips, at least 0.
+        flip: flip each example with probability 1/2.
+        device: the device of the batches.
+        resident: keep all images on the device, so that a batch needs no transfer. None keeps them there if the device
+            is a GPU and they take at most a third of its free memory. On a CPU it has no effect.
 
     Raises:
-        InputError: ``rows`` is empty or reaches outside of the store, or an argument is out of its range.
+        InputError: ``rows`` is empty or out of the store's range, or another argument is out of range.
     """
 
     def __init__(
@@ -69,71 +69,74 @@ class BatchLoader:
         self.seed = check_seed(seed)
         self.flip = flip
         self.device = torch.device(device)
-        self.position = 0  #: examples of the stream that were already given out
+        self.position = 0  #: the number of examples that were returned so far
         self._rows = _checked_rows(rows, len(store.images))
         if batch_size < 1:
             raise InputError(f"batch_size: found {batch_size}, expected at least 1")
         if resident is None:
-            resident = self._fits(store)
+            resident = self._fits_on_device(store)
         self.resident = resident and self.device.type != "cpu"
 
         self._images: NDArray[np.uint8] = store.images
-        self._on_device: Tensor | None = self._upload() if self.resident else None
-        self._home = self.device if self.resident else torch.device("cpu")
-        self._labels = torch.from_numpy(store.labels[self._rows].astype(np.float32)).to(self._home)
+        self._resident_images: Tensor | None = self._upload() if self.resident else None
+        self._index_device = self.device if self.resident else torch.device("cpu")  # of labels, order and flips
+        self._labels = torch.from_numpy(store.labels[self._rows].astype(np.float32)).to(self._index_device)
         self._epoch = -1
-        self._order = self._flips = torch.empty(0)  # of epoch `_epoch`, at home
+        self._order = self._flips = torch.empty(0)  # for epoch `_epoch`
 
     @property
     def examples_per_epoch(self) -> int:
-        """n: how many pictures one epoch shows, each once."""
+        """n, the number of examples in one epoch."""
         return len(self._rows)
 
     @property
     def epoch(self) -> float:
-        """How many times the pictures were shown so far, with a fraction."""
+        """The number of epochs so far, with a fraction."""
         return self.position / self.examples_per_epoch
 
     def next(self) -> Batch:
-        """The next ``batch_size`` examples. On a GPU nothing here waits for the device."""
-        order, flips = self._draw(self.batch_size)
+        """The next ``batch_size`` examples. On a GPU, the copies are asynchronous."""
+        order, flips = self._next_indices(self.batch_size)
         labels = self._labels.index_select(0, order)
-        if self._on_device is not None:
-            return Batch(pick(self._on_device, order, flips), labels)
+        if self._resident_images is not None:
+            return Batch(pick(self._resident_images, order, flips), labels)
 
         pin = self.device.type == "cuda"
         images = torch.empty((self.batch_size, *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pin)
-        # mode="clip" lets NumPy write into `out` directly; the rows were checked when the loader was made.
+        # mode="clip" lets NumPy write into `out` directly. The constructor has checked the rows.
         np.take(self._images, self._rows[order.numpy()], axis=0, out=images.numpy(), mode="clip")
-        flagged = flips.nonzero().squeeze(1)
-        # Seen as NCHW in channels_last strides, PyTorch has a vectorised mirror for three bytes a pixel.
-        mirrored = images.index_select(0, flagged).permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
-        images.index_copy_(0, flagged, mirrored)
+        selected = flips.nonzero().squeeze(1)
+        # PyTorch flips three-channel images with a vectorised kernel if they are NCHW in channels_last layout.
+        flipped = images.index_select(0, selected).permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+        images.index_copy_(0, selected, flipped)
         if pin:
             labels = labels.pin_memory()
         return Batch(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
 
     def next_images(self) -> tuple[Tensor, Tensor]:
-        """``next()`` as the networks take it: images (B, 3, S, S) float32 in [−1, 1], channels_last, and labels.
+        """The next batch in the format of the networks.
 
-        From pictures that stay on the device that is one launch.
+        If the images are resident on a GPU, one kernel gathers, flips and converts them.
+
+        Returns:
+            The images, (B, 3, S, S) float32 in [−1, 1], channels_last, and the labels, (B, A) float32.
         """
-        if self._on_device is None:
+        if self._resident_images is None:
             batch = self.next()
             return to_float(batch.images), batch.labels
-        order, flips = self._draw(self.batch_size)
-        images = gather_images(self._on_device, order, flips)
+        order, flips = self._next_indices(self.batch_size)
+        images = gather_images(self._resident_images, order, flips)
         return images, self._labels.index_select(0, order)
 
     def state_dict(self) -> dict[str, int]:
-        """The exact place in the stream, as JSON can hold it."""
+        """The position in the stream, as a dict that JSON can store."""
         return {"seed": self.seed, "position": self.position, "count": self.examples_per_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the place that ``state_dict`` described.
+        """Continue at the position of a ``state_dict``.
 
         Raises:
-            InputError: the state is of another seed or number of pictures, so that its stream is another one.
+            InputError: the state has another seed or number of examples per epoch, so its stream is a different one.
         """
         expected = {"seed": self.seed, "count": self.examples_per_epoch}
         for name, value in expected.items():
@@ -145,8 +148,8 @@ class BatchLoader:
             raise InputError(f"loader state: position is {position!r}, expected a whole number from 0 up")
         self.position = position
 
-    def _draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Where in ``rows`` the next ``count`` examples lie (int64) and whether each is mirrored (bool), at home."""
+    def _next_indices(self, count: int) -> tuple[Tensor, Tensor]:
+        """Advance by ``count`` examples. Returns their indices into ``rows`` (int64) and their flips (bool)."""
         orders, flips = [], []
         while count:
             epoch, start = divmod(self.position, self.examples_per_epoch)
@@ -164,17 +167,17 @@ class BatchLoader:
     def _begin_epoch(self, epoch: int) -> None:
         count = self.examples_per_epoch
         bits = random_bits(2 * count, self.seed, epoch)
-        self._order = self._bring_home(torch.from_numpy(np.argsort(bits[:count], kind="stable")))
+        self._order = self._to_index_device(torch.from_numpy(np.argsort(bits[:count], kind="stable")))
         flips = (bits[count:] & np.uint64(1)).astype(np.bool_) & self.flip
-        self._flips = self._bring_home(torch.from_numpy(flips))
+        self._flips = self._to_index_device(torch.from_numpy(flips))
         self._epoch = epoch
 
-    def _bring_home(self, tensor: Tensor) -> Tensor:
-        if self._home.type == "cuda":
-            return tensor.pin_memory().to(self._home, non_blocking=True)
-        return tensor.to(self._home)
+    def _to_index_device(self, tensor: Tensor) -> Tensor:
+        if self._index_device.type == "cuda":
+            return tensor.pin_memory().to(self._index_device, non_blocking=True)
+        return tensor.to(self._index_device)
 
-    def _fits(self, store: FaceStore) -> bool:
+    def _fits_on_device(self, store: FaceStore) -> bool:
         if self.device.type != "cuda":
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -182,7 +185,7 @@ class BatchLoader:
         return bool(needed <= free * RESIDENT_SHARE)
 
     def _upload(self) -> Tensor:
-        """The pictures of ``rows`` on the device, in the order of ``rows``."""
+        """Copy the images of ``rows`` to the device, in the order of ``rows``."""
         count = len(self._rows)
         images = torch.empty((count, *self._images.shape[1:]), dtype=torch.uint8, device=self.device)
         for start in range(0, count, RESIDENT_CHUNK):
@@ -192,12 +195,12 @@ class BatchLoader:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 → (B, 3, S, S) float32 in [−1, 1], channels_last; 0 and 255 become exactly −1 and 1."""
+    """(B, S, S, 3) uint8 → (B, 3, S, S) float32 in [−1, 1], channels_last. 0 and 255 become exactly −1 and 1."""
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(B, 3, S, S) floating point in [−1, 1] → (B, S, S, 3) uint8, contiguous: rounded, clamped, NaN as black."""
+    """(B, 3, S, S) floating point in [−1, 1] → (B, S, S, 3) uint8, contiguous. Rounds and clamps; NaN becomes black."""
     levels = images.detach().to(torch.float32).nan_to_num(nan=-1.0).add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 

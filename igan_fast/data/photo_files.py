@@ -1,4 +1,4 @@
-"""Photos in a folder or in a zip, read one at a time and without unpacking."""
+"""Reads single photos from a folder, or from a zip without unpacking it to disk."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from igan_fast.files import open_regular
 
 __all__ = ["FolderPhotos", "PhotoFiles", "ZipPhotos", "decode_photo"]
 
-#: Bytes that are read at a time from a packed file, by its compression: with deflate that bounds what they unpack to;
-#: with LZMA each byte may become 7,000. Of bzip2, which is in no list, a few become gigabytes.
-_STEPS = {zipfile.ZIP_STORED: 2**20, zipfile.ZIP_DEFLATED: 2**20, zipfile.ZIP_LZMA: 2**12}
+#: How many bytes to read at a time from a zip entry, by its compression. This bounds the memory of one read: a byte of
+#: LZMA may unpack to 7,000. bzip2 is missing, because a few of its bytes may unpack to gigabytes.
+_READ_BYTES = {zipfile.ZIP_STORED: 2**20, zipfile.ZIP_DEFLATED: 2**20, zipfile.ZIP_LZMA: 2**12}
 
-#: Longer than what the kernel's clock of files counts in: later changes of a file get a later time.
-_TICK_NS = 20_000_000
+#: More than the resolution of file times (a tick of the kernel's clock): a change after this time gets a later time.
+_CLOCK_TICK_NS = 20_000_000
 
 
 class PhotoFiles(Protocol):
-    """Where photos are read from."""
+    """A folder or a zip of photos."""
 
     @property
     def path(self) -> Path:
@@ -42,27 +42,30 @@ class PhotoFiles(Protocol):
         """The photos, as paths below ``path`` with ``/``."""
 
     def where(self, name: str) -> str:
-        """What messages call a photo."""
+        """A photo's full path, for error messages."""
 
     def open(self, name: str) -> BinaryIO:
-        """A photo's file, to be read from its beginning. Raises ``InputError`` that names the file."""
+        """Open a photo at its first byte. Raises ``InputError``, which names the file."""
 
     def digest(self, names: Iterable[str]) -> str:
-        """A hexadecimal digest that changes when the contents of one of these photos, or their order, would."""
+        """A hexadecimal digest that changes if the contents of one of these photos or their order changes."""
 
 
 def decode_photo(photos: PhotoFiles, name: str, size: int) -> NDArray[np.uint8]:
-    """A photo's centre square as (size, size, 3) RGB, exactly as ``load_photo`` gives a user's own photo to the model.
+    """A photo, cropped to its centre square and resized, with the same result as ``load_photo``.
+
+    Returns:
+        (size, size, 3) uint8, RGB.
 
     Raises:
-        InputError: the photo is truncated, broken, smaller than 16 pixels, or too large to be safe.
+        InputError: the photo is truncated, broken, smaller than 16 pixels, or too large to decode safely.
     """
     with photos.open(name) as stream:
         return decode_stream(stream, size, photos.where(name))
 
 
 class FolderPhotos:
-    """Photos below a folder: ``names`` are their paths in it."""
+    """Photos in a folder. ``names`` are their paths relative to it."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self.path = path
@@ -78,47 +81,47 @@ class FolderPhotos:
             raise InputError(f"{self.path / name}: cannot be read: {error.strerror}") from error
 
     def digest(self, names: Iterable[str]) -> str:
-        """From names, sizes and times of change: reading everything would take as long as building the store.
+        """A digest of names, sizes, mtimes and ctimes. Reading the contents would take as long as building the store.
 
-        Two times: of the last change of a file's contents, which can be set to anything by whoever puts a photo in
-        another one's place, and of the last change of what is known about it (ctime), which the system keeps.
+        The mtime alone is not enough: a program that replaces a photo may set it to the old value. The ctime is set by
+        the kernel.
         """
         digest = hashlib.sha256()
         newest = 0
         for name in names:
             try:
                 status = (self.path / name).stat()
-            except OSError:  # it has gone; whoever decodes it will say so
+            except OSError:  # the file is gone, which ``open`` reports when the photo is decoded
                 digest.update(f"{name}\0gone\n".encode("utf-8", "surrogateescape"))
                 continue
             newest = max(newest, status.st_ctime_ns)
             state = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n"
             digest.update(state.encode("utf-8", "surrogateescape"))
-        # A photo that is changed within the same tick of the clock would keep its time.
-        if 0 <= (age := time.time_ns() - newest) < _TICK_NS:
-            time.sleep((_TICK_NS - age) / 1e9)
+        # A photo that changes twice within one clock tick keeps its time: wait until the tick is over.
+        if 0 <= (age := time.time_ns() - newest) < _CLOCK_TICK_NS:
+            time.sleep((_CLOCK_TICK_NS - age) / 1e9)
         return digest.hexdigest()
 
 
 class ZipPhotos:
-    """Photos in a zip. Each process opens the file for itself, when it reads the first photo.
+    """Photos in a zip. Each process opens the zip for itself when it reads its first photo.
 
     Raises:
-        InputError: the file cannot be read, is a web page, is truncated, or is no zip.
+        InputError: the file cannot be read, is truncated, or is not a zip.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._opened: tuple[int, zipfile.ZipFile] | None = None  # by which process
-        #: Every file in it, with ``/`` between folders. Of two entries with one name the later one counts.
+        self._opened: tuple[int, zipfile.ZipFile] | None = None  # the process that opened the zip, and the open zip
+        #: All files in the zip, by path with ``/``. If two entries have the same name, the later one wins.
         self._entries: dict[str, zipfile.ZipInfo] = {
-            name: entry for entry in self._zip().infolist() if not (name := _name_of(entry)).endswith("/")
+            name: entry for entry in self._zip().infolist() if not (name := _entry_name(entry)).endswith("/")
         }
         self.names: Sequence[str] = [name for name in self._entries if is_photo_name(name)]
 
     @property
     def files(self) -> list[str]:
-        """All files in the zip, photos or not."""
+        """The paths of all files in the zip, including those that are not photos."""
         return list(self._entries)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,18 +131,22 @@ class ZipPhotos:
         return f"{self.path}: {name}"
 
     def open(self, name: str, limit: int = MAX_FILE_BYTES) -> BinaryIO:
-        """A file of the zip, unpacked; of more than ``limit`` bytes it is refused before they fill the memory."""
+        """Unpack a file of the zip into memory.
+
+        Raises:
+            InputError: the file has more than ``limit`` bytes, an unsupported compression, or damaged contents.
+        """
         entry = self._entries[name]
         if entry.file_size > limit:
-            raise InputError(f"{self.where(name)}: unpacks to {entry.file_size:,} bytes; up to {limit:,} are read")
-        if entry.compress_type not in _STEPS:
+            raise InputError(f"{self.where(name)}: unpacks to {entry.file_size:,} bytes, expected at most {limit:,}")
+        if entry.compress_type not in _READ_BYTES:
             packed = zipfile.compressor_names.get(entry.compress_type, f"method {entry.compress_type}")  # type: ignore[attr-defined]
-            raise InputError(f"{self.where(name)}: cannot be unpacked: is packed with {packed}, expected deflate")
+            raise InputError(f"{self.where(name)}: cannot be unpacked: found {packed} compression, expected deflate")
         content = bytearray()
         archive = self._zip()
         try:
-            with archive.open(entry) as file:  # it checks the CRC at the end
-                while part := file.read(_STEPS[entry.compress_type]):
+            with archive.open(entry) as file:  # zipfile checks the CRC at the end and never returns more than file_size
+                while part := file.read(_READ_BYTES[entry.compress_type]):
                     content += part
         except Exception as error:  # zlib's, zipfile's and the operating system's errors for broken data
             raise InputError(f"{self.where(name)}: cannot be unpacked ({error})") from error
@@ -150,7 +157,7 @@ class ZipPhotos:
         return io.BytesIO(content)
 
     def digest(self, names: Iterable[str]) -> str:
-        """From names, sizes and checksums, which the zip's table of contents has."""
+        """A digest of names, sizes and CRCs, which are in the zip's table of contents."""
         digest = hashlib.sha256()
         for name in names:
             entry = self._entries[name]
@@ -158,29 +165,30 @@ class ZipPhotos:
         return digest.hexdigest()
 
     def _zip(self) -> zipfile.ZipFile:
-        # A forked process must not share the file position with its parent.
+        # A forked process opens the zip again: parent and child would share the file position.
         if self._opened is None or self._opened[0] != os.getpid():
             try:
-                open_regular(self.path).close()  # a pipe or a device is refused, and not waited for
+                open_regular(self.path).close()  # raises for a pipe or device, where ZipFile would block
                 self._opened = os.getpid(), zipfile.ZipFile(self.path)
             except InputError:
                 raise
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-            except Exception as error:  # BadZipFile, and what else zipfile raises for a damaged table of contents
-                raise InputError(f"{self.path}: {_what_is_wrong(self.path)}") from error
+            except Exception as error:  # zipfile raises BadZipFile and other types for a damaged table of contents
+                raise InputError(f"{self.path}: {_describe_damage(self.path)}") from error
         return self._opened[1]
 
 
-def _name_of(entry: zipfile.ZipInfo) -> str:
-    """An entry's path, with ``/`` and as UTF-8: some programs write other separators, or leave out UTF-8's flag."""
+def _entry_name(entry: zipfile.ZipInfo) -> str:
+    """An entry's path with ``/``, decoded from UTF-8. Some programs write ``\\``, or UTF-8 without its flag."""
     name = entry.filename
     if not entry.flag_bits & 0x800:
         name = name.encode("cp437").decode("utf-8", "surrogateescape")
     return name.replace("\\", "/")
 
 
-def _what_is_wrong(path: Path) -> str:
+def _describe_damage(path: Path) -> str:
+    """The end of an error message: why the file at ``path`` cannot be opened as a zip."""
     with open_regular(path) as file:
         head = file.read(1024)
     if looks_like_html(head):

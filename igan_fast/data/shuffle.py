@@ -1,4 +1,4 @@
-"""Shuffling that is the same on every machine and with every release of NumPy."""
+"""Random permutations that are the same on every machine and with every version of NumPy."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ __all__ = ["check_seed", "random_bits", "seeded_permutation"]
 
 
 def check_seed(seed: int, *, where: str = "seed") -> int:
-    """``seed`` itself. Raises ``InputError`` where it is negative, which NumPy's ``SeedSequence`` refuses."""
+    """Return ``seed``. Raises ``InputError`` if it is negative, which NumPy's ``SeedSequence`` does not accept."""
     if seed < 0:
         raise InputError(f"{where}: found {seed}, expected a whole number from 0 up")
     return seed
 
 
 def random_bits(count: int, *key: int) -> NDArray[np.uint64]:
-    """``count`` independent words of 64 random bits that depend on ``key`` alone.
+    """(count,) uint64: 64 random bits each, which depend on ``key`` alone.
 
-    NumPy promises that the bits of a bit generator never change; for ``Generator.permutation`` it does not.
+    NumPy guarantees that the raw output of a bit generator never changes. It gives no such guarantee for
+    ``Generator.permutation``.
     """
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
 
 
 def seeded_permutation(count: int, *key: int) -> NDArray[np.int64]:
-    """A uniformly random order of ``range(count)`` that depends on ``count`` and ``key`` alone, as (count,) int64."""
+    """(count,) int64: a uniformly random permutation of ``range(count)`` that depends on ``count`` and ``key`` alone."""
     return np.argsort(random_bits(count, *key), kind="stable").astype(np.int64, copy=False)

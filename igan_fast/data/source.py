@@ -1,4 +1,4 @@
-"""What every dataset of labelled faces offers, wherever the pictures come from: files, a zip, or a drawing routine."""
+"""The interface of every dataset of labelled faces, whether its images come from a folder, a zip or drawing code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["FaceSource"]
 
 
 class FaceSource(Protocol):
-    """Labelled face pictures at their origin; ``DrawnFaces`` and ``CelebA`` are two.
+    """A dataset of N labelled face images; ``DrawnFaces`` and ``CelebA`` implement it.
 
-    A source decodes or draws one picture at a time, which is slow: ``build_store`` does it once for all pictures.
-    It is pickled into that function's worker processes, so it opens files only when a picture is asked for.
+    A source decodes or draws one image per call, which is slow, so ``build_store`` does it once for all images. A
+    source must be picklable, because ``build_store`` sends it to worker processes: it opens files in ``image`` only.
     """
 
     @property
@@ -24,24 +24,31 @@ class FaceSource(Protocol):
 
     @property
     def labels(self) -> NDArray[np.uint8]:
-        """(N, A), values 0 and 1."""
+        """(N, A) uint8, values 0 and 1."""
 
     @property
     def identities(self) -> NDArray[np.int64] | None:
-        """(N,), equal where the person is the same, −1 where it is unknown; None where nothing is known."""
+        """(N,) int64, the number of the person on each image, −1 if unknown; None if no identity is known."""
 
     @property
     def splits(self) -> Mapping[str, NDArray[np.int64]]:
-        """Ascending positions of ``"train"`` and ``"val"``, and of ``"test"`` where there is one."""
+        """The image positions of each split, ascending: ``"train"``, ``"val"`` and, if there is one, ``"test"``."""
 
     def __len__(self) -> int:
-        """N, the number of pictures."""
+        """N, the number of images."""
 
     def describe(self) -> str:
-        """One line for the user: what was found."""
+        """A one-line summary for the user."""
 
     def fingerprint(self) -> str:
-        """A hexadecimal digest that changes when any picture, their order or their crop would; labels do not matter."""
+        """A hexadecimal digest that changes if any image, the order of the images or their crop changes.
+
+        Labels and splits are not part of it.
+        """
 
     def image(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Picture ``index`` as (size, size, 3) RGB. Raises ``InputError`` that names the file when it is broken."""
+        """Image ``index`` as (size, size, 3) uint8, RGB.
+
+        Raises:
+            InputError: the image is broken. The message names its file.
+        """

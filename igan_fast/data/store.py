@@ -1,8 +1,8 @@
-"""Decode, crop and resize every picture once, in parallel, into one memory-mapped file that training reads from.
+"""Decodes, crops and resizes all images of a dataset once, into one memory-mapped file that training reads.
 
-A store is a folder in the cache: ``images.npy``, uint8 (M, S, S, 3), and ``store.json``, which says what it was made
-from and has checksums of both. Labels and splits are not in it: they come from the source, so that other attributes
-need no new store.
+A store is a folder in the cache. ``images.npy`` holds the images, (M, S, S, 3) uint8; ``store.json``, the manifest,
+holds the source's fingerprint and the checksums of both files. Labels and splits always come from the source, so a
+change of attributes needs no new store.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from igan_fast.data.decode import Broken, ImageFile, decode_all
+from igan_fast.data.decode import BrokenImage, ImageFile, decode_all
 from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError, printable
 from igan_fast.files import clear_write_errors, open_regular, sync_file, sync_folder, write_durably
@@ -36,52 +36,54 @@ from igan_fast.progress import progress_bar
 
 __all__ = ["FaceStore", "build_store", "cache_folder", "spread"]
 
-#: Part of every store's name and manifest: raise it when the layout of the folder changes.
+#: The version of the folder's layout. It is part of every store's name and manifest.
 STORE_FORMAT = 2
 
 IMAGES = "images.npy"
 MANIFEST = "store.json"
 
-#: Bytes of ``images.npy`` for each checksum. A CRC takes 0.3 s a GB: opening a store reads it once, as an epoch does.
-CHECKED_BYTES = 2**22
+#: The number of bytes of ``images.npy`` per CRC-32. Computing the checksums takes 0.3 s per GB.
+CHECKSUM_BLOCK_BYTES = 2**22
 
-#: What is in a manifest.
-SHAPE = {"format": int, "fingerprint": str, "size": int, "count": int, "broken": list, "checksums": [int], "seal": str}
+#: The keys of a manifest and the types of their values. "seal" is the digest of all other keys.
+MANIFEST_SCHEMA = {
+    "format": int, "fingerprint": str, "size": int, "count": int, "broken": list, "checksums": [int], "seal": str,
+}  # fmt: skip
 
-#: Checking more than this shows a progress bar: on a slow disk it takes a while.
-SHOWN_BYTES = 2**31
+#: Verifying the checksums of a larger file shows a progress bar.
+PROGRESS_BYTES = 2**31
 
 
 @dataclass(frozen=True)
 class FaceStore:
-    """All pictures of a source at one size, with their labels. ``build_store`` makes it.
+    """All images of a source at one size, with their labels, as returned by ``build_store``.
 
-    Row r of the store is picture ``positions[r]`` of the source; they differ where broken pictures were skipped.
+    Row r of the store is image ``positions[r]`` of the source. The two numbers differ if broken images were skipped.
     """
 
-    images: NDArray[np.uint8]  #: (M, S, S, 3) RGB, read-only and memory-mapped: a row is read from disk when it is used
+    images: NDArray[np.uint8]  #: (M, S, S, 3) RGB, read-only and memory-mapped
     labels: NDArray[np.uint8]  #: (M, A), values 0 and 1
-    identities: NDArray[np.int64] | None  #: (M,), −1 where unknown
-    splits: Mapping[str, NDArray[np.int64]]  #: ascending rows of "train", "val" and, where there is one, "test"
-    attributes: tuple[str, ...]  #: the names of the A labels
-    positions: NDArray[np.int64]  #: (M,), ascending: where each row's picture is in the source
+    identities: NDArray[np.int64] | None  #: (M,), the number of the person, −1 if unknown
+    splits: Mapping[str, NDArray[np.int64]]  #: the rows of "train", "val" and, if there is one, "test", ascending
+    attributes: tuple[str, ...]  #: the names of the A label columns
+    positions: NDArray[np.int64]  #: (M,), ascending: the position of each row's image in the source
     size: int  #: S, pixels
-    path: Path | None = None  #: the folder in the cache
-    digest: str | None = None  #: hexadecimal, of the pictures themselves: the same wherever their files come from
+    path: Path | None = None  #: the store's folder in the cache
+    digest: str | None = None  #: hexadecimal digest of the image data; it does not depend on file names or locations
 
     def __len__(self) -> int:
         return len(self.images)
 
 
 def spread(rows: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
-    """At most ``count`` of ``rows`` (all where None), evenly spaced, because neighbours may show the same person."""
+    """At most ``count`` of ``rows``, evenly spaced, as adjacent rows may show the same person. None returns all."""
     if count is None or count >= len(rows):
         return rows
     return rows[np.arange(count) * len(rows) // count]
 
 
 def cache_folder() -> Path:
-    """Where stores are kept: ``$IGAN_FAST_CACHE``, else ``igan_fast`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """The folder of the stores: ``$IGAN_FAST_CACHE``, else ``igan_fast`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if own := os.environ.get("IGAN_FAST_CACHE"):
         return given_path(own, "IGAN_FAST_CACHE")
     return given_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "the cache") / "igan_fast"
@@ -96,26 +98,25 @@ def build_store(
     strict: bool = False,
     progress: bool = True,
 ) -> FaceStore:
-    """Open the store of ``source`` at ``size``, building it first where the cache has no whole, up-to-date one.
+    """Open the store of ``source`` at ``size``. Build it first if the cache does not have it.
 
-    Each opening compares every byte with its checksum; a store that is damaged is built again, with a warning that
-    says why.
+    Opening verifies the checksums of all data. A damaged store is built again, with a warning that gives the reason.
 
-    A build happens in a temporary folder that is renamed at the very end, so that one which was stopped, even by
-    ``kill -9`` or a power cut, is never taken for a whole one. Processes that want the same store at once wait for the
-    first of them.
+    A store is built in a temporary folder, which is renamed when it is complete. So an interrupted build, even by
+    ``kill -9`` or a power cut, never looks like a complete store. If several processes need the same store, one builds
+    it and the others wait.
 
     Args:
-        source: the pictures.
-        size: S, their height and width in the store, in pixels.
-        cache: the folder that holds stores, ``cache_folder()`` by default.
-        workers: processes that decode; all cores by default. 1 decodes in this process.
-        strict: a broken picture raises, instead of being skipped with a warning.
+        source: the dataset.
+        size: S, height and width of the images in pixels.
+        cache: the folder that holds the stores. Default: ``cache_folder()``.
+        workers: number of processes that decode images. Default: the number of cores. 1 decodes in this process.
+        strict: raise an error at a broken image. Otherwise it is skipped with a warning.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: a broken picture (``strict``), no whole picture at all, a full disk or an unusable cache folder.
-            Nothing of an unfinished build is left behind.
+        InputError: an image is broken (``strict``), all images are broken, the disk is full, or the cache folder cannot
+            be written. The unfinished build is deleted.
     """
     if size < 1:
         raise InputError(f"size: found {size}, expected at least 1 pixel")
@@ -133,9 +134,9 @@ def build_store(
         where = "set IGAN_FAST_CACHE to a folder elsewhere; nothing unfinished was left there"
         with clear_write_errors(str(cache), where):
             cache.mkdir(parents=True, exist_ok=True)
-            with _only_builder(cache / f".{folder.name}.lock", progress):
-                # Whoever held the lock before us may have built it; whoever was killed while building has left its
-                # folder.
+            with _exclusive_build(cache / f".{folder.name}.lock", progress):
+                # Another process may have built the store while this one waited for the lock. A process that was
+                # killed while building has left its temporary folder.
                 store = _open(folder, source, identity, strict, progress)
                 for stale in cache.glob(f".{folder.name}.tmp-*"):
                     shutil.rmtree(stale, ignore_errors=True)
@@ -172,16 +173,16 @@ def _build(
             broken = decode_all(source, file, workers=workers, strict=strict, report=bar.update)
         if len(broken) == count:
             raise InputError(f"none of the {count:,} pictures can be read; the first: {broken[0][1]}")
-        file.drop([position for position, _ in broken])
+        file.remove([position for position, _ in broken])
         sync_file(file.path)
         manifest = {**identity, "broken": broken, "checksums": _checksums(file.path, False)}
         manifest["seal"] = _seal(manifest)
         write_durably(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         sync_folder(temporary)
-        _remove(folder)  # it is not whole, or it would have been opened
+        _remove(folder)  # if it exists it is damaged, or it would have been opened
         temporary.rename(folder)
         sync_folder(folder.parent)
-    except BaseException:  # Ctrl-C too
+    except BaseException:  # KeyboardInterrupt too
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
@@ -189,18 +190,18 @@ def _build(
 def _open(
     folder: Path, source: FaceSource, identity: Mapping[str, Any], strict: bool, progress: bool
 ) -> FaceStore | str | None:
-    """The finished store in ``folder``, None where nothing is there, or what is wrong with what is there."""
+    """Open a complete store. Returns None if ``folder`` does not exist, and the reason if the store is unusable."""
     if not os.path.lexists(folder):
         return None
     size, count = int(identity["size"]), len(source)
     try:
-        manifest = read_json(folder / MANIFEST, SHAPE)
+        manifest = read_json(folder / MANIFEST, MANIFEST_SCHEMA)
         if manifest.pop("seal") != _seal(manifest):
             return f"{MANIFEST} is damaged: it has changed since it was written"
-        broken: list[Broken] = [(position, reason) for position, reason in manifest.pop("broken")]
+        broken: list[BrokenImage] = [(position, reason) for position, reason in manifest.pop("broken")]
         checksums = manifest.pop("checksums")
         if manifest != identity:
-            return f"{MANIFEST} is of other pictures"
+            return f"{MANIFEST} belongs to other pictures"
         if _checksums(folder / IMAGES, progress) != checksums:
             return f"{IMAGES} is damaged: it has changed since it was written"
         images = np.load(folder / IMAGES, mmap_mode="r")
@@ -212,13 +213,13 @@ def _open(
         return f"{IMAGES} cannot be read: {error}"
     if images.shape != (count - len(broken), size, size, 3) or images.dtype != np.uint8:
         return f"{IMAGES} holds {images.dtype} of shape {images.shape}"
-    if _mended(source, size, broken):
+    if _can_read_any(source, size, broken):
         return "a picture that was broken can be read now"
     positions = np.delete(np.arange(count, dtype=np.int64), [position for position, _ in broken])
     splits = {name: np.flatnonzero(np.isin(positions, split)) for name, split in source.splits.items()}
     if broken:
         emptied = [name for name, rows in splits.items() if not len(rows) and len(source.splits[name])]
-        _report(broken, count, emptied, strict)
+        _report_broken(broken, count, emptied, strict)
     return FaceStore(
         images=images,
         labels=source.labels[positions],
@@ -233,12 +234,12 @@ def _open(
 
 
 def _checksums(path: Path, progress: bool) -> list[int]:
-    """The CRC-32 of each ``CHECKED_BYTES`` of a file, its header included."""
+    """The CRC-32 of each block of ``CHECKSUM_BLOCK_BYTES`` of the file, including its header."""
     checksums = []
     with open_regular(path) as file:
         total = os.fstat(file.fileno()).st_size
-        buffer = bytearray(CHECKED_BYTES)
-        shown = progress and total > SHOWN_BYTES
+        buffer = bytearray(CHECKSUM_BLOCK_BYTES)
+        shown = progress and total > PROGRESS_BYTES
         with progress_bar(total=total, shown=shown, desc="Checking the pictures", unit="B", unit_scale=True) as bar:
             while read := file.readinto(buffer):
                 checksums.append(zlib.crc32(memoryview(buffer)[:read]))
@@ -247,20 +248,23 @@ def _checksums(path: Path, progress: bool) -> list[int]:
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
-    """A digest of all that a manifest says."""
+    """A digest of the manifest's contents."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(path: Path) -> None:
-    """Take away what is in a store's place: a folder, a file, or a link (and not what it leads to)."""
+    """Delete a folder, file or link. The target of a link is kept."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def _mended(source: FaceSource, size: int, broken: list[Broken]) -> bool:
-    """Whether a picture that was broken can be read now: a zip's fingerprint does not see what was damaged in it."""
+def _can_read_any(source: FaceSource, size: int, broken: list[BrokenImage]) -> bool:
+    """Whether one of the ``broken`` images can be read now.
+
+    The fingerprint of a zip uses the CRCs of its table of contents, which stay the same if a damaged entry is repaired.
+    """
     for position, _ in broken:
         try:
             source.image(position, size)
@@ -270,18 +274,19 @@ def _mended(source: FaceSource, size: int, broken: list[Broken]) -> bool:
     return False
 
 
-def _report(broken: list[Broken], count: int, emptied: list[str], strict: bool) -> None:
-    named = "; ".join(reason for _, reason in broken[:3]) + ("; …" if len(broken) > 3 else "")
-    message = f"{len(broken):,} of {count:,} pictures are broken: {named}"
+def _report_broken(broken: list[BrokenImage], count: int, emptied: list[str], strict: bool) -> None:
+    """Report broken images with a warning, or in strict mode with an error. ``emptied``: splits with no image left."""
+    reasons = "; ".join(reason for _, reason in broken[:3]) + ("; …" if len(broken) > 3 else "")
+    message = f"{len(broken):,} of {count:,} pictures are broken: {reasons}"
     if strict:
         raise InputError(message)
-    left = f", and nothing is left of {' and '.join(emptied)}" if emptied else ""
-    warnings.warn(printable(f"{message}. They are left out{left}"), stacklevel=4)
+    consequence = f", which leaves no pictures for {' and '.join(emptied)}" if emptied else ""
+    warnings.warn(printable(f"{message}. They are left out{consequence}"), stacklevel=4)
 
 
 @contextmanager
-def _only_builder(lock: Path, progress: bool) -> Iterator[None]:
-    """Hold ``lock``, which the operating system takes back from a process that dies."""
+def _exclusive_build(lock: Path, progress: bool) -> Iterator[None]:
+    """Hold the file lock ``lock`` inside the block. The operating system releases the lock of a process that dies."""
     held = FileLock(lock)
     try:
         held.acquire(timeout=0)

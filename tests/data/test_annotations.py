@@ -65,12 +65,12 @@ def test_two_columns_may_be_spelled_differently(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["csv", "txt"])
 def test_a_zero_beside_minus_one_is_refused(form: str, tmp_path: Path) -> None:
-    """It may stand for unknown, which is not "no"."""
+    """The 0 may mean "unknown" instead of "no"."""
     content = f"{HEADER}a.jpg,1,1\nb.jpg,-1,-1\nc.jpg,1,0\n"
     if form == "txt":
         content = content.removeprefix("image_id,").replace(",", " ")
     message = refusal(lambda: labels_of(tmp_path / f"a.{form}", content))
-    assert "line 4: Young is 0 in a file that has -1 too, so that 0 may stand for unknown" in message
+    assert "line 4: Young is 0 in a file that also has -1, so 0 may mean unknown" in message
     message = refusal(lambda: labels_of(tmp_path / f"a.{form}", content, ("Bald", "Young")))
     assert "Young is 0" in message
     assert labels_of(tmp_path / f"a.{form}", content, ("Bald",))  # it does not matter in a column that nobody uses
@@ -79,7 +79,7 @@ def test_a_zero_beside_minus_one_is_refused(form: str, tmp_path: Path) -> None:
 def test_one_such_column_says_what_a_zero_means_in_the_others(tmp_path: Path) -> None:
     content = f"{HEADER}a.jpg,0,1\nb.jpg,1,-1\nc.jpg,1,0\n"
     message = refusal(lambda: labels_of(tmp_path / "a.csv", content))
-    assert "line 2: Bald is 0 in a file that has -1 too, as in 1 more columns" in message
+    assert "line 2: Bald (and 1 more column) is 0 in a file that also has -1" in message
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_line_ends_and_byte_order_marks_do_not_matter(end: str, encoding: str, t
         (f"{HEADER}a.jpg,1,-1\nb.jpg\0,1,1\n", "line 3: holds a NUL byte"),
         (f"{HEADER}a.jpg,1,-1\n".encode("utf-16"), "line 1: holds a NUL byte"),
         (f"{HEADER}{'a' * 131_073}.jpg,1,-1\n", "line 2: a field has more than 131,072 characters"),
-        (f'{HEADER}"a.jpg,1,-1\nb.jpg,1,1\n', "line 2: is no CSV (unexpected end of data)"),
-        (f'{HEADER}"a.jpg"x,1,-1\n', "line 2: is no CSV"),
+        (f'{HEADER}"a.jpg,1,-1\nb.jpg,1,1\n', "line 2: is not CSV (unexpected end of data)"),
+        (f'{HEADER}"a.jpg"x,1,-1\n', "line 2: is not CSV"),
         (f"{HEADER}a.jpg,1,-1\n,1,1\n", "line 3: the name of the photo is missing"),
         (f"{HEADER}a.jpg,1,-1\nb.jpg,1\n", "line 3: found 1 values after 'b.jpg', expected 2"),
-        (f"{HEADER}a.jpg,1,-1\na.jpg,1,1\n", "line 3: 'a.jpg' is there already in line 2"),
+        (f"{HEADER}a.jpg,1,-1\na.jpg,1,1\n", "line 3: 'a.jpg' is already listed in line 2"),
         (f'{HEADER}a.jpg,1,-1\n"b\n.jpg",1,1\nc.jpg,1\n', "line 5: found 1 values after 'c.jpg'"),
         (f"{HEADER}a.jpg,1,\udcff\n", "line 2: Young of 'a.jpg' is '\\udcff'"),
         ("", "line 1: expected the names"),
@@ -179,7 +179,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path.write_text("Bald\na.jpg 1\n")
     os.truncate(path, MAX_ANNOTATION_BYTES + 1)  # sparse
     message = refusal(lambda: read_attributes(annotation_file(path)))
-    assert "is a file of 268,435,457 bytes; annotation files of up to 268,435,456 are read" in message
+    assert "has 268,435,457 bytes, expected at most 268,435,456 for an annotation file" in message
 
 
 @pytest.mark.parametrize("read", [read_attributes, read_partition, read_identities, read_originals])
@@ -237,4 +237,4 @@ def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
     file = find_files(path).attributes
     assert file is not None
     message = refusal(lambda: read_attributes(file))
-    assert "archive.zip: list_attr_celeba.csv: unpacks to 1,000,031 bytes; up to 1,000,000 are read" in message
+    assert "archive.zip: list_attr_celeba.csv: unpacks to 1,000,031 bytes, expected at most 1,000,000" in message

@@ -37,7 +37,7 @@ def test_rows_without_photo_and_photos_without_row(folder: Path) -> None:
     photos = folder / "img_align_celeba"
     (photos / "000002.jpg").unlink()
     draw_photos(photos, ["000007.jpg", "000008.jpg", "000009.jpg", "000010.jpg"])
-    with pytest.warns(UserWarning, match="announces|photo") as caught:
+    with pytest.warns(UserWarning, match="states|photo") as caught:
         source = CelebA(folder)
     messages = [str(warning.message) for warning in caught]
     assert any("1 row without a photo (000002.jpg)" in message for message in messages)
@@ -59,23 +59,23 @@ def test_strict_refuses_photos_without_row(folder: Path) -> None:
 def test_a_cut_off_attribute_file_is_noticed(folder: Path) -> None:
     lines = attribute_text().splitlines()
     (folder / "list_attr_celeba.txt").write_text("\n".join(lines[:-2]))
-    with pytest.raises(InputError, match="announces 6 rows, but has 4"):
+    with pytest.raises(InputError, match="states that it has 6 rows, but has 4"):
         CelebA(folder, strict=True)
-    with pytest.warns(UserWarning, match="announces|photo") as caught:
+    with pytest.warns(UserWarning, match="states|photo") as caught:
         assert len(CelebA(folder)) == 4
-    assert "announces 6 rows, but has 4" in str(caught[0].message)
+    assert "states that it has 6 rows, but has 4" in str(caught[0].message)
 
 
 def test_a_photo_that_is_there_twice_is_refused(folder: Path) -> None:
     draw_photos(folder / "img_align_celeba" / "copy", ["000003.jpg"])
-    with pytest.raises(InputError, match=r"'000003.jpg' stands for 2 photos"):
+    with pytest.raises(InputError, match=r"'000003.jpg' matches 2 photos"):
         CelebA(folder)
 
 
 def test_two_rows_for_one_photo_are_refused(folder: Path) -> None:
     text = attribute_text().replace("000002.jpg", "000001.png")
     (folder / "list_attr_celeba.txt").write_text(text)
-    with pytest.raises(InputError, match=r"two rows stand for the photo 'img_align_celeba/000001.jpg'"):
+    with pytest.raises(InputError, match=r"two rows name the photo 'img_align_celeba/000001.jpg'"):
         CelebA(folder)
 
 
@@ -86,7 +86,7 @@ def test_two_rows_for_one_photo_are_refused(folder: Path) -> None:
         ("000003.jpg -1 -1  1", "000003.jpg -1 -1  1 1", r"line 5: found 4 values"),
         ("000003.jpg -1 -1  1", "000003.jpg -1  2  1", r"line 5: Smiling of '000003.jpg' is '2', expected -1, 0 or 1"),
         ("000003.jpg -1 -1  1", "000003.jpg -1 -1 yes", r"line 5: Young of '000003.jpg' is 'yes'"),
-        ("000003.jpg", "000001.jpg", r"line 5: '000001.jpg' is there already in line 3"),
+        ("000003.jpg", "000001.jpg", r"line 5: '000001.jpg' is already listed in line 3"),
         ("Smiling", "Bald", r"line 2: attribute 'Bald' is named twice"),
         ("000003.jpg", "00000\udcff.jpg", r"line 5: is not UTF-8"),
     ],
@@ -106,7 +106,7 @@ def test_a_malformed_attribute_file_is_refused(old: str, new: str, message: str,
     [
         (b"", "expected the names of the attributes"),
         (b"6\r\n", "expected the names of the attributes"),
-        (b"6\r\nBald Young\r\n", "none of its 0 rows has a photo|announces 6 rows"),
+        (b"6\r\nBald Young\r\n", "none of its 0 rows has a photo|states that it has 6 rows"),
         (b"<!DOCTYPE html><html>Quota exceeded</html>", "is a web page, not an annotation file"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_csv_with_a_short_row_is_refused(folder: Path) -> None:
         ("list_eval_partition.txt", "000001.jpg 0\n000002.jpg 3\n", "'000002.jpg' is 3, expected 0"),
         ("list_eval_partition.txt", "000001.jpg 0\n000002.jpg\n", "line 2: found '000002.jpg', expected a photo and a"),
         ("list_eval_partition.csv", "image_id,partition\na,0\nb,x\n", "line 3: found 'b x'"),
-        ("identity_CelebA.txt", "000001.jpg 5\n000001.jpg 6\n", "line 2: '000001.jpg' is there a second time"),
+        ("identity_CelebA.txt", "000001.jpg 5\n000001.jpg 6\n", "line 2: '000001.jpg' is listed a second time"),
     ],
 )
 def test_malformed_companions_are_refused(name: str, content: str, message: str, folder: Path) -> None:

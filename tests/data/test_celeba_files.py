@@ -55,11 +55,11 @@ def test_odd_things_among_the_photos_lose_none_of_them(folder: Path, monkeypatch
         source = CelebA(folder, strict=True)
     assert_whole(source)
     assert [str(warning.message).removeprefix(f"{folder}: ").partition(" (")[0] for warning in caught] == [
-        "left out 4 photos with no regular file behind the name",
+        "left out 4 photos that are not regular files",
         "left out 1 folder that cannot be read",
         "left out 1 picture in other formats",
     ]
-    assert "skipped: 4 photos with no regular file" in source.describe()
+    assert "skipped: 4 photos that are not regular files" in source.describe()
 
 
 def test_photos_that_a_link_leads_to(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_photos_named_in_latin_1(tmp_path: Path) -> None:
 def test_a_folder_whose_name_no_terminal_may_obey(tmp_path: Path) -> None:
     root = write(tmp_path / "red\x1b[31m\nline", {**below("", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
     (root / "gone.jpg").symlink_to("nowhere")
-    with pytest.warns(UserWarning, match=r"red\\x1b\[31m\\nline: left out 1 photo with no regular file"):
+    with pytest.warns(UserWarning, match=r"red\\x1b\[31m\\nline: left out 1 photo that is not a regular file"):
         source = CelebA(root)
     assert "6 photos in " in source.describe()
     assert source.describe().isprintable()

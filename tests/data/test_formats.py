@@ -15,7 +15,7 @@ from photo_patterns import chessboard, load_both_ways
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from igan_fast.data import formats, open_source
-from igan_fast.data.formats import is_other_picture, is_photo_name
+from igan_fast.data.formats import is_photo_name, is_unsupported_name
 from igan_fast.data.photos import expand_photos, load_photo
 from igan_fast.errors import InputError
 
@@ -53,7 +53,7 @@ def test_what_pillow_reads_but_is_not_listed_is_refused(kind: str, tmp_path: Pat
     mode = {"MSP": "1"}.get(kind, "RGBA" if kind in ("ICO", "DDS", "ICNS") else "RGB")
     path = tmp_path / "face.jpg"
     Image.new(mode, (32, 32)).save(path, kind)
-    with pytest.raises(InputError, match=r"not a photo in a format|is truncated, broken or no photo"):
+    with pytest.raises(InputError, match=r"not a photo in a format|is truncated, broken or not a photo"):
         load_both_ways(path, 32)
 
 
@@ -90,7 +90,7 @@ def test_every_listed_format_is_read_whatever_its_name(kind: str, tmp_path: Path
 def test_which_names_are_photos(name: str, photo: bool, other: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_has_heif", lambda: False)
     assert is_photo_name(name) == photo
-    assert is_other_picture(name) == other
+    assert is_unsupported_name(name) == other
 
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
@@ -152,7 +152,7 @@ def test_a_link_to_nothing_beside_photos_loses_none_of_them(tmp_path: Path) -> N
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.warns(UserWarning, match=r"left out 4 photos with no regular file behind the name \(circle.jpg,"):
+    with pytest.warns(UserWarning, match=r"left out 4 photos that are not regular files \(circle.jpg,"):
         assert expand_photos([tmp_path]) == [tmp_path / "a.jpg"]
 
 
@@ -190,5 +190,5 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "face.png"
     chessboard(32, 32).save(path)
     os.truncate(path, formats.MAX_FILE_BYTES + 1)  # sparse
-    with pytest.raises(InputError, match=r"is a file of 314,572,801 bytes; photos of up to 314,572,800 are read"):
+    with pytest.raises(InputError, match=r"has 314,572,801 bytes, expected at most 314,572,800 for a photo"):
         load_both_ways(path, 32)

@@ -100,7 +100,7 @@ def test_a_jpeg_whose_colours_come_one_after_the_other_is_held_whole_too(tmp_pat
     for file, expected in ((content, True), (path.read_bytes(), False)):
         stream = io.BytesIO(file)
         image = formats.JpegImageFile(stream)
-        assert formats._comes_in_one_scan(image, stream) is expected
+        assert formats._has_single_scan(image, stream) is expected
 
 
 def test_a_jpeg_of_a_hundred_scans_is_refused(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_large_picture_is_reduced_in_pieces(mode: str, monkeypatch: pytest.Mon
         image.putalpha(200)
     expected = load_photo(image, 16).astype(int)
     monkeypatch.setattr(photos, "MAX_WHOLE_PIXELS", 1000)
-    monkeypatch.setattr(photos, "PIECE_PIXELS", 5000)
+    monkeypatch.setattr(photos, "STRIP_PIXELS", 5000)
     converted: list[int] = []
     to_rgb = photos._to_rgb
     monkeypatch.setattr(photos, "_to_rgb", lambda piece, name: converted.append(piece.height) or to_rgb(piece, name))
@@ -156,5 +156,5 @@ def test_a_png_that_claims_more_than_it_has(tmp_path: Path) -> None:
     header = struct.pack(">2I5B", 32, 32, 8, 2, 0, 0, 0)
     ihdr = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     (tmp_path / "face.png").write_bytes(b"\x89PNG\r\n\x1a\n" + ihdr + struct.pack(">I", 2**31 - 1) + b"tEXtabc")
-    with pytest.raises(InputError, match=r"face.png: is truncated, broken or no photo"):
+    with pytest.raises(InputError, match=r"face.png: is truncated, broken or not a photo"):
         load_both_ways(tmp_path / "face.png", 32)

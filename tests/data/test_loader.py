@@ -179,7 +179,7 @@ def test_images_are_the_batch_as_floats(on_device: bool, flip: bool) -> None:
     store, rows = make_store(7), np.arange(5)
     plain, ours, levels = (BatchLoader(store, rows, 3, seed=2, flip=flip) for _ in range(3))
     if on_device:
-        ours._on_device, levels._on_device = ours._upload(), levels._upload()
+        ours._resident_images, levels._resident_images = ours._upload(), levels._upload()
     for _ in range(4):
         batch, (images, labels) = plain.next(), ours.next_images()
         assert all(torch.equal(a, e) for a, e in zip(levels.next(), batch, strict=True))

@@ -159,7 +159,7 @@ def test_a_truncated_photo_is_named(tmp_path: Path, name: str, kept: float) -> N
     noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     path = saved(tmp_path, noise, name)
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(InputError, match=rf"{name}: (is truncated, broken or no photo|not a photo)"):
+    with pytest.raises(InputError, match=rf"{name}: (is truncated, broken or not a photo|not a photo)"):
         load_photo(path, 32)
 
 
@@ -175,7 +175,7 @@ def test_an_opened_photo_that_turns_out_truncated(tmp_path: Path) -> None:
 def test_what_is_no_photo_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "fake.jpg"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"fake.jpg: (not a photo|is truncated, broken or no photo)"):
+    with pytest.raises(InputError, match=r"fake.jpg: (not a photo|is truncated, broken or not a photo)"):
         load_photo(path, 32)
 
 

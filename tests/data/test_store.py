@@ -106,7 +106,7 @@ def test_bad_arguments_are_refused(size: int, workers: int, name: str, tmp_path:
 
 
 def test_a_split_that_is_broken_altogether_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="They are left out, and nothing is left of val$"):
+    with pytest.warns(UserWarning, match="They are left out, which leaves no pictures for val$"):
         store = build_store(RampSource(9, broken=frozenset({4})), 4, cache=tmp_path, progress=False)
     assert len(store.splits["val"]) == 0
 

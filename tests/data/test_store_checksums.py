@@ -112,7 +112,7 @@ def test_the_folder_of_a_store_may_be_a_link_and_what_it_leads_to_is_left(tmp_pa
 
 
 def test_every_byte_of_a_large_store_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "CHECKED_BYTES", 1000)  # as if it had as many pieces as a store of 10 GB
+    monkeypatch.setattr(store_module, "CHECKSUM_BLOCK_BYTES", 1000)  # as if it had as many pieces as a store of 10 GB
     images = tmp_path / "images.npy"
     images.write_bytes(np.random.default_rng(0).bytes(4321))
     before = store_module._checksums(images, progress=False)
