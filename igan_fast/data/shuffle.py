@@ -27,5 +27,5 @@ def random_bits(count: int, *key: int) -> NDArray[np.uint64]:
 
 
 def seeded_permutation(count: int, *key: int) -> NDArray[np.int64]:
-    """(count,) int64: a uniformly random permutation of ``range(count)`` that depends on ``count`` and ``key`` alone."""
+    """(count,) int64: a uniform random permutation of ``range(count)`` that depends on ``count`` and ``key`` alone."""
     return np.argsort(random_bits(count, *key), kind="stable").astype(np.int64, copy=False)

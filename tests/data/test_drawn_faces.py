@@ -143,14 +143,14 @@ def test_splits_cover_and_share_no_identity(faces):
     assert all((np.diff(rows) > 0).all() for rows in faces.splits.values())
 
 
-def test_an_identity_keeps_its_face_and_not_its_moment(faces):
+def test_images_of_one_identity_share_its_factors_and_attributes(faces):
     rows = np.flatnonzero(faces.identities == faces.identities[3])
     assert len(rows) == 5
-    pictures = [face_parameters(0, int(row)) for row in rows]
-    assert len({picture.shape for picture in pictures}) == 1
-    assert len({picture.moment for picture in pictures}) == 5
+    parameters = [face_parameters(0, int(row)) for row in rows]
+    assert len({face.person for face in parameters}) == 1
+    assert len({face.image for face in parameters}) == 5
     for name in ("Male", "Young", "Big_Nose", "Oval_Face", "Bald", "Chubby", "Pale_Skin"):
-        assert len({picture.has(name) for picture in pictures}) == 1, name
+        assert len({face.has(name) for face in parameters}) == 1, name
 
 
 def test_one_face_is_a_dataset():

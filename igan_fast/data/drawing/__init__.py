@@ -1,1 +1,1 @@
-"""The drawn faces: `parameters` says who is drawn, `portrait` paints it, the other rooms hold its parts."""
+"""Draws faces: `population` samples the parameters of a face, `portrait` draws it, other modules draw its parts."""

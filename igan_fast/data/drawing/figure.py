@@ -1,4 +1,4 @@
-"""The figure that sits for the portrait: parameters turned into the measures and colours that every painter shares."""
+"""Computes the measures and colours of a face from its parameters. All ``paint_…`` functions use them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from igan_fast.data.drawing.brush import Colour, Points, loop, mirrored, mix
+from igan_fast.data.drawing.canvas import Colour, Points, loop, mirrored, mix
 from igan_fast.data.drawing.parameters import FaceParameters, short_haired
 
 __all__ = ["Figure", "pick"]
@@ -40,30 +40,30 @@ _LIPSTICKS: tuple[Colour, ...] = ((198, 26, 52), (214, 52, 88), (160, 24, 64), (
 
 
 def pick(choices: Sequence[Colour], number: float) -> Colour:
-    """The choice that ``number``, uniform in [-1, 1], falls on."""
+    """Map ``number``, uniform in [-1, 1], to one of ``choices`` with equal probability."""
     return choices[min(len(choices) - 1, int((number + 1) / 2 * len(choices)))]
 
 
 class Figure:
-    """Measures in head coordinates and colours of one face; ``has(name)`` asks for an attribute."""
+    """The measures (in head coordinates) and colours of one face. ``has(name)`` says whether it has an attribute."""
 
     def __init__(self, parameters: FaceParameters) -> None:
-        self.shape, self.moment, self.has = parameters.shape, parameters.moment, parameters.has
-        has, shape = self.has, self.shape
+        self.person, self.image, self.has = parameters.person, parameters.image, parameters.has
+        has, person = self.has, self.person
         self.male, self.young = has("Male"), has("Young")
-        self.short = short_haired(self.male, shape)
+        self.short = short_haired(self.male, person)
 
-        tone = (shape.skin + 1) / 2 * (len(_SKINS) - 1)
+        tone = (person.skin + 1) / 2 * (len(_SKINS) - 1)
         low = min(int(tone), len(_SKINS) - 2)
         skin = _PALE if has("Pale_Skin") else mix(_SKINS[low], _SKINS[low + 1], tone - low)
         self.skin = skin if self.young else mix(skin, (170, 154, 138), 0.22)
-        self.shadow = mix(self.skin, (96, 32, 28), 0.34)  # skin in soft shade, for the lines of nose and chin
+        self.shadow = mix(self.skin, (96, 32, 28), 0.34)  # slightly darker skin, for the lines of nose and chin
         self.crease = mix(self.skin, (70, 24, 22), 0.62)
-        self.iris = pick(_IRISES if shape.skin < 0.35 else _IRISES[:3], shape.eye_colour)
+        self.iris = pick(_IRISES if person.skin < 0.35 else _IRISES[:3], person.eye_colour)
 
         colour = next((colour for name, colour in _HAIRS.items() if has(name)), None)
-        hair = pick(_OTHER_HAIRS, shape.hair_shade) if colour is None else colour
-        self.hair = mix(hair, (255, 255, 255) if shape.hair_shade > 0 else (0, 0, 0), 0.08 * abs(shape.hair_shade))
+        hair = pick(_OTHER_HAIRS, person.hair_shade) if colour is None else colour
+        self.hair = mix(hair, (255, 255, 255) if person.hair_shade > 0 else (0, 0, 0), 0.08 * abs(person.hair_shade))
         if not self.young and not has("Gray_Hair"):
             self.hair = mix(self.hair, (158, 154, 154), 0.22)
         self.hair_dark = mix(self.hair, (20, 8, 16), 0.5)
@@ -73,18 +73,18 @@ class Figure:
         self.brow = mix(self.hair if not has("Bald") else (90, 64, 48), (52, 32, 26), 0.5)
 
         natural = mix(self.skin, (196, 70, 74), 0.36 if self.male else 0.46)
-        self.lips = pick(_LIPSTICKS, self.moment.makeup) if has("Wearing_Lipstick") else natural
+        self.lips = pick(_LIPSTICKS, self.image.makeup) if has("Wearing_Lipstick") else natural
 
         chubby, oval = has("Chubby"), has("Oval_Face")
-        self.cheek = (0.231 + 0.006 * shape.cheeks) * (1.13 if chubby else 0.95 if oval else 1.01)
-        jaw = (0.195 if self.male else 0.175) + 0.007 * shape.jaw
+        self.cheek = (0.231 + 0.006 * person.cheeks) * (1.13 if chubby else 0.95 if oval else 1.01)
+        jaw = (0.195 if self.male else 0.175) + 0.007 * person.jaw
         self.jaw = jaw * (1.24 if chubby else 0.845 if oval else 1.04)
-        chin = (0.096 if self.male else 0.074) + 0.008 * shape.chin
+        chin = (0.096 if self.male else 0.074) + 0.008 * person.chin
         self.chin = chin * (1.3 if chubby else 0.82 if oval else 1.12)
-        self.bottom = 0.368 + 0.008 * shape.length + (0.014 if oval else -0.006) + (0.008 if self.male else 0.0)
+        self.bottom = 0.368 + 0.008 * person.length + (0.014 if oval else -0.006) + (0.008 if self.male else 0.0)
         self.neck = (0.135 if self.male else 0.098) * (1.15 if chubby else 1.0)
-        self.eye_x = 0.111 + 0.005 * shape.eye_gap
-        self.mouth_y = 0.238 + 0.008 * shape.mouth_height
+        self.eye_x = 0.111 + 0.005 * person.eye_gap
+        self.mouth_y = 0.238 + 0.008 * person.mouth_height
         self.face = loop(
             mirrored(
                 [
@@ -102,7 +102,7 @@ class Figure:
         )
 
     def cheek_line(self, y: float) -> float:
-        """How far the face reaches to the right at height ``y``, between the eyes and the chin."""
+        """The x coordinate of the face's right edge at height ``y``, for ``y`` between the eyes and the chin."""
         return float(np.interp(y, self._side[:, 1], self._side[:, 0]))
 
     @cached_property

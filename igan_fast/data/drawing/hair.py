@@ -1,10 +1,10 @@
-"""Hair behind the head and over it, and hats."""
+"""Draws the hair behind the head and on top of it, and hats."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from igan_fast.data.drawing.brush import Blob, Brush, Colour, Points, curve, loop, mirrored, mix, moved, unit
+from igan_fast.data.drawing.canvas import Blob, Canvas, Colour, Points, curve, even_steps, loop, mirrored, mix, shifted
 from igan_fast.data.drawing.figure import Figure, pick
 
 __all__ = ["paint_back_hair", "paint_front_hair", "paint_hat"]
@@ -22,10 +22,10 @@ _DEPTH = -0.03
 
 
 def _waves(line: Points, depth: float, length: float) -> Points:
-    """``line`` with sideways ripples of this ``length``, towards the head and away from it."""
+    """Add waves of wavelength ``length`` and amplitude ``depth`` to ``line``, towards the head and away from it."""
     steps = np.diff(line, axis=0, prepend=line[:1])
     along = np.cumsum(np.sqrt((steps * steps).sum(1)))
-    even = unit(max(8, int(along[-1] / length * 7))) * along[-1]
+    even = even_steps(max(8, int(along[-1] / length * 7))) * along[-1]
     line = np.stack((np.interp(even, along, line[:, 0]), np.interp(even, along, line[:, 1])), axis=1)
     out = line - (0, -0.08)
     out /= np.sqrt((out * out).sum(1, keepdims=True)) + 1e-9
@@ -34,14 +34,14 @@ def _waves(line: Points, depth: float, length: float) -> Points:
 
 
 def _length(figure: Figure) -> float:
-    """How far down long hair reaches: a bob to the chin, or past the picture."""
-    return 0.62 if figure.shape.hair_style > -0.4 else 0.27 + 0.05 * figure.shape.parting
+    """The y coordinate of the end of long hair: at the chin, or below the image."""
+    return 0.62 if figure.person.hair_style > -0.4 else 0.27 + 0.05 * figure.person.parting
 
 
 def _sheen(figure: Figure) -> list[Blob]:
     light = figure.hair_light
     lift = [0.7 * (light[channel] - figure.hair[channel]) for channel in range(3)]
-    side = 0.07 if figure.moment.light_side > 0 else -0.07
+    side = 0.07 if figure.image.light_side > 0 else -0.07
     return [
         (side, -0.315, 0.13, 0.045, lift[0], lift[1], lift[2]),
         (side + 0.2, -0.12, 0.05, 0.12, 0.5 * lift[0], 0.5 * lift[1], 0.5 * lift[2]),
@@ -51,14 +51,14 @@ def _sheen(figure: Figure) -> list[Blob]:
     ]
 
 
-def paint_back_hair(brush: Brush, figure: Figure) -> None:
-    """What is seen of the hair behind neck and ears: a fall of hair, or a bun."""
+def paint_back_hair(canvas: Canvas, figure: Figure) -> None:
+    """Draw the hair that is visible behind neck and ears: long hair, or a bun."""
     if figure.has("Bald"):
         return
     if figure.short:
-        if not figure.male and figure.shape.hair_style > 0 and not figure.has("Wearing_Hat"):
+        if not figure.male and figure.person.hair_style > 0 and not figure.has("Wearing_Hat"):
             bun = loop([(-0.1, -0.37), (0, -0.46), (0.1, -0.37), (0, -0.3)])
-            brush.texture(bun, figure.hair_light, figure.hair_dark, _sheen(figure))
+            canvas.texture(bun, figure.hair_light, figure.hair_dark, _sheen(figure))
         return
     end = _length(figure)
     right = [
@@ -76,35 +76,35 @@ def paint_back_hair(brush: Brush, figure: Figure) -> None:
         outline = _waves(outline, 0.02, 0.14)
     elif figure.has("Straight_Hair"):
         outline = outline * (0.95, 1.0)
-    brush.texture(outline, figure.hair, mix(figure.hair, figure.hair_dark, 0.85), _sheen(figure), _DEPTH)
+    canvas.texture(outline, figure.hair, mix(figure.hair, figure.hair_dark, 0.85), _sheen(figure), _DEPTH)
 
 
-def paint_front_hair(brush: Brush, figure: Figure) -> None:
-    """The hair on top, its fringe and the locks in front of the ears."""
+def paint_front_hair(canvas: Canvas, figure: Figure) -> None:
+    """Draw the hair on top of the head, the fringe, and the locks in front of the ears."""
     has = figure.has
     if has("Bald") or (has("Wearing_Hat") and figure.short):
         return
     outer, inner = _crown(figure)
     outline = np.concatenate((outer, inner[::-1]))
-    # the shadow that hair throws on the forehead
-    brush.line(moved(inner, 0, 0.008), 0.014, figure.crease, 0.3)
-    brush.texture(outline, figure.hair, mix(figure.hair, figure.hair_dark, 0.35), _sheen(figure), _DEPTH / 3)
-    _strands(brush, figure, outer, inner)
+    # the shadow of the hair on the forehead
+    canvas.line(shifted(inner, 0, 0.008), 0.014, figure.crease, 0.3)
+    canvas.texture(outline, figure.hair, mix(figure.hair, figure.hair_dark, 0.35), _sheen(figure), _DEPTH / 3)
+    _strands(canvas, figure, outer, inner)
     if has("Bangs"):
-        _bangs(brush, figure)
+        _bangs(canvas, figure)
 
 
 def _crown(figure: Figure) -> tuple[Points, Points]:
     """The outer edge of the hair and the hairline, both from the left ear over the top to the right ear."""
-    has, shape = figure.has, figure.shape
-    part = 0.075 * (1 if shape.parting > 0 else -1)
+    has, person = figure.has, figure.person
+    part = 0.075 * (1 if person.parting > 0 else -1)
     side = figure.cheek
     if has("Receding_Hairline"):
         line = [(0.0, -0.262), (0.055, -0.262), (0.122, -0.318), (0.176, -0.262), (side * 0.95, -0.13)]
     else:
         line = [(0.0, -0.208), (0.075, -0.205), (0.14, -0.186), (0.186, -0.13), (side * 0.955, -0.075)]
     hairline = np.array(mirrored(line))
-    if not has("Receding_Hairline") and shape.hair_style > -0.6:
+    if not has("Receding_Hairline") and person.hair_style > -0.6:
         # a parting: the hairline lifts where the hair falls to both sides
         hairline[:, 1] -= 0.05 * np.exp(-(((hairline[:, 0] - part) / 0.05) ** 2))
         hairline[:, 1] += 0.02 * np.exp(-(((hairline[:, 0] + part) / 0.08) ** 2))
@@ -113,7 +113,7 @@ def _crown(figure: Figure) -> tuple[Points, Points]:
         outer = np.array(
             mirrored([(0, -0.392), (0.13, -0.366), (0.222, -0.262), (side + 0.024, -0.12), (side + 0.016, ear)])
         )
-        if figure.male and shape.hair_style > 0.1:  # brushed up to one side
+        if figure.male and person.hair_style > 0.1:  # brushed up to one side
             outer[:, 1] -= 0.03 * np.exp(-(((outer[:, 0] + part) / 0.1) ** 2))
         hairline = np.concatenate(([(-side + 0.012, ear)], hairline, [(side - 0.012, ear)]))
     else:
@@ -132,8 +132,8 @@ def _crown(figure: Figure) -> tuple[Points, Points]:
     return outer, hairline
 
 
-def _strands(brush: Brush, figure: Figure, outer: Points, inner: Points) -> None:
-    """Lines between hairline and outer edge: even in straight hair, rippled in wavy hair, few in other hair."""
+def _strands(canvas: Canvas, figure: Figure, outer: Points, inner: Points) -> None:
+    """Draw lines between the hairline and the outer edge: smooth for straight hair, waves for wavy hair, few else."""
     wavy, straight = figure.has("Wavy_Hair"), figure.has("Straight_Hair")
     start, end = (_evenly(edge) for edge in (outer, inner))
     shares = (0.2, 0.4, 0.6, 0.8) if wavy or straight else (0.4, 0.72)
@@ -141,64 +141,64 @@ def _strands(brush: Brush, figure: Figure, outer: Points, inner: Points) -> None
         strand = start + share * (end - start)
         colour = figure.hair_light if number % 2 == 0 else figure.hair_dark
         opacity = 0.72 if straight or wavy else 0.3
-        # nothing across the crown, where a line would look like a ribbon round the head
+        # no line across the crown, where it would look like a ribbon
         for part in (strand[1:19], strand[21:-1]):
             if wavy:
                 part = _waves(part, 0.012, 0.13)
-            brush.line(part, 0.012 if wavy else 0.009, colour, opacity, _DEPTH / 3)
+            canvas.line(part, 0.012 if wavy else 0.009, colour, opacity, _DEPTH / 3)
 
 
 def _evenly(line: Points) -> Points:
-    """40 points spread along ``line``."""
-    at, steps = unit(40), unit(len(line))
+    """Resample ``line`` to 40 points."""
+    at, steps = even_steps(40), even_steps(len(line))
     return np.stack((np.interp(at, steps, line[:, 0]), np.interp(at, steps, line[:, 1])), axis=1)
 
 
-def _bangs(brush: Brush, figure: Figure) -> None:
-    low = -0.122  # the brows stay in sight
-    sweep = 0.016 if figure.shape.parting > 0 else -0.016
+def _bangs(canvas: Canvas, figure: Figure) -> None:
+    low = -0.122  # above the eyebrows
+    sweep = 0.016 if figure.person.parting > 0 else -0.016
     tips = np.linspace(-0.178, 0.178, 9)
     jag = np.stack((tips, low + sweep * tips / 0.178 + 0.014 * (np.arange(9) % 2) + 0.3 * tips**2), axis=1)
     if figure.has("Wavy_Hair") or not figure.has("Straight_Hair"):
         jag = curve(jag)
     top = curve([(0.206, -0.13), (0.17, -0.26), (0.0, -0.31), (-0.17, -0.26), (-0.206, -0.13)])
-    brush.line(moved(jag, 0, 0.01), 0.016, figure.crease, 0.35)
+    canvas.line(shifted(jag, 0, 0.01), 0.016, figure.crease, 0.35)
     lift = [0.55 * (figure.hair_light[channel] - figure.hair[channel]) for channel in range(3)]
     sheen: Blob = (sweep * 3, -0.21, 0.15, 0.03, lift[0], lift[1], lift[2])
-    brush.texture(np.concatenate((jag, top)), figure.hair, mix(figure.hair, figure.hair_dark, 0.2), [sheen])
+    canvas.texture(np.concatenate((jag, top)), figure.hair, mix(figure.hair, figure.hair_dark, 0.2), [sheen])
     for x in (-0.13, -0.075, -0.02, 0.04, 0.095, 0.14):
         lock = curve([(x * 0.55 + sweep, -0.29), (x * 0.9 + 0.4 * sweep, -0.2), (x, low - 0.01)])
-        brush.line(lock, 0.006, figure.hair_dark, 0.5)
+        canvas.line(lock, 0.006, figure.hair_dark, 0.5)
 
 
-def paint_hat(brush: Brush, figure: Figure) -> None:
-    """A beanie, a cap or a brimmed hat, down over the hairline."""
+def paint_hat(canvas: Canvas, figure: Figure) -> None:
+    """Draw a beanie, a cap or a hat with a brim. It covers the hairline."""
     if not figure.has("Wearing_Hat"):
         return
-    colour = pick(_HATS, figure.moment.accessory_colour)
+    colour = pick(_HATS, figure.image.accessory_colour)
     dark, light = mix(colour, (16, 10, 24), 0.42), mix(colour, (255, 255, 255), 0.3)
-    lift: Blob = (0.08 if figure.moment.light_side > 0 else -0.08, -0.34, 0.11, 0.08, 44, 42, 40)
+    lift: Blob = (0.08 if figure.image.light_side > 0 else -0.08, -0.34, 0.11, 0.08, 44, 42, 40)
     wide = 0.262
-    kind = figure.moment.accessory
+    kind = figure.image.accessory
     if kind < -0.3:  # beanie with a turned-up edge
         dome = loop(mirrored([(0, -0.43), (0.15, -0.41), (0.248, -0.29), (wide, -0.16), (0, -0.17)])[:-1])
-        brush.texture(dome, colour, dark, [lift])
+        canvas.texture(dome, colour, dark, [lift])
         edge = curve(mirrored([(0, -0.205), (0.16, -0.19), (wide + 0.004, -0.135)]))
-        brush.stroke(edge, 0.072, light)
+        canvas.stroke(edge, 0.072, light)
         for x in np.linspace(-0.225, 0.225, 10):
-            brush.line(np.array([(x, -0.235 + 0.9 * x * x), (x, -0.17 + 0.9 * x * x)]), 0.007, dark, 0.4)
-        brush.disc(0.0, -0.44, 0.05, light)
+            canvas.line(np.array([(x, -0.235 + 0.9 * x * x), (x, -0.17 + 0.9 * x * x)]), 0.007, dark, 0.4)
+        canvas.disc(0.0, -0.44, 0.05, light)
     elif kind < 0.3:  # cap
         dome = loop(mirrored([(0, -0.42), (0.15, -0.395), (0.242, -0.28), (0.25, -0.13), (0, -0.17)])[:-1])
-        brush.texture(dome, colour, dark, [lift])
-        brush.line(curve([(0, -0.42), (0.012, -0.3), (0, -0.18)]), 0.007, dark, 0.7)
+        canvas.texture(dome, colour, dark, [lift])
+        canvas.line(curve([(0, -0.42), (0.012, -0.3), (0, -0.18)]), 0.007, dark, 0.7)
         peak = loop(mirrored([(0, -0.19), (0.15, -0.17), (0.245, -0.122), (0.17, -0.112), (0, -0.128)])[:-1])
-        brush.fill(moved(peak, 0, 0.012), figure.crease, 0.4, 0.05)
-        brush.fill(peak, dark, depth=0.05)
+        canvas.fill(shifted(peak, 0, 0.012), figure.crease, 0.4, 0.05)
+        canvas.fill(peak, dark, depth=0.05)
     else:  # brimmed
         dome = loop(mirrored([(0, -0.42), (0.12, -0.445), (0.2, -0.38), (0.235, -0.17), (0, -0.17)])[:-1])
-        brush.texture(dome, colour, dark, [lift])
-        brush.line(curve(mirrored([(0, -0.205), (0.15, -0.2), (0.23, -0.185)])), 0.04, dark)
+        canvas.texture(dome, colour, dark, [lift])
+        canvas.line(curve(mirrored([(0, -0.205), (0.15, -0.2), (0.23, -0.185)])), 0.04, dark)
         brim = loop(mirrored([(0, -0.19), (0.25, -0.2), (0.405, -0.165), (0.25, -0.135), (0, -0.135)])[:-1])
-        brush.fill(moved(brim, 0, 0.014), figure.crease, 0.4, 0.05)
-        brush.texture(brim, light, colour, [lift], 0.05)
+        canvas.fill(shifted(brim, 0, 0.014), figure.crease, 0.4, 0.05)
+        canvas.texture(brim, light, colour, [lift], 0.05)

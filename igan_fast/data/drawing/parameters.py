@@ -1,17 +1,19 @@
-"""What is drawn: the 40 labels of a face and the numbers that make two faces with the same labels differ.
+"""The parameters of a drawn face: its 40 labels, and factors that make faces with the same labels differ.
 
-The labels alone say what an attribute looks like; `Shape` (one per identity) and `Moment` (one per picture) only vary a
-face within them. So one label can be changed and the same face drawn again (`with_attribute`).
+The labels determine how each attribute looks. `PersonFactors` (one per identity) and `ImageFactors` (one per image)
+vary everything else. So `with_attribute` can change one label and keep the rest of the face.
 
-Who there is, and how often, stands in `igan_fast.data.drawing.population`. Rules that hold for every face:
+`igan_fast.data.drawing.population` samples the parameters. Rules between the labels of every face:
 
-* At most one hair colour. None of the four means another one (copper, dyed), a bald head, or short hair under a hat.
+* A face has at most one hair colour. If it has none of the four, its hair has another colour (copper, dyed), or it is
+  bald, or a hat hides its short hair.
 * `Bald` excludes hair colours, `Bangs`, `Receding_Hairline`, `Straight_Hair`, `Wavy_Hair` and `Wearing_Hat`.
 * `Bangs`, `Receding_Hairline` and `Wearing_Hat` exclude each other; so do `Straight_Hair` and `Wavy_Hair`.
-* `No_Beard` is 1 exactly where the face has no stubble, goatee, moustache, sideburns or jaw beard. A face with
-  `No_Beard` 0 and none of the four named kinds wears a short beard along the jaw.
-* `Attractive` has no look of its own: it is 1 where the points of `_APPEAL` for the face's other labels come to more
-  than zero. They follow what the people who labelled CelebA tended to say; they are a rule to learn, not a judgement.
+* `No_Beard` is 1 if the face has no stubble, goatee, moustache, sideburns or jaw beard. If `No_Beard` is 0 and the face
+  has none of the first four, it has a short beard along the jaw.
+* `Attractive` is not drawn. It is a linear rule: 1 if the bias plus the weights of the face's other labels
+  (`_ATTRACTIVE_WEIGHTS`) is above zero. The weights follow the correlations in CelebA's labels. They give models a rule
+  to learn and express no judgement.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ __all__ = [
     "EXCLUSIONS",
     "HAIR_COLOURS",
     "FaceParameters",
-    "Moment",
-    "Shape",
+    "ImageFactors",
+    "PersonFactors",
     "labels_of",
     "short_haired",
     "with_attribute",
@@ -36,7 +38,7 @@ __all__ = [
 HAIR_COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 _BEARDS = ("5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns")
 
-#: Attributes that exclude each other: at most one of each pair is 1.
+#: Pairs of attributes that exclude each other.
 EXCLUSIONS: frozenset[frozenset[str]] = frozenset(
     frozenset(pair)
     for pair in [
@@ -49,8 +51,8 @@ EXCLUSIONS: frozenset[frozenset[str]] = frozenset(
     ]
 )
 
-_APPEAL_BASE = -1.25
-_APPEAL = {
+_ATTRACTIVE_BIAS = -1.25
+_ATTRACTIVE_WEIGHTS = {
     "Young": 1.3,
     "Heavy_Makeup": 0.6,
     "Arched_Eyebrows": 0.3,
@@ -71,8 +73,8 @@ _APPEAL = {
 }
 
 
-class Shape(NamedTuple):
-    """What an identity keeps over its pictures. Each number is uniform in [-1, 1]."""
+class PersonFactors(NamedTuple):
+    """The factors that all images of one identity share. Each is uniform in [-1, 1]."""
 
     cheeks: float
     jaw: float
@@ -88,15 +90,15 @@ class Shape(NamedTuple):
     mouth_width: float
     mouth_height: float
     lips: float
-    skin: float  # from light to deep
+    skin: float  # from light to dark
     hair_shade: float
     hair_length: float
     hair_style: float
     parting: float
 
 
-class Moment(NamedTuple):
-    """What changes from picture to picture. Each number is uniform in [-1, 1]."""
+class ImageFactors(NamedTuple):
+    """The factors that differ from image to image. Each is uniform in [-1, 1]."""
 
     x: float
     y: float
@@ -124,12 +126,12 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class FaceParameters:
-    """All that a picture is drawn from. ``labels`` holds the 40 CelebA attributes, 0 or 1, in CelebA's order."""
+    """All parameters of a drawn image. ``labels`` holds the 40 attributes, 0 or 1, in CelebA's order."""
 
     identity: int
     labels: tuple[int, ...]
-    shape: Shape
-    moment: Moment
+    person: PersonFactors
+    image: ImageFactors
 
     def has(self, attribute: str) -> bool:
         """Whether the face has ``attribute`` (a CelebA name)."""
@@ -139,18 +141,20 @@ class FaceParameters:
 _POSITION = {name: position for position, name in enumerate(CELEBA_ATTRIBUTES)}
 
 
-def short_haired(male: bool, shape: Shape) -> bool:
-    """Whether the hair ends above the ears, so that a hat hides it."""
-    return shape.hair_length < (0.86 if male else -0.72)
+def short_haired(male: bool, person: PersonFactors) -> bool:
+    """Whether the hair is short enough for a hat to hide it."""
+    return person.hair_length < (0.86 if male else -0.72)
 
 
 def with_attribute(parameters: FaceParameters, attribute: str, value: int) -> FaceParameters:
-    """The same face with one attribute set to 0 or 1, for users and tests that want to see just that change.
+    """The same face with one attribute set to 0 or 1.
 
-    What the attribute excludes is cleared (`EXCLUSIONS`), and ``Attractive`` is worked out anew; nothing else moves.
+    Setting an attribute to 1 sets those that it excludes to 0 (`EXCLUSIONS`). ``Attractive`` is computed again. No
+    other parameter changes.
 
     Raises:
-        InputError: an unknown attribute, a value other than 0 and 1, or ``Attractive``, which follows from the others.
+        InputError: the attribute is unknown or ``Attractive``, which follows from the others, or the value is neither 0
+            nor 1.
     """
     attribute_indices([attribute], CELEBA_ATTRIBUTES, where="attribute")
     if value not in (0, 1):
@@ -164,8 +168,8 @@ def with_attribute(parameters: FaceParameters, attribute: str, value: int) -> Fa
 
 
 def labels_of(present: set[str]) -> tuple[int, ...]:
-    """The 40 labels of a face that has the attributes ``present``; ``Attractive`` follows from the others."""
+    """The 40 labels of a face that has the attributes ``present``. ``Attractive`` is computed from the others."""
     present = present - {"Attractive"}
-    if _APPEAL_BASE + sum(_APPEAL.get(name, 0.0) for name in sorted(present)) > 0:
+    if _ATTRACTIVE_BIAS + sum(_ATTRACTIVE_WEIGHTS.get(name, 0.0) for name in sorted(present)) > 0:
         present.add("Attractive")
     return tuple(int(name in present) for name in CELEBA_ATTRIBUTES)

@@ -1,7 +1,7 @@
-"""The brush of the drawn faces: a supersampled canvas, the head's pose, smooth curves and soft textures.
+"""A supersampled canvas on which faces are drawn, the pose of the head, smooth curves and soft textures.
 
-Everything is drawn in *head coordinates*: the origin is the middle between the eyes, x grows to the right and y down,
-and the unit is the side of the picture. The pose turns them into canvas pixels.
+Shapes are given in *head coordinates*: the origin is the middle between the eyes, x grows to the right and y down, and
+1 is the width of the image. The pose maps them to pixels of the canvas.
 """
 
 from __future__ import annotations
@@ -15,20 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = ["Blob", "Brush", "Colour", "Points", "Pose", "curve", "loop", "mirrored", "mix", "moved", "ribbon", "unit"]
+__all__ = [
+    "Blob",
+    "Canvas",
+    "Colour",
+    "Points",
+    "Pose",
+    "curve",
+    "even_steps",
+    "loop",
+    "mirrored",
+    "mix",
+    "ribbon",
+    "shifted",
+]
 
 Colour: TypeAlias = tuple[float, float, float]
 Points: TypeAlias = NDArray[np.float64]
 #: A soft spot of a texture: x, y, radius in x, radius in y (head coordinates), and what it adds to red, green and blue.
 Blob: TypeAlias = tuple[float, float, float, float, float, float, float]
 
-#: The canvas is at least this wide, so that small pictures are as finely anti-aliased as larger ones.
-_CANVAS = 192
-_STEPS = 6  # points drawn per control point of a curve
+#: The smallest width of the canvas in pixels: it gives small images smooth edges too.
+_MIN_WIDTH = 192
+_STEPS = 6  # points of a curve per control point
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """``first`` with ``share`` (0 to 1) of ``second`` in it; a share below 0 or above 1 extrapolates."""
+    """``first + share * (second - first)``: interpolates for ``share`` in [0, 1] and extrapolates outside."""
     (r, g, b), (s, h, c) = first, second
     return (r + share * (s - r), g + share * (h - g), b + share * (c - b))
 
@@ -44,7 +57,7 @@ def _byte(value: float) -> int:
 
 @lru_cache(maxsize=128)
 def _spline(count: int, closed: bool) -> NDArray[np.float64]:
-    """The matrix that turns ``count`` control points into the points of the Catmull–Rom curve through them."""
+    """The matrix that maps ``count`` control points to the points of the Catmull–Rom curve through them."""
     spans = count if closed else count - 1
     rows = np.zeros((spans * _STEPS + (not closed), count))
     for row in range(len(rows)):
@@ -61,15 +74,15 @@ def _spline(count: int, closed: bool) -> NDArray[np.float64]:
     return rows
 
 
-def moved(points: Points, x: float, y: float) -> Points:
+def shifted(points: Points, x: float, y: float) -> Points:
     """``points`` shifted by (x, y)."""
-    shifted: Points = points + np.array((x, y))
-    return shifted
+    moved: Points = points + np.array((x, y))
+    return moved
 
 
 @lru_cache(maxsize=256)
-def unit(count: int) -> Points:
-    """``count`` even steps from 0 to 1 (not to be written to)."""
+def even_steps(count: int) -> Points:
+    """``count`` evenly spaced numbers from 0 to 1. The array is cached: callers must not modify it."""
     return np.linspace(0.0, 1.0, count)
 
 
@@ -84,16 +97,16 @@ def loop(points: Sequence[tuple[float, float]] | Points) -> Points:
 
 
 def mirrored(right_half: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A symmetric path: from the left end of ``right_half``'s mirror image over its first point to its last.
+    """A symmetric path: the mirror image of ``right_half`` in reverse order, then ``right_half``.
 
-    A first point on the axis (x = 0) is not repeated.
+    If the first point of ``right_half`` is on the axis (x = 0), it appears once.
     """
     left = [(-x, y) for x, y in reversed(right_half)]
     return left[: -1 if right_half[0][0] == 0 else None] + list(right_half)
 
 
 def ribbon(spine: Points, widths: Sequence[float] | float) -> Points:
-    """The outline of a stroke along ``spine`` ((n, 2)), as wide as ``widths`` spread evenly along it."""
+    """The outline of a stroke along ``spine``, (n, 2). ``widths`` are its widths at evenly spaced points."""
     normals = np.empty_like(spine)
     normals[1:-1] = spine[2:] - spine[:-2]
     normals[0], normals[-1] = spine[1] - spine[0], spine[-1] - spine[-2]
@@ -102,18 +115,19 @@ def ribbon(spine: Points, widths: Sequence[float] | float) -> Points:
     if isinstance(widths, float):
         half = normals * widths
     else:
-        half = normals * np.interp(unit(len(spine)), unit(len(widths)), widths)[:, None]
+        half = normals * np.interp(even_steps(len(spine)), even_steps(len(widths)), widths)[:, None]
     return np.concatenate((spine + half, (spine - half)[::-1]))
 
 
 class Pose:
-    """How the head stands in the picture.
+    """Position, size and rotation of the head in the image.
 
     Args:
-        centre: where the middle between the eyes falls, as shares of the picture's side.
-        zoom: the head's size, 1 on average.
-        roll: tilt in radians, clockwise.
-        yaw, pitch: turn to the viewer's right and down, in radians; both are small, so points move by their depth only.
+        centre: the middle between the eyes, (x, y), as fractions of the image's width.
+        zoom: the size of the head, 1 on average.
+        roll: rotation in the image plane in radians, clockwise.
+        yaw, pitch: rotation to the viewer's right and down in radians. Both are small, so they are approximated: each
+            point moves in proportion to its depth.
     """
 
     def __init__(self, centre: tuple[float, float], zoom: float, roll: float, yaw: float, pitch: float) -> None:
@@ -124,27 +138,35 @@ class Pose:
         self.zoom = zoom
 
     def matrix(self, side: int) -> Points:
-        """(2, 2): turns head coordinates (rows) into pixels of a canvas ``side`` wide, up to `origin`."""
+        """(2, 2): maps head coordinates (as rows) to pixels of a canvas of width ``side``, without the `origin`."""
         return self._rotation * side
 
     def origin(self, side: int, depth: float) -> Points:
-        """(2,): where the head's origin falls on that canvas, for what lies ``depth`` in front of the head's middle."""
+        """(2,): the pixel of the head's origin, for points that are ``depth`` in front of the head's middle plane."""
         origin: Points = (depth * self._lean @ self._rotation + self._centre) * side
         return origin
 
 
-class Brush:
-    """A canvas of ``size`` × ``size`` pixels, supersampled, on which shapes given in head coordinates are drawn."""
+class Canvas:
+    """Draws shapes, given in head coordinates, at a multiple of the image's resolution; `render` returns the image.
+
+    ``depth``, an argument of most methods, is how far a shape is in front of the head's middle plane. ``both`` draws
+    the shape and its mirror image.
+
+    Args:
+        size: height and width of the image in pixels.
+        pose: where the head is.
+    """
 
     def __init__(self, size: int, pose: Pose) -> None:
-        self._factor = max(3, -(-_CANVAS // size))
+        self._factor = max(3, -(-_MIN_WIDTH // size))
         self._width = size * self._factor
         self._pose = pose
         self._matrix = pose.matrix(self._width)
         self._origins: dict[float, Points] = {}
-        self._canvas = Image.new("RGB", (self._width, self._width))
-        self._solid = ImageDraw.Draw(self._canvas)
-        self._glaze = ImageDraw.Draw(self._canvas, "RGBA")  # blends what it draws; slower than the solid one
+        self._image = Image.new("RGB", (self._width, self._width))
+        self._solid = ImageDraw.Draw(self._image)
+        self._blend = ImageDraw.Draw(self._image, "RGBA")  # draws with opacity, and slower
 
     def _place(self, points: Points, depth: float) -> Points:
         if depth not in self._origins:
@@ -159,8 +181,8 @@ class Brush:
     def fill(
         self, outline: Points, colour: Colour, opacity: float = 1.0, depth: float = 0.0, both: bool = False
     ) -> None:
-        """Fill ``outline`` ((n, 2)) with one colour; ``both`` fills its mirror image too."""
-        pen, ink = self._solid if opacity >= 1 else self._glaze, _ink(colour, opacity)
+        """Fill ``outline``, (n, 2), with one colour."""
+        pen, ink = self._solid if opacity >= 1 else self._blend, _ink(colour, opacity)
         for pixels in self._sides(outline, depth, both):
             pen.polygon(pixels, fill=ink)
 
@@ -173,7 +195,7 @@ class Brush:
         depth: float = 0.0,
         both: bool = False,
     ) -> None:
-        """A stroke along ``spine`` whose width runs through ``widths``, for lines that should swell and taper."""
+        """Draw a stroke along ``spine``, (n, 2), whose width varies as ``widths``."""
         self.fill(ribbon(spine, widths), colour, opacity, depth, both)
 
     def line(
@@ -185,9 +207,9 @@ class Brush:
         depth: float = 0.0,
         both: bool = False,
     ) -> None:
-        """A plain line along ``spine``: cheaper than a stroke."""
+        """Draw a line of constant width along ``spine``, (n, 2). It is faster than ``stroke``."""
         thickness = max(1, round(width * self._width * self._pose.zoom))
-        pen, ink = self._solid if opacity >= 1 else self._glaze, _ink(colour, opacity)
+        pen, ink = self._solid if opacity >= 1 else self._blend, _ink(colour, opacity)
         for pixels in self._sides(spine, depth, both):
             pen.line(pixels, fill=ink, width=thickness)
 
@@ -198,20 +220,20 @@ class Brush:
         return [pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :]]
 
     def disc(self, x: float, y: float, radius: float, colour: Colour, opacity: float = 1.0, depth: float = 0.0) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         (cx, cy), r = (self._pixels(np.array([[x, y]]), depth), radius * self._width * self._pose.zoom)
-        pen = self._solid if opacity >= 1 else self._glaze
+        pen = self._solid if opacity >= 1 else self._blend
         pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=_ink(colour, opacity))
 
     def backdrop(self, top: Colour, bottom: Colour, blobs: Sequence[Blob]) -> None:
-        """Cover the whole canvas with a vertical gradient and soft spots. These stand still when the head moves."""
+        """Fill the canvas with a vertical gradient and soft spots. The pose of the head does not move them."""
         spots = np.array(blobs)
         spots[:, :4] *= self._width
         size = self._width // self._factor
-        self._canvas.paste(self._soft((0, 0), (size, size), top, bottom, spots))
+        self._image.paste(self._soft((0, 0), (size, size), top, bottom, spots))
 
     def texture(self, outline: Points, top: Colour, bottom: Colour, blobs: Sequence[Blob], depth: float = 0.0) -> None:
-        """Fill ``outline`` with a vertical gradient and soft spots: all shading of skin, hair and cloth."""
+        """Fill ``outline``, (n, 2), with a vertical gradient and soft spots: the shading of skin, hair and clothes."""
         pixels, factor = self._place(outline, depth), self._factor
         size = self._width // factor
         left, top_row = (min(size - 1, max(0, int(edge // factor))) for edge in pixels.min(0).tolist())
@@ -224,14 +246,17 @@ class Brush:
         mask = Image.new("1", soft.size)
         corner = (left * factor, top_row * factor)
         ImageDraw.Draw(mask).polygon((pixels - corner).ravel().tolist(), fill=1)
-        self._canvas.paste(soft, corner, mask)
+        self._image.paste(soft, corner, mask)
 
     def _soft(
         self, corner: tuple[int, int], cells: tuple[int, int], top: Colour, bottom: Colour, spots: Points
     ) -> Image.Image:
-        """A gradient plus Gaussian spots, one cell for each pixel of the finished picture, in canvas size.
+        """A vertical gradient plus Gaussian spots, computed at the image's resolution and enlarged to the canvas'.
 
-        ``corner`` and ``cells`` (columns, rows) count finished pixels; ``spots`` (n, 7) are blobs in canvas pixels.
+        Args:
+            corner: the first column and row, in pixels of the image.
+            cells: the numbers of columns and rows, in pixels of the image.
+            spots: (n, 7), blobs in pixels of the canvas.
         """
         (columns, rows), factor = cells, self._factor
         x = np.arange(corner[0] + 0.5, corner[0] + columns, dtype=np.float32) * factor
@@ -241,17 +266,17 @@ class Brush:
         down = (y - spots[:, 1:2]) / spots[:, 3:4]
         across, down = np.exp(-across * across), np.exp(-down * down)
         first, last = np.array((top, bottom), np.float32)[:, :, None]
-        ramp = first + (last - first) * unit(rows).astype(np.float32)
+        ramp = first + (last - first) * even_steps(rows).astype(np.float32)
         channels = (spots.T[4:, None, :] * down.T) @ across + ramp[:, :, None]
         np.minimum(np.maximum(channels, 0, out=channels), 255, out=channels)
         shade = np.ascontiguousarray(channels.astype(np.uint8).transpose(1, 2, 0))
         return Image.fromarray(shade).resize((columns * factor, rows * factor), Image.Resampling.NEAREST)
 
-    def picture(self, tint: Colour, blur: float) -> NDArray[np.uint8]:
-        """The finished picture, uint8 (size, size, 3), tinted and blurred by ``blur`` (a share of the side)."""
-        small = self._canvas.reduce(self._factor)
+    def render(self, tint: Colour, blur: float) -> NDArray[np.uint8]:
+        """The image, (size, size, 3) uint8: scaled by ``tint`` per channel, blurred by ``blur`` of its width."""
+        small = self._image.reduce(self._factor)
         if blur > 0:
             small = small.filter(ImageFilter.GaussianBlur(blur * small.width))
         lit = np.asarray(small, np.float32) * np.array(tint, np.float32) + np.float32(0.5)
-        picture: NDArray[np.uint8] = np.minimum(lit, np.float32(255)).astype(np.uint8)
-        return picture
+        image: NDArray[np.uint8] = np.minimum(lit, np.float32(255)).astype(np.uint8)
+        return image
