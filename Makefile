@@ -1,4 +1,4 @@
-# `make train` and `make test` set everything up on a fresh machine, then do their job; both are cheap to call again.
+# `make train` and `make test` install everything that they need on a fresh machine. Further calls reuse it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,17 +6,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BUILT := $(VENV)/.built
 
-# What the native extension is built with; when it changes, it is built again.
+# The settings of the native extension. When they change, it is built again.
 SETTINGS := $(strip NO_EXTENSION=$(NO_EXTENSION) NO_CUDA=$(NO_CUDA) FORCE_CUDA=$(FORCE_CUDA) $(TORCH_CUDA_ARCH_LIST))
 ifneq ($(SETTINGS),$(shell cat $(VENV)/.settings 2>/dev/null))
 REBUILD := FORCE
 endif
 
-# A model of the built-in faces in a few minutes on two cores. Called again it continues, or says that all is done.
+# Trains a model of the built-in faces, in a few minutes on two cores. A second call continues an interrupted run.
 TRAIN_RUN ?= runs/first
 TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --iterations 1800
 
-# The results that README shows; bench/results/README.md shows all.
+# The results that README.md shows. bench/results/README.md shows all results.
 TABLES := bench/results/amd-epyc-avx2-2-threads.json
 
 .PHONY: train test lint types check clean build cpp cuda bench tables wheel docs FORCE
@@ -24,7 +24,7 @@ TABLES := bench/results/amd-epyc-avx2-2-threads.json
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
 
-# On all cores, a thread to each. PYTEST_OPTIONS='-n0 tests/ops' runs some of them, in one process.
+# The tests, on all cores with one thread each. PYTEST_OPTIONS='-n0 tests/ops' runs some tests, in one process.
 test: $(BUILT)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_OPTIONS)
 
@@ -49,7 +49,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@rm -f $(BUILT)
 	@touch $@
 
-# The native extension, in place: the installation leaves it to this rule, which compiles only what has changed.
+# The native extension, built in place. The installation skips it (NO_EXTENSION), and this rule compiles what changed.
 build: $(BUILT)
 
 $(BUILT): $(READY) setup.py $(shell find csrc -type f) $(REBUILD)
@@ -57,7 +57,7 @@ $(BUILT): $(READY) setup.py $(shell find csrc -type f) $(REBUILD)
 	@echo "$(SETTINGS)" > $(VENV)/.settings
 	@touch $@
 
-# The C++ tests, under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
+# The C++ tests, first with the address and undefined-behaviour sanitizers, then with the thread sanitizer.
 cpp: $(READY)
 	for sanitizer in address thread; do \
 	    cmake -S . -B build/cpp-$$sanitizer -DIGAN_FAST_LIBRARY=OFF -DIGAN_FAST_SANITIZE=$$sanitizer && \
@@ -65,12 +65,12 @@ cpp: $(READY)
 	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure --parallel 2 || exit 1; \
 	done
 
-# The CUDA kernels for Ampere and Hopper, without a GPU: registers and spills; leaves nothing behind.
+# Compiles the CUDA kernels for Ampere and Hopper and prints their registers and spills. It needs no GPU.
 cuda: $(READY)
 	csrc/cuda/compile_check.sh $(BIN)/python
 
-# Operators, the iteration, inference and data against their peers, in tables. BENCH_OPTIONS='--results bench/results'
-# keeps the figures as data; `make tables` then prints them where people look.
+# The benchmarks, printed as tables. BENCH_OPTIONS='--results bench/results' also writes the results to a file, from
+# which `make tables` prints the tables in README.md and bench/results/README.md.
 bench: $(BUILT)
 	$(BIN)/pytest bench --benchmark-enable --benchmark-quiet $(BENCH_OPTIONS)
 
@@ -78,8 +78,8 @@ tables: $(READY)
 	$(BIN)/python -m bench.table $(TABLES) --write README.md
 	$(BIN)/python -m bench.table bench/results/*.json --write bench/results/README.md
 
-# dist/: the source archive, and out of it the wheel, inspected and tested on another PyTorch; its script says how.
-# WHEEL_OPTIONS='--torch 2.11.0 2.14.1' names the versions, '--no-tests' tests on none.
+# Builds the source archive and the wheel into dist/, and tests the wheel on another PyTorch (tests/release/check.py).
+# WHEEL_OPTIONS='--torch 2.11.0 2.14.1' selects the versions of PyTorch; '--no-tests' skips the tests.
 wheel: $(READY)
 	cd tests && ../$(BIN)/python -m release.check $(WHEEL_OPTIONS)
 

@@ -1,1 +1,1 @@
-"""Benchmarks: every operator against its peers, in one run. ``make bench`` runs them and prints one table."""
+"""Benchmarks: each compares ours with its baselines in one run. ``make bench`` runs all and prints tables."""

@@ -30,27 +30,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--memory",
         choices=["kept", "malloc"],
         default="kept",
-        help="on a CPU: freed memory is kept for the next allocation (default), or as malloc has it",
+        help="on a CPU: keep freed memory for the next allocation (default), or leave it to malloc",
     )
     group.addoption(
         "--launches",
         action="store_true",
-        help="on a GPU, count kernels instead of measuring, and add them to the results that the file has (apart from "
-        "the measurements, because what has run under the profiler once may be slower for good)",
+        help="on a GPU: count kernel launches instead of measuring times, and add the counts to the results in the "
+        "file (a separate run, because the profiler may slow down all that runs after it in the same process)",
     )
-    group.addoption("--results", type=Path, help="the folder for MACHINE.json (default: none is written)")
+    group.addoption("--results", type=Path, help="the folder for MACHINE.json (default: no file is written)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--memory") == "kept":
         keep_freed_memory()
     if config.getoption("--quick"):
-        torch.set_num_threads(1)  # tiny inputs gain nothing from two, and two wait for each other on a busy machine
+        torch.set_num_threads(1)  # more threads do not help tiny inputs, and on a busy machine they wait for each other
 
 
 @pytest.fixture(autouse=True)
-def float32_is_float32() -> Iterator[None]:
-    """On a GPU PyTorch's convolutions take tf32 unasked."""
+def tf32_is_off() -> Iterator[None]:
+    """By default PyTorch's convolutions use TF32 on a GPU."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
@@ -67,19 +67,23 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture
 def batches(request: pytest.FixtureRequest, device: torch.device) -> Callable[[int], int]:
-    """The batch size that index 0 or 1 stands for on this device."""
+    """A function from 0 (small) or 1 (large) to a batch size that suits the device."""
     sizes = (2, 2) if request.config.getoption("--quick") else (64, 256) if device.type == "cuda" else (16, 64)
     return lambda index: sizes[index]
 
 
 @pytest.fixture
 def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Callable[..., None]:
-    """compare(subject, peers, bytes per pass, flops=…, precision=…): measure, show, and keep for the result file.
+    """compare(subject, peers, moved, flops=…, precision=…, memory_of=…): measure a comparison and store its result.
 
-    ``memory_of`` names, for a peer that replays a graph, the one that it recorded: a replay allocates nothing.
-    The ceilings are peers of the same rounds: a large copy for what moves bytes, a large product for what multiplies.
-    pytest-benchmark times our own run once more in each round, after the round of all peers that ``core`` times; its
-    table and JSON hold that figure, ``extra_info`` and the result file the comparison.
+    ``subject`` describes the benchmark; its operator, batch, dtype and layout identify it in the result file. ``peers``
+    maps names to implementations; one is called "ours". ``moved`` is the fewest bytes that each pass has to move. If
+    it is given, a large copy is timed in the same rounds as a ceiling; if ``flops`` is given, a large matrix product.
+    ``memory_of`` maps each peer that replays a CUDA graph to the one that the graph recorded, whose peak memory it
+    shares: a replay itself allocates nothing.
+
+    Each round of pytest-benchmark first runs a round of all peers, which ``core`` times, and then ours once more. So
+    pytest-benchmark's own table holds the times of ours alone; ``extra_info`` and the result file hold the comparison.
     """
     config = request.config
     quick = config.getoption("--quick")
@@ -157,12 +161,12 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
 
 
 def keep(result: dict[str, Any], config: pytest.Config) -> None:
-    """Remember a result, and have the file hold it from now on: a run may be cut off at any time."""
+    """Add a result to this session's and write it to the file at once: the session may be stopped at any time."""
     RESULTS.append(result)
     path = results_file(config)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A run of some benchmarks leaves the others' results there.
+        # The file keeps the results of benchmarks that this session does not run.
         old = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
         document = {"machine": machine_of(config), "results": merged(old, [result])}
         draft = path.with_suffix(".tmp")
@@ -171,19 +175,19 @@ def keep(result: dict[str, Any], config: pytest.Config) -> None:
 
 
 def results_file(config: pytest.Config) -> Path | None:
-    """Where the results of this run belong, if anywhere."""
+    """The result file of this session; None without ``--results``."""
     folder = config.getoption("--results")
     return None if folder is None else folder / f"{machine_of(config)['name']}.json"
 
 
 def machine_of(config: pytest.Config) -> dict[str, Any]:
-    """``describe_machine`` and the options that make it another one."""
+    """``describe_machine``, with the options that change what is measured as part of the machine's name."""
     described = describe_machine(torch.device(config.getoption("--bench-device")))
     described["memory"] = config.getoption("--memory")
     if described["memory"] != "kept":
         described["name"] += f"-{described['memory']}"
     if config.getoption("--quick"):
-        described["name"] += "-quick"  # not to be taken for measurements
+        described["name"] += "-quick"  # such times measure nothing, so they get a file of their own
     return described
 
 
@@ -202,8 +206,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The new results, and of the old ones those of other subjects, in a lasting order. What was not timed is added to
-    the old result of its subject, and lost where there is none."""
+    """Replace the old results of each subject that has new ones. The order is by subject.
+
+    A new result without times (the counts of ``--launches``) is added to its subject's old result, or dropped if there
+    is none.
+    """
 
     def subject(result: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(result[key] for key in ("operator", "batch", "dtype", "layout"))
@@ -219,7 +226,7 @@ def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[st
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on; ``name`` is fit for a file's name."""
+    """The hardware, the versions and the commit that the times depend on. ``name`` is usable as a file name."""
     if device.type == "cuda":
         hardware, cores = torch.cuda.get_device_name(device), 0
     else:
@@ -246,7 +253,7 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
-    """The short hash, with a + where files differ from it."""
+    """The short hash of the commit, with a "+" if files were changed since."""
     try:
         command = ["git", "describe", "--always", "--dirty=+"]
         here = Path(__file__).parent

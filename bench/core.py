@@ -1,14 +1,14 @@
 """How a comparison is measured.
 
-A round runs every peer once, forward and backward, starting with another one each time; so whatever the machine does
-besides, it does to all of them. A figure is the median over the rounds, a ratio that of two medians of the same run.
-The share of the ceiling counts the fewest bytes that the work can move, against a large copy timed in the same rounds.
+A *peer* is one implementation in a comparison: ours or a baseline. A round runs every peer once, forward and backward.
+Each round starts with another peer, so a disturbance of the machine affects all peers alike. Times are medians over the
+rounds; a ratio is one of two medians of the same run. The share of the copy ceiling is the throughput of the fewest
+bytes that the work has to move, relative to a large copy that is timed in the same rounds.
 
-On a CPU every peer allocates from memory that the process keeps (``keep_freed_memory``, as ``igan-fast train`` has it):
-else the kernel's page faults, which hit the peers with many temporaries hardest, would be most of what is measured.
-``--memory malloc`` leaves them in, as a plain PyTorch process has them. Inputs are as warm as in training: what fits
-the caches is found there. On a CUDA device the timers are events, and the second-level cache is overwritten before each
-run.
+On a CPU, all peers allocate from memory that the process keeps (``keep_freed_memory``, as in ``igan-fast train``).
+Otherwise the kernel's page faults would dominate the times, most of all for baselines with many temporary tensors.
+``--memory malloc`` keeps the page faults, as in a plain PyTorch process. Inputs may be in the CPU's caches, as in
+training. On a CUDA device, events measure the times, and the L2 cache is overwritten before each pass.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: forward() → outputs; backward(outputs) → gradients, or None where only the forward is measured.
+#: forward() → outputs, and backward(outputs) → gradients, or None if only the forward pass is measured.
 Peer = tuple[Callable[[], Any], Callable[[Any], Any] | None]
 
-#: The ceilings among the peers.
+#: The names of the peers that measure a ceiling: a large copy and a large matrix product.
 COPY, PRODUCT = "copy", "product"
 PASSES = ("forward", "backward", "both")
 
 
 @dataclass
 class Comparison:
-    """The measured rounds: seconds per peer and pass."""
+    """The times of all rounds so far, in seconds, by peer and pass."""
 
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def add(self, peer: str, forward: float, backward: float) -> None:
-        """One run of one peer."""
+        """Add the times of one run of one peer."""
         passes = self.seconds.setdefault(peer, {name: [] for name in PASSES})
         for name, value in zip(PASSES, (forward, backward, forward + backward), strict=True):
             passes[name].append(value)
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Median and quartiles in milliseconds."""
+        """The median and quartiles in milliseconds, by peer and pass."""
         return {
             peer: {name: _quartiles(values) for name, values in passes.items()} for peer, passes in self.seconds.items()
         }
@@ -64,7 +64,7 @@ class Timer:
             self._flush = torch.empty(max(size, 1 << 26), dtype=torch.uint8, device=device)
 
     def __call__(self, peer: Peer) -> tuple[float, float]:
-        """Seconds of the forward and of the backward."""
+        """Run ``peer`` once. Returns the seconds of its forward and of its backward pass."""
         forward, backward = peer
         if self.device.type == "cuda":
             return self._with_events(forward, backward)
@@ -76,30 +76,30 @@ class Timer:
         return middle - start, time.perf_counter() - middle if backward is not None else 0.0
 
     def _with_events(self, forward: Callable[[], Any], backward: Callable[[Any], Any] | None) -> tuple[float, float]:
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._flush.zero_()
-        marks[0].record()
+        events[0].record()
         outputs = forward()
-        marks[1].record()
+        events[1].record()
         if backward is not None:
             self._flush.zero_()
-            marks[2].record()
+            events[2].record()
             backward(outputs)
-            marks[3].record()
+            events[3].record()
         torch.cuda.synchronize(self.device)
-        there = marks[0].elapsed_time(marks[1]) / 1e3
-        return there, marks[2].elapsed_time(marks[3]) / 1e3 if backward is not None else 0.0
+        forward_seconds = events[0].elapsed_time(events[1]) / 1e3
+        return forward_seconds, events[2].elapsed_time(events[3]) / 1e3 if backward is not None else 0.0
 
 
 def copy_peer(device: torch.device, total_bytes: int) -> Peer:
-    """A copy that reads and writes ``total_bytes`` in all, between tensors that are there already."""
+    """A copy between two allocated tensors, which reads and writes ``total_bytes`` altogether."""
     source = torch.ones(total_bytes // 8, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     return (lambda: target.copy_(source)), None
 
 
 def product_peer(device: torch.device, side: int, precision: str) -> Peer:
-    """A product of two square matrices of random numbers, in the arithmetic of ``precision``."""
+    """A matrix product of two (``side``, ``side``) matrices, in bfloat16 if ``precision`` is "bf16", else float32."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
@@ -107,7 +107,7 @@ def product_peer(device: torch.device, side: int, precision: str) -> Peer:
 
 
 def rounds_of(peers: dict[str, Peer], device: torch.device) -> Callable[[], Comparison]:
-    """A function that runs one more round and returns all the rounds so far."""
+    """A function that runs one round and returns the times of all rounds so far."""
     timer, comparison, names = Timer(device), Comparison(), list(peers)
     count = 0
 
@@ -123,7 +123,7 @@ def rounds_of(peers: dict[str, Peer], device: torch.device) -> Callable[[], Comp
 
 
 def peak_bytes(peer: Peer, device: torch.device) -> int:
-    """The most memory allocated at once during one run, inputs not counted."""
+    """The peak memory of one run in bytes, without the inputs."""
     forward, backward = peer
 
     def run() -> None:
@@ -142,17 +142,17 @@ def peak_bytes(peer: Peer, device: torch.device) -> int:
         run()
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    now = most = 0
+    allocated = peak = 0
     for _, change in changes:
-        now += change
-        most = max(most, now)
-    return most
+        allocated += change
+        peak = max(peak, allocated)
+    return peak
 
 
 def launches(peer: Peer) -> int:
-    """Kernels that one run launches, after one that is not looked at; a graph counts as one.
+    """The number of kernels that one run launches, after a warm-up run. A CUDA graph counts as one.
 
-    Nothing is to be timed in a process that has called this: CUPTI, by which the profiler sees launches, may stay.
+    A process that has called this should not measure times: the profiler may leave CUPTI active, which slows launches.
     """
     forward, backward = peer
 
@@ -171,5 +171,5 @@ def launches(peer: Peer) -> int:
 
 
 def nbytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of all of them together."""
+    """The total size of ``tensors`` in bytes."""
     return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Builds the extension, runs the GPU tests and every benchmark on a CUDA machine, in under nine minutes and without a
-# network, with the Python at hand and what it has installed (torch with CUDA, triton, numpy, pytest, pytest-benchmark,
-# hypothesis, pybind11, ninja, and what `import igan_fast.train` asks for; nvcc beside them). What is missing of
-# typeguard or pytest-xdist skips a test or costs time. A PYTHONPATH that is set stays in use.
+# Builds the extension, runs the GPU tests and runs every benchmark on a CUDA machine, in less than nine minutes.
 #
-#   bench/gpu.sh FOLDER [PYTHON]      FOLDER receives MACHINE.json, a profile (.md and .png) and logs.txt
+#   bench/gpu.sh FOLDER [PYTHON]      writes MACHINE.json, a profile (.md and .png) and logs.txt to FOLDER
 #
-# Each part runs whatever became of the one before; the exit status is that of the first that failed.
+# It needs no network. PYTHON must have torch with CUDA, triton, numpy, pytest, pytest-benchmark, hypothesis, pybind11,
+# ninja and the requirements of `import igan_fast.train`; nvcc must be installed. Without typeguard a test is skipped, and
+# without pytest-xdist the tests take longer. PYTHONPATH is respected.
+#
+# A part that fails does not stop the parts after it. The exit status is that of the first part that failed.
 set -uo pipefail
 [ $# -ge 1 ] || { echo "usage: bench/gpu.sh FOLDER [PYTHON]" >&2; exit 2; }
 mkdir -p "$1" || exit 2
@@ -19,24 +20,24 @@ export IGAN_FAST_COMMIT=${IGAN_FAST_COMMIT:-$(git describe --always --dirty=+ 2>
 status=0
 : > "$log"
 
-part() {  # NAME SECONDS COMMAND…
-    local name=$1 limit=$2 begin=$SECONDS code=0 start told
+part() {  # NAME SECONDS COMMAND…: runs a command with a time limit and prints the end of its output
+    local name=$1 limit=$2 begin=$SECONDS code=0 start outcome
     shift 2
     printf '\n==== %s\n' "$name" >> "$log"
     start=$(wc -c < "$log")
     if [ "$limit" -ge 10 ]; then
         timeout --signal=INT --kill-after=10 "$limit" "$@" >> "$log" 2>&1 || code=$?
-        told="exit status $code after $((SECONDS - begin)) s"
+        outcome="exit status $code after $((SECONDS - begin)) s"
     else
-        code=124 told="no time left for it"
+        code=124 outcome="no time left for it"
     fi
-    echo "== $name: $told"
+    echo "== $name: $outcome"
     tail -c "+$((start + 1))" "$log" | tail -n "${lines:-15}"
-    printf '\n==== %s: %s\n' "$name" "$told" >> "$log"
+    printf '\n==== %s: %s\n' "$name" "$outcome" >> "$log"
     if [ "$status" -eq 0 ]; then status=$code; fi
 }
 
-left() {  # until second $1 of the script, of which a part that is cut off can take ten more
+left() {  # the seconds until second $1 of the script, less the ten that a part may take to stop
     echo $(($1 - 10 - SECONDS))
 }
 
@@ -45,7 +46,7 @@ at_most() {  # the smaller of two numbers
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
-# An extension for this machine alone builds in a third of the time.
+# Build the extension for this machine's GPU only, which takes a third of the time.
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c '
 import torch
 major, minor = torch.cuda.get_device_capability()
@@ -54,17 +55,17 @@ FORCE_CUDA=1 part build 140 "$python" setup.py build_ext --inplace
 lines=40 part backends 20 "$python" -m igan_fast.ops
 
 test=("$python" -m pytest -p no:cacheprovider -q --durations=5 --continue-on-collection-errors)
-# What only a GPU can show, one after the other: the iteration and its graphs, batches, training.
+# The tests that need a GPU: the iteration and its CUDA graphs, data loading, training.
 lines=30 part tests-of-the-whole 70 "${test[@]}" -m "gpu and not slow" tests/test_graphs.py tests/test_step.py \
     tests/data/test_loader.py tests/ops/test_gpu.py tests/train
-# The operators' many small tests, most of whose time Triton compiles.
+# The tests of the operators, in parallel, because Triton's compilation takes most of their time.
 parallel=()
 if "$python" -c 'import xdist' 2> /dev/null; then parallel=(-n 12); fi
 lines=30 part tests-of-operators 60 "${test[@]}" "${parallel[@]}" -m "gpu and not slow" tests/ops \
     --ignore=tests/ops/test_gpu.py
 
-# What is cut off by its limit has written what it has measured. Nothing that is timed shares a process with the
-# profiler. First the iteration, its sizes in the order of what one wants to know.
+# A benchmark run that exceeds its limit keeps the results that it has written so far. The most important benchmark, the
+# iteration, comes first. The profiler never runs in a process that measures times.
 measure=("$python" -m pytest -p no:cacheprovider -q --benchmark-enable --benchmark-quiet --bench-device cuda
     --results "$results")
 operators=(bench/test_norm_act.py bench/test_feature_l1.py)

@@ -1,9 +1,11 @@
-"""Training beside busy programs: images a second by OpenMP's spin count, threads and how many neighbours there are.
+"""The speed of training beside other busy programs, by OpenMP's spin count and the number of threads.
 
-``python -m bench.neighbours`` starts ``igan-fast train`` again and again, alone and beside programs that only count, in
-interleaved rounds, and prints the median of each. It wants a machine where nothing else runs; six minutes on two cores.
-The spin count of ``igan_fast/_start.py`` is chosen by it. A spin count of "default" is OpenMP's own, "ours" is
-what the command sets; "auto" threads are what the command takes where it sees the neighbours.
+``python -m bench.neighbours`` runs ``igan-fast train`` many times, alone and beside programs that each keep one core
+busy, in interleaved rounds. It prints the median images per second of each setting. It takes six minutes on two cores,
+on which nothing else should run. The spin count in ``igan_fast/_start.py`` was chosen with it.
+
+A spin count of "default" is OpenMP's own; "ours" is the one that the command sets. With "auto" threads, the command
+chooses their number by how busy the machine is.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-#: GNU's OpenMP has it where neither GOMP_SPINCOUNT nor OMP_WAIT_POLICY is set.
+#: The spin count of GNU's OpenMP if neither GOMP_SPINCOUNT nor OMP_WAIT_POLICY is set.
 DEFAULT_SPINS = 300_000
 
 TRAIN = [
@@ -35,38 +37,38 @@ def main() -> None:
     options.add_argument("--threads", nargs="+", default=["2", "auto"])
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--iterations", type=int, default=40)
-    given = options.parse_args()
-    cases = [(spin, threads) for spin in given.spins for threads in given.threads]
-    found: dict[tuple[str, str, int], list[float]] = {}
+    arguments = options.parse_args()
+    cases = [(spin, threads) for spin in arguments.spins for threads in arguments.threads]
+    measured: dict[tuple[str, str, int], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(given.rounds):
-            for count in given.neighbours:
+        for number in range(arguments.rounds):
+            for count in arguments.neighbours:
                 for case in cases:
                     run = Path(folder) / f"run-{number}-{count}-{'-'.join(case)}"
                     with neighbours(count):
-                        speed = train(run, *case, given.iterations)
-                    found.setdefault((*case, count), []).append(speed)
-    titles = [f"{count} beside" for count in given.neighbours]
+                        speed = train(run, *case, arguments.iterations)
+                    measured.setdefault((*case, count), []).append(speed)
+    titles = [f"{count} beside" for count in arguments.neighbours]
     print(f"{'spin count':>12}{'threads':>9}" + "".join(f"{title:>12}" for title in titles) + "   img/s, medians")
     for spin, threads in cases:
-        speeds = [statistics.median(found[spin, threads, count]) for count in given.neighbours]
+        speeds = [statistics.median(measured[spin, threads, count]) for count in arguments.neighbours]
         print(f"{spin:>12}{threads:>9}" + "".join(f"{speed:>12.0f}" for speed in speeds))
 
 
 @contextlib.contextmanager
 def neighbours(count: int) -> Iterator[None]:
-    """So many programs that each keep one core busy."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Run ``count`` programs that each keep one core busy inside the block."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 def train(run: Path, spin: str, threads: str, iterations: int) -> float:
-    """Images a second of the later half of a short run."""
+    """Train briefly. Returns the median images per second of the second half of the iterations."""
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment["IGAN_FAST_CACHE"] = str(run.parent / "cache")

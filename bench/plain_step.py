@@ -1,4 +1,4 @@
-"""The iteration as well as plain PyTorch can do it: the peer that the fast wing has to beat."""
+"""The fastest training iteration in plain PyTorch: the baseline of the fused one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from igan_fast import reference
 
 
 class PlainStep(reference.TrainStep):
-    """``reference.TrainStep`` with channels_last networks, frozen D and C in stage 2 (a compiled backward computes what
-    a parameter could want, whatever is asked of it), and fused Adam. ``igan_fast.graphs.GraphedStep`` can record it.
+    """``reference.TrainStep`` with the usual optimisations: channels_last, fused Adam, and D and C frozen in stage 2.
+
+    Freezing matters to ``torch.compile``: a compiled backward pass computes the gradients of all parameters with
+    ``requires_grad``, even if nobody asks for them. ``igan_fast.graphs.GraphedStep`` can record this step.
 
     Args:
-        compile: run the three networks under ``torch.compile``.
-        channels_last: the layout of networks and images; some CPUs are faster in the other one.
+        compile: compile the three networks with ``torch.compile``.
+        channels_last: the layout of networks and images; False: contiguous, which is faster on some CPUs.
     """
 
     def __init__(
@@ -36,13 +38,13 @@ class PlainStep(reference.TrainStep):
         options: dict[str, Any] = {"lr": self.config.lr, "betas": self.config.betas, "fused": True}
         self.optimizer_d = torch.optim.Adam(self._parameters_d, capturable=on_gpu, **options)
         self.optimizer_g = torch.optim.Adam(self._parameters_g, capturable=on_gpu, **options)
-        self._judges = nn.ModuleList([model.discriminator, model.classifier])
+        self._discriminator_and_classifier = nn.ModuleList([model.discriminator, model.classifier])
         if compile:
             for network in (model.generator, model.discriminator, model.classifier):
                 network.compile()
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> reference.StepLosses:
-        """As the reference's."""
+        """One iteration, with the arguments and result of ``reference.TrainStep``."""
         return super().__call__(images.contiguous(memory_format=self._layout), labels, noise)
 
     def _stage2(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -51,8 +53,8 @@ class PlainStep(reference.TrainStep):
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        self._judges.requires_grad_(False)
+        self._discriminator_and_classifier.requires_grad_(False)
         try:
             yield
         finally:
-            self._judges.requires_grad_(True)
+            self._discriminator_and_classifier.requires_grad_(True)

@@ -1,7 +1,7 @@
-"""Where an iteration's time goes, by operator and by layer: ``python -m bench.profile_step --out FOLDER``.
+"""Profiles a training iteration by operator and by layer: ``python -m bench.profile_step --out FOLDER``.
 
-Prints a table for each wing and, with ``--out``, writes them as profile-MACHINE.md with a bar chart beside it. A layer
-is told by the shapes that its operator was given.
+Prints tables for ours and the reference. With ``--out`` it writes them to profile-MACHINE.md, beside a bar chart. A
+layer is identified by the shapes of its operator's inputs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ ROWS = 12
 
 
 class Row(NamedTuple):
-    """An operator's own time in one iteration, without that of the operators it calls."""
+    """The total of an operator in one iteration."""
 
     name: str
     milliseconds: float
+    """Its own time, without that of the operators it calls."""
     calls: int
     launches: int
-    """Kernels on a GPU."""
+    """The number of GPU kernels that it launches."""
 
 
 def profile(step: Callable[..., Any], batch: Sequence[torch.Tensor], by_shape: bool) -> list[Row]:
-    """One iteration after two that are not looked at; the rows by falling time."""
+    """Profile one iteration after two warm-up iterations. The rows are sorted by time, longest first."""
     for _ in range(2):
         step(*batch)
     on_gpu = batch[0].is_cuda
@@ -48,7 +49,7 @@ def profile(step: Callable[..., Any], batch: Sequence[torch.Tensor], by_shape: b
     rows: dict[str, Row] = {}
     for event in recorded.events():
         if event.device_type != torch.autograd.DeviceType.CPU:
-            continue  # a kernel: its operator has its time
+            continue  # the time of a kernel is part of its operator's
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         kernels = [kernel for kernel in event.kernels if not kernel.name.startswith(("Memcpy", "Memset"))]
         shapes = [list(shape) for shape in event.input_shapes if len(shape) >= 2][:2] if by_shape else []
@@ -59,40 +60,40 @@ def profile(step: Callable[..., Any], batch: Sequence[torch.Tensor], by_shape: b
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The largest rows and what is left, as Markdown."""
+    """A Markdown table of the longest rows, the sum of the others, and the total."""
     whole, rest = total("all", rows), total("everything else", rows[ROWS:])
     head = ["Operator", "Own time", "Share", "Calls", "Launches"]
     lines = [head, ["---"] * len(head)]
     for row in (*rows[:ROWS], rest, whole):
-        share = f"{row.milliseconds / (whole.milliseconds or 1.0):.0%}"  # nothing, where the profiler saw no kernel
+        share = f"{row.milliseconds / (whole.milliseconds or 1.0):.0%}"  # the total is 0 if the profiler saw no kernel
         lines.append([row.name, f"{row.milliseconds:.1f} ms", share, str(row.calls), str(row.launches)])
     columns = len(head) if whole.launches else len(head) - 1
     return "\n".join(f"| {' | '.join(line[:columns])} |" for line in lines)
 
 
 def total(name: str, rows: Sequence[Row]) -> Row:
-    """All of them as one."""
+    """The sum of ``rows``, as a row called ``name``."""
     return Row(name, *(sum(row[column] for row in rows) for column in (1, 2, 3)))
 
 
 def draw(profiles: dict[str, list[Row]], path: Path) -> None:
-    """A bar per wing and operator, on one scale."""
+    """Draw a bar chart for each implementation, on one scale, with a bar for each operator."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(profiles), sharex=True, figsize=(12, 4.5), layout="constrained")
-    for axis, (wing, rows) in zip(axes, profiles.items(), strict=True):
+    for axis, (implementation, rows) in zip(axes, profiles.items(), strict=True):
         shown = rows[:ROWS][::-1]
         axis.barh([row.name for row in shown], [row.milliseconds for row in shown])
-        axis.set_title(f"{wing}: {sum(row.milliseconds for row in rows):.0f} ms")
+        axis.set_title(f"{implementation}: {sum(row.milliseconds for row in rows):.0f} ms")
         axis.set_xlabel("own time in one iteration, ms")
     figure.savefig(path, dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status."""
+    """Profile both implementations and print the tables. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile_step", description=__doc__)
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--width", type=int, default=64)
@@ -107,10 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     batch = batch_of(options.image_size, options.batch_size, device)
     config = igan_fast.StepConfig(precision=options.precision)
     steps = {
-        wing: module.TrainStep(
+        name: module.TrainStep(
             module.IterativeGAN(image_size=options.image_size, width=options.width).to(device), config
         )
-        for wing, module in (("ours", igan_fast), ("reference", reference))
+        for name, module in (("ours", igan_fast), ("reference", reference))
     }
     machine = describe_machine(device)
     subject = f"{options.image_size}², width {options.width}, batch {options.batch_size}, {options.precision}"
@@ -118,17 +119,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "# Where an iteration's time goes",
         f"{machine['hardware']}, torch {machine['torch']}, {machine['date']}; {subject}.",
     ]
-    by_operator = {wing: profile(step, batch, by_shape=False) for wing, step in steps.items()}
-    for wing, rows in by_operator.items():
-        texts.append(f"## {wing}, by operator\n\n{table(rows)}")
+    by_operator = {name: profile(step, batch, by_shape=False) for name, step in steps.items()}
+    for name, rows in by_operator.items():
+        texts.append(f"## {name}, by operator\n\n{table(rows)}")
     texts.append(f"## ours, by layer\n\n{table(profile(steps['ours'], batch, by_shape=True))}")
     print("\n\n".join(texts), flush=True)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        picture = options.out / f"profile-{machine['name']}.png"
-        texts.insert(2, f"![Own time of the operators]({picture.name})")
+        chart = options.out / f"profile-{machine['name']}.png"
+        texts.insert(2, f"![Own time of the operators]({chart.name})")
         (options.out / f"profile-{machine['name']}.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-        draw(by_operator, picture)  # last: to import what draws can take longer than all the rest
+        draw(by_operator, chart)  # last, because importing matplotlib may take long
     return 0
 
 

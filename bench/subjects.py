@@ -1,4 +1,4 @@
-"""What is compared: D's four activations at 128², as every benchmark of an operator takes them."""
+"""The inputs and baselines of the operators' benchmarks: D's four activations at 128², eager and compiled PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER = {"contiguous": "channels_last", "channels_last": "contiguous"}
 
 
 def activations(batch: int, layout: str, dtype: str, device: torch.device) -> list[Tensor]:
-    """h¹..h⁴ of D at image size 128 and width 64: (N, 64, 64, 64) to (N, 512, 8, 8)."""
+    """h¹..h⁴ of the discriminator at image size 128 and width 64: (N, 64, 64, 64) to (N, 512, 8, 8)."""
     shapes = [(batch, 64 << i, 64 >> i, 64 >> i) for i in range(4)]
     return [
         torch.randn(shape, device=device).to(dtype=DTYPES[dtype], memory_format=LAYOUTS[layout]) for shape in shapes
@@ -28,7 +28,7 @@ def activations(batch: int, layout: str, dtype: str, device: torch.device) -> li
 
 
 def with_gradients(forward: Callable[..., Any], inputs: Sequence[Tensor], upstream: Any = None) -> Peer:
-    """forward(), then the gradients of its outputs to the inputs, freshly allocated as in training."""
+    """A peer with ``forward``, and a backward pass that computes the gradients with respect to ``inputs``."""
 
     def backward(outputs: Any) -> tuple[Tensor, ...]:
         return torch.autograd.grad(outputs, inputs, upstream)
@@ -37,12 +37,13 @@ def with_gradients(forward: Callable[..., Any], inputs: Sequence[Tensor], upstre
 
 
 def peers(make: Callable[[Any, str, dict[str, Any]], Peer], layout: str, device: torch.device) -> dict[str, Peer]:
-    """Ours and what there is besides. ``make(module, layout, options)``: a peer that calls ``module``'s operator.
+    """Ours and its baselines. ``make(module, layout, options)`` returns a peer that calls ``module``'s operator.
 
-    "eager" and "compile" are the reference as PyTorch runs and as ``torch.compile`` compiles it, each in the layout at
-    hand and, on a CPU, in the other one: on a GPU to compile takes longer than to measure.
+    "eager" and "compile" are the reference operator, in eager mode and compiled by ``torch.compile``. Both run in
+    ``layout`` and, on a CPU, in the other layout too. On a GPU that would take too long, because of the compilation.
     """
-    found = {"ours": make(ops, layout, {"impl": "native" if _native(device) else "auto"})}
+    has_native = ops.backends()[f"native-{device.type}"] == "available"
+    found = {"ours": make(ops, layout, {"impl": "native" if has_native else "auto"})}
     if device.type == "cuda":
         found["triton"] = make(ops, layout, {"impl": "triton"})
     for name in (layout,) if device.type == "cuda" else (layout, OTHER[layout]):
@@ -51,12 +52,8 @@ def peers(make: Callable[[Any, str, dict[str, Any]], Peer], layout: str, device:
     return found
 
 
-def _native(device: torch.device) -> bool:
-    return ops.backends()[f"native-{device.type}"] == "available"
-
-
 class _Compiled:
-    """The reference's operators under torch.compile, each use compiled for its own shapes."""
+    """The reference operators under ``torch.compile``, compiled anew for each caller's shapes."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return torch.compile(functools.partial(getattr(reference, name)), dynamic=False)

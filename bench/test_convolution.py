@@ -13,7 +13,7 @@ from igan_fast.ops import backend, winograd_conv
 
 
 class Convolution(NamedTuple):
-    """From ``c_in`` channels at ``size`` to ``c_out``."""
+    """A convolution of ``c_in`` channels of ``size`` × ``size`` pixels to ``c_out`` channels."""
 
     kernel: int
     stride: int
@@ -26,7 +26,7 @@ class Convolution(NamedTuple):
 
     @property
     def output_padding(self) -> int:
-        """Such that the size doubles."""
+        """The output padding with which a transposed convolution doubles the size."""
         return self.stride + 2 * self.padding - self.kernel if self.transposed else 0
 
     @property
@@ -44,8 +44,8 @@ CONVOLUTIONS = {
     "pix2pix's U-Net": Convolution(4, 2, 1, 256, 512, 32, 1),
     "CycleGAN's block": Convolution(3, 1, 0, 256, 256, 66, 1),
     "StarGAN's block": Convolution(3, 1, 1, 256, 256, 32, 16),
-    "CycleGAN's way down": Convolution(3, 2, 1, 64, 128, 256, 1),
-    "CycleGAN's way up": Convolution(3, 2, 1, 256, 128, 64, 1, transposed=True),
+    "CycleGAN's downsampling": Convolution(3, 2, 1, 64, 128, 256, 1),
+    "CycleGAN's upsampling": Convolution(3, 2, 1, 256, 128, 64, 1, transposed=True),
 }
 
 
@@ -53,7 +53,7 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
 def test_convolution(compare, batches, device, request, case, layout):
     if device.type != "cpu" or not backend.has_native_cpu():
-        pytest.skip("these kernels are the CPU's")
+        pytest.skip("only the CPU has these kernels")
     if request.config.getoption("--quick"):
         case = case._replace(c_in=16, c_out=16, size=8 + case.size % 4, batch=16)
     options: dict[str, Any] = {"transposed": case.transposed, "stride": case.stride, "padding": case.padding}

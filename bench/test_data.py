@@ -1,4 +1,4 @@
-"""Training batches out of a store, as floats: shuffled, mirrored, normalised."""
+"""Loading training batches from a store: shuffled, randomly flipped, as normalised floats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from igan_fast.data.store import FaceStore
 
 
 class _Faces(torch.utils.data.Dataset):
-    """One picture at a time, as data sets in PyTorch usually are."""
+    """A map-style dataset, which returns one image at a time."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, torch.from_numpy(labels).float()
@@ -31,7 +31,7 @@ def test_batches(compare, request, device, tmp_path, size):
     count, batch = (40, 4) if request.config.getoption("--quick") else (4096, 64)
     rng = np.random.default_rng(0)
     np.save(tmp_path / "images.npy", rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
-    images = np.load(tmp_path / "images.npy", mmap_mode="r+")  # as a store is kept
+    images = np.load(tmp_path / "images.npy", mmap_mode="r+")  # memory-mapped, as in a store
     labels = rng.integers(0, 2, (count, 40)).astype(np.uint8)
     names = tuple(f"attribute_{k}" for k in range(40))
     store = FaceStore(images, labels, None, {}, names, np.arange(count), size)
@@ -41,14 +41,14 @@ def test_batches(compare, request, device, tmp_path, size):
         while True:
             yield from torch.utils.data.DataLoader(_Faces(images, labels), batch, shuffle=True, drop_last=True)
 
-    plain = endless()
+    batches = endless()
 
-    def theirs() -> torch.Tensor:
-        faces, _ = next(plain)
+    def next_of_data_loader() -> torch.Tensor:
+        faces, _ = next(batches)
         return faces.to(device)
 
     compare(
         {"kind": "data", "operator": f"a batch at {size}²", "layout": "", "dtype": "fp32", "batch": batch},
-        {"ours": (loader.next_images, None), "eager, DataLoader": (theirs, None)},
+        {"ours": (loader.next_images, None), "eager, DataLoader": (next_of_data_loader, None)},
         {},
     )

@@ -1,4 +1,4 @@
-"""The networks of ``examples/``, fused by one line, against the same as written: a training step, and generating."""
+"""The networks in ``examples/`` after ``fuse``, against the same networks as written: a training step and inference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAST = {"memory_format": torch.channels_last}
 
 
 class Size(NamedTuple):
-    """A batch of square pictures; for sound, of 32 · ``size`` samples, or ``size`` frames of a spectrogram."""
+    """A batch of square images of ``size`` pixels; for HiFi-GAN, of 32 · ``size`` samples or ``size`` mel frames."""
 
     batch: int
     size: int
@@ -32,21 +32,17 @@ QUICK = Size(2, 32)
 
 @dataclass(frozen=True)
 class Subject:
-    """Of one example: its inputs (of a training step, of generating), usual sizes, and how its networks are called.
+    """The inputs, sizes and networks of one example."""
 
-    sized: whether its networks are made for one size of picture.
-    compiled: the networks that ``torch.compile`` is tried on.
-    """
-
-    batch: Callable[[int, int], tuple[Tensor, ...]]
-    inputs: Callable[[int, int], tuple[Tensor, ...]]
-    step: Size
-    generate: Size
-    build: dict[str, Any] = field(default_factory=dict)
-    quick: dict[str, Any] = field(default_factory=lambda: {"width": 4})
-    generator: str = "generator"
-    sized: bool = False
-    compiled: tuple[str, ...] = ("generator", "discriminator")
+    batch: Callable[[int, int], tuple[Tensor, ...]]  #: (batch, size) → the inputs of a training step
+    inputs: Callable[[int, int], tuple[Tensor, ...]]  #: (batch, size) → the inputs of the generator
+    step: Size  #: of a training step
+    generate: Size  #: of inference
+    build: dict[str, Any] = field(default_factory=dict)  #: arguments of the example's ``build``
+    quick: dict[str, Any] = field(default_factory=lambda: {"width": 4})  #: more arguments with ``--quick``
+    generator: str = "generator"  #: the name of the generator
+    sized: bool = False  #: whether ``build`` takes an image size
+    compiled: tuple[str, ...] = ("generator", "discriminator")  #: the networks that the "compile" baseline compiles
 
 
 def images(count: int, size: int, channels: int = 3) -> Tensor:
@@ -86,7 +82,7 @@ SUBJECTS = {
         Size(4, 128),
         build={"critic": 1},
         sized=True,
-        compiled=("generator",),  # the gradient penalty is beyond what a compiled network can differentiate
+        compiled=("generator",),  # torch.compile does not support the double backward of the gradient penalty
     ),
     "hifigan": Subject(
         lambda n, s: (torch.rand(n, 1, 32 * s) * 2 - 1,),
@@ -94,21 +90,21 @@ SUBJECTS = {
         Size(4, 256),
         Size(1, 256),
         quick={"width": 16},
-        compiled=("generator",),  # and eight discriminators, each with shapes of its own, not within minutes
+        compiled=("generator",),  # compiling the eight discriminators would take many minutes
     ),
 }
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for ``python examples/NAME.py``."""
+    """Examples import each other by name, as if started with ``python examples/NAME.py``."""
     monkeypatch.syspath_prepend(EXAMPLES)
 
 
 def models(name: str, device: torch.device, size: int, quick: bool) -> dict[str, tuple[Any, bool]]:
-    """The model that each peer runs, and whether it is in channels_last; all of the same weights.
+    """The model of each peer, and whether it is in channels_last. All have the same weights.
 
-    "eager" and "compile" have the feature matching of the reference, "compile" in the layout as written.
+    "eager" and "compile" use the reference's feature matching loss. "compile" has the layout of the example.
     """
     subject = SUBJECTS[name]
 
@@ -127,23 +123,24 @@ def models(name: str, device: torch.device, size: int, quick: bool) -> dict[str,
     ours = make()
     igan_fast.fuse(ours)
     found = {"ours": (ours, False), "eager": (plain(), False)}
-    if name != "hifigan":  # the layout is one of pictures
+    if name != "hifigan":  # channels_last is a layout of images, and HiFi-GAN's tensors are (N, C, T)
         ours_last = make().to(**LAST)
         igan_fast.fuse(ours_last)
         found |= {"ours, channels_last": (ours_last, True), "eager, channels_last": (plain().to(**LAST), True)}
     if quick and name != "dcgan":
-        return found  # compiling takes minutes, also of small networks
+        return found  # compiling takes minutes for small networks too
     compiled = plain()
     for network in subject.compiled:
         compiled.get_submodule(network).compile(dynamic=False)
     return found | {"compile": (compiled, False)}
 
 
-def arranged(tensors: tuple[Tensor, ...], device: torch.device, channels_last: bool) -> tuple[Tensor, ...]:
+def in_layout(tensors: tuple[Tensor, ...], device: torch.device, channels_last: bool) -> tuple[Tensor, ...]:
     return tuple(t.to(device).contiguous(**LAST) if channels_last and t.dim() == 4 else t.to(device) for t in tensors)
 
 
-def told(name: str, what: str, size: int, batch: int) -> dict[str, Any]:
+def describe(name: str, what: str, size: int, batch: int) -> dict[str, Any]:
+    """The subject of a comparison, for the fixture ``compare``."""
     scale = f"{size}²" if name != "hifigan" else f"{32 * size} samples" if what == "training step" else f"{size} frames"
     return {"kind": "example", "operator": f"{name}, {what}, {scale}", "layout": "", "dtype": "fp32", "batch": batch}
 
@@ -158,11 +155,11 @@ def test_training_step(compare, request, device, name):
     given = SUBJECTS[name].batch(batch, size)
 
     def peer(model: Any, channels_last: bool) -> core.Peer:
-        mine = arranged(given, device, channels_last)
-        return (lambda: step(model, mine)), None
+        inputs = in_layout(given, device, channels_last)
+        return (lambda: step(model, inputs)), None
 
     peers = {peer_name: peer(*made) for peer_name, made in models(name, device, size, quick).items()}
-    compare(told(name, "training step", size, batch), peers, {})
+    compare(describe(name, "training step", size, batch), peers, {})
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -175,11 +172,11 @@ def test_generating(compare, request, device, name):
 
     def peer(model: Any, channels_last: bool, no_gradient: Any) -> core.Peer:
         network = model.get_submodule(SUBJECTS[name].generator).eval()
-        mine = arranged(given, device, channels_last)
+        inputs = in_layout(given, device, channels_last)
 
         def forward() -> Tensor:
             with no_gradient():
-                return network(*mine)
+                return network(*inputs)
 
         return forward, None
 
@@ -187,4 +184,4 @@ def test_generating(compare, request, device, name):
         peer_name: peer(*made, torch.no_grad if peer_name == "compile" else torch.inference_mode)
         for peer_name, made in models(name, device, size, quick).items()
     }
-    compare(told(name, "generating", size, batch), peers, {})
+    compare(describe(name, "generating", size, batch), peers, {})

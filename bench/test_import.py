@@ -1,4 +1,4 @@
-"""``import igan_fast`` beside ``import torch`` alone, each in a fresh interpreter: the difference is what we add."""
+"""The time of ``import torch, igan_fast`` against ``import torch``, each in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 
 
-def fresh(code: str) -> Callable[[], object]:
-    """Runs code in an interpreter of its own, on one thread."""
+def in_fresh_interpreter(code: str) -> Callable[[], object]:
+    """A function that runs ``code`` in a new interpreter with one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return lambda: subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
@@ -17,6 +17,9 @@ def fresh(code: str) -> Callable[[], object]:
 def test_import(compare):
     compare(
         {"kind": "import", "operator": "import igan_fast", "layout": "", "dtype": "", "batch": 1},
-        {"ours": (fresh("import torch, igan_fast"), None), "torch alone": (fresh("import torch"), None)},
+        {
+            "ours": (in_fresh_interpreter("import torch, igan_fast"), None),
+            "torch alone": (in_fresh_interpreter("import torch"), None),
+        },
         {},
     )

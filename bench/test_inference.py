@@ -1,4 +1,4 @@
-"""Generate and rebuild 64 faces at 128², the paper's Table 2 (2.16 s and 3.23 s on a GTX 1070 Ti)."""
+"""Generating and rebuilding 64 faces at 128², as in the paper's Table 2 (2.16 s and 3.23 s on a GTX 1070 Ti)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def test_inference(compare, request, device, task):
     size, width, count = (32, 4, 4) if quick else (128, 64, 64)
     images = torch.rand(count, 3, size, size, device=device) * 2 - 1
     z, c = torch.rand(count, 100, device=device) * 2 - 1, torch.rand(count, 40, device=device)
-    last = {"memory_format": torch.channels_last}
+    layout = {"memory_format": torch.channels_last}
 
-    def peer(wing, *, channels_last: bool = False, compile: bool = False) -> core.Peer:
+    def peer(module, *, channels_last: bool = False, compile: bool = False) -> core.Peer:
         torch.manual_seed(0)
-        model = wing.IterativeGAN(image_size=size, width=width).to(device).eval()
-        photos = images
+        model = module.IterativeGAN(image_size=size, width=width).to(device).eval()
+        x = images
         if channels_last:
-            model, photos = model.to(**last), images.contiguous(**last)
-        run = (lambda: model.generate(z, c)) if task == "generate" else (lambda: model.rebuild(photos))
+            model, x = model.to(**layout), images.contiguous(**layout)
+        run = (lambda: model.generate(z, c)) if task == "generate" else (lambda: model.rebuild(x))
         if compile:
             model.generator.compile(), model.discriminator.compile(), model.classifier.compile()
 

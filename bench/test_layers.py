@@ -14,7 +14,7 @@ import torch
 from igan_fast.devices import has_bfloat16
 from igan_fast.ops.geometry import Geometry, Given
 
-#: Of D and of G at 128² and width 64: channels in and out, height and width of the larger side.
+#: The layers of D and G at 128² and width 64: input channels, output channels, larger size, transposed or not.
 LAYERS = {
     "D 1": (3, 64, 128, False),
     "D 2": (64, 128, 64, False),
@@ -32,10 +32,10 @@ PASSES = ("forward", "input gradient", "weight gradient")
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers(compare, request, batches, device, layer, precision):
     if precision == "tf32" and device.type != "cuda":
-        pytest.skip("tf32 is a GPU's")
+        pytest.skip("TF32 needs a GPU")
     if precision == "bf16" and device.type == "cpu" and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16 instructions")
-    if precision == "tf32":  # the fixture around each benchmark takes it back
+    if precision == "tf32":  # the fixture ``tf32_is_off`` resets it
         torch.backends.cudnn.allow_tf32 = True
     c_in, c_out, size, transposed = LAYERS[layer]
     batch = batches(1 if device.type == "cuda" else 0)

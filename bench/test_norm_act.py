@@ -15,17 +15,17 @@ from bench import core, subjects
 @pytest.mark.parametrize("size", [0, 1])
 def test_norm_act(compare, batches, device, size, layout, dtype):
     if device.type == "cuda" and size == 0:
-        pytest.skip("on a GPU the larger batch alone is measured: to compile its peers takes long")
+        pytest.skip("a GPU measures the larger batch only: compiling the baselines takes long")
     torch._dynamo.reset()
     batch = batches(size)
 
-    def make(module: Any, arranged: str, options: dict[str, Any]) -> core.Peer:
-        inputs = [x.requires_grad_() for x in subjects.activations(batch, arranged, dtype, device)]
-        upstream = subjects.activations(batch, arranged, dtype, device)
+    def make(module: Any, peer_layout: str, options: dict[str, Any]) -> core.Peer:
+        inputs = [x.requires_grad_() for x in subjects.activations(batch, peer_layout, dtype, device)]
+        upstream = subjects.activations(batch, peer_layout, dtype, device)
         weights = [torch.ones(x.shape[1], device=device, requires_grad=True) for x in inputs]
         biases = [torch.zeros(x.shape[1], device=device, requires_grad=True) for x in inputs]
         running = [(torch.zeros(x.shape[1], device=device), torch.ones(x.shape[1], device=device)) for x in inputs]
-        functions = [module.norm_act for _ in inputs]
+        functions = [module.norm_act for _ in inputs]  # torch.compile gets a function of its own for each shape
 
         def forward() -> list[torch.Tensor]:
             return [

@@ -1,4 +1,4 @@
-"""The whole training iteration against the reference and the best that plain PyTorch can do."""
+"""The training iteration against the reference and the fastest iteration in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from igan_fast import reference
 from igan_fast.devices import has_bfloat16
 from igan_fast.graphs import GraphedStep
 
-#: Image size, width, batch on a CPU, batch on a GPU: the paper's size, and half of it.
+#: Image size, width, batch size on a CPU, batch size on a GPU. The first is the paper's size.
 SIZES = [(128, 64, 16, 256), (128, 64, None, 64), (64, 32, 64, 256)]
 
 
@@ -27,12 +27,12 @@ def batch_of(size: int, batch: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def iteration_of(step: Callable[..., Any], batch: tuple[Tensor, ...]) -> core.Peer:
-    """One iteration a run; an iteration has no forward and backward of its own."""
+    """A peer that runs one whole iteration, as its forward pass."""
     return (lambda: step(*batch)), None
 
 
 def flops_of(size: int, width: int, batch: int, device: torch.device) -> int:
-    """Of the convolutions and matrix products of one iteration, as the reference computes it, two a multiply-add."""
+    """The FLOPs of the convolutions and matrix products of the reference's iteration; a multiply-add counts as two."""
     step = reference.TrainStep(reference.IterativeGAN(image_size=size, width=width).to(device))
     with FlopCounterMode(display=False) as counter:
         step(*batch_of(size, batch, device))
@@ -47,21 +47,21 @@ def test_step(compare, request, device, index, precision):
     size, width, *batches = SIZES[index]
     batch = batches[on_gpu]
     if batch is None:
-        pytest.skip("this batch is for a GPU")
+        pytest.skip("this batch size is for GPUs")
     if precision == "tf32" and (index or not on_gpu):
-        pytest.skip("tf32 is measured on a GPU, at one size")
+        pytest.skip("TF32 is measured on a GPU, at one size")
     if precision == "bf16" and not on_gpu and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16 instructions")
     if request.config.getoption("--quick"):
         size, width, batch = 32, 8, 4
-    if precision == "tf32":  # for the ceiling too, and for torch.compile, which also asks the older of PyTorch's flags
-        torch.set_float32_matmul_precision("high")  # the fixture around each benchmark takes it back
+    if precision == "tf32":  # for the ceiling, and for torch.compile, which reads this older setting too
+        torch.set_float32_matmul_precision("high")  # the fixture ``tf32_is_off`` resets it
     config = igan_fast.StepConfig(precision=precision)
     given = batch_of(size, batch, device)
 
-    def model(wing: Any) -> Any:
+    def model(module: Any) -> Any:
         torch.manual_seed(0)
-        return wing.IterativeGAN(image_size=size, width=width).to(device)
+        return module.IterativeGAN(image_size=size, width=width).to(device)
 
     ours = igan_fast.TrainStep(model(igan_fast), config)
     plain = PlainStep(model(reference), config)
@@ -76,7 +76,7 @@ def test_step(compare, request, device, index, precision):
     }
     recorded = {}
     if on_gpu:
-        # A graph has the state of the step that it recorded, so both go on with the same weights.
+        # A graph shares the weights of the step that it recorded, so both train the same model.
         peers["ours, without graphs"] = iteration_of(ours, given)
         peers["plain, graphs"] = iteration_of(GraphedStep(plain), given)
         peers["plain, compile, graphs"] = iteration_of(GraphedStep(compiled), given)
