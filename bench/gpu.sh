@@ -4,7 +4,7 @@
 #   bench/gpu.sh FOLDER [PYTHON]      writes MACHINE.json, a profile (.md and .png) and logs.txt to FOLDER
 #
 # It needs no network. PYTHON must have torch with CUDA, triton, numpy, pytest, pytest-benchmark, hypothesis, pybind11,
-# ninja and the requirements of `import igan_fast.train`; nvcc must be installed. Without typeguard a test is skipped, and
+# ninja and the requirements of `import igan_fast.train`; nvcc must be installed. Without typeguard a test is skipped;
 # without pytest-xdist the tests take longer. PYTHONPATH is respected.
 #
 # A part that fails does not stop the parts after it. The exit status is that of the first part that failed.

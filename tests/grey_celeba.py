@@ -1,4 +1,4 @@
-"""CelebA with six grey photos, whose brightness tells them apart, as bytes that tests write into folders and zips."""
+"""A CelebA dataset of six grey photos, as bytes that tests write to folders and zips. Each has its own brightness."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = tuple(f"{number:06}.jpg" for number in range(1, 7))
 
 
 def photo(number: int) -> bytes:
-    """A grey photo whose brightness says its number."""
+    """A photo in which every pixel is ``10 * number``."""
     buffer = io.BytesIO()
     Image.new("L", (20, 24), 10 * number).save(buffer, "PNG")
     return buffer.getvalue()
@@ -44,7 +44,10 @@ def write_zip(path: Path, files: Mapping[str, bytes | str], compression: int = z
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in files.items():
             entry = zipfile.ZipInfo("placeholder")
-            entry.filename, entry.compress_type = name, compression  # as it is: ZipInfo would mend its separators
+            entry.filename, entry.compress_type = (
+                name,
+                compression,
+            )  # set afterwards, because the constructor replaces "\\"
             archive.writestr(entry, content)
     return path
 
@@ -64,7 +67,8 @@ def no_warning() -> Iterator[None]:
         yield
 
 
-def assert_whole(source: CelebA, count: int = 6) -> None:
+def assert_complete(source: CelebA, count: int = 6) -> None:
+    """``source`` has the first ``count`` photos in order, with their labels."""
     assert [int(source.image(index, 16)[8, 8, 0]) for index in range(len(source))] == [
         10 * n for n in range(1, count + 1)
     ]

@@ -1,4 +1,4 @@
-"""A dataset of ramps, whose pixels tell which image they are of."""
+"""A dataset whose images are ramps. The first pixel of an image is its number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from igan_fast.errors import InputError
 
 @dataclass
 class RampSource:
-    """A source whose picture i is a ramp that begins at i."""
+    """A ``FaceSource`` whose image i is a ramp of pixel values that begins at i. It records the calls of ``image``."""
 
     count: int
     version: str = "1"
@@ -53,5 +53,5 @@ class RampSource:
 
 
 def contents(cache: Path) -> list[str]:
-    """What is in the cache apart from lock files, which are empty and stay."""
+    """The names in the cache folder, without lock files, which are never deleted."""
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")

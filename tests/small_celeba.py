@@ -1,4 +1,4 @@
-"""CelebA with six small photos and three attributes, in each layout that people have."""
+"""Writes a CelebA dataset of six small photos and three attributes, in each of the usual layouts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def zip_photos(path: Path, folder: Path) -> None:
 
 
 def attribute_text(files: Sequence[str] = FILES, end: str = "\r\n") -> str:
-    """As the original: count, names, then values padded to two characters, so that double spaces come up."""
+    """``list_attr_celeba.txt`` as in CelebA: values are padded to two characters, so there are double spaces."""
     rows = [f"{file} " + " ".join(f"{2 * int(v) - 1:2}" for v in row) for file, row in zip(files, LABELS, strict=False)]
     return end.join([str(len(rows)), " ".join(NAMES) + " ", *rows, ""])
 
@@ -44,32 +44,33 @@ def attribute_csv(files: Sequence[str] = FILES) -> str:
     return "\n".join([",".join(["image_id", *NAMES]), *rows, ""])
 
 
-def whole_celeba(folder: Path) -> Path:
-    """``folder`` with six photos and their attribute file in it."""
+def write_celeba(folder: Path) -> Path:
+    """Write six photos and their attribute file to ``folder``."""
     draw_photos(folder / "img_align_celeba")
     (folder / "list_attr_celeba.txt").write_bytes(attribute_text().encode())
     return folder
 
 
-def square_by_hand(path: Path, size: int) -> NDArray[np.uint8]:
+def centre_square(path: Path, size: int) -> NDArray[np.uint8]:
+    """A photo, cropped to its centre square and resized with plain Pillow."""
     image = Image.open(path)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    cut = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(cut)
+    crop = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(crop)
 
 
-def assert_same_square(image: NDArray[np.uint8], path: Path) -> None:
-    """``image`` is the photo's square. At the rim it may differ a little: whether the filter sees past it is open."""
-    expected = square_by_hand(path, len(image))
+def assert_is_centre_square(image: NDArray[np.uint8], path: Path) -> None:
+    """``image`` is the photo's centre square. Its border may differ slightly: the filter may read pixels outside."""
+    expected = centre_square(path, len(image))
     assert image.dtype == np.uint8
     assert image.shape == expected.shape
     np.testing.assert_array_equal(image[3:-3, 3:-3], expected[3:-3, 3:-3])
     assert np.abs(image.astype(int) - expected).max() <= 12
 
 
-def lay_out(kind: str, root: Path) -> None:
-    """The files of a whole CelebA as somebody hands them out."""
+def write_layout(kind: str, root: Path) -> None:
+    """Write a complete dataset to ``root``, with the folders and file formats of its distributor."""
     draw_photos(root / "work")
     partition = [0, 0, 0, 1, 2, 2]
     text = "".join(f"{file} {part}\n" for file, part in zip(FILES, partition, strict=True))
@@ -92,7 +93,7 @@ def lay_out(kind: str, root: Path) -> None:
         }
     elif kind == "torchvision":
         shutil.copytree(root / "work", root / "celeba" / "img_align_celeba")
-        zip_photos(root / "celeba" / "img_align_celeba.zip", root / "work")  # it keeps the zip
+        zip_photos(root / "celeba" / "img_align_celeba.zip", root / "work")  # torchvision keeps the zip
         files = {"celeba/list_attr_celeba.txt": attribute_text(), "celeba/list_eval_partition.txt": text,
                  "celeba/identity_CelebA.txt": people}  # fmt: skip
     elif kind == "Drive":

@@ -1,4 +1,4 @@
-"""What of the machine there is for this process, from files as Linux writes them; and what is set before PyTorch."""
+"""Free CPU cores, read from files in the format of Linux; OpenMP settings that are made before PyTorch is imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CORES = len(os.sched_getaffinity(0))
 
 
 def machine(root: Path, groups: str, **files: str) -> Path:
-    """A root folder whose process is in ``groups``, with control files."""
+    """Write the files of a machine whose process is in the control groups ``groups``. Returns the root folder."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(groups)
     for name, content in files.items():
@@ -54,7 +54,7 @@ def test_a_quota_is_respected(
     assert usable_cores(machine(tmp_path, groups, **files)) == expected
 
 
-def test_cores_that_are_not_ours_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_outside_the_affinity_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3})
     assert usable_cores(tmp_path) == 2
     stat = tmp_path / "proc/stat"
@@ -71,17 +71,17 @@ def test_cores_that_are_not_ours_do_not_count(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(cores.time, "process_time", iter([3.0, 4.0]).__next__)
     write(5, 5, 5, 5)
     monkeypatch.setattr(cores.time, "sleep", lambda _: write(9, 7, 9, 6))
-    # In two seconds our two cores worked for three, one of them for us.
+    # In 2 s, the two cores of this process were busy for 3 s together. 1 s of that was this process.
     assert busy_elsewhere(2.0, tmp_path) == pytest.approx(1.0)
 
 
-def test_where_nothing_is_told_nobody_is_there(tmp_path: Path) -> None:
+def test_no_program_counts_as_busy_without_proc(tmp_path: Path) -> None:
     began = time.monotonic()
     assert busy_elsewhere(60.0, tmp_path) == 0.0
     assert time.monotonic() - began < 10
 
 
-def test_a_busy_program_is_seen() -> None:
+def test_a_busy_program_is_counted() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
     ) as other:
@@ -96,11 +96,11 @@ def test_a_busy_program_is_seen() -> None:
     ("cores", "free"),
     [(Cores(2, 0.0), 2), (Cores(2, 1.2), 1), (Cores(2, 5.0), 1), (Cores(8, 2.6), 5), (Cores(1, 1.0), 1)],
 )
-def test_threads_that_find_a_core(cores: Cores, free: int) -> None:
+def test_the_number_of_free_cores(cores: Cores, free: int) -> None:
     assert cores.free == free
 
 
-def test_fewer_threads_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_takes_fewer_threads_beside_busy_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(neighbours, "free_cores", lambda: Cores(4, 1.1))
     monkeypatch.setattr(_start, "THREADS_GIVEN", False)
@@ -119,7 +119,7 @@ def test_fewer_threads_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("busy", "threads"), [(0.4, None), (3.9, 1), (1.0, 3), (2.0, 2)])
-def test_nothing_is_said_where_nothing_is_gained(
+def test_no_warning_if_fewer_threads_would_not_help(
     busy: float, threads: int | None, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
@@ -148,7 +148,7 @@ def test_only_the_command_line_sets_anything(argv: list[str], original: list[str
     assert _start.is_command(argv, original) == expected
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_start, "usable_cores", lambda: CORES)
     for given in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}):
         environment = dict(given)
@@ -167,14 +167,14 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_sets_it_before_openmp_is_loaded_and_an_import_does_not() -> None:
-    """libgomp says what it read when OMP_DISPLAY_ENV is set."""
+    """With OMP_DISPLAY_ENV, libgomp prints the settings that it has read."""
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     environment["OMP_DISPLAY_ENV"] = "verbose"
-    said = {}
+    printed = {}
     for name, arguments in {"command": ["-m", "igan_fast", "--version"], "import": ["-c", "import igan_fast"]}.items():
         command = [sys.executable, *arguments]
-        said[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
-    if "GOMP_SPINCOUNT" not in said["import"]:
-        pytest.skip("this PyTorch has another OpenMP than GNU's")
-    assert f"GOMP_SPINCOUNT = '{_start.SPIN_COUNT}'" in said["command"]
-    assert f"GOMP_SPINCOUNT = '{_start.SPIN_COUNT}'" not in said["import"]
+        printed[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    if "GOMP_SPINCOUNT" not in printed["import"]:
+        pytest.skip("this PyTorch does not use GNU's OpenMP")
+    assert f"GOMP_SPINCOUNT = '{_start.SPIN_COUNT}'" in printed["command"]
+    assert f"GOMP_SPINCOUNT = '{_start.SPIN_COUNT}'" not in printed["import"]

@@ -1,4 +1,4 @@
-"""Which device an option means, with and without a GPU."""
+"""Resolving the device option with and without a GPU, and what the CPU and its memory allocator support."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from igan_fast.errors import InputError
 
 
 @pytest.mark.parametrize(("gpu", "found"), [(True, "cuda"), (False, "cpu")])
-def test_auto_takes_the_gpu_if_there_is_one(gpu: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_the_gpu_if_there_is_one(gpu: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert resolve_device("auto") == torch.device(found)
     assert resolve_device("cpu") == torch.device("cpu")
@@ -59,7 +59,7 @@ def test_a_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
         ("xpu", "PyTorch cannot compute on 'xpu' here"),
     ],
 )
-def test_what_is_no_device_is_refused_wherever_one_is_taken(device: str, expected: str, tmp_path: Path) -> None:
+def test_an_invalid_device_is_refused_everywhere(device: str, expected: str, tmp_path: Path) -> None:
     from igan_fast import FaceEditor
     from igan_fast.baselines.cnn import cached_cnn, train_cnn
     from igan_fast.data import build_store, open_source
@@ -86,8 +86,8 @@ def test_operators_on_the_cpu_have_a_name() -> None:
     ("value", "message"),
     [("fastest", "IGAN_FAST_IMPL is 'fastest'; expected one of"), ("triton", "cannot run on cpu")],
 )
-def test_a_wrong_choice_of_operators_is_bad_input(value: str, message: str) -> None:
-    """In a fresh interpreter: the variable is read once."""
+def test_a_wrong_implementation_of_operators_is_bad_input(value: str, message: str) -> None:
+    """The package reads the variable once, so this needs a new interpreter."""
     command = [
         sys.executable,
         "-m",
@@ -108,7 +108,7 @@ def test_a_wrong_choice_of_operators_is_bad_input(value: str, message: str) -> N
 
 
 def test_freed_memory_is_kept_where_there_is_glibc() -> None:
-    code = "from igan_fast.devices import keep_freed_memory; print(keep_freed_memory())"  # changes the whole process
+    code = "from igan_fast.devices import keep_freed_memory; print(keep_freed_memory())"  # it affects the whole process
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == str(sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
 
@@ -116,7 +116,7 @@ def test_freed_memory_is_kept_where_there_is_glibc() -> None:
 @pytest.mark.parametrize(
     ("cpuinfo", "onednn", "found"),
     [
-        ("flags\t\t: fpu avx2 avx512f avx512bw avx512dq avx512vl", True, False),  # Skylake: oneDNN says yes
+        ("flags\t\t: fpu avx2 avx512f avx512bw avx512dq avx512vl", True, False),  # Skylake: oneDNN emulates bfloat16
         ("flags\t\t: fpu avx512f avx512_bf16", True, True),
         ("flags\t\t: fpu avx512f amx_bf16 amx_tile", True, True),
         ("Features\t: fp asimd bf16 i8mm", True, True),
@@ -142,7 +142,7 @@ def test_bfloat16_is_what_the_cpu_has(cpuinfo, onednn, found, monkeypatch, tmp_p
         ((-1,), False, [(-3, 2**31 - 1), (-1, 2**31 - 1)]),
     ],
 )
-def test_what_glibc_refuses(refused, kept, calls, monkeypatch) -> None:
+def test_keep_freed_memory_if_glibc_refuses_a_setting(refused, kept, calls, monkeypatch) -> None:
     asked = []
 
     class Libc:

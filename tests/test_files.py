@@ -1,4 +1,4 @@
-"""Reading within bounds, names that nobody can foresee, and messages that no terminal obeys."""
+"""Reading files with a size limit, unpredictable temporary names, and messages without control characters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from igan_fast.files import (
         (os.fsdecode(b"caf\xe9"), r"caf\xe9"),
     ],
 )
-def test_what_a_terminal_would_obey_is_spelled(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     error = InputError(f"{text}: missing")
     assert str(error) == f"{shown}: missing"
@@ -53,7 +53,7 @@ def test_read_file_takes_a_file_and_a_link_to_one(tmp_path: Path) -> None:
         read_file(tmp_path / "a", limit=4)
 
 
-def test_read_file_waits_for_nothing_and_takes_no_device(tmp_path: Path) -> None:
+def test_read_file_refuses_pipes_and_devices_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "dangling").symlink_to("nowhere")
@@ -72,7 +72,7 @@ def test_read_file_waits_for_nothing_and_takes_no_device(tmp_path: Path) -> None
             read_file(tmp_path / name, limit=100)
 
 
-def test_an_error_of_the_system_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_system_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"1")
     real = os.open
@@ -88,7 +88,7 @@ def test_an_error_of_the_system_is_no_damage(tmp_path: Path, monkeypatch: pytest
             read_file(path, limit=10)
 
 
-def test_a_read_that_fails_half_way_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_reading_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"1")
     descriptor = os.open(tmp_path / "a", os.O_RDONLY)
 
@@ -105,7 +105,7 @@ def test_a_read_that_fails_half_way_is_no_damage(tmp_path: Path, monkeypatch: py
     os.close(descriptor)
 
 
-def test_temporary_names_differ_and_are_known_again(tmp_path: Path) -> None:
+def test_temporary_names_are_unique_and_recognised(tmp_path: Path) -> None:
     names = {temporary_path(tmp_path / "log.jsonl").name for _ in range(100)}
     assert len(names) == 100
     assert all(map(is_temporary_name, names))
@@ -114,9 +114,7 @@ def test_temporary_names_differ_and_are_known_again(tmp_path: Path) -> None:
     )
 
 
-def test_a_link_in_the_way_is_neither_followed_nor_written_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "run"
     victim.write_text("precious")
     folder.mkdir()
@@ -124,14 +122,14 @@ def test_a_link_in_the_way_is_neither_followed_nor_written_through(
     link.symlink_to(victim)
     with pytest.raises(FileExistsError):
         write_durably(link, b"overwritten")
-    monkeypatch.setattr(files, "temporary_path", lambda target: link)  # had somebody foreseen the name
+    monkeypatch.setattr(files, "temporary_path", lambda target: link)  # an attacker has guessed the name
     with pytest.raises(FileExistsError):
         replace_file(folder / "config.json", b"overwritten")
     assert victim.read_text() == "precious"
     assert not (folder / "config.json").exists()
 
 
-def test_the_target_that_is_a_link_is_replaced_and_what_it_points_to_kept(tmp_path: Path) -> None:
+def test_replacing_a_link_keeps_its_target(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "log").symlink_to("victim")
     replace_file(tmp_path / "log", b"new")
@@ -140,7 +138,7 @@ def test_the_target_that_is_a_link_is_replaced_and_what_it_points_to_kept(tmp_pa
     assert not (tmp_path / "log").is_symlink()
 
 
-def test_what_is_written_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
+def test_written_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         replace_file(tmp_path / "a", b"1")

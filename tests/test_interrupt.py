@@ -1,4 +1,4 @@
-"""Ctrl-C before the command line is there, and where it is ignored."""
+"""Ctrl-C while the command is still importing PyTorch, and where SIGINT is ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from igan_fast._start import is_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Stands for PyTorch, whose loading takes seconds.
+#: A fake ``torch`` module that is interrupted while it is imported.
 SLOW = """
 import os, signal, time
 os.kill(os.getpid(), signal.SIGINT)
@@ -24,7 +24,7 @@ raise SystemExit("was not stopped")
 """
 
 
-def started(tmp_path: Path, *arguments: str, ignored: bool = False) -> subprocess.CompletedProcess[str]:
+def start(tmp_path: Path, *arguments: str, ignored: bool = False) -> subprocess.CompletedProcess[str]:
     (tmp_path / "torch.py").write_text(SLOW)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     return subprocess.run(
@@ -38,26 +38,26 @@ def started(tmp_path: Path, *arguments: str, ignored: bool = False) -> subproces
 
 
 @pytest.mark.parametrize("arguments", [("-m", "igan_fast", "doctor"), ("-m", "igan_fast.train"), ("igan-fast",)])
-def test_ctrl_c_while_loading_is_one_line_and_130(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    if arguments[0] == "igan-fast":  # as pip writes it
+def test_ctrl_c_while_loading_prints_one_line_and_exits_with_130(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    if arguments[0] == "igan-fast":  # the script that pip installs
         script = tmp_path / "igan-fast"
         script.write_text("import sys\nfrom igan_fast.cli import main\nsys.exit(main())\n")
         arguments = (str(script), "doctor")
-    done = started(tmp_path, *arguments)
+    done = start(tmp_path, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "igan-fast: interrupted\n")
 
 
 def test_an_ignored_ctrl_c_stays_ignored_while_loading(tmp_path: Path) -> None:
-    done = started(tmp_path, "-m", "igan_fast", "doctor", ignored=True)
+    done = start(tmp_path, "-m", "igan_fast", "doctor", ignored=True)
     assert done.stderr == "was not stopped\n"
 
 
 def test_a_program_that_imports_the_package_keeps_its_own_ctrl_c(tmp_path: Path) -> None:
-    done = started(tmp_path, "-c", "import igan_fast")
+    done = start(tmp_path, "-c", "import igan_fast")
     assert "KeyboardInterrupt" in done.stderr
 
 
-def test_who_is_the_command_line() -> None:
+def test_command_lines_are_recognised() -> None:
     python = "/usr/bin/python"
     for argv, original in [
         (["-m", "train"], [python, "-m", "igan_fast", "train"]),
@@ -75,7 +75,7 @@ def test_who_is_the_command_line() -> None:
         assert not is_command(argv, original), argv
 
 
-def test_the_handler_is_put_on_and_taken_off_only_over_pythons_own() -> None:
+def test_the_handler_replaces_pythons_default_handler_only() -> None:
     before = signal.getsignal(signal.SIGINT)
     try:
         for handler, expected in (

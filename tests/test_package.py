@@ -1,4 +1,4 @@
-"""The package as a whole: who may import whom, how light the import is, and what it offers."""
+"""The package as a whole: its import rules, what importing it loads, and its public names."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_no_import_runs_upward() -> None:
 
 
 @pytest.mark.parametrize("interpreter", ["0", "1"])
-def test_importing_the_package_brings_nothing_but_itself(interpreter: str) -> None:
-    """Beside torch: no other library, no part of torch that torch itself leaves out, no room that only some need."""
+def test_importing_the_package_loads_no_other_library(interpreter: str) -> None:
+    """It loads no library but torch, no part of torch that ``import torch`` does not load, and no optional module."""
     code = """
 import sys, json, torch
 before = set(sys.modules)
@@ -104,5 +104,5 @@ def test_the_version_is_the_one_installed() -> None:
     assert igan_fast.__version__ == version("igan-fast")
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_has_a_py_typed_marker() -> None:
     assert (Path(igan_fast.__file__).parent / "py.typed").exists()

@@ -1,4 +1,4 @@
-"""Memory that nobody wrote shows, however it was allocated; and so does a kernel that leaves a value out."""
+"""Uninitialised memory holds NaN, however it was allocated, so a value that a kernel does not write shows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 import unwritten
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(not unwritten.poison(), reason="there is no glibc to fill memory")
+pytestmark = pytest.mark.skipif(not unwritten.poison(), reason="poisoning memory needs glibc")
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = [1, 3, 64, 1000, 100_000, 1 << 20]
 
 
 def used_before(size: int, dtype: torch.dtype) -> None:
-    """Leaves a freed block of zeros of that size to be found by the next allocation."""
+    """Allocate a block of zeros and free it, so that the next allocation of this size may reuse it."""
     block = torch.zeros(size, dtype=dtype)
     assert not block.any()
     del block
@@ -29,9 +29,9 @@ def used_before(size: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_every_way_to_allocate(size, dtype):
+def test_every_allocation_function_returns_poisoned_memory(size, dtype):
     if size * dtype.itemsize <= 1032 and not unwritten.small_blocks_too():
-        pytest.skip("a plain pytest now and then misses a block of at most 1 KiB: take -n 1")
+        pytest.skip("without pytest-xdist, blocks of up to 1 KiB are sometimes not poisoned: use -n 1")
     ones, source = torch.ones(1, dtype=dtype), torch.ones(size, dtype=dtype)
     ways = {
         "empty": lambda: torch.empty(size, dtype=dtype),
@@ -50,13 +50,13 @@ def test_every_way_to_allocate(size, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_integers_are_no_small_numbers(dtype):
+def test_poisoned_integers_are_minus_one_or_the_maximum(dtype):
     used_before(1000, dtype)
     found = torch.empty(1000, dtype=dtype)
     assert ((found == -1) | (found == torch.iinfo(dtype).max)).all()
 
 
-def test_growing_keeps_what_was_written():
+def test_resize_keeps_written_values():
     x = torch.ones(300).resize_(700)
     assert x[:300].eq(1).all()
     assert x[300:].isnan().all()
@@ -80,7 +80,7 @@ def test_a_thread_and_a_forked_process():
     assert child.exitcode == 0
 
 
-def test_memory_of_c():
+def test_memory_allocated_by_c_functions():
     libc = ctypes.CDLL("libc.so.6")
     for name, arguments in {"malloc": (5000,), "aligned_alloc": (64, 64_000)}.items():
         allocate = getattr(libc, name)
@@ -99,14 +99,14 @@ def test_numpy(size):
     assert np.empty((2, size), dtype=np.uint8, order="F").min() == 255
 
 
-def test_a_process_that_a_test_starts():
+def test_memory_in_a_process_that_a_test_starts():
     code = "import numpy as np; x = np.empty(10000, np.float32); print(np.isnan(x).all() or (abs(x) > 1e38).all())"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout == "True\n"
 
 
-def test_a_kernel_that_leaves_a_value_out_is_seen():
-    """Triton's, in the interpreter; its allocation is as that of the operators' own."""
+def test_a_kernel_that_leaves_a_value_unwritten_shows():
+    """A Triton kernel in the interpreter, with an output allocated as in the package's operators."""
     triton = pytest.importorskip("triton")
     tl = pytest.importorskip("triton.language")
     if torch.cuda.is_available():
@@ -130,8 +130,8 @@ def test_a_kernel_that_leaves_a_value_out_is_seen():
     assert left_out[511].isnan()
 
 
-def test_an_operator_that_leaves_a_value_out_is_seen():
-    """A custom operator in C++ allocates by the dispatcher, as this one does."""
+def test_an_operator_that_leaves_a_value_unwritten_shows():
+    """This operator allocates through PyTorch's dispatcher, as a custom operator in C++ does."""
     with torch.library._scoped_library("unwritten_test", "FRAGMENT") as library:
         library.define("all_but_the_last(Tensor x) -> Tensor")
 

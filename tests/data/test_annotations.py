@@ -58,13 +58,13 @@ def test_labels_are_read_in_every_spelling(yes: str, no: str, form: str, tmp_pat
     assert labels_of(tmp_path / f"list_attr.{form}", content) == [[1, 0], [0, 0], [0, 1]]
 
 
-def test_two_columns_may_be_spelled_differently(tmp_path: Path) -> None:
+def test_two_columns_may_use_different_spellings(tmp_path: Path) -> None:
     content = f"{HEADER}a.jpg,1,True\nb.jpg,-1,False\nc.jpg,1.0,0\n"
     assert labels_of(tmp_path / "a.csv", content) == [[1, 1], [0, 0], [1, 0]]
 
 
 @pytest.mark.parametrize("form", ["csv", "txt"])
-def test_a_zero_beside_minus_one_is_refused(form: str, tmp_path: Path) -> None:
+def test_zero_and_minus_one_in_a_column_are_refused(form: str, tmp_path: Path) -> None:
     """The 0 may mean "unknown" instead of "no"."""
     content = f"{HEADER}a.jpg,1,1\nb.jpg,-1,-1\nc.jpg,1,0\n"
     if form == "txt":
@@ -76,7 +76,7 @@ def test_a_zero_beside_minus_one_is_refused(form: str, tmp_path: Path) -> None:
     assert labels_of(tmp_path / f"a.{form}", content, ("Bald",))  # it does not matter in a column that nobody uses
 
 
-def test_one_such_column_says_what_a_zero_means_in_the_others(tmp_path: Path) -> None:
+def test_zero_and_minus_one_in_one_column_make_all_zeros_ambiguous(tmp_path: Path) -> None:
     content = f"{HEADER}a.jpg,0,1\nb.jpg,1,-1\nc.jpg,1,0\n"
     message = refusal(lambda: labels_of(tmp_path / "a.csv", content))
     assert "line 2: Bald (and 1 more column) is 0 in a file that also has -1" in message
@@ -85,7 +85,7 @@ def test_one_such_column_says_what_a_zero_means_in_the_others(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "value", ["yes", "no", "NaN", "nan", "", " ", "2", "0.5", "-0.5", "1e0", "inf", "١", "1_0", "x" * 9999]
 )
-def test_what_is_no_label_is_refused_with_what_is_expected(value: str, tmp_path: Path) -> None:
+def test_an_invalid_label_is_refused(value: str, tmp_path: Path) -> None:
     message = refusal(lambda: labels_of(tmp_path / "a.csv", f"{HEADER}a.jpg,1,1\nb.jpg,{value},-1\n"))
     assert "line 3: Bald of 'b.jpg' is" in message
     assert "expected -1, 0 or 1, or True or False" in message
@@ -164,11 +164,11 @@ def test_a_damaged_csv_is_refused(content: str | bytes, message: str, tmp_path: 
         ("Bald\na.jpg 1\0\n", "line 2: holds a NUL byte"),
     ],
 )
-def test_a_damaged_text_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_a_damaged_text_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
     assert message in refusal(lambda: labels_of(tmp_path / "a.txt", content))
 
 
-def test_a_line_without_end_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("igan_fast.data.annotations.MAX_LINE", 1000)
     message = refusal(lambda: labels_of(tmp_path / "a.txt", "Bald\n" + "x y " * 1000))
     assert "line 2: has more than 1,000 characters" in message
@@ -183,7 +183,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_attributes, read_partition, read_identities, read_originals])
-def test_what_is_no_regular_file_is_refused(read: Callable[..., object], tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused(read: Callable[..., object], tmp_path: Path) -> None:
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
@@ -201,7 +201,7 @@ def test_what_is_no_regular_file_is_refused(read: Callable[..., object], tmp_pat
 
 
 @pytest.mark.parametrize("number", ["9" * 4400, "9" * 19, "-1", "1.0", "٣", "x", ""])
-def test_what_is_no_number_is_refused(number: str, tmp_path: Path) -> None:
+def test_an_invalid_number_is_refused(number: str, tmp_path: Path) -> None:
     path = tmp_path / "identity_CelebA.txt"
     path.write_text(f"a.jpg 1\nb.jpg {number}\n")
     assert "line 2: found 'b.jpg" in refusal(lambda: read_identities(annotation_file(path)))
@@ -228,7 +228,9 @@ def zip_of(path: Path, **options: int) -> Path:
     return path
 
 
-def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_annotation_file_beyond_the_limit_in_a_zip_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = zip_of(tmp_path / "archive.zip", compression=zipfile.ZIP_DEFLATED)
     file = find_files(path).attributes
     assert file is not None

@@ -16,7 +16,7 @@ def test_the_forty_attributes_are_celebas_in_celebas_order() -> None:
     assert CELEBA_ATTRIBUTES[31] == "Smiling"
 
 
-def test_indices_follow_the_order_asked_for() -> None:
+def test_indices_follow_the_order_of_the_names() -> None:
     assert attribute_indices(["c", "a"], ["a", "b", "c"]) == [2, 0]
     assert attribute_indices([], ["a"]) == []
 
@@ -27,7 +27,7 @@ def test_a_typo_gets_a_suggestion(typo: str) -> None:
         attribute_indices([typo], CELEBA_ATTRIBUTES, where="--set")
 
 
-def test_a_name_like_no_other_gets_the_whole_list() -> None:
+def test_a_name_without_close_matches_gets_the_whole_list() -> None:
     with pytest.raises(InputError, match="the 2 known ones are Bald, Young"):
         attribute_indices(["qqqq"], ["Bald", "Young"])
 
@@ -46,7 +46,7 @@ def test_changes_are_parsed() -> None:
 
 
 @pytest.mark.parametrize("text", ["Smiling", "Smiling=", "=1", ""])
-def test_what_is_no_assignment_is_refused(text: str) -> None:
+def test_a_malformed_assignment_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="expected NAME=VALUE"):
         parse_changes([text], CELEBA_ATTRIBUTES)
 

@@ -15,12 +15,12 @@ from small_celeba import (
     FILES,
     LABELS,
     NAMES,
-    assert_same_square,
+    assert_is_centre_square,
     attribute_csv,
     attribute_text,
     draw_photos,
-    lay_out,
-    whole_celeba,
+    write_celeba,
+    write_layout,
     zip_photos,
 )
 
@@ -32,12 +32,12 @@ from igan_fast.errors import InputError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return whole_celeba(tmp_path)
+    return write_celeba(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["flat zip", "Kaggle", "torchvision", "Drive", "Drive, unpacked"])
 def test_every_layout_gives_the_same_dataset(kind: str, tmp_path: Path) -> None:
-    lay_out(kind, tmp_path / "data")
+    write_layout(kind, tmp_path / "data")
     draw_photos(tmp_path / "oracle")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -55,7 +55,7 @@ def test_every_layout_gives_the_same_dataset(kind: str, tmp_path: Path) -> None:
     }
     for size in (16, 33):
         for index, file in enumerate(FILES):
-            assert_same_square(source.image(index, size), tmp_path / "oracle" / file)
+            assert_is_centre_square(source.image(index, size), tmp_path / "oracle" / file)
 
 
 def test_a_folder_of_any_photos(tmp_path: Path) -> None:
@@ -67,18 +67,18 @@ def test_a_folder_of_any_photos(tmp_path: Path) -> None:
     source = CelebA(tmp_path, strict=True)
     assert len(source) == 3
     assert source.identities is None
-    assert_same_square(source.image(0, 20), tmp_path / "mine" / "a.png")
-    assert_same_square(source.image(2, 20), tmp_path / "mine" / "deeper" / "c.webp")
+    assert_is_centre_square(source.image(0, 20), tmp_path / "mine" / "a.png")
+    assert_is_centre_square(source.image(2, 20), tmp_path / "mine" / "deeper" / "c.webp")
 
 
-def test_the_png_edition_is_found_by_its_jpg_rows(tmp_path: Path) -> None:
+def test_jpg_rows_find_png_photos(tmp_path: Path) -> None:
     draw_photos(tmp_path / "img_align_celeba_png", [f"{file[:6]}.png" for file in FILES])
     (tmp_path / "list_attr_celeba.txt").write_text(attribute_text())
     assert len(CelebA(tmp_path, strict=True)) == COUNT
 
 
-def test_a_zip_may_be_named_itself(tmp_path: Path) -> None:
-    lay_out("flat zip", tmp_path)
+def test_the_path_may_be_the_zip(tmp_path: Path) -> None:
+    write_layout("flat zip", tmp_path)
     assert len(CelebA(tmp_path / "img_align_celeba.zip", strict=True)) == COUNT
 
 
@@ -88,7 +88,7 @@ def test_line_ends_and_blank_lines_do_not_matter(end: str, folder: Path) -> None
     np.testing.assert_array_equal(CelebA(folder, strict=True).labels, LABELS)
 
 
-def test_zero_stands_for_no_like_minus_one(folder: Path) -> None:
+def test_zero_means_no(folder: Path) -> None:
     text = attribute_text().replace("-1", " 0")
     (folder / "list_attr_celeba.txt").write_text(text)
     np.testing.assert_array_equal(CelebA(folder, strict=True).labels, LABELS)
@@ -105,16 +105,16 @@ def test_an_unknown_attribute_gets_a_suggestion(folder: Path) -> None:
         CelebA(folder, attributes=["smilling"])
 
 
-def test_the_description_is_one_line_with_all_that_matters(tmp_path: Path) -> None:
-    lay_out("flat zip", tmp_path)
+def test_the_description_is_one_line(tmp_path: Path) -> None:
+    write_layout("flat zip", tmp_path)
     assert CelebA(tmp_path).describe() == (
         f"6 photos in {tmp_path / 'img_align_celeba.zip'}, 3 attributes (list_attr_celeba.txt), 3 people; "
         "official split (list_eval_partition.txt): 3 train, 1 val, 2 test; nothing skipped"
     )
 
 
-def test_a_source_travels_to_another_process(tmp_path: Path) -> None:
-    lay_out("flat zip", tmp_path)
+def test_a_source_can_be_pickled(tmp_path: Path) -> None:
+    write_layout("flat zip", tmp_path)
     source = CelebA(tmp_path)
     before = source.image(2, 24)  # the zip is open now
     copy = pickle.loads(pickle.dumps(source))
@@ -142,7 +142,7 @@ def assert_divides(splits: dict[str, NDArray[np.int64]], count: int) -> None:
     assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(count))
 
 
-def test_the_papers_split_is_in_proportion_and_seeded(tmp_path: Path) -> None:
+def test_the_papers_split_of_a_smaller_dataset_has_the_same_proportion(tmp_path: Path) -> None:
     root = many_rows(tmp_path, 400)
     first = CelebA(root, split="paper")
     assert {name: len(rows) for name, rows in first.splits.items()} == {"train": 370, "val": 30}
@@ -173,7 +173,7 @@ def test_the_papers_split_of_the_whole_dataset() -> None:
     assert not np.isin(splits["val"], splits["train"]).any()
 
 
-def test_photos_that_no_split_has_are_reported(folder: Path) -> None:
+def test_photos_in_no_split_are_reported(folder: Path) -> None:
     (folder / "list_eval_partition.txt").write_text("000001.jpg 0\n000002.jpg 1\n999999.jpg 2\n")
     with pytest.warns(UserWarning, match=r"4 photos in no split .*\(000003.jpg, 000004.jpg, 000005.jpg, …\)"):
         source = CelebA(folder)
@@ -182,7 +182,7 @@ def test_photos_that_no_split_has_are_reported(folder: Path) -> None:
         CelebA(folder, strict=True)
 
 
-def test_people_that_are_not_listed_are_unknown(folder: Path) -> None:
+def test_identities_of_unlisted_photos_are_unknown(folder: Path) -> None:
     (folder / "identity_CelebA.txt").write_text("000002.jpg 7\n")
     source = CelebA(folder)
     assert source.identities is not None
@@ -192,7 +192,7 @@ def test_people_that_are_not_listed_are_unknown(folder: Path) -> None:
 # The fingerprint ----------------------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_changes_with_the_pictures_and_with_nothing_else(folder: Path) -> None:
+def test_the_fingerprint_depends_on_the_photos_alone(folder: Path) -> None:
     before = CelebA(folder).fingerprint()
     assert CelebA(folder, attributes=["Young"], split="paper", seed=4).fingerprint() == before
     draw_photos(folder / "img_align_celeba", ["other.jpg", "000002.jpg"])  # 000002 is another picture now
@@ -200,8 +200,8 @@ def test_the_fingerprint_changes_with_the_pictures_and_with_nothing_else(folder:
     assert CelebA(folder).fingerprint() != before
 
 
-def test_the_fingerprint_of_a_zip_does_not_depend_on_its_place(tmp_path: Path) -> None:
-    lay_out("flat zip", tmp_path / "a")
+def test_the_fingerprint_of_a_zip_does_not_depend_on_its_location(tmp_path: Path) -> None:
+    write_layout("flat zip", tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     before = CelebA(tmp_path / "a").fingerprint()
     assert CelebA(tmp_path / "b").fingerprint() == before

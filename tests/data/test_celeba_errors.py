@@ -11,12 +11,12 @@ import pytest
 from small_celeba import (
     FILES,
     LABELS,
-    assert_same_square,
+    assert_is_centre_square,
     attribute_csv,
     attribute_text,
     draw_photos,
-    lay_out,
-    whole_celeba,
+    write_celeba,
+    write_layout,
     zip_photos,
 )
 
@@ -27,7 +27,7 @@ from igan_fast.errors import InputError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return whole_celeba(tmp_path)
+    return write_celeba(tmp_path)
 
 
 # Mismatches -----------------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_rows_without_photo_and_photos_without_row(folder: Path) -> None:
     assert any("1 row without a photo (000002.jpg)" in message for message in messages)
     assert any(re.search(r"4 photos without a row \(.*007.jpg, .*008.jpg, .*009.jpg, …\)", m) for m in messages)
     np.testing.assert_array_equal(source.labels, LABELS[[0, 2, 3, 4, 5]])
-    assert_same_square(source.image(1, 16), photos / "000003.jpg")
+    assert_is_centre_square(source.image(1, 16), photos / "000003.jpg")
     assert "skipped: 1 row without a photo (000002.jpg), 4 photos without a row" in source.describe()
     assert "\n" not in source.describe()
     with pytest.raises(InputError, match="1 row without a photo"):
@@ -56,7 +56,7 @@ def test_strict_refuses_photos_without_row(folder: Path) -> None:
         CelebA(folder, strict=True)
 
 
-def test_a_cut_off_attribute_file_is_noticed(folder: Path) -> None:
+def test_a_truncated_attribute_file_is_reported(folder: Path) -> None:
     lines = attribute_text().splitlines()
     (folder / "list_attr_celeba.txt").write_text("\n".join(lines[:-2]))
     with pytest.raises(InputError, match="states that it has 6 rows, but has 4"):
@@ -66,7 +66,7 @@ def test_a_cut_off_attribute_file_is_noticed(folder: Path) -> None:
     assert "states that it has 6 rows, but has 4" in str(caught[0].message)
 
 
-def test_a_photo_that_is_there_twice_is_refused(folder: Path) -> None:
+def test_a_row_that_matches_two_photos_is_refused(folder: Path) -> None:
     draw_photos(folder / "img_align_celeba" / "copy", ["000003.jpg"])
     with pytest.raises(InputError, match=r"'000003.jpg' matches 2 photos"):
         CelebA(folder)
@@ -110,7 +110,7 @@ def test_a_malformed_attribute_file_is_refused(old: str, new: str, message: str,
         (b"<!DOCTYPE html><html>Quota exceeded</html>", "is a web page, not an annotation file"),
     ],
 )
-def test_an_attribute_file_with_nothing_in_it_is_refused(content: bytes, message: str, folder: Path) -> None:
+def test_an_empty_attribute_file_is_refused(content: bytes, message: str, folder: Path) -> None:
     (folder / "list_attr_celeba.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         CelebA(folder, strict=True)
@@ -132,7 +132,9 @@ def test_a_csv_with_a_short_row_is_refused(folder: Path) -> None:
         ("identity_CelebA.txt", "000001.jpg 5\n000001.jpg 6\n", "line 2: '000001.jpg' is listed a second time"),
     ],
 )
-def test_malformed_companions_are_refused(name: str, content: str, message: str, folder: Path) -> None:
+def test_malformed_partition_and_identity_files_are_refused(
+    name: str, content: str, message: str, folder: Path
+) -> None:
     (folder / name).write_text(content)
     with pytest.raises(InputError, match=message):
         CelebA(folder)
@@ -150,7 +152,7 @@ def test_malformed_companions_are_refused(name: str, content: str, message: str,
         (b"7z\xbc\xaf\x27\x1c", "is not a zip"),
     ],
 )
-def test_what_is_no_zip_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_zip_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "img_align_celeba.zip").write_bytes(content)
     (tmp_path / "list_attr_celeba.txt").write_text(attribute_text())
     with pytest.raises(InputError, match=message) as caught:
@@ -160,7 +162,7 @@ def test_what_is_no_zip_is_refused(content: bytes, message: str, tmp_path: Path)
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_a_truncated_zip_is_refused(share: float, tmp_path: Path) -> None:
-    lay_out("flat zip", tmp_path)
+    write_layout("flat zip", tmp_path)
     path = tmp_path / "img_align_celeba.zip"
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -168,8 +170,8 @@ def test_a_truncated_zip_is_refused(share: float, tmp_path: Path) -> None:
         CelebA(tmp_path)
 
 
-def test_a_damaged_byte_in_a_zip_is_noticed(tmp_path: Path) -> None:
-    lay_out("flat zip", tmp_path)
+def test_a_damaged_byte_in_a_zip_is_an_error(tmp_path: Path) -> None:
+    write_layout("flat zip", tmp_path)
     path = tmp_path / "img_align_celeba.zip"
     content = bytearray(path.read_bytes())
     middle = content.index(b"img_align_celeba/000003.jpg") + 1000
@@ -209,7 +211,7 @@ def test_a_broken_photo_is_named(damage: str, zipped: bool, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("data", ["nothing-here", "list_attr_celeba.txt"])
-def test_what_is_no_folder_is_refused(data: str, folder: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_refused(data: str, folder: Path) -> None:
     with pytest.raises(InputError, match=rf"{data}: (no such folder|a file); expected a folder .* or 'drawn'"):
         open_source(str(folder / data))
 
@@ -222,7 +224,7 @@ def test_a_folder_without_photos_or_attributes_is_refused(tmp_path: Path) -> Non
         CelebA(tmp_path)
 
 
-def test_no_row_that_fits_is_refused(folder: Path) -> None:
+def test_rows_that_match_no_photo_are_refused(folder: Path) -> None:
     (folder / "list_attr_celeba.txt").write_text(attribute_text([f"x{file}" for file in FILES]))
     with pytest.raises(InputError, match=r"none of its 6 rows has a photo among the 6 .*x000001.jpg"):
         CelebA(folder)
@@ -233,7 +235,7 @@ def test_an_unknown_split_is_refused(folder: Path) -> None:
         CelebA(folder, split="kaggle")  # type: ignore[arg-type]
 
 
-def test_a_file_that_is_no_photo_is_named_and_nothing_of_our_insides(folder: Path) -> None:
+def test_the_error_for_a_file_that_is_not_a_photo_shows_no_internals(folder: Path) -> None:
     (photo := next((folder / "img_align_celeba").iterdir())).write_bytes(b"no photo")
     source = CelebA(folder)
     index = next(k for k, name in enumerate(source._names) if name.endswith(photo.name))

@@ -13,7 +13,7 @@ from grey_celeba import (
     PARTITION,
     PEOPLE,
     PHOTOS,
-    assert_whole,
+    assert_complete,
     below,
     no_warning,
     photo,
@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
     return write(tmp_path, {**below("img_align_celeba/", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
 
 
-def test_odd_things_among_the_photos_lose_none_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_pipes_and_unreadable_folders_beside_the_photos_are_skipped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = folder / "img_align_celeba"
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
     (photos / "circle.jpg").symlink_to("circle.jpg")
@@ -53,7 +55,7 @@ def test_odd_things_among_the_photos_lose_none_of_them(folder: Path, monkeypatch
     monkeypatch.setattr(celeba_files.os, "scandir", guarded)
     with pytest.warns(UserWarning, match="left out") as caught:
         source = CelebA(folder, strict=True)
-    assert_whole(source)
+    assert_complete(source)
     assert [str(warning.message).removeprefix(f"{folder}: ").partition(" (")[0] for warning in caught] == [
         "left out 4 photos that are not regular files",
         "left out 1 folder that cannot be read",
@@ -62,20 +64,20 @@ def test_odd_things_among_the_photos_lose_none_of_them(folder: Path, monkeypatch
     assert "skipped: 4 photos that are not regular files" in source.describe()
 
 
-def test_photos_that_a_link_leads_to(tmp_path: Path) -> None:
+def test_a_folder_of_photos_may_be_a_link(tmp_path: Path) -> None:
     write(tmp_path / "disk", below("", PHOTOS))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "img_align_celeba").symlink_to(tmp_path / "disk")
     write(tmp_path / "data", {"list_attr_celeba.csv": ATTRIBUTES})
     with no_warning():
-        assert_whole(CelebA(tmp_path / "data", strict=True))
+        assert_complete(CelebA(tmp_path / "data", strict=True))
 
 
-def test_folders_in_folders_and_capital_letters(tmp_path: Path) -> None:
+def test_nested_folders_and_upper_case_names(tmp_path: Path) -> None:
     files = {f"mine/{name[:6]}/{name.upper()}": content for name, content in PHOTOS.items()}
     write(tmp_path, {**files, "LIST_ATTR_CELEBA.CSV": ATTRIBUTES})
     with no_warning():
-        assert_whole(CelebA(tmp_path, strict=True))
+        assert_complete(CelebA(tmp_path, strict=True))
 
 
 def test_photos_named_in_latin_1(tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_photos_named_in_latin_1(tmp_path: Path) -> None:
     write(tmp_path / os.fsdecode(b"caf\xe9"), {name: photo(n) for n, name in enumerate(names, start=1)})
     write(tmp_path, {"list_attr_celeba.csv": b"image_id,Bald,Young\nAndr\xe9.jpg,1,1\nRen\xe9e.jpg,-1,1\n"})
     source = CelebA(tmp_path, strict=True)
-    assert_whole(source, 2)
+    assert_complete(source, 2)
     store = build_store(source, 16, cache=tmp_path / "cache", workers=1, progress=False)
     (tmp_path / os.fsdecode(b"caf\xe9") / names[0]).write_bytes(b"no photo")
     with pytest.warns(UserWarning, match=r"Andr\\xe9.jpg: is not a photo"):
@@ -93,7 +95,7 @@ def test_photos_named_in_latin_1(tmp_path: Path) -> None:
     assert (len(store), len(again), len(opened)) == (2, 1, 1)
 
 
-def test_a_folder_whose_name_no_terminal_may_obey(tmp_path: Path) -> None:
+def test_control_characters_in_a_folder_name_are_escaped(tmp_path: Path) -> None:
     root = write(tmp_path / "red\x1b[31m\nline", {**below("", PHOTOS), "list_attr_celeba.csv": ATTRIBUTES})
     (root / "gone.jpg").symlink_to("nowhere")
     with pytest.warns(UserWarning, match=r"red\\x1b\[31m\\nline: left out 1 photo that is not a regular file"):
@@ -102,7 +104,7 @@ def test_a_folder_whose_name_no_terminal_may_obey(tmp_path: Path) -> None:
     assert source.describe().isprintable()
 
 
-def test_a_row_that_is_not_utf_8_and_has_no_photo_is_refused(folder: Path) -> None:
+def test_a_row_without_photo_that_is_not_utf_8_is_refused(folder: Path) -> None:
     write(folder, {"list_attr_celeba.csv": ATTRIBUTES.encode() + b"Andr\xe9.jpg,1,1\n"})
     with pytest.raises(InputError, match="line 8: is not UTF-8 text, and no photo has this name"):
         CelebA(folder)
@@ -110,7 +112,7 @@ def test_a_row_that_is_not_utf_8_and_has_no_photo_is_refused(folder: Path) -> No
 
 @pytest.mark.parametrize("name", ["list_attr_celeba.csv", "list_eval_partition.csv", "identity_CelebA.txt"])
 @pytest.mark.parametrize(("target", "message"), [("/dev/zero", "found a device"), ("nowhere", "cannot be read")])
-def test_an_annotation_file_that_is_none_is_never_passed_over(
+def test_an_annotation_file_that_cannot_be_read_is_never_ignored(
     name: str, target: str, message: str, folder: Path
 ) -> None:
     (folder / name).unlink(missing_ok=True)
@@ -122,7 +124,7 @@ def test_an_annotation_file_that_is_none_is_never_passed_over(
 # Splits ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_partition_without_validation_photos_is_one_warning(folder: Path) -> None:
+def test_a_partition_without_validation_photos_warns_once(folder: Path) -> None:
     write(folder, {"list_eval_partition.csv": PARTITION.replace(",1\n", ",0\n")})
     with pytest.warns(
         UserWarning, match=r"no photos for validation \(official split \(list_eval_partition.csv\)\); train"
@@ -156,7 +158,7 @@ def test_celeba_hq_beside_celebas_files(tmp_path: Path) -> None:
     assert [str(warning.message).split(",")[0].rpartition(": ")[2] for warning in caught] == [
         "identity_CelebA.txt", "list_eval_partition.csv",
     ]  # fmt: skip
-    assert_whole(source)
+    assert_complete(source)
     assert source.identities is None
     assert {name: len(rows) for name, rows in source.splits.items()} == {"train": 4, "val": 1, "test": 1}
     with pytest.raises(InputError, match=r"identity_CelebA.txt, which lists none of the photos"):
@@ -185,7 +187,7 @@ def test_a_partition_with_another_suffix(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["in place", "renamed into place", "linked"])
-def test_a_photo_of_the_same_size_and_time_is_another(way: str, folder: Path) -> None:
+def test_a_replaced_photo_of_the_same_size_and_mtime_changes_the_fingerprint(way: str, folder: Path) -> None:
     path = folder / "img_align_celeba" / "000003.jpg"
     before, status = CelebA(folder).fingerprint(), path.stat()
     other = bytearray(path.read_bytes())
@@ -202,7 +204,7 @@ def test_a_photo_of_the_same_size_and_time_is_another(way: str, folder: Path) ->
     assert CelebA(folder).fingerprint() != before
 
 
-def test_a_photo_that_goes_after_it_was_listed_is_broken(folder: Path) -> None:
+def test_a_photo_that_is_deleted_after_it_was_listed_is_broken(folder: Path) -> None:
     source = CelebA(folder)
     before = source.fingerprint()
     (folder / "img_align_celeba" / "000003.jpg").unlink()
@@ -212,7 +214,7 @@ def test_a_photo_that_goes_after_it_was_listed_is_broken(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("age", "waited"), [(0, 0.02), (5_000_000, 0.015), (20_000_000, None), (-1, None)])
-def test_a_photo_that_was_just_written_is_given_a_tick_of_the_clock(
+def test_the_digest_waits_until_the_clock_tick_of_a_new_photo_is_over(
     age: int, waited: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change within the tick of the clock that dates files would leave no trace. Clocks of servers may be ahead."""
@@ -225,7 +227,7 @@ def test_a_photo_that_was_just_written_is_given_a_tick_of_the_clock(
     assert slept == ([] if waited is None else [pytest.approx(waited)])
 
 
-def test_labels_splits_and_photos_that_change_are_seen(folder: Path) -> None:
+def test_changed_labels_splits_and_photos_are_used(folder: Path) -> None:
     """Labels and splits are no part of the store; the photos are."""
 
     def store() -> FaceStore:

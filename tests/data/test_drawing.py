@@ -11,7 +11,7 @@ from igan_fast.data.drawn_faces import draw_face, face_parameters, with_attribut
 
 
 @pytest.mark.parametrize("size", [16, 33, 64, 128])
-def test_sizes_show_the_same_face(size):
+def test_every_size_shows_the_same_face(size):
     picture = draw_face(face_parameters(0, 4), size)
     assert picture.dtype == np.uint8
     assert picture.shape == (size, size, 3)
@@ -84,12 +84,12 @@ def _models():
     return found[:6]
 
 
-def test_all_attributes_but_the_rule_are_in_the_table():
+def test_all_attributes_except_attractive_are_in_the_table():
     assert {*_VISIBLE, "Attractive"} == set(CELEBA_ATTRIBUTES)
 
 
 @pytest.mark.parametrize("name", _VISIBLE)
-def test_attribute_is_seen_where_it_should_be(name):
+def test_an_attribute_changes_its_region(name):
     (left, top, right, bottom), least = _VISIBLE[name]
     for face in _models():
         without = with_attribute(face, name, 0)
@@ -101,7 +101,7 @@ def test_attribute_is_seen_where_it_should_be(name):
         assert changed[inside].mean() > changed[~inside].mean()
 
 
-def test_directions_of_change_are_right():
+def test_attributes_change_the_image_in_the_right_direction():
     """Independent of where: the hair gets the colour it is named after, the blur flattens, teeth appear."""
 
     def crown(face):
@@ -120,7 +120,7 @@ def test_directions_of_change_are_right():
 # Changing one attribute
 
 
-def test_with_attribute_clears_what_it_excludes_and_nothing_else():
+def test_with_attribute_changes_excluded_attributes_only():
     for name in set(CELEBA_ATTRIBUTES) - {"Attractive"}:
         for value in (0, 1):
             before = face_parameters(0, 9)

@@ -31,7 +31,7 @@ def columns(faces):
 # Determinism
 
 
-def test_pictures_do_not_depend_on_order_or_process():
+def test_images_do_not_depend_on_order_or_process():
     wanted = [7, 0, 311]
     script = (
         "import hashlib; from igan_fast.data.drawn_faces import DrawnFaces; d = DrawnFaces(400, seed=3);"
@@ -45,7 +45,7 @@ def test_pictures_do_not_depend_on_order_or_process():
     assert elsewhere.strip() == str([backwards[i] for i in wanted])
 
 
-def test_count_does_not_change_pictures_labels_or_splits():
+def test_count_does_not_change_images_labels_or_splits():
     small, large = DrawnFaces(30), DrawnFaces(300)
     assert np.array_equal(small.labels, large.labels[:30])
     assert np.array_equal(small.image(29, 16), large.image(29, 16))
@@ -60,7 +60,7 @@ def test_another_seed_is_another_dataset():
     assert first.fingerprint() == DrawnFaces(50).fingerprint()
 
 
-def test_survives_pickling():
+def test_drawn_faces_can_be_pickled():
     faces = DrawnFaces(12, seed=2, attributes=["Male", "Young"])
     copy = pickle.loads(pickle.dumps(faces))
     assert copy.attributes == ("Male", "Young")
@@ -71,7 +71,7 @@ def test_survives_pickling():
 # Labels
 
 
-def test_labels_are_zero_or_one_in_the_order_asked_for(faces):
+def test_labels_are_zero_or_one_in_the_given_order(faces):
     assert faces.labels.dtype == np.uint8
     assert faces.labels.shape == (4000, 40)
     assert set(np.unique(faces.labels)) == {0, 1}
@@ -80,13 +80,13 @@ def test_labels_are_zero_or_one_in_the_order_asked_for(faces):
     assert np.array_equal(subset.labels, faces.labels[:200, [39, 4, 0]])
 
 
-def test_excluded_pairs_never_meet(columns):
+def test_excluded_pairs_never_occur(columns):
     for pair in EXCLUSIONS:
         first, second = sorted(pair)
         assert not (columns[first] & columns[second]).any(), (first, second)
 
 
-def test_what_only_men_or_only_women_have(columns):
+def test_attributes_of_men_or_women_only(columns):
     women = ~columns["Male"]
     for name in ("Bald", "Goatee", "Mustache", "Sideburns", "5_o_Clock_Shadow"):
         assert not columns[name][women].any(), name
@@ -116,7 +116,7 @@ def test_every_attribute_varies(columns):
         assert 0.01 < column.mean() < 0.9, name
 
 
-def test_believable_dependences(columns):
+def test_attributes_are_correlated(columns):
     def rate(name, given):
         return columns[name][given].mean()
 
@@ -134,7 +134,7 @@ def test_believable_dependences(columns):
 # Identities and splits
 
 
-def test_splits_cover_and_share_no_identity(faces):
+def test_splits_cover_the_dataset_and_share_no_identity(faces):
     rows = np.concatenate(list(faces.splits.values()))
     assert np.array_equal(np.sort(rows), np.arange(4000))
     assert [len(faces.splits[name]) for name in ("train", "val", "test")] == [3600, 200, 200]
@@ -196,7 +196,7 @@ def test_bad_index_size_attribute_and_value():
         with_attribute(face_parameters(0, 0), "Attractive", 1)
 
 
-def test_the_fingerprint_knows_the_code_that_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_depends_on_the_drawing_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = DrawnFaces(3).fingerprint()
     copy = tmp_path / "drawing"
     shutil.copytree(drawing.__path__[0], copy)

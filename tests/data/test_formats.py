@@ -26,7 +26,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpa
 
 
 @pytest.mark.parametrize("name", ["face.jpg", "face.png", "face.eps"])
-def test_no_photo_starts_a_program(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_eps_file_does_not_start_ghostscript(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*arguments: object, **options: object) -> None:
         raise AssertionError("Ghostscript was started")
 
@@ -42,14 +42,14 @@ def test_no_photo_starts_a_program(name: str, tmp_path: Path, monkeypatch: pytes
         load_photo(image, 32, name="my face")
 
 
-def test_one_place_opens_pictures() -> None:
+def test_only_formats_opens_image_files() -> None:
     package = Path(formats.__file__).parents[1]
     openers = {path.name for path in package.rglob("*.py") if re.search(r"Image\.open\(|imread\(", path.read_text())}
     assert openers == {"formats.py"}
 
 
 @pytest.mark.parametrize("kind", sorted({"TGA", "PCX", "ICO", "SGI", "MSP", "DDS", "ICNS"}))
-def test_what_pillow_reads_but_is_not_listed_is_refused(kind: str, tmp_path: Path) -> None:
+def test_unlisted_formats_of_pillow_are_refused(kind: str, tmp_path: Path) -> None:
     mode = {"MSP": "1"}.get(kind, "RGBA" if kind in ("ICO", "DDS", "ICNS") else "RGB")
     path = tmp_path / "face.jpg"
     Image.new(mode, (32, 32)).save(path, kind)
@@ -58,7 +58,7 @@ def test_what_pillow_reads_but_is_not_listed_is_refused(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "MPO"])
-def test_every_listed_format_is_read_whatever_its_name(kind: str, tmp_path: Path) -> None:
+def test_every_supported_format_is_read_with_any_suffix(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "face.png"
     options = {"lossless": True} if kind == "WEBP" else {}
     chessboard(64, 64).convert("RGB").save(path, kind, **options)
@@ -87,7 +87,9 @@ def test_every_listed_format_is_read_whatever_its_name(kind: str, tmp_path: Path
         ("./a.jpg", True, False),
     ],
 )
-def test_which_names_are_photos(name: str, photo: bool, other: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_photos_and_unsupported_images(
+    name: str, photo: bool, other: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(formats, "_has_heif", lambda: False)
     assert is_photo_name(name) == photo
     assert is_unsupported_name(name) == other
@@ -129,7 +131,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path: Path, monkeypatch
 # Left out of a folder -------------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_other_formats_are_named_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_formats_are_named_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_has_heif", lambda: False)
     for name in ("a.jpg", "b.JFIF", "c.heic", "d.tga", "e.svg", "f.nef", "notes.txt", "._c.heic"):
         (tmp_path / name).touch()
@@ -139,14 +141,14 @@ def test_pictures_of_other_formats_are_named_and_counted(tmp_path: Path, monkeyp
     assert "pip install pillow-heif" in str(caught[0].message)
 
 
-def test_a_folder_of_nothing_but_other_formats_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_unsupported_formats_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_has_heif", lambda: False)
     (tmp_path / "c.heic").touch()
     with pytest.raises(InputError, match=r"holds no photo .* left out: 1 picture in other formats \(c.heic; after pip"):
         expand_photos([tmp_path])
 
 
-def test_a_link_to_nothing_beside_photos_loses_none_of_them(tmp_path: Path) -> None:
+def test_photos_beside_non_regular_files_are_still_found(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
@@ -169,7 +171,7 @@ def test_names_in_any_bytes(tmp_path: Path) -> None:
 # Not a regular file ---------------------------------------------------------------------------------------------------
 
 
-def test_devices_pipes_and_sockets_are_no_photos(tmp_path: Path) -> None:
+def test_devices_pipes_and_sockets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as bound:
@@ -180,7 +182,7 @@ def test_devices_pipes_and_sockets_are_no_photos(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "found"), [("x" * 5000, "cannot be read: File name too long"), ("a\0b", "NUL|no ")])
-def test_names_that_no_file_can_have(name: str, found: str) -> None:
+def test_impossible_file_names_are_refused(name: str, found: str) -> None:
     for use in (lambda: load_photo(name, 32), lambda: expand_photos([name]), lambda: open_source(name)):
         with pytest.raises(InputError, match=found):
             use()

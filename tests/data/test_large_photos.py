@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photo_patterns import chessboard, load_both_ways, slope
+from photo_patterns import brightness_gradient, chessboard, load_both_ways
 from PIL import Image, ImageFile, ImageOps
 
 from igan_fast.data import formats, photos
@@ -38,7 +38,7 @@ def test_a_jpeg_beyond_the_limit_is_reduced_while_it_is_decoded(
         return load(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
-    picture = slope(side, side).convert("RGB")
+    picture = brightness_gradient(side, side).convert("RGB")
     path = tmp_path / "large.jpg"
     picture.save(path, quality=95, progressive=progressive)
     found = load_both_ways(path, 16).astype(int)
@@ -50,7 +50,7 @@ def test_a_jpeg_beyond_the_limit_is_reduced_while_it_is_decoded(
 
 @pytest.mark.usefixtures("small_limit")
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG2000", "GIF", "BMP"])
-def test_another_format_beyond_the_limit_is_refused_with_its_name(kind: str, tmp_path: Path) -> None:
+def test_other_formats_beyond_the_limit_are_refused(kind: str, tmp_path: Path) -> None:
     limit = {"WEBP": 5_000, "JPEG2000": 3_333}.get(kind, 10_000)  # their decoders keep copies
     message = rf"large.png: has more than the ({limit:,}|10,000) pixels of PIL.Image.MAX_IMAGE_PIXELS"
     below = int(limit**0.5)
@@ -63,12 +63,12 @@ def test_another_format_beyond_the_limit_is_refused_with_its_name(kind: str, tmp
 
 
 @pytest.mark.usefixtures("small_limit")
-def test_a_picture_that_the_caller_has_in_memory_may_be_larger() -> None:
+def test_an_image_in_memory_may_exceed_the_limit() -> None:
     assert load_photo(chessboard(200, 200), 16).shape == (16, 16, 3)
 
 
 @pytest.mark.usefixtures("small_limit")
-def test_a_jpeg_that_must_be_held_whole_has_a_limit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progressive_jpeg_has_a_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "MAX_COEFFICIENT_BYTES", 50_000)
     path = tmp_path / "large.jpg"
     chessboard(200, 200).save(path, progressive=True)  # 80,000 bytes of coefficients
@@ -81,7 +81,7 @@ def test_a_jpeg_that_must_be_held_whole_has_a_limit_too(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(("progressive", "kind"), [(False, "JPEG"), (True, "JPEG"), (False, "PNG"), (False, "WEBP")])
-def test_the_limit_is_the_callers_to_lift(
+def test_the_caller_may_lift_the_limit(
     progressive: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
@@ -90,7 +90,7 @@ def test_the_limit_is_the_callers_to_lift(
         assert image.size == (200, 200)
 
 
-def test_a_jpeg_whose_colours_come_one_after_the_other_is_held_whole_too(tmp_path: Path) -> None:
+def test_a_jpeg_with_separate_scans_for_each_colour_has_no_single_scan(tmp_path: Path) -> None:
     path = tmp_path / "scans.jpg"
     Image.new("RGB", (32, 32), (9, 99, 199)).save(path)
     content = path.read_bytes()
@@ -115,8 +115,8 @@ def test_a_jpeg_of_a_hundred_scans_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "I;16", "I", "CMYK"])
-def test_a_large_picture_is_reduced_in_pieces(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = slope(430, 301)
+def test_a_large_image_is_reduced_in_strips(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = brightness_gradient(430, 301)
     if mode in ("I;16", "I"):
         values = np.asarray(picture).astype(np.uint16 if mode == "I;16" else np.int32) * 257
         image = Image.fromarray(values)
@@ -137,13 +137,13 @@ def test_a_large_picture_is_reduced_in_pieces(mode: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_large_picture_is_turned_upright_too(
+def test_a_large_image_gets_its_exif_orientation(
     orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
-    slope(300, 200).save(path, exif=exif)
+    brightness_gradient(300, 200).save(path, exif=exif)
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
     expected = load_photo(np.asarray(upright), 16).astype(int)
@@ -151,7 +151,7 @@ def test_a_large_picture_is_turned_upright_too(
     assert np.abs(load_photo(path, 16).astype(int) - expected).max() <= 3
 
 
-def test_a_png_that_claims_more_than_it_has(tmp_path: Path) -> None:
+def test_a_png_with_a_wrong_chunk_size(tmp_path: Path) -> None:
     """A chunk of two gigabytes in a file of a hundred bytes."""
     header = struct.pack(">2I5B", 32, 32, 8, 2, 0, 0, 0)
     ihdr = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))

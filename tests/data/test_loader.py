@@ -53,7 +53,7 @@ def stream(
         pytest.param(np.arange(10)[::2], 1, id="batch of one, rows not contiguous"),
     ],
 )
-def test_the_stream_is_the_documented_one(rows: NDArray[np.int64], batch_size: int, flip: bool, tmp_path: Path) -> None:
+def test_the_stream_is_as_documented(rows: NDArray[np.int64], batch_size: int, flip: bool, tmp_path: Path) -> None:
     store = make_store(10, tmp_path)
     loader = BatchLoader(store, rows, batch_size, seed=3, flip=flip)
     where, mirrored = stream(store, rows, 6 * batch_size, seed=3, flip=flip)
@@ -79,14 +79,14 @@ def test_the_order_never_changes_between_machines_and_releases() -> None:
     ]
 
 
-def test_every_epoch_shows_each_picture_once_in_another_order() -> None:
+def test_every_epoch_shows_each_image_once_in_another_order() -> None:
     loader = BatchLoader(make_store(50), np.arange(50), 50, seed=0)
     epochs = [loader.next().labels[:, 0].tolist() for _ in range(4)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_about_half_of_the_pictures_are_mirrored() -> None:
+def test_about_half_of_the_images_are_flipped() -> None:
     store = make_store(1)
     loader = BatchLoader(store, np.array([0]), 400, seed=0)
     mirrored = (loader.next().images.numpy() == store.images[0][:, ::-1]).all(axis=(1, 2, 3)).sum()
@@ -126,7 +126,7 @@ def test_the_batch_size_does_not_change_the_stream() -> None:
     assert torch.equal(joined, large.next().images)
 
 
-def test_a_batch_is_its_receivers_to_change(tmp_path: Path) -> None:
+def test_changing_a_batch_does_not_change_the_store(tmp_path: Path) -> None:
     store = make_store(4, tmp_path)
     before = np.array(store.images)
     batch = BatchLoader(store, np.arange(4), 4, seed=0).next()
@@ -174,7 +174,7 @@ def test_bad_arguments_are_refused(rows: NDArray[np.int64], batch_size: int, see
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("on_device", [True, False])
-def test_images_are_the_batch_as_floats(on_device: bool, flip: bool) -> None:
+def test_next_images_equals_next_as_floats(on_device: bool, flip: bool) -> None:
     """Also from pictures that stay on the device, which here is the CPU."""
     store, rows = make_store(7), np.arange(5)
     plain, ours, levels = (BatchLoader(store, rows, 3, seed=2, flip=flip) for _ in range(3))
@@ -210,7 +210,7 @@ def test_a_gpu_gets_the_same_batches(resident: bool | None) -> None:
         assert torch.equal(labels, found_labels.cpu())
 
 
-def test_every_level_survives_the_way_to_floats_and_back() -> None:
+def test_to_uint8_inverts_to_float() -> None:
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(2, 16, 16, 3).contiguous()
     floats = to_float(levels)
     assert floats.shape == (2, 3, 16, 16)
@@ -235,6 +235,6 @@ def test_half_precision_is_rounded_in_single() -> None:
     assert to_uint8(exact.bfloat16()).flatten().tolist() == [0, 64, 191, 255]
 
 
-def test_a_picture_with_a_gradient_can_be_converted() -> None:
+def test_images_that_require_grad_can_be_converted() -> None:
     images = torch.zeros(1, 3, 2, 2, requires_grad=True)
     assert set(to_uint8(images).flatten().tolist()) == {128}

@@ -42,7 +42,7 @@ def test_the_result_is_a_contiguous_rgb_square(tmp_path: Path, size: int) -> Non
     assert square.flags.writeable
 
 
-def test_a_photo_of_the_right_size_comes_back_as_it_is(tmp_path: Path) -> None:
+def test_a_photo_of_the_right_size_is_unchanged(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(pixels))
     for photo in (path, str(path), Image.fromarray(pixels), pixels, pixels[::-1][::-1], np.asfortranarray(pixels)):
@@ -50,7 +50,7 @@ def test_a_photo_of_the_right_size_comes_back_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(50, 20), (20, 50), (51, 20), (20, 21)])
-def test_the_centre_square_is_cut_out(width: int, height: int) -> None:
+def test_the_centre_square_is_cropped(width: int, height: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
     top, left = (height - 20) // 2, (width - 20) // 2
     np.testing.assert_array_equal(load_photo(pixels, 20), pixels[top : top + 20, left : left + 20])
@@ -94,7 +94,7 @@ def test_grey_becomes_three_equal_channels(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(square, np.full((20, 20, 3), 77))
 
 
-def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+def test_transparent_pixels_are_blended_with_white(tmp_path: Path) -> None:
     half_red = load_photo(saved(tmp_path, Image.new("RGBA", (20, 20), (255, 0, 0, 128))), 20)
     np.testing.assert_allclose(half_red[0, 0], [255, 127, 127], atol=1)
     half_black = load_photo(saved(tmp_path, Image.new("LA", (20, 20), (0, 128))), 20)
@@ -103,7 +103,7 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
     np.testing.assert_array_equal(invisible, np.full((20, 20, 3), 255))
 
 
-def test_a_palette_with_and_without_a_transparent_colour(tmp_path: Path) -> None:
+def test_palette_images_with_and_without_transparency(tmp_path: Path) -> None:
     palette = quadrants().quantize(4)
     assert palette.mode == "P"
     assert corners(load_photo(saved(tmp_path, palette), 40)) == [RED, GREEN, BLUE, WHITE]
@@ -163,7 +163,7 @@ def test_a_truncated_photo_is_named(tmp_path: Path, name: str, kept: float) -> N
         load_photo(path, 32)
 
 
-def test_an_opened_photo_that_turns_out_truncated(tmp_path: Path) -> None:
+def test_an_opened_pil_image_that_is_truncated(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     path = saved(tmp_path, noise, "photo.jpg")
     path.write_bytes(path.read_bytes()[:-200])
@@ -172,7 +172,7 @@ def test_an_opened_photo_that_turns_out_truncated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html></html>", b"\x00" * 1000, b"\xff\xd8\xff"])
-def test_what_is_no_photo_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_photo_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "fake.jpg"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"fake.jpg: (not a photo|is truncated, broken or not a photo)"):
@@ -214,7 +214,7 @@ def test_a_decompression_bomb_is_refused_before_it_unpacks(tmp_path: Path, side:
         np.zeros((0, 20, 3), np.uint8),
     ],
 )
-def test_arrays_that_are_no_photo(array: np.ndarray) -> None:
+def test_arrays_of_other_shapes_and_dtypes_are_refused(array: np.ndarray) -> None:
     with pytest.raises(InputError, match="face 7"):
         load_photo(array, 16, name="face 7")
 
@@ -233,7 +233,7 @@ def test_other_types_and_sizes_are_refused() -> None:
         load_photo(quadrants(), 0)
 
 
-def test_the_image_given_is_left_as_it_was() -> None:
+def test_the_given_image_is_not_modified() -> None:
     image = quadrants().convert("RGBA")
     before = image.copy()
     load_photo(image, 16)
@@ -251,7 +251,7 @@ def test_expand_photos(tmp_path: Path) -> None:
     assert expand_photos([single, folder, str(folder / "a.png")]) == expected
 
 
-def test_expand_photos_refuses_what_it_cannot_expand(tmp_path: Path) -> None:
+def test_expand_photos_refuses_missing_paths_and_folders_without_photos(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="no photo is given"):
         expand_photos([])
@@ -272,7 +272,7 @@ def png(width: int, height: int, *, depth: int, data: bytes) -> bytes:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(InputError, match="neither a file nor a folder"):
         expand_photos([tmp_path / "pipe.jpg"])

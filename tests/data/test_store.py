@@ -19,7 +19,7 @@ from igan_fast.errors import InputError
 
 
 @pytest.mark.parametrize("count", [1, 5, 130])  # 130 are three chunks
-def test_the_store_holds_what_the_source_gives(count: int, tmp_path: Path) -> None:
+def test_the_store_holds_the_images_of_the_source(count: int, tmp_path: Path) -> None:
     source = RampSource(count)
     store = build_store(source, 7, cache=tmp_path, progress=False)
     assert len(store) == count
@@ -46,7 +46,7 @@ def test_a_finished_store_is_only_opened(tmp_path: Path) -> None:
     assert store.attributes == ("other", "names")
 
 
-def test_another_source_or_size_gets_a_store_of_its_own(tmp_path: Path) -> None:
+def test_each_source_and_size_has_its_own_store(tmp_path: Path) -> None:
     paths = {build_store(RampSource(5), 7, cache=tmp_path, progress=False).path}
     for source, size in ((RampSource(5), 8), (RampSource(6), 7), (RampSource(5, version="2"), 7)):
         store = build_store(source, size, cache=tmp_path, progress=False)
@@ -57,7 +57,7 @@ def test_another_source_or_size_gets_a_store_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [{0}, {129}, {0, 1, 64, 129}, {3, 50, 51, 100}, set(range(1, 130))])
-def test_broken_pictures_are_left_out(broken: set[int], tmp_path: Path) -> None:
+def test_broken_images_are_skipped(broken: set[int], tmp_path: Path) -> None:
     source = RampSource(130, broken=frozenset(broken))
     with pytest.warns(UserWarning, match=f"{len(broken)} of 130 pictures are broken: number {min(broken)} is broken"):
         store = build_store(source, 5, cache=tmp_path, progress=False)
@@ -72,7 +72,7 @@ def test_broken_pictures_are_left_out(broken: set[int], tmp_path: Path) -> None:
         assert [kept[row] for row in store.splits[name]] == [row for row in rows.tolist() if row not in broken]
 
 
-def test_the_first_three_broken_pictures_are_named(tmp_path: Path) -> None:
+def test_the_first_three_broken_images_are_named(tmp_path: Path) -> None:
     source = RampSource(9, broken=frozenset({1, 2, 5, 7}))
     named = "4 of 9 pictures are broken: number 1 is broken; number 2 is broken; number 5 is broken; …"
     for _ in range(2):  # also when the finished store is opened
@@ -80,7 +80,7 @@ def test_the_first_three_broken_pictures_are_named(tmp_path: Path) -> None:
             build_store(source, 4, cache=tmp_path, progress=False)
 
 
-def test_strict_refuses_broken_pictures(tmp_path: Path) -> None:
+def test_strict_refuses_broken_images(tmp_path: Path) -> None:
     source = RampSource(9, broken=frozenset({4}))
     with pytest.raises(InputError, match="number 4 is broken"):
         build_store(source, 4, cache=tmp_path, strict=True, progress=False)
@@ -91,7 +91,7 @@ def test_strict_refuses_broken_pictures(tmp_path: Path) -> None:
         build_store(source, 4, cache=tmp_path, strict=True, progress=False)
 
 
-def test_a_source_without_one_whole_picture_is_refused(tmp_path: Path) -> None:
+def test_a_source_whose_images_are_all_broken_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the 3 pictures can be read; the first: number 0 is broken"):
         build_store(RampSource(3, broken=frozenset(range(3))), 4, cache=tmp_path, progress=False)
     assert contents(tmp_path) == []
@@ -105,7 +105,7 @@ def test_bad_arguments_are_refused(size: int, workers: int, name: str, tmp_path:
         build_store(RampSource(3), size, cache=tmp_path, workers=workers)
 
 
-def test_a_split_that_is_broken_altogether_is_said_to_be(tmp_path: Path) -> None:
+def test_a_split_whose_images_are_all_broken_is_named(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="They are left out, which leaves no pictures for val$"):
         store = build_store(RampSource(9, broken=frozenset({4})), 4, cache=tmp_path, progress=False)
     assert len(store.splits["val"]) == 0
@@ -120,7 +120,7 @@ class Stopped(RampSource):
         return super().image(index, size)
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_deletes_the_unfinished_build(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         build_store(Stopped(130), 6, cache=tmp_path, progress=False)
     assert contents(tmp_path) == []
@@ -128,9 +128,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("moment", ["create", "write"])
-def test_a_full_disk_is_said_to_be_full(
-    code: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_input_error(code: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -140,7 +138,9 @@ def test_a_full_disk_is_said_to_be_full(
     assert contents(tmp_path) == []
 
 
-def test_a_store_that_cannot_fit_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_larger_than_the_free_disk_space_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     source = RampSource(130)
@@ -150,7 +150,7 @@ def test_a_store_that_cannot_fit_is_refused_before_the_work(tmp_path: Path, monk
     assert contents(tmp_path) == []
 
 
-def test_a_file_that_the_kernel_refuses_is_noticed(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_reported(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
@@ -167,7 +167,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         build_store(RampSource(3), 6, cache=tmp_path / "file" / "cache", progress=False)
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_location_of_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IGAN_FAST_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "own"

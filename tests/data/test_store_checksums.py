@@ -79,7 +79,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_store_is_built_anew_and_says_why(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_store_is_built_again_with_a_warning_that_gives_the_reason(damage: str, tmp_path: Path) -> None:
     path = build_store(RampSource(20), 6, cache=tmp_path, progress=False).path
     assert path is not None
     act, reason = DAMAGES[damage]
@@ -96,7 +96,7 @@ def test_a_damaged_store_is_built_anew_and_says_why(damage: str, tmp_path: Path)
     assert again.calls == []
 
 
-def test_the_folder_of_a_store_may_be_a_link_and_what_it_leads_to_is_left(tmp_path: Path) -> None:
+def test_rebuilding_a_store_behind_a_link_keeps_the_target(tmp_path: Path) -> None:
     path = build_store(RampSource(20), 6, cache=tmp_path / "cache", progress=False).path
     assert path is not None
     path.rename(tmp_path / "elsewhere")
@@ -134,7 +134,7 @@ class Brighter(RampSource):
         return super().image(index, size) + np.uint8(1)
 
 
-def test_the_digest_is_of_the_pictures_alone(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_image_data_alone(tmp_path: Path) -> None:
     digest = build_store(RampSource(20), 6, cache=tmp_path, progress=False).digest
     assert digest is not None
     moved = RampSource(20, version="of another folder", attributes=("other", "names"))
@@ -148,7 +148,7 @@ def test_the_digest_is_of_the_pictures_alone(tmp_path: Path) -> None:
     assert len({digest, *(store.digest for store in others)}) == 4
 
 
-def test_a_picture_that_was_mended_is_taken_up(tmp_path: Path) -> None:
+def test_a_repaired_image_is_added_to_the_store(tmp_path: Path) -> None:
     class Mended(RampSource):
         def fingerprint(self) -> str:  # as of a zip whose damaged byte its table of contents does not show
             return "the same"

@@ -57,7 +57,7 @@ def test_workers_build_the_same_store(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_strict_reaches_through_workers(tmp_path: Path) -> None:
+def test_strict_raises_in_workers_too(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", 150)
     (folder / "img_align_celeba" / "0070.jpg").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"0070.jpg: is not a photo in a format that is read here"):
@@ -82,7 +82,7 @@ SLOW_BUILD = """
 """
 
 
-def test_a_killed_build_is_no_store_and_is_swept_up(tmp_path: Path) -> None:
+def test_a_killed_build_is_not_a_store_and_is_cleaned_up(tmp_path: Path) -> None:
     folder, cache = write_folder(tmp_path / "data", 130), tmp_path / "cache"
     process = run(SLOW_BUILD, folder, cache)
     assert process.stdout is not None

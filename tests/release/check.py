@@ -1,9 +1,9 @@
-"""``make wheel``: the source archive and the wheel, in dist/, each proved before it is left there.
+"""Builds and checks the source archive and the wheel (``make wheel``), and then copies them to dist/.
 
-The wheel is built out of the source archive, so that this is whole. It must hold what belongs in it and nothing else,
-ask nothing of PyTorch but the stable ABI, install without a compiler, and pass the operators' tests on the oldest
-PyTorch that the package takes (``--torch`` names others). Where that cannot be had, that is said, and the tests run on
-the one that is here.
+The wheel is built from the source archive, which shows that the archive is complete. The wheel must hold all files that
+belong in it and no others, need no functions of PyTorch outside its stable ABI, and install without a compiler. It must
+pass the operators' tests on the oldest PyTorch that the package supports (``--torch`` selects other versions). If that
+version cannot be installed, a line says so, and the tests run on the installed PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TESTS = ("tests/ops", "tests/test_models.py", "tests/test_step.py")
 
 
 def main() -> None:
-    """Build, inspect, install, test."""
+    """Build both files, inspect them, install the wheel and test it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--torch", nargs="+", help="versions of PyTorch to test the wheel on")
     parser.add_argument("--no-tests", action="store_true", help="build and inspect only")
@@ -36,7 +36,7 @@ def main() -> None:
         wheel = build_wheel(Path(work), sdist)
         accept(wheel, contents.inspect_wheel(wheel, extension=True))
         say(f"{wheel.name} needs {contents.needs(wheel)}")
-        isolated(Path(work), sdist)
+        check_isolated_build(Path(work), sdist)
         if not options.no_tests:
             recipe = json.loads((ROOT / "csrc" / "build.json").read_text(encoding="utf-8"))
             for torch in options.torch or [oldest_torch(recipe["definitions"][0])]:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def build_sdist(work: Path) -> Path:
-    """Out of the checkout, by setuptools itself."""
+    """Build the source archive from the checkout, with setuptools."""
     code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, str(work)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     (sdist,) = work.glob("*.tar.gz")
@@ -56,19 +56,19 @@ def build_sdist(work: Path) -> Path:
 
 
 def build_wheel(work: Path, sdist: Path) -> Path:
-    """Out of the source archive, against the torch that is here."""
+    """Build the wheel from the source archive, with the installed torch."""
     folder = work / "wheel"
     pip("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(sdist))
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
-def isolated(work: Path, sdist: Path) -> None:
-    """As a plain ``pip install`` of the source: no torch is fetched to build with, and the extension is left out."""
+def check_isolated_build(work: Path, sdist: Path) -> None:
+    """A plain ``pip install`` of the source, with build isolation, installs no torch and leaves the extension out."""
     folder = work / "isolated"
     built = pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(sdist), check=False)
     if built.returncode and "Could not find a version" in built.stderr:
-        say("without a network setuptools cannot be fetched: no build in isolation was tried")
+        say("setuptools cannot be downloaded without a network: the build in isolation was skipped")
         return
     if built.returncode:
         raise SystemExit(f"a build in isolation fails:\n{built.stdout}{built.stderr}")
@@ -78,36 +78,36 @@ def isolated(work: Path, sdist: Path) -> None:
 
 
 def check_elsewhere(folder: Path, wheel: Path, torch: str) -> None:
-    """The wheel in an environment of its own, without a compiler."""
+    """Install and test the wheel in a virtual environment with this version of torch, without a compiler."""
     environment = Environment(folder / "venv")
-    obstacle = environment.install_torch(torch)
-    obstacle = obstacle or environment.install_wheel(wheel, libraries=True)
-    if obstacle:
-        say(f"torch {torch}: {obstacle}; testing on torch {version('torch')}, with which the wheel was built")
+    problem = environment.install_torch(torch)
+    problem = problem or environment.install_wheel(wheel, libraries=True)
+    if problem:
+        say(f"torch {torch}: {problem}; testing on torch {version('torch')}, with which the wheel was built")
         shutil.rmtree(folder)
         environment = Environment(folder / "venv")
         environment.share_builders_libraries()
         environment.install_wheel(wheel, libraries=False)
     doctor = environment.run("-m", "igan_fast", "doctor", "--json", "-")
     if doctor.returncode:
-        raise SystemExit(f"igan-fast doctor fails there:\n{doctor.stderr}")
-    found = json.loads(doctor.stdout)["sections"]
-    say(f"installed without a compiler; torch {found['Python and PyTorch']['PyTorch']}")
-    say(f"its kernels there: {found['Operators']['native-cpu']}; auto is {found['Operators']['auto on cpu']}")
-    if found["Operators"]["native-cpu"] != "available":
-        raise SystemExit("the extension does not load there")
+        raise SystemExit(f"igan-fast doctor fails in the new environment:\n{doctor.stderr}")
+    report = json.loads(doctor.stdout)["sections"]
+    say(f"installed without a compiler; torch {report['Python and PyTorch']['PyTorch']}")
+    say(f"native kernels: {report['Operators']['native-cpu']}; auto is {report['Operators']['auto on cpu']}")
+    if report["Operators"]["native-cpu"] != "available":
+        raise SystemExit("the extension does not load in the new environment")
     environment.test(folder / "tests", TESTS)
     shutil.rmtree(folder)
 
 
-def accept(file: Path, wrong: list[str]) -> None:
-    """End the program where anything is wrong with a file."""
-    if wrong:
-        raise SystemExit("\n".join([f"{file.name} is not as it should be:", *(f"  {line}" for line in wrong)]))
+def accept(file: Path, problems: list[str]) -> None:
+    """Exit with an error if ``file`` has problems."""
+    if problems:
+        raise SystemExit("\n".join([f"{file.name} has problems:", *(f"  {line}" for line in problems)]))
 
 
 def tracked_files() -> list[str]:
-    """The repository's; none where this is no repository."""
+    """The files that git tracks; empty outside of a repository."""
     if not (ROOT / ".git").exists():
         return []
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -115,7 +115,7 @@ def tracked_files() -> list[str]:
 
 
 def pip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """The builder's pip, with the extension not left out by the environment."""
+    """Run this environment's pip, without NO_EXTENSION."""
     environment = {name: value for name, value in os.environ.items() if name != "NO_EXTENSION"}
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -125,7 +125,7 @@ def pip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]
 
 
 def say(line: str) -> None:
-    """One line of progress."""
+    """Print a line of progress."""
     print(f"wheel: {line}", flush=True)
 
 

@@ -1,6 +1,6 @@
-"""What a wheel and a source archive must hold, and what they must not.
+"""Checks the contents of a wheel and a source archive.
 
-The extension may ask nothing of PyTorch but libtorch's stable C functions: then the one wheel serves every later torch.
+The extension may use only the stable C functions of libtorch, so that one wheel works with all later versions of torch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 __all__ = ["inspect_sdist", "inspect_wheel", "needs"]
 
-#: Libraries that the extension may be linked with; those of CUDA only where it was built for it.
+#: The libraries that the extension may be linked with. Those of CUDA occur in a CUDA build only.
 _LIBRARIES = re.compile(
     r"(libc10|libtorch_cpu|libc10_cuda|libtorch_cuda)\.so|lib(cudart|stdc\+\+|gcc_s|c|m|pthread|dl)\.so\.\d+|ld-linux.*"
 )
 
-#: What may be undefined in it: the stable C functions of libtorch, Python's, CUDA's runtime, and what the C and C++
-#: libraries have. The latter's names carry a version, or none where PyTorch's libraries export them too.
+#: The undefined symbols that the extension may have: of libtorch's stable C functions, Python, the CUDA runtime, and
+#: the C and C++ libraries. The last have a version in their name, except those that PyTorch's libraries export too.
 _SYMBOLS = re.compile(
     r"(aoti_)?torch_\w+|_?Py\w+|(__)?cuda[A-Z_]\w+"
     r"|\S+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+|_ZN?K?St\w+|_ITM_\w+|__gmon_start__|__cxa_finalize"
@@ -28,13 +28,13 @@ _SYMBOLS = re.compile(
 
 
 def inspect_wheel(wheel: Path, *, extension: bool) -> list[str]:
-    """What is wrong with a wheel, built with the native extension or without; nothing where it is as it should be."""
+    """The problems of a wheel, as phrases. ``extension``: whether it was built with the native extension."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         tops = {name.partition("/")[0] for name in names}
         wrong = [f"it holds {name}, not only igan_fast" for name in tops if not re.match(r"igan_fast(-[^/]+)?$", name)]
         wrong += [
-            f"{name} has no place in a wheel"
+            f"{name} does not belong in a wheel"
             for name in names
             if re.search(r"(^|/)(tests?|bench|docs|csrc|photos)/|\.(jpe?g|png|cpp|h|cu|cuh|inl)$|__pycache__", name)
         ]
@@ -54,16 +54,18 @@ def inspect_wheel(wheel: Path, *, extension: bool) -> list[str]:
 
 
 def inspect_extension(library: Path) -> list[str]:
-    """What ties a library to the machine or the torch that it was built with."""
+    """What ties a library to the machine or the version of torch that it was built with, as phrases."""
     dynamic = _output("readelf", "-d", "-W", library)
     wrong = [f"it looks for libraries in {path}" for path in re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.*)\]", dynamic)]
     wrong += [f"it is linked with {name}" for name in _linked(dynamic) if not _LIBRARIES.fullmatch(name)]
     undefined = [symbol for symbol in _undefined(library) if not _SYMBOLS.fullmatch(symbol)]
-    return wrong + [f"it needs {_output('c++filt', symbol).strip()}, which no torch promises" for symbol in undefined]
+    return wrong + [
+        f"it needs {_output('c++filt', symbol).strip()}, which is not in torch's stable ABI" for symbol in undefined
+    ]
 
 
 def needs(wheel: Path) -> str:
-    """In words, the oldest system that the wheel's extension runs on."""
+    """The oldest versions of the system's libraries that the wheel's extension runs with, as text."""
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         binary = next(name for name in archive.namelist() if re.match(r"igan_fast/_C\.", name))
         library = Path(archive.extract(binary, folder))
@@ -77,7 +79,7 @@ def needs(wheel: Path) -> str:
 
 
 def inspect_sdist(sdist: Path, tracked: list[str]) -> list[str]:
-    """What is missing in the source archive, or has no place there. ``tracked``: the files of the repository."""
+    """The files that the source archive lacks, and those that do not belong in it. ``tracked``: git's files."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     top = ("setup.py", "pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "CHANGELOG.md", "constraints.txt")

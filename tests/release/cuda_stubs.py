@@ -1,7 +1,7 @@
-"""PyPI's PyTorch for Linux is a CUDA build, and does not load without 3 GB of NVIDIA's libraries.
+"""Builds stubs of NVIDIA's libraries, so that PyPI's PyTorch for Linux, a CUDA build, loads without 3 GB of them.
 
-What is tested here runs on the CPU, so libraries that are empty but for the names will do: every function does nothing
-and returns 0, but for the one that counts the devices, which says that there is none.
+The tests run on the CPU, so the functions need not work. Each one returns 0, except cudaGetDeviceCount, which reports
+that there is no device.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from pathlib import Path
 
 __all__ = ["make"]
 
-#: What NVIDIA's libraries export, as far as PyTorch asks for it.
+#: The names of the functions and libraries of NVIDIA that PyTorch uses.
 _NAMES = re.compile(r"(__cuda|cu|nccl|nv)\w*")
 _NO_DEVICE = 100  # cudaErrorNoDevice
 
 
 def make(torch_lib: Path, folder: Path) -> bool:
-    """Put stand-ins for the NVIDIA libraries that PyTorch's in ``torch_lib`` need into ``folder``, for LD_LIBRARY_PATH.
+    """Write stubs of the NVIDIA libraries that ``torch_lib``'s libraries need to ``folder``, for LD_LIBRARY_PATH.
 
-    False where it needs none. They are named as what they stand for, and all link to one that holds the functions: the
-    dynamic linker takes a function without a version for one of a versioned library from any library but that itself.
+    Each stub has the name of the library that it replaces. The functions are in one further library, to which all stubs
+    link: the dynamic linker accepts a function without a version in place of a versioned one, unless it is in the
+    library whose version is required.
+
+    Returns:
+        Whether stubs are needed; False for a CPU build.
     """
     libraries = sorted(torch_lib.glob("*.so"))
     missing = _missing_libraries(torch_lib, libraries)
@@ -57,7 +61,7 @@ def _missing_libraries(torch_lib: Path, libraries: Iterable[Path]) -> list[str]:
 
 
 def _symbols(libraries: Iterable[Path], which: str) -> set[str]:
-    """The names in NVIDIA's manner among the libraries' dynamic symbols, without their versions."""
+    """The dynamic symbols of the libraries that are named like NVIDIA's functions, without their versions."""
     command = ["nm", "-D", which, "--format=posix", *map(str, libraries)]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     names = (line.split()[0].partition("@")[0] for line in listed.splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""A clean environment with another PyTorch than the wheel was built with and no compiler, and the tests in it."""
+"""A virtual environment with another PyTorch and without a compiler, in which the wheel is installed and tested."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Environment", "oldest_torch"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _TOOLS = ("pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist", "hypothesis")
-_SHARED = ("conftest.py", "builds.py", "oracles.py", "unwritten.py")  # what the tests there import
+_SHARED = ("conftest.py", "builds.py", "oracles.py", "unwritten.py")  # the modules that the copied tests import
 
-#: PyTorch's own for a GPU, several GB; and itself, whose version is not the constraints'.
+#: Distributions that are not installed as requirements: PyTorch's GPU libraries, several GB, and PyTorch itself.
 _LEFT_OUT = re.compile(r"(torch|triton|cuda|nvidia)(-.*)?$")
-_DISK = 6 * 2**30
+_REQUIRED_DISK_BYTES = 6 * 2**30
 
 
 def oldest_torch(target: str) -> str:
-    """The version that ``TORCH_TARGET_VERSION=0x020a000000000000`` names: "2.10.0"."""
+    """Convert a macro definition to a version: ``TORCH_TARGET_VERSION=0x020a000000000000`` → "2.10.0"."""
     digits = target.partition("=0x")[2]
     return ".".join(str(int(digits[i : i + 2], 16)) for i in (0, 2, 4))
 
@@ -43,15 +43,15 @@ class Environment:
         self.python = folder / "bin" / "python"
         places = {"base": str(folder), "platbase": str(folder)}
         self.site = Path(sysconfig.get_path("purelib", "venv", places))
-        # Nothing that is installed may be compiled: there is nothing to do it with.
-        bare = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CC")}
-        self.bare = bare | {"PATH": str(folder / "bin"), "CXX": "no-such-compiler", "CC": "no-such-compiler"}
+        # These environment variables hide every compiler, so an installation that compiles fails.
+        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CC")}
+        self.variables = kept | {"PATH": str(folder / "bin"), "CXX": "no-such-compiler", "CC": "no-such-compiler"}
         self.libraries = ""
 
     def install_torch(self, version: str) -> str:
-        """Install that torch, with stand-ins for NVIDIA's libraries; what is in the way, or nothing."""
-        if shutil.disk_usage(self.folder).free < _DISK:
-            return f"less than {_DISK >> 30} GB of disk are free"
+        """Install a version of torch, with stubs of NVIDIA's libraries. Returns the problem, or an empty string."""
+        if shutil.disk_usage(self.folder).free < _REQUIRED_DISK_BYTES:
+            return f"less than {_REQUIRED_DISK_BYTES >> 30} GB of disk are free"
         installed = self._pip("--no-cache-dir", "--no-deps", f"torch=={version}")
         if installed.returncode:
             return f"it cannot be installed here: {_reason(installed.stderr)}"
@@ -63,12 +63,16 @@ class Environment:
         return f"it cannot be imported here: {_reason(imported.stderr)}" if imported.returncode else ""
 
     def share_builders_libraries(self) -> None:
-        """Without a network: all but the package itself from where the wheel was built."""
+        """Use the libraries of the environment that built the wheel, for an installation without a network."""
         paths = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
         (self.site / "_builder.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
 
     def install_wheel(self, wheel: Path, *, libraries: bool) -> str:
-        """Install the wheel, and what it and the tests need; what is in the way, or nothing."""
+        """Install the wheel; with ``libraries``, also the requirements of the wheel and of the tests.
+
+        Returns:
+            The problem, or an empty string.
+        """
         installed = self._pip("--no-deps", "--no-index", str(wheel))
         if installed.returncode:
             raise SystemExit(f"{wheel.name} cannot be installed:\n{installed.stderr}")
@@ -76,9 +80,9 @@ class Environment:
         return self._install_libraries(wanted) if libraries else ""
 
     def test(self, folder: Path, tests: Iterable[str]) -> None:
-        """Run tests of the checkout, copied to ``folder``, against what is installed; ends the program if any fails.
+        """Copy tests of the checkout to ``folder`` and run them with the installed wheel. Exits if any test fails.
 
-        Those that come out the same without the extension were run where the wheel was built.
+        Tests that do not depend on the extension are skipped: they ran in the environment that built the wheel.
         """
         for name in ("pyproject.toml", *(f"tests/{name}" for name in _SHARED), *tests):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +91,7 @@ class Environment:
         where = self.run("-c", "import igan_fast; print(igan_fast.__file__)", cwd=folder)
         if not where.stdout.startswith(str(self.folder)):
             raise SystemExit(f"the wheel's igan_fast was not found: {where.stdout or where.stderr}")
-        # torch.compile's tests do need a compiler.
+        # The tests of torch.compile need a compiler.
         path = os.pathsep.join([str(self.folder / "bin"), os.environ.get("PATH", os.defpath)])
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "PATH": path, **self._loader()}
         workers = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
@@ -97,8 +101,8 @@ class Environment:
             raise SystemExit("tests failed against the wheel")
 
     def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Python there, without a compiler."""
-        command, environment = [str(self.python), *arguments], self.bare | self._loader()
+        """Run the environment's Python without a compiler."""
+        command, environment = [str(self.python), *arguments], self.variables | self._loader()
         return subprocess.run(
             command, env=environment, cwd=cwd or self.folder, capture_output=True, text=True, check=False
         )
@@ -112,25 +116,28 @@ class Environment:
         )
 
     def _install_libraries(self, wanted: Iterable[str]) -> str:
-        """Those and what they need, but for PyTorch and its own: by name, so that pip does not go for these."""
+        """Install ``wanted`` and their requirements, without PyTorch and its libraries.
+
+        pip gets every name and --no-deps, so that it does not install PyTorch as a requirement of another distribution.
+        """
         names = [name for name in sorted(_closure(wanted)) if not _LEFT_OUT.match(name)]
         installed = self._pip("--no-deps", "-c", str(ROOT / "constraints.txt"), *names)
         return f"its libraries cannot be installed here: {_reason(installed.stderr)}" if installed.returncode else ""
 
     def _requirements(self, name: str) -> list[str]:
-        """What a distribution that is installed there asks for."""
+        """The requirements of a distribution that is installed in the environment."""
         found = importlib.metadata.distributions(name=name, path=[str(self.site)])
         return [line for distribution in found for line in distribution.requires or ()]
 
 
 def _reason(stderr: str) -> str:
-    """The first line that pip calls an error, or the last line, where Python puts its own."""
+    """The first line that begins with "ERROR: ", as pip's errors do, else the last line, where Python's error is."""
     lines = stderr.strip().splitlines() or ["no reason was given"]
     return next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
 
 
 def _closure(wanted: Iterable[str]) -> set[str]:
-    """The names of distributions, and of all that they need as installed here."""
+    """The names of the distributions in ``wanted`` and of all their requirements, as installed here."""
     found: set[str] = set()
     waiting = [*wanted]
     while waiting:
@@ -141,7 +148,7 @@ def _closure(wanted: Iterable[str]) -> set[str]:
             try:
                 waiting += importlib.metadata.requires(name) or ()
             except importlib.metadata.PackageNotFoundError:
-                continue  # only the other torch needs it
+                continue  # it is not installed here, because only the other version of torch requires it
     return found
 
 

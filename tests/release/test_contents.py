@@ -1,4 +1,4 @@
-"""What ``make wheel`` refuses."""
+"""Which wheels and source archives ``make wheel`` refuses."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ def test_a_wheel_without_the_extension(tmp_path: Path) -> None:
         "setup.py",
     ],
 )
-def test_what_has_no_place_in_a_wheel(tmp_path: Path, name: str) -> None:
+def test_files_that_do_not_belong_in_a_wheel(tmp_path: Path, name: str) -> None:
     wrong = contents.inspect_wheel(wheel(tmp_path, RIGHT | NOTE | {name: b""}), extension=False)
     assert wrong
     assert all(name.partition("/")[0] in line for line in wrong)
 
 
 @pytest.mark.parametrize("name", ["igan_fast/py.typed", "igan_fast-0.1.0.dist-info/licenses/LICENSE"])
-def test_what_must_be_in_a_wheel(tmp_path: Path, name: str) -> None:
+def test_files_that_must_be_in_a_wheel(tmp_path: Path, name: str) -> None:
     files = {other: content for other, content in (RIGHT | NOTE).items() if other != name}
     assert len(contents.inspect_wheel(wheel(tmp_path, files), extension=False)) == 1
 
 
 @needs_binutils
-def test_an_extension_that_asks_for_the_stable_functions_alone(tmp_path: Path) -> None:
+def test_an_extension_that_needs_stable_functions_only(tmp_path: Path) -> None:
     code = (
         "int torch_call_dispatcher(void); int aoti_torch_get_dim(void); int PyList_New(void); int puts(const char*);\n"
     )
@@ -94,7 +94,9 @@ def test_an_extension_that_asks_for_the_stable_functions_alone(tmp_path: Path) -
         ("int f;", ["-Wl,-rpath,/home/builder/torch/lib"], "/home/builder/torch/lib"),
     ],
 )
-def test_an_extension_that_is_tied_to_its_builder(tmp_path: Path, code: str, options: list[str], message: str) -> None:
+def test_an_extension_that_needs_its_build_environment(
+    tmp_path: Path, code: str, options: list[str], message: str
+) -> None:
     files = RIGHT | {"igan_fast/_C.cpython-311-x86_64-linux-gnu.so": extension(tmp_path, code, *options)}
     (wrong,) = contents.inspect_wheel(wheel(tmp_path, files), extension=True)
     assert message in wrong
@@ -109,7 +111,7 @@ def test_an_extension_that_is_linked_with_more_than_torch(tmp_path: Path) -> Non
     assert contents.inspect_wheel(wheel(tmp_path, files), extension=True) == ["it is linked with libtorch_python.so"]
 
 
-def test_a_source_archive_lacks_nothing_that_is_tracked(tmp_path: Path) -> None:
+def test_a_source_archive_holds_every_tracked_source_file(tmp_path: Path) -> None:
     tracked = ["csrc/ops.cpp", "igan_fast/x.py", "tests/test_x.py"]
     top = ["setup.py", "pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "CHANGELOG.md", "constraints.txt"]
 

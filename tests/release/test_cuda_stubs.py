@@ -1,4 +1,4 @@
-"""Libraries that need NVIDIA's load with the stand-ins, and find no device."""
+"""A library that needs NVIDIA's libraries loads with the stubs and finds no device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def link(source: str, library: Path, *options: str) -> None:
 
 
 def test_a_library_that_needs_cuda_loads_without_it(tmp_path: Path) -> None:
-    """Its functions carry the version that NVIDIA's library gave them, as in PyTorch's builds."""
+    """The library needs versioned functions, as PyTorch does."""
     (tmp_path / "versions").write_text("libcudart.so.12 { global: *; };", encoding="utf-8")
     lib, away = tmp_path / "lib", tmp_path / "away"
     for folder in (lib, away):
@@ -56,7 +56,7 @@ def test_a_library_that_needs_cuda_loads_without_it(tmp_path: Path) -> None:
         assert not works or done.stdout.strip() == "1"
 
 
-def test_a_build_for_the_cpu_needs_none(tmp_path: Path) -> None:
+def test_a_cpu_build_needs_no_stubs(tmp_path: Path) -> None:
     link("int puts(const char*); int f(void) { return puts(0); }", tmp_path / "libtorch_cpu.so")
     assert not cuda_stubs.make(tmp_path, tmp_path / "stubs")
     assert not (tmp_path / "stubs").exists()
