@@ -39,8 +39,8 @@ MAX_LINE = 2**24
 #: The longest field that is read, in characters: the limit of Python's CSV reader.
 MAX_FIELD = 131_072
 
-#: The spellings of a label. A ``0`` has a code of its own: it means "no", unless the file also has −1 (see
-#: ``_check_zeros``).
+#: The spellings of a label. ``0`` and ``−1`` have codes of their own: both mean "no", but a file with both is ambiguous
+#: (see ``_check_zeros``).
 NO, YES, ZERO, MINUS = range(4)
 LABEL_CODES = {
     **dict.fromkeys(("1", "+1", "1.0", "+1.0", "True", "TRUE", "true"), YES),
@@ -93,9 +93,9 @@ def is_decodable(text: str) -> bool:
 def read_attributes(file: AnnotationFile, wanted: Sequence[str] = ()) -> AttributeTable:
     """Read ``list_attr_celeba.txt`` (count, names, then ``file ±1 …``) or ``.csv`` (``image_id,names…``).
 
-    Labels are written as 1 and −1, 1 and 0, True and False, or 1.0 and −1.0 or 0.0. Any line ending is accepted;
-    repeated spaces and blank lines are ignored. The text format may lack the count. Photo names may contain bytes that
-    are not UTF-8.
+    Labels are written as 1 and −1, as 1 and 0, or as True and False; 1.0, −1.0 and 0.0 are accepted too. Any line
+    ending is accepted; repeated spaces and blank lines are ignored. The text format may lack the count. Photo names may
+    contain bytes that are not UTF-8.
 
     Args:
         wanted: the attributes that will be used. Default: all. An ambiguous 0 in another column is no error.

@@ -53,7 +53,7 @@ class CelebA:
     - labels: ``list_attr_celeba.txt`` or ``.csv`` (required);
     - the official split: ``list_eval_partition.txt`` or ``.csv`` (optional);
     - identities: ``identity_CelebA.txt`` or ``.csv`` (optional);
-    - for CelebA-HQ: ``CelebA-HQ-to-CelebA-mapping.txt``, which makes the two optional files usable.
+    - for CelebA-HQ: ``CelebA-HQ-to-CelebA-mapping.txt``, which relates its photos to the rows of these optional files.
 
     Args:
         data: the folder, or a zip of photos with the annotation files in it or beside it.

@@ -105,7 +105,7 @@ def find_files(path: Path) -> DataFiles:
 def _list(top: Path) -> _Listing:
     """List the files in ``top`` and down to ``DEPTH`` levels below, without hidden ones.
 
-    Photos that are no regular files (dangling links, pipes, devices) are left out.
+    Photos that are not regular files (dangling links, pipes, devices) are left out.
     """
     files: list[str] = []
     non_files: list[str] = []

@@ -34,18 +34,17 @@ class Batch(NamedTuple):
 class BatchLoader:
     """An endless stream of shuffled examples, in batches of equal size.
 
-    Each epoch is a random permutation of ``rows``, and a random half of its examples is flipped horizontally. With
-    n = ``len(rows)``, example k of the stream is entry ``k % n`` of epoch ``k // n``. The order and flips of an epoch
-    depend on seed and epoch alone. So they are the same on every machine and for every batch size, and training can
-    resume at any position. A batch may span two epochs. If n is smaller than the batch size, a batch holds images more
-    than once.
+    Each epoch is a random permutation of ``rows``. With n = ``len(rows)``, example k of the stream is entry ``k % n`` of
+    epoch ``k // n``. The order and the flips of an epoch depend on seed and epoch alone. So they are the same on every
+    machine and for every batch size, and training can resume at any position. A batch may span two epochs. If n is
+    smaller than the batch size, a batch holds images more than once.
 
     Args:
         store: the images, see ``build_store``.
         rows: (n,) integers, the rows of the store to sample, such as ``store.splits["train"]``.
         batch_size: B, at least 1.
         seed: seed of the order and the flips, at least 0.
-        flip: flip each example with probability 1/2.
+        flip: flip each example horizontally with probability 1/2.
         device: the device of the batches.
         resident: keep all images on the device, so that a batch needs no transfer. None keeps them there if the device
             is a GPU and they take at most a third of its free memory. On a CPU it has no effect.

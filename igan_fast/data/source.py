@@ -15,7 +15,7 @@ class FaceSource(Protocol):
     """A dataset of N labelled face images; ``DrawnFaces`` and ``CelebA`` implement it.
 
     A source decodes or draws one image per call, which is slow, so ``build_store`` does it once for all images. A
-    source must be picklable, because ``build_store`` sends it to worker processes: it opens files in ``image`` only.
+    source must be picklable, because ``build_store`` sends it to worker processes.
     """
 
     @property

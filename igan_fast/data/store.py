@@ -110,7 +110,7 @@ def build_store(
         source: the dataset.
         size: S, height and width of the images in pixels.
         cache: the folder that holds the stores. Default: ``cache_folder()``.
-        workers: number of processes that decode images. Default: the number of cores. 1 decodes in this process.
+        workers: number of processes that decode images. Default: up to the number of cores. 1 decodes in this process.
         strict: raise an error at a broken image. Otherwise it is skipped with a warning.
         progress: show a progress bar on stderr.
 

@@ -1,4 +1,4 @@
-"""Annotation files in every spelling, and damaged in every way: the labels, or one line that says what is wrong."""
+"""Annotation files: all spellings of labels, and one-line error messages for damaged files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def labels_of(path: Path, content: str | bytes, wanted: tuple[str, ...] = ()) ->
     return table.labels.tolist()
 
 
-def refusal(read: Callable[[], object]) -> str:
+def error_of(read: Callable[[], object]) -> str:
+    """The message of the ``InputError`` that ``read`` raises: one line of limited length."""
     with pytest.raises(InputError) as caught:
         read()
     message = str(caught.value)
@@ -41,7 +42,7 @@ def refusal(read: Callable[[], object]) -> str:
     return message
 
 
-# What labels look like ------------------------------------------------------------------------------------------------
+# Labels ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -69,16 +70,16 @@ def test_zero_and_minus_one_in_a_column_are_refused(form: str, tmp_path: Path) -
     content = f"{HEADER}a.jpg,1,1\nb.jpg,-1,-1\nc.jpg,1,0\n"
     if form == "txt":
         content = content.removeprefix("image_id,").replace(",", " ")
-    message = refusal(lambda: labels_of(tmp_path / f"a.{form}", content))
+    message = error_of(lambda: labels_of(tmp_path / f"a.{form}", content))
     assert "line 4: Young is 0 in a file that also has -1, so 0 may mean unknown" in message
-    message = refusal(lambda: labels_of(tmp_path / f"a.{form}", content, ("Bald", "Young")))
+    message = error_of(lambda: labels_of(tmp_path / f"a.{form}", content, ("Bald", "Young")))
     assert "Young is 0" in message
-    assert labels_of(tmp_path / f"a.{form}", content, ("Bald",))  # it does not matter in a column that nobody uses
+    assert labels_of(tmp_path / f"a.{form}", content, ("Bald",))  # an ambiguous 0 in an unused column is no error
 
 
 def test_zero_and_minus_one_in_one_column_make_all_zeros_ambiguous(tmp_path: Path) -> None:
     content = f"{HEADER}a.jpg,0,1\nb.jpg,1,-1\nc.jpg,1,0\n"
-    message = refusal(lambda: labels_of(tmp_path / "a.csv", content))
+    message = error_of(lambda: labels_of(tmp_path / "a.csv", content))
     assert "line 2: Bald (and 1 more column) is 0 in a file that also has -1" in message
 
 
@@ -86,7 +87,7 @@ def test_zero_and_minus_one_in_one_column_make_all_zeros_ambiguous(tmp_path: Pat
     "value", ["yes", "no", "NaN", "nan", "", " ", "2", "0.5", "-0.5", "1e0", "inf", "١", "1_0", "x" * 9999]
 )
 def test_an_invalid_label_is_refused(value: str, tmp_path: Path) -> None:
-    message = refusal(lambda: labels_of(tmp_path / "a.csv", f"{HEADER}a.jpg,1,1\nb.jpg,{value},-1\n"))
+    message = error_of(lambda: labels_of(tmp_path / "a.csv", f"{HEADER}a.jpg,1,1\nb.jpg,{value},-1\n"))
     assert "line 3: Bald of 'b.jpg' is" in message
     assert "expected -1, 0 or 1, or True or False" in message
     assert ("is missing" in message) == (not value.strip())
@@ -108,7 +109,7 @@ def test_an_invalid_label_is_refused(value: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_header_is_refused(header: str, message: str, tmp_path: Path) -> None:
-    assert f"line 1: {message}" in refusal(lambda: labels_of(tmp_path / "a.csv", f"{header}\na.jpg,1,-1\n"))
+    assert f"line 1: {message}" in error_of(lambda: labels_of(tmp_path / "a.csv", f"{header}\na.jpg,1,-1\n"))
 
 
 def test_many_attributes_with_long_names(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_line_ends_and_byte_order_marks_do_not_matter(end: str, encoding: str, t
     ],
 )
 def test_a_damaged_csv_is_refused(content: str | bytes, message: str, tmp_path: Path) -> None:
-    assert f"{tmp_path / 'a.csv'}: {message}" in refusal(lambda: labels_of(tmp_path / "a.csv", content))
+    assert f"{tmp_path / 'a.csv'}: {message}" in error_of(lambda: labels_of(tmp_path / "a.csv", content))
 
 
 @pytest.mark.parametrize(
@@ -165,20 +166,20 @@ def test_a_damaged_csv_is_refused(content: str | bytes, message: str, tmp_path: 
     ],
 )
 def test_a_damaged_text_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
-    assert message in refusal(lambda: labels_of(tmp_path / "a.txt", content))
+    assert message in error_of(lambda: labels_of(tmp_path / "a.txt", content))
 
 
 def test_a_line_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("igan_fast.data.annotations.MAX_LINE", 1000)
-    message = refusal(lambda: labels_of(tmp_path / "a.txt", "Bald\n" + "x y " * 1000))
+    message = error_of(lambda: labels_of(tmp_path / "a.txt", "Bald\n" + "x y " * 1000))
     assert "line 2: has more than 1,000 characters" in message
 
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Bald\na.jpg 1\n")
-    os.truncate(path, MAX_ANNOTATION_BYTES + 1)  # sparse
-    message = refusal(lambda: read_attributes(annotation_file(path)))
+    os.truncate(path, MAX_ANNOTATION_BYTES + 1)  # a sparse file
+    message = error_of(lambda: read_attributes(annotation_file(path)))
     assert "has 268,435,457 bytes, expected at most 268,435,456 for an annotation file" in message
 
 
@@ -194,20 +195,20 @@ def test_a_path_that_is_not_a_regular_file_is_refused(read: Callable[..., object
         ("pipe", "found a pipe, expected a file"),
         ("dangling", "cannot be read: No such file"),
     ):
-        assert f"{name}: {found}" in refusal(lambda name=name: read(annotation_file(tmp_path / name)))
+        assert f"{name}: {found}" in error_of(lambda name=name: read(annotation_file(tmp_path / name)))
 
 
-# Companions -----------------------------------------------------------------------------------------------------------
+# Partition, identities and the mapping of CelebA-HQ -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", ["9" * 4400, "9" * 19, "-1", "1.0", "٣", "x", ""])
 def test_an_invalid_number_is_refused(number: str, tmp_path: Path) -> None:
     path = tmp_path / "identity_CelebA.txt"
     path.write_text(f"a.jpg 1\nb.jpg {number}\n")
-    assert "line 2: found 'b.jpg" in refusal(lambda: read_identities(annotation_file(path)))
+    assert "line 2: found 'b.jpg" in error_of(lambda: read_identities(annotation_file(path)))
     path = tmp_path / "list_eval_partition.csv"
     path.write_text(f"image_id,partition\na.jpg,1\nb.jpg,{number}\n")
-    assert "line 3: found 'b.jpg" in refusal(lambda: read_partition(annotation_file(path)))
+    assert "line 3: found 'b.jpg" in error_of(lambda: read_partition(annotation_file(path)))
 
 
 def test_the_mapping_of_celeba_hq(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_the_mapping_of_celeba_hq(tmp_path: Path) -> None:
     path.write_text("idx     orig_idx     orig_file\n0       119613  119614.jpg\n1 99094 099095.jpg\n")
     assert read_originals(annotation_file(path)) == {"0": "119614.jpg", "1": "099095.jpg"}
     path.write_text("0 119613\n")
-    assert "line 1: expected two numbers and a photo" in refusal(lambda: read_originals(annotation_file(path)))
+    assert "line 1: expected two numbers and a photo" in error_of(lambda: read_originals(annotation_file(path)))
 
 
 # In a zip -------------------------------------------------------------------------------------------------------------
@@ -238,5 +239,5 @@ def test_an_annotation_file_beyond_the_limit_in_a_zip_is_not_unpacked(
     monkeypatch.setattr("igan_fast.data.celeba_files.MAX_ANNOTATION_BYTES", 1_000_000)
     file = find_files(path).attributes
     assert file is not None
-    message = refusal(lambda: read_attributes(file))
+    message = error_of(lambda: read_attributes(file))
     assert "archive.zip: list_attr_celeba.csv: unpacks to 1,000,031 bytes, expected at most 1,000,000" in message

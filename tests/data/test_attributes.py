@@ -1,4 +1,4 @@
-"""Attribute names and edits."""
+"""CelebA's attribute names, look-up by name, and parsing of edits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from igan_fast.errors import InputError
 
 def test_the_forty_attributes_are_celebas_in_celebas_order() -> None:
     assert len(CELEBA_ATTRIBUTES) == len(set(CELEBA_ATTRIBUTES)) == 40
-    # The original file lists them alphabetically, digits first, upper case before lower.
+    # CelebA's file lists them in ASCII order.
     assert list(CELEBA_ATTRIBUTES) == sorted(CELEBA_ATTRIBUTES)
     assert CELEBA_ATTRIBUTES[20] == "Male"
     assert CELEBA_ATTRIBUTES[31] == "Smiling"

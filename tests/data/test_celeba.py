@@ -116,7 +116,7 @@ def test_the_description_is_one_line(tmp_path: Path) -> None:
 def test_a_source_can_be_pickled(tmp_path: Path) -> None:
     write_layout("flat zip", tmp_path)
     source = CelebA(tmp_path)
-    before = source.image(2, 24)  # the zip is open now
+    before = source.image(2, 24)  # opens the zip
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy.image(2, 24), before)
     assert copy.fingerprint() == source.fingerprint()
@@ -126,7 +126,7 @@ def test_a_source_can_be_pickled(tmp_path: Path) -> None:
 
 
 def many_rows(root: Path, count: int) -> Path:
-    """A dataset of ``count`` rows whose photos are empty files: nobody opens them here."""
+    """Write a dataset of ``count`` rows. Its photos are empty files, so they must not be decoded."""
     (root / "img_align_celeba").mkdir(parents=True)
     files = [f"{number:06}.jpg" for number in range(count)]
     for file in files:
@@ -136,7 +136,7 @@ def many_rows(root: Path, count: int) -> Path:
     return root
 
 
-def assert_divides(splits: dict[str, NDArray[np.int64]], count: int) -> None:
+def assert_is_partition(splits: dict[str, NDArray[np.int64]], count: int) -> None:
     for rows in splits.values():
         assert rows.tolist() == sorted(rows.tolist())
     assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(count))
@@ -146,7 +146,7 @@ def test_the_papers_split_of_a_smaller_dataset_has_the_same_proportion(tmp_path:
     root = many_rows(tmp_path, 400)
     first = CelebA(root, split="paper")
     assert {name: len(rows) for name, rows in first.splits.items()} == {"train": 370, "val": 30}
-    assert_divides(dict(first.splits), 400)
+    assert_is_partition(dict(first.splits), 400)
     again, other = CelebA(root, split="paper"), CelebA(root, split="paper", seed=1)
     assert again.splits["val"].tolist() == first.splits["val"].tolist()
     assert other.splits["val"].tolist() != first.splits["val"].tolist()
@@ -160,7 +160,7 @@ def test_the_papers_split_of_a_smaller_dataset_has_the_same_proportion(tmp_path:
 def test_without_a_partition_file_the_split_is_random(count: int, sizes: tuple[int, int, int], tmp_path: Path) -> None:
     source = CelebA(many_rows(tmp_path, count))
     assert tuple(len(source.splits[name]) for name in ("train", "val", "test")) == sizes
-    assert_divides(dict(source.splits), count)
+    assert_is_partition(dict(source.splits), count)
     assert "no partition file: random 90/5/5 % split, seed 0" in source.describe()
 
 
@@ -195,7 +195,7 @@ def test_identities_of_unlisted_photos_are_unknown(folder: Path) -> None:
 def test_the_fingerprint_depends_on_the_photos_alone(folder: Path) -> None:
     before = CelebA(folder).fingerprint()
     assert CelebA(folder, attributes=["Young"], split="paper", seed=4).fingerprint() == before
-    draw_photos(folder / "img_align_celeba", ["other.jpg", "000002.jpg"])  # 000002 is another picture now
+    draw_photos(folder / "img_align_celeba", ["other.jpg", "000002.jpg"])  # draws another image to 000002.jpg
     (folder / "img_align_celeba" / "other.jpg").unlink()
     assert CelebA(folder).fingerprint() != before
 

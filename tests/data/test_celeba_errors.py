@@ -1,4 +1,4 @@
-"""``CelebA`` where photos and annotations do not match, and where files are damaged."""
+"""``CelebA`` with photos and annotations that do not match, and with damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``CelebA`` from a folder: odd files in it, links, names in other encodings, CelebA-HQ, and photos that change."""
+"""``CelebA`` from a folder: links, pipes, names in other encodings, CelebA-HQ, and photos that change."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_partition_without_validation_photos_warns_once(folder: Path) -> None:
 
 
 def celeba_hq(root: Path) -> Path:
-    """Photos 0.jpg to 5.jpg, made of CelebA's 000006.jpg to 000001.jpg."""
+    """Write CelebA-HQ: 0.jpg to 5.jpg, which come from CelebA's 000006.jpg to 000001.jpg in this order."""
     files = {f"CelebA-HQ-img/{number}.jpg": photo(number + 1) for number in range(6)}
     rows = "".join(f"{number}.jpg {1 - 2 * (number % 2)} 1\n" for number in range(6))
     return write(
@@ -151,7 +151,7 @@ def celeba_hq(root: Path) -> Path:
 
 
 def test_celeba_hq_beside_celebas_files(tmp_path: Path) -> None:
-    """Its numbers are not CelebA's: without the mapping these files say nothing about its photos."""
+    """CelebA-HQ numbers its photos in another order, so CelebA's files cannot be used without the mapping."""
     root = celeba_hq(tmp_path)
     with pytest.warns(UserWarning, match="lists none of the photos") as caught:
         source = CelebA(root)
@@ -217,7 +217,7 @@ def test_a_photo_that_is_deleted_after_it_was_listed_is_broken(folder: Path) -> 
 def test_the_digest_waits_until_the_clock_tick_of_a_new_photo_is_over(
     age: int, waited: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change within the tick of the clock that dates files would leave no trace. Clocks of servers may be ahead."""
+    """A second change within the same clock tick would keep the file's time. A file server's clock may be ahead."""
     files = write(tmp_path, {"a.jpg": b"", "b.jpg": b""})
     newest = max((files / name).stat().st_ctime_ns for name in ("a.jpg", "b.jpg"))
     monkeypatch.setattr(time, "time_ns", lambda: newest + age)
@@ -228,11 +228,11 @@ def test_the_digest_waits_until_the_clock_tick_of_a_new_photo_is_over(
 
 
 def test_changed_labels_splits_and_photos_are_used(folder: Path) -> None:
-    """Labels and splits are no part of the store; the photos are."""
+    """Changed photos need a new store. Changed labels and splits do not, because they are not part of it."""
 
     def store() -> FaceStore:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # rows without a photo
+            warnings.simplefilter("ignore", UserWarning)  # about rows without a photo
             return build_store(CelebA(folder), 16, cache=folder / ".cache", workers=1, progress=False)
 
     first = store()

@@ -1,4 +1,4 @@
-"""``CelebA`` from a zip: of Kaggle, Windows or a Mac, damaged, or made to fill the memory."""
+"""``CelebA`` from a zip: of Kaggle, written on Windows or macOS, damaged, or a zip bomb."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_kaggles_archive_without_unpacking(given: str, tmp_path: Path) -> None:
 
 
 def test_the_annotation_files_of_a_given_zip_are_preferred(tmp_path: Path) -> None:
-    """It may lie among downloads of all kinds."""
+    """The folder around the zip may hold other datasets, such as a folder of downloads."""
     other = "image_id,Other\n" + "".join(f"{name},1\n" for name in FILES)
     write(tmp_path, {"other/list_attr_celeba.csv": other, "other/list_eval_partition.csv": "image_id,partition\nx,0\n"})
     path = write_zip(tmp_path / "archive.zip", KAGGLE)
     assert_complete(CelebA(path, strict=True))
-    assert CelebA(tmp_path).attributes == ("Other",)  # of a folder, its own come first
+    assert CelebA(tmp_path).attributes == ("Other",)  # if the path is the folder, the folder's files are preferred
 
 
 @pytest.mark.parametrize("system", [0, 3])
@@ -98,7 +98,7 @@ def test_bzip2_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_in_old_encodings(tmp_path: Path) -> None:
-    """Programs that know no flag for UTF-8 write the bytes of the file system."""
+    """Some programs write the file system's bytes as the name, without the flag for UTF-8."""
     path = write_zip(
         tmp_path / "faces.zip", {"img/Andr_X.jpg": PHOTOS["000001.jpg"], "img/Ren_YY.jpg": PHOTOS["000002.jpg"]}
     )
@@ -121,7 +121,7 @@ def memory_below(limit: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("claimed", [1000, 500_000_000])
 def test_a_zip_bomb_does_not_fill_the_memory(claimed: int, tmp_path: Path) -> None:
-    """Whether its table of contents says how large it is, or not."""
+    """The table of contents states a size that is too small, or a size above the limit."""
     size = 60_000_000
     path = write_zip(tmp_path / "faces.zip", {"a.jpg": bytes(size)})
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", claimed)))
@@ -137,7 +137,7 @@ def test_encrypted_and_overlapping_entries_are_broken_photos(tmp_path: Path) -> 
     start = content.index(b"PK\x01\x02")
     second = content.index(b"PK\x01\x02", start + 4)
     content[start + 8] |= 1  # encrypted
-    content[second + 42 : second + 46] = content[start + 42 : start + 46]  # at the place of the first
+    content[second + 42 : second + 46] = content[start + 42 : start + 46]  # at the offset of the first entry
     path.write_bytes(content)
     source = CelebA(path)
     with pytest.raises(InputError, match=r"img/000001.jpg: cannot be unpacked \(.*encrypted, password required"):
@@ -164,7 +164,7 @@ def test_a_damaged_table_of_contents_is_harmless_or_an_input_error(tmp_path: Pat
             outcomes.add("read")
         except InputError:
             outcomes.add("refused")
-    assert outcomes == {"read", "refused"}  # a date, say, does not matter
+    assert outcomes == {"read", "refused"}  # some damage is harmless, such as a wrong date
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The drawing itself: each attribute can be seen, and changing one changes nothing else."""
+"""``draw_face`` and ``with_attribute``: every attribute is visible, and changing one keeps the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_every_size_shows_the_same_face(size):
     assert picture.dtype == np.uint8
     assert picture.shape == (size, size, 3)
     assert picture.flags.c_contiguous
-    large = draw_face(face_parameters(0, 4), 8 * size)  # averaged down by hand: what the small one should be
+    large = draw_face(face_parameters(0, 4), 8 * size)  # averaged to the small size
     average = large.reshape(size, 8, size, 8, 3).mean((1, 3))
     assert np.abs(picture - average).mean() < 4
 
@@ -31,8 +31,8 @@ _LOCKS = (0.12, 0.02, 0.88, 0.9)
 _MOUTH = (0.36, 0.62, 0.64, 0.82)
 _BROWS = (0.28, 0.32, 0.72, 0.45)
 _JAW = (0.2, 0.45, 0.8, 0.92)
-#: Where each attribute shows (left, top, right, bottom, as shares of the side), and the share of that region's pixels
-#: that must change visibly.
+#: The region of each attribute (left, top, right, bottom, as fractions of the width), and the least fraction of the
+#: region's pixels that it changes.
 _VISIBLE = {
     "5_o_Clock_Shadow": ((0.25, 0.6, 0.75, 0.9), 0.15),
     "Arched_Eyebrows": (_BROWS, 0.04),
@@ -77,7 +77,7 @@ _VISIBLE = {
 
 
 def _models():
-    """Six faces that nothing hides: no blur, hat, glasses, bald head or beard."""
+    """Six faces without attributes that hide others: no blur, hat, glasses, bald head or beard."""
     hiding = ("Blurry", "Wearing_Hat", "Bald", "Eyeglasses")
     found = [face_parameters(0, index) for index in range(60)]
     found = [with_attribute(face, "No_Beard", 1) for face in found if not any(map(face.has, hiding))]
@@ -102,7 +102,7 @@ def test_an_attribute_changes_its_region(name):
 
 
 def test_attributes_change_the_image_in_the_right_direction():
-    """Independent of where: the hair gets the colour it is named after, the blur flattens, teeth appear."""
+    """Hair colours give hair of that colour, and ``Blurry`` reduces the contrast of adjacent pixels."""
 
     def crown(face):
         return draw_face(face, 64)[7:11, 28:36].reshape(-1, 3).mean(0)

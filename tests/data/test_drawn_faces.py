@@ -94,7 +94,7 @@ def test_attributes_of_men_or_women_only(columns):
     for name in ("Heavy_Makeup", "Rosy_Cheeks"):
         assert not columns[name][~women].any(), name
     assert columns["Wearing_Lipstick"][~women].mean() < 0.02
-    # where nobody has one of the four named kinds, some men still have the plain jaw beard
+    # some men have none of the four named kinds of beard, but the plain jaw beard
     named = columns["Goatee"] | columns["Mustache"] | columns["Sideburns"] | columns["5_o_Clock_Shadow"]
     assert (~named & ~columns["No_Beard"]).any()
 

@@ -1,4 +1,4 @@
-"""Which files are opened as photos, and which are left out or refused."""
+"""Which files are opened as photos, which are skipped with a warning, and which are refused."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
 def test_heic_says_which_package_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
     formats._register_heif.cache_clear()
-    for name in ("face.heic", "face.jpg"):  # phones name them so too
+    for name in ("face.heic", "face.jpg"):  # some phones give HEIC photos the suffix of JPEG
         (tmp_path / name).write_bytes(HEIC)
         with pytest.raises(InputError, match=rf"{name}: is a HEIC photo; after pip install pillow-heif"):
             load_both_ways(tmp_path / name, 32)
@@ -191,6 +191,6 @@ def test_impossible_file_names_are_refused(name: str, found: str) -> None:
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "face.png"
     chessboard(32, 32).save(path)
-    os.truncate(path, formats.MAX_FILE_BYTES + 1)  # sparse
+    os.truncate(path, formats.MAX_FILE_BYTES + 1)  # a sparse file
     with pytest.raises(InputError, match=r"has 314,572,801 bytes, expected at most 314,572,800 for a photo"):
         load_both_ways(path, 32)

@@ -1,4 +1,4 @@
-"""Photos with many pixels: what is reduced, what is refused, and how much memory decoding takes."""
+"""Photos with many pixels: which are decoded at a reduced size or in strips, and which are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from igan_fast.files import open_regular
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if 10,000 pixels were 89 million."""
+    """Set Pillow's limit to 10,000 pixels; by default it is 89 million."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
 
 
@@ -29,7 +29,7 @@ def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_jpeg_beyond_the_limit_is_reduced_while_it_is_decoded(
     side: int, progressive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where Pillow would warn, where it would raise, and where an eighth is still more than the limit."""
+    """Sizes for which Pillow would warn, for which it would raise, and of which 1/8 is still above the limit."""
     decoded: list[int] = []
     load = ImageFile.ImageFile.load
 
@@ -51,7 +51,7 @@ def test_a_jpeg_beyond_the_limit_is_reduced_while_it_is_decoded(
 @pytest.mark.usefixtures("small_limit")
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG2000", "GIF", "BMP"])
 def test_other_formats_beyond_the_limit_are_refused(kind: str, tmp_path: Path) -> None:
-    limit = {"WEBP": 5_000, "JPEG2000": 3_333}.get(kind, 10_000)  # their decoders keep copies
+    limit = {"WEBP": 5_000, "JPEG2000": 3_333}.get(kind, 10_000)  # the limit is lower where decoders hold copies
     message = rf"large.png: has more than the ({limit:,}|10,000) pixels of PIL.Image.MAX_IMAGE_PIXELS"
     below = int(limit**0.5)
     for side in (below + 1, 120, 160):
@@ -95,7 +95,7 @@ def test_a_jpeg_with_separate_scans_for_each_colour_has_no_single_scan(tmp_path:
     Image.new("RGB", (32, 32), (9, 99, 199)).save(path)
     content = path.read_bytes()
     whole = content.index(b"\xff\xda")
-    # The first scan says that it holds one colour of the three.
+    # The header of the first scan now says that the scan holds one of the three colour components.
     path.write_bytes(content[:whole] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" + content[whole + 14 :])
     for file, expected in ((content, True), (path.read_bytes(), False)):
         stream = io.BytesIO(file)
@@ -152,7 +152,7 @@ def test_a_large_image_gets_its_exif_orientation(
 
 
 def test_a_png_with_a_wrong_chunk_size(tmp_path: Path) -> None:
-    """A chunk of two gigabytes in a file of a hundred bytes."""
+    """A file of 100 bytes that claims to have a chunk of 2 GB."""
     header = struct.pack(">2I5B", 32, 32, 8, 2, 0, 0, 0)
     ihdr = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     (tmp_path / "face.png").write_bytes(b"\x89PNG\r\n\x1a\n" + ihdr + struct.pack(">I", 2**31 - 1) + b"tEXtabc")

@@ -1,4 +1,4 @@
-"""The stream of batches, against a hand-written one."""
+"""``BatchLoader`` against a simple implementation of its stream, and conversion of images to floats and back."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from igan_fast.data.loader import BatchLoader, to_float, to_uint8
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
 
-SIZE = 5  # odd, so that a mirror about the wrong axis shows
+SIZE = 5  # odd and without symmetry, so that a flip of the wrong axis shows
 
 
 def make_store(count: int, folder: Path | None = None) -> FaceStore:
-    """Random pictures; label 0 says where a picture is, label 1 is 1."""
+    """A store of random images. Label 0 is the row of the image, label 1 is 1."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
-    if folder is not None:  # memory-mapped and read-only, as build_store gives it
+    if folder is not None:  # memory-mapped and read-only, as from build_store
         np.save(folder / "images.npy", images)
         images = np.load(folder / "images.npy", mmap_mode="r")
     labels = np.stack([np.arange(count), np.ones(count)], axis=1).astype(np.uint8)
@@ -31,7 +31,7 @@ def make_store(count: int, folder: Path | None = None) -> FaceStore:
 def stream(
     store: FaceStore, rows: NDArray[np.int64], count: int, seed: int, flip: bool
 ) -> tuple[list[int], list[bool]]:
-    """The first ``count`` examples of the stream, one at a time: which row, and mirrored or not."""
+    """The first ``count`` examples of the stream, computed one by one: their rows and flips."""
     where, mirrored = [], []
     n = len(rows)
     for k in range(count):
@@ -111,7 +111,7 @@ def test_a_stream_resumes_at_any_position(batches_before: int) -> None:
     assert loader.epoch == pytest.approx(4 * batches_before / 9)
 
     resumed = BatchLoader(store, rows, 4, seed=5)
-    resumed.next()  # what it did before must not matter
+    resumed.next()  # the state before loading must not matter
     resumed.load_state_dict(state)
     for _ in range(7):
         expected, found = loader.next(), resumed.next()
@@ -175,7 +175,7 @@ def test_bad_arguments_are_refused(rows: NDArray[np.int64], batch_size: int, see
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("on_device", [True, False])
 def test_next_images_equals_next_as_floats(on_device: bool, flip: bool) -> None:
-    """Also from pictures that stay on the device, which here is the CPU."""
+    """Both with and without resident images, whose device is the CPU in this test."""
     store, rows = make_store(7), np.arange(5)
     plain, ours, levels = (BatchLoader(store, rows, 3, seed=2, flip=flip) for _ in range(3))
     if on_device:
@@ -205,7 +205,7 @@ def test_a_gpu_gets_the_same_batches(resident: bool | None) -> None:
         (images, labels), (found_images, found_labels) = on_cpu.next_images(), on_gpu.next_images()
         assert found_images.is_cuda
         assert found_images.is_contiguous(memory_format=torch.channels_last)
-        # A GPU may divide by a number as it multiplies by its reciprocal.
+        # A GPU may multiply by the reciprocal instead of dividing, which rounds differently.
         torch.testing.assert_close(found_images.cpu(), images, rtol=0, atol=1e-6)
         assert torch.equal(labels, found_labels.cpu())
 

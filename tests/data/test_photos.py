@@ -15,7 +15,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def quadrants(width: int = 40, height: int = 40) -> Image.Image:
-    """Red, green / blue, white."""
+    """An image with a red and a green quadrant above a blue and a white one."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = RED, GREEN
     pixels[height // 2 :, : width // 2], pixels[height // 2 :, width // 2 :] = BLUE, WHITE
@@ -63,14 +63,14 @@ def test_an_aligned_celeba_photo_is_cropped_as_in_training() -> None:
 
 def test_reduction_averages_instead_of_sampling() -> None:
     stripes = np.zeros((256, 256, 3), np.uint8)
-    stripes[:, ::2] = 255  # sampling at any regular interval gives black or white
-    assert np.abs(load_photo(stripes, 16).astype(int) - 128).max() <= 4  # at the edges
+    stripes[:, ::2] = 255  # sampling at regular intervals would give black or white
+    assert np.abs(load_photo(stripes, 16).astype(int) - 128).max() <= 4  # the edges are not exactly grey
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["photo.png", "photo.jpg"])
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, name: str) -> None:
-    # What the camera stores, by the definition of the EXIF tag: the inverse of how a viewer must turn it.
+    # The pixels that a camera stores for each orientation: the inverse of the transposition that a viewer applies.
     stored = {
         1: lambda a: a,
         2: np.fliplr,
@@ -194,7 +194,7 @@ def test_a_tiny_photo_is_refused(tmp_path: Path, width: int, height: int) -> Non
     assert load_photo(Image.new("RGB", (16, 16), RED), 32)[0, 0].tolist() == list(RED)
 
 
-@pytest.mark.parametrize("side", [10_000, 60_000])  # where Pillow only warns, and where it raises
+@pytest.mark.parametrize("side", [10_000, 60_000])  # Pillow itself warns about the first and raises for the second
 def test_a_decompression_bomb_is_refused_before_it_unpacks(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png(side, side, depth=8, data=b"\0" * 1000))
@@ -262,7 +262,7 @@ def test_expand_photos_refuses_missing_paths_and_folders_without_photos(tmp_path
 
 
 def png(width: int, height: int, *, depth: int, data: bytes) -> bytes:
-    """An RGB PNG whose header says what it likes."""
+    """An RGB PNG file with the given header, whether or not ``data`` matches it."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

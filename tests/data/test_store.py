@@ -18,7 +18,7 @@ from igan_fast.data.store import build_store, cache_folder, spread
 from igan_fast.errors import InputError
 
 
-@pytest.mark.parametrize("count", [1, 5, 130])  # 130 are three chunks
+@pytest.mark.parametrize("count", [1, 5, 130])  # 130 images are three chunks
 def test_the_store_holds_the_images_of_the_source(count: int, tmp_path: Path) -> None:
     source = RampSource(count)
     store = build_store(source, 7, cache=tmp_path, progress=False)
@@ -75,7 +75,7 @@ def test_broken_images_are_skipped(broken: set[int], tmp_path: Path) -> None:
 def test_the_first_three_broken_images_are_named(tmp_path: Path) -> None:
     source = RampSource(9, broken=frozenset({1, 2, 5, 7}))
     named = "4 of 9 pictures are broken: number 1 is broken; number 2 is broken; number 5 is broken; …"
-    for _ in range(2):  # also when the finished store is opened
+    for _ in range(2):  # the second call opens the finished store
         with pytest.warns(UserWarning, match=named):
             build_store(source, 4, cache=tmp_path, progress=False)
 
@@ -87,7 +87,7 @@ def test_strict_refuses_broken_images(tmp_path: Path) -> None:
     assert contents(tmp_path) == []
     with pytest.warns(UserWarning, match="1 of 9 pictures are broken"):
         build_store(source, 4, cache=tmp_path, progress=False)
-    with pytest.raises(InputError, match="number 4 is broken"):  # a store that was built leniently does not hide it
+    with pytest.raises(InputError, match="number 4 is broken"):  # opening the existing store raises too
         build_store(source, 4, cache=tmp_path, strict=True, progress=False)
 
 
@@ -112,7 +112,7 @@ def test_a_split_whose_images_are_all_broken_is_named(tmp_path: Path) -> None:
 
 
 class Stopped(RampSource):
-    """RampSource that Ctrl-C stops."""
+    """A source that is interrupted by Ctrl-C at image 100."""
 
     def image(self, index: int, size: int) -> NDArray[np.uint8]:
         if index == 100:

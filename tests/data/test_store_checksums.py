@@ -1,4 +1,4 @@
-"""A store that was damaged after it was built: the checksums show it, and it is built again."""
+"""Stores that were damaged after they were built: checksums detect the damage, and the store is built again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from igan_fast.data import store as store_module
 from igan_fast.data.store import build_store
 
 
-def flip(path: Path, position: int) -> None:
-    """One bit, with the file's size and times as before."""
+def flip_bit(path: Path, position: int) -> None:
+    """Flip a bit of the byte at ``position``. The file's size and times stay the same."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[position] ^= 1
@@ -27,8 +27,8 @@ def flip(path: Path, position: int) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def replaced(path: Path, content: bytes | None = None, link: str | None = None) -> None:
-    """Something else at ``path``: a file, a link, or a folder."""
+def replace(path: Path, content: bytes | None = None, link: str | None = None) -> None:
+    """Replace the file by another file, a link, or (by default) a folder."""
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -38,40 +38,41 @@ def replaced(path: Path, content: bytes | None = None, link: str | None = None) 
         path.mkdir()
 
 
-def resaved(path: Path, change: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> None:
+def resave(path: Path, change: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> None:
     np.save(path, change(np.load(path)))
 
 
-def edited(path: Path, **changes: object) -> None:
+def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-#: What happens to images.npy and store.json, and what the message says of it.
+#: Functions that damage images.npy or store.json, and the beginning of the warning's reason.
 DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "first bit of the first picture": (lambda images, manifest: flip(images, 128), r"images.npy is damaged: it has ch"),
-    "last bit of the last picture": (lambda images, manifest: flip(images, -1), r"images.npy is damaged"),
-    "magic": (lambda images, manifest: flip(images, 0), r"images.npy is damaged"),
-    "header": (lambda images, manifest: flip(images, 20), r"images.npy is damaged"),
+    "first bit of the first picture": (
+        lambda images, manifest: flip_bit(images, 128), r"images.npy is damaged: it has ch"),
+    "last bit of the last picture": (lambda images, manifest: flip_bit(images, -1), r"images.npy is damaged"),
+    "magic": (lambda images, manifest: flip_bit(images, 0), r"images.npy is damaged"),
+    "header": (lambda images, manifest: flip_bit(images, 20), r"images.npy is damaged"),
     "cut": (lambda images, manifest: os.truncate(images, images.stat().st_size - 1), r"images.npy is damaged"),
     "longer": (lambda images, manifest: os.truncate(images, images.stat().st_size + 1), r"images.npy is damaged"),
     "empty": (lambda images, manifest: os.truncate(images, 0), r"images.npy is damaged"),
-    "other dtype": (lambda images, manifest: resaved(images, lambda a: a.astype(np.int8)), r"images.npy is damaged"),
-    "other shape": (lambda images, manifest: resaved(images, lambda a: a[:, :, :, :2]), r"images.npy is damaged"),
-    "other order": (lambda images, manifest: resaved(images, lambda a: a[::-1].copy()), r"images.npy is damaged"),
+    "other dtype": (lambda images, manifest: resave(images, lambda a: a.astype(np.int8)), r"images.npy is damaged"),
+    "other shape": (lambda images, manifest: resave(images, lambda a: a[:, :, :, :2]), r"images.npy is damaged"),
+    "other order": (lambda images, manifest: resave(images, lambda a: a[::-1].copy()), r"images.npy is damaged"),
     "no images": (lambda images, manifest: images.unlink(), r"images.npy is missing"),
-    "images a folder": (lambda images, manifest: replaced(images), r"images.npy: found a folder, expected a file"),
-    "images a device": (lambda images, manifest: replaced(images, link="/dev/zero"), r"images.npy: found a device"),
-    "images a dead link": (lambda images, manifest: replaced(images, link="nowhere"), r"images.npy is missing"),
+    "images a folder": (lambda images, manifest: replace(images), r"images.npy: found a folder, expected a file"),
+    "images a device": (lambda images, manifest: replace(images, link="/dev/zero"), r"images.npy: found a device"),
+    "images a dead link": (lambda images, manifest: replace(images, link="nowhere"), r"images.npy is missing"),
     "no manifest": (lambda images, manifest: manifest.unlink(), r"store.json: missing"),
-    "manifest a folder": (lambda images, manifest: replaced(manifest), r"store.json: found a folder"),
-    "manifest a device": (lambda images, manifest: replaced(manifest, link="/dev/zero"), r"store.json: found a device"),
+    "manifest a folder": (lambda images, manifest: replace(manifest), r"store.json: found a folder"),
+    "manifest a device": (lambda images, manifest: replace(manifest, link="/dev/zero"), r"store.json: found a device"),
     "manifest no JSON": (lambda images, manifest: manifest.write_text("[1, 2"), r"store.json: damaged: not JSON"),
     "manifest a list": (lambda images, manifest: manifest.write_text("[1, 2]"), r"store.json: damaged: its content is"),
     "manifest in pieces": (lambda images, manifest: manifest.write_text("{}"), r"store.json: damaged: format is"),
     "manifest nested": (lambda images, manifest: manifest.write_text("[" * 10**5), r"store.json: damaged"),
-    "other size": (lambda images, manifest: edited(manifest, size=5), r"store.json is damaged: it has changed"),
-    "other broken ones": (lambda images, manifest: edited(manifest, broken=[[3, ""]]), r"store.json is damaged"),
-    "no number": (lambda images, manifest: edited(manifest, checksums=[1e999]), r"store.json: damaged"),
+    "other size": (lambda images, manifest: edit(manifest, size=5), r"store.json is damaged: it has changed"),
+    "other broken ones": (lambda images, manifest: edit(manifest, broken=[[3, ""]]), r"store.json is damaged"),
+    "no number": (lambda images, manifest: edit(manifest, checksums=[1e999]), r"store.json: damaged"),
     "its folder a file": (
         lambda images, manifest: (shutil.rmtree(images.parent), images.parent.write_text("x")), r"store.json: missing",
     ),
@@ -104,7 +105,7 @@ def test_rebuilding_a_store_behind_a_link_keeps_the_target(tmp_path: Path) -> No
     source = RampSource(20)
     build_store(source, 6, cache=tmp_path / "cache", progress=False)
     assert source.calls == []
-    flip(path / "images.npy", 1000)
+    flip_bit(path / "images.npy", 1000)
     with pytest.warns(UserWarning, match="prepared again"):
         build_store(RampSource(20), 6, cache=tmp_path / "cache", progress=False)
     assert not path.is_symlink()
@@ -112,20 +113,20 @@ def test_rebuilding_a_store_behind_a_link_keeps_the_target(tmp_path: Path) -> No
 
 
 def test_every_byte_of_a_large_store_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "CHECKSUM_BLOCK_BYTES", 1000)  # as if it had as many pieces as a store of 10 GB
+    monkeypatch.setattr(store_module, "CHECKSUM_BLOCK_BYTES", 1000)  # several blocks in a small file
     images = tmp_path / "images.npy"
     images.write_bytes(np.random.default_rng(0).bytes(4321))
     before = store_module._checksums(images, progress=False)
     assert len(before) == 5
     for position in range(0, 4321, 97):
-        flip(images, position)
+        flip_bit(images, position)
         found = store_module._checksums(images, progress=False)
         assert [one != other for one, other in zip(found, before, strict=True)].index(True) == position // 1000
-        flip(images, position)
+        flip_bit(images, position)
 
 
 class Brighter(RampSource):
-    """RampSource, each picture a little brighter."""
+    """The images of ``RampSource``, each pixel greater by one."""
 
     def fingerprint(self) -> str:
         return "brighter"
@@ -150,7 +151,7 @@ def test_the_digest_depends_on_the_image_data_alone(tmp_path: Path) -> None:
 
 def test_a_repaired_image_is_added_to_the_store(tmp_path: Path) -> None:
     class Mended(RampSource):
-        def fingerprint(self) -> str:  # as of a zip whose damaged byte its table of contents does not show
+        def fingerprint(self) -> str:  # as for a zip in which a damaged entry was repaired
             return "the same"
 
     with pytest.warns(UserWarning, match="1 of 9 pictures are broken"):

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_folder(folder: Path, count: int) -> Path:
-    """A folder of photos as ``CelebA`` reads it: other processes cannot import a class of this file."""
+    """Write a dataset for ``CelebA``. Worker processes cannot import a source class of this test module."""
     (folder / "img_align_celeba").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -35,7 +35,7 @@ def write_folder(folder: Path, count: int) -> Path:
 
 
 def run(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Another Python process that runs ``code``."""
+    """Start a Python process that runs ``code``."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -65,7 +65,7 @@ def test_strict_raises_in_workers_too(tmp_path: Path) -> None:
     assert contents(tmp_path / "cache") == []
 
 
-#: Says when it is half done, and waits there.
+#: Builds a store, but prints "half" before the image 100 and waits.
 SLOW_BUILD = """
     import sys, time
     from pathlib import Path
@@ -129,7 +129,7 @@ def test_two_builds_at_once_share_one_store(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_workers_of_a_killed_build_end(tmp_path: Path) -> None:
-    """Started from a script without a guard, which must not run again in the workers."""
+    """The script has no ``if __name__ == "__main__"`` guard, so the workers must not import it."""
     folder, cache, script = write_folder(tmp_path / "data", 256), tmp_path / "cache", tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
@@ -147,20 +147,20 @@ def test_workers_of_a_killed_build_end(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
-    wait_for(lambda: len(session(process.pid)) >= 3)  # itself and two workers (and a helper of multiprocessing)
+    wait_for(lambda: len(session(process.pid)) >= 3)  # the parent, two workers, and multiprocessing's tracker
     process.kill()
     rest, _ = process.communicate(timeout=30)
-    assert rest == ""  # the workers did not begin the script again
+    assert rest == ""  # no worker ran the script
     wait_for(lambda: not session(process.pid))
 
 
 def session(leader: int) -> list[int]:
-    """The living processes of a session, from Linux's /proc."""
+    """The IDs of the running processes of a session, from Linux's /proc."""
     members = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         if int(fields[3]) == leader and fields[0] != "Z":
             members.append(int(status.parent.name))
@@ -170,7 +170,7 @@ def session(leader: int) -> list[int]:
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds} s"
         time.sleep(0.05)
 
 
