@@ -1,1 +1,1 @@
-"""Benchmarks: each compares ours with its baselines in one run. ``make bench`` runs all and prints tables."""
+"""Benchmarks of the package against baselines, measured in the same run. ``make bench`` runs them and prints tables."""

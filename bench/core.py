@@ -2,8 +2,8 @@
 
 A *peer* is one implementation in a comparison: ours or a baseline. A round runs every peer once, forward and backward.
 Each round starts with another peer, so a disturbance of the machine affects all peers alike. Times are medians over the
-rounds; a ratio is one of two medians of the same run. The share of the copy ceiling is the throughput of the fewest
-bytes that the work has to move, relative to a large copy that is timed in the same rounds.
+rounds; ratios are of two medians of the same run. The share of the copy ceiling is the throughput of the fewest bytes
+that the work has to move, relative to a large copy that is timed in the same rounds.
 
 On a CPU, all peers allocate from memory that the process keeps (``keep_freed_memory``, as in ``igan-fast train``).
 Otherwise the kernel's page faults would dominate the times, most of all for baselines with many temporary tensors.

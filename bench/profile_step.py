@@ -24,7 +24,7 @@ ROWS = 12
 
 
 class Row(NamedTuple):
-    """The total of an operator in one iteration."""
+    """The totals of an operator in one iteration."""
 
     name: str
     milliseconds: float

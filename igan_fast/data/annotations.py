@@ -156,7 +156,7 @@ def read_partition(file: AnnotationFile) -> dict[str, int]:
     for photo, part in partition.items():
         if part not in (0, 1, 2):
             raise InputError(
-                f"{file.where}: the part of {_quoted(photo)} is {part}, expected 0 (train), 1 (validation) or 2 (test)"
+                f"{file.where}: the split of {_quoted(photo)} is {part}, expected 0 (train), 1 (validation) or 2 (test)"
             )
     return partition
 

@@ -101,9 +101,9 @@ def describe_non_files(names: Sequence[str]) -> str:
 def open_image(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Open a photo in one of ``FORMATS``. Decoding errors inside the block become ``InputError`` too.
 
-    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) is the limit. A JPEG above it is decoded at 1/2, 1/4 or 1/8 of its width
-    and height, which takes less memory; a progressive JPEG above a quarter of the limit. Other formats cannot be
-    decoded at a reduced size, so above the limit they are refused: WebP above 1/2 of it, JPEG 2000 above 1/3.
+    The limit is ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million). A JPEG above it is decoded at 1/2, 1/4 or 1/8 of its width
+    and height, which takes less memory; for a progressive JPEG this begins at 1/4 of the limit. Other formats cannot be
+    decoded at a reduced size. They are refused above the limit, WebP above 1/2 of it and JPEG 2000 above 1/3.
 
     Args:
         stream: the bytes of the photo, seekable.

@@ -34,9 +34,9 @@ class Batch(NamedTuple):
 class BatchLoader:
     """An endless stream of shuffled examples, in batches of equal size.
 
-    Each epoch is a random permutation of ``rows``. With n = ``len(rows)``, example k of the stream is entry ``k % n`` of
-    epoch ``k // n``. The order and the flips of an epoch depend on seed and epoch alone. So they are the same on every
-    machine and for every batch size, and training can resume at any position. A batch may span two epochs. If n is
+    Each epoch is a random permutation of ``rows``. With n = ``len(rows)``, example k of the stream is entry ``k % n``
+    of epoch ``k // n``. The order and the flips of an epoch depend on seed and epoch alone. So they are the same on
+    every machine and for every batch size, and training can resume at any position. A batch may span epochs. If n is
     smaller than the batch size, a batch holds images more than once.
 
     Args:

@@ -1,3 +1,7 @@
+"""``load_photo`` for all sizes, shapes and colour modes, and ``expand_photos``."""
+
+from __future__ import annotations
+
 import io
 import os
 import struct

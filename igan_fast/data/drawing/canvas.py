@@ -251,7 +251,7 @@ class Canvas:
     def _soft(
         self, corner: tuple[int, int], cells: tuple[int, int], top: Colour, bottom: Colour, spots: Points
     ) -> Image.Image:
-        """A vertical gradient plus Gaussian spots, computed at the image's resolution and enlarged to the canvas'.
+        """A vertical gradient plus Gaussian spots, computed at the image's resolution and enlarged to the canvas's.
 
         Args:
             corner: the first column and row, in pixels of the image.

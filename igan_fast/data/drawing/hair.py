@@ -133,7 +133,7 @@ def _crown(figure: Figure) -> tuple[Points, Points]:
 
 
 def _strands(canvas: Canvas, figure: Figure, outer: Points, inner: Points) -> None:
-    """Draw lines between the hairline and the outer edge: smooth for straight hair, waves for wavy hair, few else."""
+    """Draw lines between hairline and outer edge: straight lines for straight hair, waves for wavy hair, else few."""
     wavy, straight = figure.has("Wavy_Hair"), figure.has("Straight_Hair")
     start, end = (_evenly(edge) for edge in (outer, inner))
     shares = (0.2, 0.4, 0.6, 0.8) if wavy or straight else (0.4, 0.72)

@@ -9,8 +9,8 @@ vary everything else. So `with_attribute` can change one label and keep the rest
   bald, or a hat hides its short hair.
 * `Bald` excludes hair colours, `Bangs`, `Receding_Hairline`, `Straight_Hair`, `Wavy_Hair` and `Wearing_Hat`.
 * `Bangs`, `Receding_Hairline` and `Wearing_Hat` exclude each other; so do `Straight_Hair` and `Wavy_Hair`.
-* `No_Beard` is 1 if the face has no stubble, goatee, moustache, sideburns or jaw beard. If `No_Beard` is 0 and the face
-  has none of the first four, it has a short beard along the jaw.
+* `No_Beard` is 1 if and only if the face has no stubble, goatee, moustache, sideburns or jaw beard. If `No_Beard` is 0
+  and the face has none of the first four, it has a short beard along the jaw.
 * `Attractive` is not drawn. It is a linear rule: 1 if the bias plus the weights of the face's other labels
   (`_ATTRACTIVE_WEIGHTS`) is above zero. The weights follow the correlations in CelebA's labels. They give models a rule
   to learn and express no judgement.
