@@ -122,24 +122,25 @@ def rounds_of(peers: dict[str, Peer], device: torch.device) -> Callable[[], Comp
     return one_round
 
 
+def run_once(peer: Peer) -> None:
+    """Run the forward and the backward pass of ``peer``."""
+    forward, backward = peer
+    outputs = forward()
+    if backward is not None:
+        backward(outputs)
+
+
 def peak_bytes(peer: Peer, device: torch.device) -> int:
     """The peak memory of one run in bytes, without the inputs."""
-    forward, backward = peer
-
-    def run() -> None:
-        outputs = forward()
-        if backward is not None:
-            backward(outputs)
-
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        run()
+        run_once(peer)
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
+        run_once(peer)
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     allocated = peak = 0
@@ -154,18 +155,12 @@ def launches(peer: Peer) -> int:
 
     A process that has called this should not measure times: the profiler may leave CUPTI active, which slows launches.
     """
-    forward, backward = peer
-
-    def run() -> None:
-        outputs = forward()
-        if backward is not None:
-            backward(outputs)
-        torch.cuda.synchronize()
-
-    run()
+    run_once(peer)
+    torch.cuda.synchronize()
     kinds = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as profile:
-        run()
+        run_once(peer)
+        torch.cuda.synchronize()
     names = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
     return sum(event.count for event in profile.key_averages() if event.key in names)
 

@@ -53,7 +53,7 @@ def peers(make: Callable[[Any, str, dict[str, Any]], Peer], layout: str, device:
 
 
 class _Compiled:
-    """The reference operators under ``torch.compile``, compiled anew for each caller's shapes."""
+    """The reference operators under ``torch.compile``. Each access compiles anew, so a peer has its own shapes."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return torch.compile(functools.partial(getattr(reference, name)), dynamic=False)

@@ -12,13 +12,13 @@ from igan_fast.data.drawn_faces import draw_face, face_parameters, with_attribut
 
 @pytest.mark.parametrize("size", [16, 33, 64, 128])
 def test_every_size_shows_the_same_face(size):
-    picture = draw_face(face_parameters(0, 4), size)
-    assert picture.dtype == np.uint8
-    assert picture.shape == (size, size, 3)
-    assert picture.flags.c_contiguous
+    image = draw_face(face_parameters(0, 4), size)
+    assert image.dtype == np.uint8
+    assert image.shape == (size, size, 3)
+    assert image.flags.c_contiguous
     large = draw_face(face_parameters(0, 4), 8 * size)  # averaged to the small size
     average = large.reshape(size, 8, size, 8, 3).mean((1, 3))
-    assert np.abs(picture - average).mean() < 4
+    assert np.abs(image - average).mean() < 4
 
 
 def test_edges_are_anti_aliased():

@@ -38,13 +38,13 @@ def test_a_jpeg_beyond_the_limit_is_reduced_while_it_is_decoded(
         return load(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
-    picture = brightness_gradient(side, side).convert("RGB")
+    pattern = brightness_gradient(side, side).convert("RGB")
     path = tmp_path / "large.jpg"
-    picture.save(path, quality=95, progressive=progressive)
+    pattern.save(path, quality=95, progressive=progressive)
     found = load_both_ways(path, 16).astype(int)
     assert max(decoded) <= 10_000
     assert min(decoded) >= 16 * 16
-    expected = np.asarray(picture.resize((16, 16), Image.Resampling.BOX))
+    expected = np.asarray(pattern.resize((16, 16), Image.Resampling.BOX))
     assert np.abs(found - expected).max() <= 3
 
 
@@ -116,12 +116,12 @@ def test_a_jpeg_of_a_hundred_scans_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "I;16", "I", "CMYK"])
 def test_a_large_image_is_reduced_in_strips(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = brightness_gradient(430, 301)
+    pattern = brightness_gradient(430, 301)
     if mode in ("I;16", "I"):
-        values = np.asarray(picture).astype(np.uint16 if mode == "I;16" else np.int32) * 257
+        values = np.asarray(pattern).astype(np.uint16 if mode == "I;16" else np.int32) * 257
         image = Image.fromarray(values)
     else:
-        image = picture.convert(mode)
+        image = pattern.convert(mode)
     assert image.mode == mode
     if mode in ("RGBA", "LA"):
         image.putalpha(200)

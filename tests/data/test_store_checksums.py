@@ -48,9 +48,9 @@ def edit(path: Path, **changes: object) -> None:
 
 #: Functions that damage images.npy or store.json, and the beginning of the warning's reason.
 DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "first bit of the first picture": (
+    "first bit of the first image": (
         lambda images, manifest: flip_bit(images, 128), r"images.npy is damaged: it has ch"),
-    "last bit of the last picture": (lambda images, manifest: flip_bit(images, -1), r"images.npy is damaged"),
+    "last bit of the last image": (lambda images, manifest: flip_bit(images, -1), r"images.npy is damaged"),
     "magic": (lambda images, manifest: flip_bit(images, 0), r"images.npy is damaged"),
     "header": (lambda images, manifest: flip_bit(images, 20), r"images.npy is damaged"),
     "cut": (lambda images, manifest: os.truncate(images, images.stat().st_size - 1), r"images.npy is damaged"),
@@ -150,11 +150,11 @@ def test_the_digest_depends_on_the_image_data_alone(tmp_path: Path) -> None:
 
 
 def test_a_repaired_image_is_added_to_the_store(tmp_path: Path) -> None:
-    class Mended(RampSource):
+    class Repaired(RampSource):
         def fingerprint(self) -> str:  # as for a zip in which a damaged entry was repaired
             return "the same"
 
     with pytest.warns(UserWarning, match="1 of 9 pictures are broken"):
-        assert len(build_store(Mended(9, broken=frozenset({4})), 4, cache=tmp_path, workers=1, progress=False)) == 8
+        assert len(build_store(Repaired(9, broken=frozenset({4})), 4, cache=tmp_path, workers=1, progress=False)) == 8
     with pytest.warns(UserWarning, match="a picture that was broken can be read now; the pictures are prepared again"):
-        assert len(build_store(Mended(9), 4, cache=tmp_path, workers=1, progress=False)) == 9
+        assert len(build_store(Repaired(9), 4, cache=tmp_path, workers=1, progress=False)) == 9

@@ -50,8 +50,8 @@ def paint_eyes(canvas: Canvas, figure: Figure) -> None:
     lash = (0.008, 0.02, 0.024, 0.022) if makeup else (0.005, 0.012, 0.014, 0.012)
     if not figure.male:
         lash = lash if makeup else (0.006, 0.015, 0.018, 0.016)
-        wing = np.array([(0.85 * w, -slant - 0.008), (1.35 * w, -0.02 - slant), (1.0 * w, 0.004 - slant)])
-        canvas.fill(wing + at, _LASHES, depth=_DEPTH, both=True)
+        liner = np.array([(0.85 * w, -slant - 0.008), (1.35 * w, -0.02 - slant), (1.0 * w, 0.004 - slant)])
+        canvas.fill(liner + at, _LASHES, depth=_DEPTH, both=True)
     canvas.stroke(upper + at, lash, _LASHES, depth=_DEPTH, both=True)
     below, opacity = (_LASHES, 0.8) if makeup else (figure.crease, 0.55)
     canvas.line(lower + at, 0.007, below, opacity, _DEPTH, both=True)
