@@ -41,7 +41,7 @@ def started(tmp_path: Path, *arguments: str, ignored: bool = False) -> subproces
 def test_ctrl_c_while_loading_is_one_line_and_130(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     if arguments[0] == "igan-fast":  # as pip writes it
         script = tmp_path / "igan-fast"
-        script.write_text("import sys\nfrom igan_fast.cli import main\nsys.exit(main())\n")
+        script.write_text("import sys\nfrom igan_fast.app.cli import main\nsys.exit(main())\n")
         arguments = (str(script), "doctor")
     done = started(tmp_path, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "igan-fast: interrupted\n")

@@ -17,7 +17,7 @@ import torch
 from checkpoints import run_files
 
 from igan_fast import TrainStep
-from igan_fast.cli import main
+from igan_fast.app.cli import main
 from igan_fast.errors import InputError
 from igan_fast.train import TrainConfig, checkpoint_folder, train
 from igan_fast.train.curves import plot_losses

@@ -70,7 +70,7 @@ def examine() -> Report:
         "Machine": [_line("system", _system), _line("CPU", _cpu), _line("CPU features", _features), *_gpus()],
         "Python and PyTorch": [
             Line("Python", f"{platform.python_version()}, {sys.executable}"),
-            Line("igan_fast", f"{__version__}, {Path(__file__).parent}"),
+            Line("igan_fast", f"{__version__}, {Path(__file__).parents[1]}"),
             _line("PyTorch", _torch),
             _line("CPU threads", _threads),
             _line("Triton", _triton),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from igan_fast.app.results import check_results, names_of_results, read_photos, sheet_fits, told
 from igan_fast.data.attributes import Change, parse_changes
 from igan_fast.data.photos import expand_photos
 from igan_fast.errors import InputError, printable
-from igan_fast.results import check_results, names_of_results, read_photos, sheet_fits, told
 from igan_fast.train.grids import grid, save_png
 
 if TYPE_CHECKING:

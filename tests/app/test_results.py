@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igan_fast import results
+from igan_fast.app import results
+from igan_fast.app.results import GrowingJson, SomeFailed, check_results, names_of_results, read_photos, sheet_fits
 from igan_fast.errors import InputError
-from igan_fast.results import GrowingJson, SomeFailed, check_results, names_of_results, read_photos, sheet_fits
 
 
 @pytest.fixture

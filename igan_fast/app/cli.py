@@ -21,10 +21,10 @@ from tyro.conf import subcommand
 
 from igan_fast import _interrupt
 from igan_fast._version import __version__
-from igan_fast.arguments import Given, nearest, read_words
-from igan_fast.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
+from igan_fast.app.arguments import Given, nearest, read_words
+from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
+from igan_fast.app.results import SomeFailed
 from igan_fast.errors import InputError, printable
-from igan_fast.results import SomeFailed
 from igan_fast.train.config import PRESETS, TrainConfig
 
 __all__ = ["main"]

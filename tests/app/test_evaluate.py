@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igan_fast import evaluate as evaluate_module
+from igan_fast.app import evaluate as evaluate_module
+from igan_fast.app.evaluate import Evaluation, edit_scores, evaluate, generation_hamming_loss
 from igan_fast.baselines.cnn import AttributeCNN, predict
 from igan_fast.data import build_store, open_source, to_float, to_uint8
 from igan_fast.errors import InputError
-from igan_fast.evaluate import Evaluation, edit_scores, evaluate, generation_hamming_loss
 from igan_fast.reference import IterativeGAN
 from igan_fast.train.checkpoint import save_checkpoint
 

@@ -15,15 +15,15 @@ from typing import Annotated, Literal, Protocol, cast
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from igan_fast.app.doctor import examine
+from igan_fast.app.neighbours import beside_others
+from igan_fast.app.redraw import Redrawing, files_of, load_editor
+from igan_fast.app.results import GrowingJson, check_results, read_photos, sheet_fits, told
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos
-from igan_fast.doctor import examine
 from igan_fast.errors import InputError, printable
 from igan_fast.files import write_file
-from igan_fast.neighbours import beside_others
 from igan_fast.paths import given_path
-from igan_fast.redraw import Redrawing, files_of, load_editor
-from igan_fast.results import GrowingJson, check_results, read_photos, sheet_fits, told
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.grids import grid, save_png
 
@@ -188,8 +188,8 @@ class Evaluate:
     force: Force = False
 
     def run(self) -> None:
-        from igan_fast.evaluate import evaluate
-        from igan_fast.report import check_plot
+        from igan_fast.app.evaluate import evaluate
+        from igan_fast.app.report import check_plot
 
         if self.plot:
             check_plot(self.plot)
