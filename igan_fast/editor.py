@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from igan_fast.checkpoint import load_model
 from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.photos import Photo, load_photo
@@ -21,7 +22,6 @@ from igan_fast.errors import InputError
 from igan_fast.metrics import finite_results
 from igan_fast.paths import given_path
 from igan_fast.reference import IterativeGAN
-from igan_fast.train.checkpoint import load_model
 
 __all__ = ["FaceEditor"]
 

@@ -9,7 +9,7 @@ from igan_fast import IterativeGAN
 from igan_fast.data import to_float, to_uint8
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
-from igan_fast.train.checkpoint import save_checkpoint
+from igan_fast.train.save import save_checkpoint
 
 NAMES = ("Smiling", "Eyeglasses", "Bangs", "Male")
 SAMPLES = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]], np.uint8)

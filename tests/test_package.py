@@ -50,7 +50,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
     assert {name for name in loaded if name.partition(".")[0] != "igan_fast"} == set()
     rooms = {name.split(".")[1] for name in loaded if "." in name}
     assert {"reference", "ops", "models"} <= rooms
-    assert not rooms & {"train", "data", "editor", "evaluate", "metrics", "report", "app"}
+    assert not rooms & {"train", "checkpoint", "data", "editor", "evaluate", "metrics", "report", "app"}
     assert "igan_fast.ops.triton" not in loaded
 
 
@@ -84,6 +84,15 @@ model.encode(torch.zeros(64, 3, 32, 32)).z.sum().backward()
 print("triton" in sys.modules)
 """
     assert run_python(code).strip() == "False"
+
+
+@pytest.mark.parametrize("module", ["editor", "evaluate", "baselines.cnn", "checkpoint"])
+def test_using_a_model_loads_nothing_that_trains_one(module: str) -> None:
+    code = f"""
+import sys, igan_fast.{module}
+print(*(name for name in sys.modules if name == "igan_fast.train" or name.startswith("igan_fast.train.")))
+"""
+    assert run_python(code).split() == []
 
 
 def test_every_public_name_is_there() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from igan_fast.app.report import AttributeReport, Evaluation, Recognition
 from igan_fast.baselines.cnn import AttributeCNN, cached_cnn, predict
+from igan_fast.checkpoint import load_model
 from igan_fast.data import FaceStore, build_store, open_source, spread, to_float, to_uint8
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
@@ -28,7 +29,6 @@ from igan_fast.metrics import (
 from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
 from igan_fast.reference.models import IterativeGAN
-from igan_fast.train.checkpoint import load_model
 
 __all__ = ["Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
 

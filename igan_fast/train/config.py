@@ -197,7 +197,7 @@ class TrainConfig:
             raise InputError(f"--split {self.split}: the built-in faces have one division only; leave it out")
         device = resolve_device(self.device)
         if self.precision == "tf32" and device.type != "cuda":
-            raise InputError(f"--precision: found tf32, which {device.type} has not; expected fp32 or bf16")
+            raise InputError(f"--precision: found tf32, which {device.type} does not have; expected fp32 or bf16")
         if self.impl == "auto":
             operators_on(device)
         check_memory(self, device)

@@ -16,29 +16,24 @@ from PIL import Image
 from torch import Tensor
 
 from igan_fast import models, reference, step
+from igan_fast.checkpoint.find import best_checkpoint, newest_checkpoint
+from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.data.loader import BatchLoader
 from igan_fast.data.store import FaceStore, spread
 from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
 from igan_fast.errors import InputError, printable
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
-from igan_fast.train.checkpoint import (
-    Checkpoint,
-    best_checkpoint,
-    mark_best,
-    newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
-from igan_fast.train.checkpoints_kept import restore_best
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA
 from igan_fast.train.monitor import Monitor
 from igan_fast.train.optimizer_state import optimizer_to_tensors
 from igan_fast.train.resume import check_data, data_fingerprint, in_file, load_networks, resumable_by
+from igan_fast.train.retention import mark_best, prune_checkpoints, restore_best
 from igan_fast.train.run import locked, open_data, open_run, start_run
 from igan_fast.train.samples import draw_samples
+from igan_fast.train.save import save_checkpoint
 from igan_fast.train.signals import graceful_stop
 
 __all__ = ["TrainResult", "train"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from igan_fast.checkpoint.meta_model import model_on_meta
 from igan_fast.errors import InputError
-from igan_fast.train.meta_model import model_on_meta
 
 if TYPE_CHECKING:
     from igan_fast.train.config import TrainConfig

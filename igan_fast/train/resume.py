@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from igan_fast.checkpoint.description import check_statistics, described_model
+from igan_fast.checkpoint.folder import Checkpoint, Fits
+from igan_fast.checkpoint.tensor_specs import Spec, Specs, check_specs, specs_of
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
-from igan_fast.train.checkpoint_folder import Checkpoint, Fits
-from igan_fast.train.checkpoint_state import check_statistics, described_model
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.optimizer_state import load_optimizer_tensors
-from igan_fast.train.tensor_specs import Spec, Specs, check_specs, specs_of
 
 __all__ = ["check_data", "data_fingerprint", "in_file", "load_networks", "resumable_by"]
 

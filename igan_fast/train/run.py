@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from igan_fast.checkpoint.find import checkpoint_folders
 from igan_fast.data import open_source
 from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.store import FaceStore, build_store
 from igan_fast.errors import InputError, printable
 from igan_fast.files import check_place, clear_write_errors, write_file
-from igan_fast.train.checkpoints_kept import checkpoint_folders, remove_leftovers, set_aside_newer
 from igan_fast.train.config import TrainConfig
+from igan_fast.train.retention import remove_leftovers, set_aside_newer
 
 __all__ = ["OpenedRun", "locked", "open_data", "open_run", "start_run"]
 

@@ -13,7 +13,7 @@ from igan_fast.baselines.cnn import AttributeCNN, predict
 from igan_fast.data import build_store, open_source, to_float, to_uint8
 from igan_fast.errors import InputError
 from igan_fast.reference import IterativeGAN
-from igan_fast.train.checkpoint import save_checkpoint
+from igan_fast.train.save import save_checkpoint
 
 NAMES = ("Male", "Smiling", "Eyeglasses")
 COUNT = 120

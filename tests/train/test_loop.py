@@ -20,9 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from igan_fast import IterativeGAN, TrainStep
+from igan_fast.checkpoint import load_checkpoint, load_model
+from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.errors import InputError
-from igan_fast.train import TrainConfig, checkpoint_folder, loop, train
-from igan_fast.train.checkpoint import load_checkpoint, load_model, newest_checkpoint
+from igan_fast.train import TrainConfig, loop, save, train
 from igan_fast.train.run import locked
 from igan_fast.train.run_log import read_log
 
@@ -332,14 +333,14 @@ def test_fewer_photos_than_a_batch_and_none_held_out(tiny: dict[str, Any], tmp_p
 def test_a_full_disk_stops_with_a_clear_message_and_leaves_the_old_checkpoint_whole(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint_folder.write_durably
+    write = save.write_durably
 
     def full(path: Path, data: bytes) -> None:
         if "00000006" in str(path) and path.name == "optimizer_g.safetensors":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 
-    monkeypatch.setattr(checkpoint_folder, "write_durably", full)
+    monkeypatch.setattr(save, "write_durably", full)
     run = tmp_path / "run"
     with pytest.raises(InputError, match="disk is full"):
         train(options(tiny, run, iterations=9))

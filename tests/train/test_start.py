@@ -19,7 +19,7 @@ from checkpoints import run_files
 from igan_fast import TrainStep
 from igan_fast.app.cli import main
 from igan_fast.errors import InputError
-from igan_fast.train import TrainConfig, checkpoint_folder, train
+from igan_fast.train import TrainConfig, save, train
 from igan_fast.train.curves import plot_losses
 from igan_fast.train.monitor import Monitor
 from igan_fast.train.run_log import RunLog, read_log
@@ -44,7 +44,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(checkpoint_folder, "write_durably", full)
+    monkeypatch.setattr(save, "write_durably", full)
 
 
 @pytest.mark.parametrize("fail", [diverging, full_disk])

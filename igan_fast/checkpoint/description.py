@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from igan_fast.checkpoint.meta_model import model_on_meta
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
-from igan_fast.train.meta_model import model_on_meta
 
 __all__ = ["ModelDescription", "check_statistics", "described_model"]
 

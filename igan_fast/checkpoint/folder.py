@@ -1,10 +1,13 @@
-"""One checkpoint on disk: a folder of safetensors, a JSON state and a manifest with checksums. No pickle anywhere."""
+"""The format of a checkpoint, and how it is read.
+
+A checkpoint is a folder: a safetensors file for each group of tensors, ``state.json`` for everything else, and
+``manifest.json`` with the size and SHA-256 of each of these files. Nothing in it is a pickle. ``igan_fast.train.save``
+writes it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -12,38 +15,47 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from igan_fast._version import __version__
+from igan_fast.checkpoint.tensor_specs import Specs, read_specs
 from igan_fast.errors import InputError
-from igan_fast.files import FileDamaged, FileMissing, reading, sync_folder, write_durably
+from igan_fast.files import FileDamaged, FileMissing, reading
 from igan_fast.json_files import MAX_BYTES, Natural, check_json, parse_json, read_json
-from igan_fast.train.diverged import TrainingDiverged
-from igan_fast.train.tensor_specs import Specs, read_specs
 
 __all__ = [
+    "FORMAT",
+    "GROUP",
     "MANIFEST",
+    "STATE",
+    "SUFFIX",
     "Checkpoint",
     "CheckpointError",
     "Fits",
     "NewerFormat",
     "has_manifest",
     "load_checkpoint",
-    "write_checkpoint_folder",
 ]
 
 #: The file that makes a folder a checkpoint: format, package, iteration, and size and SHA-256 of every other file.
 MANIFEST = "manifest.json"
 
-_FORMAT = 1
-#: A file that does not fit is hashed to say why, unless that would take long: it may claim to have any size.
-_MAX_EXPLAINED = 2**30
-_STATE = "state.json"
-_SUFFIX = ".safetensors"
-_GROUP = re.compile(r"[A-Za-z0-9_]+")
+#: The version of the format, as the manifest has it.
+FORMAT = 1
 
+#: The file of everything that is no tensor.
+STATE = "state.json"
+
+#: A group of tensors, such as ``model``, is one file of this suffix.
+SUFFIX = ".safetensors"
+
+#: The names that a group may have.
+GROUP = re.compile(r"[A-Za-z0-9_]+")
+
+#: Bytes of a file up to which the reason is looked up in its checksum when its tensors do not fit. A larger one would
+#: take long to hash, and a damaged file may claim any size.
+_MAX_EXPLAINED = 2**30
 
 #: What a manifest holds, as ``check_json`` takes it.
 _MANIFEST_SHAPE = {"format": Natural, "iteration": Natural, "files": {str: {"bytes": Natural, "sha256": str}}}
@@ -76,32 +88,6 @@ class _Manifest(NamedTuple):
     files: dict[str, tuple[int, str]]  # name → (size in bytes, SHA-256 in hex)
 
 
-def write_checkpoint_folder(
-    folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> None:
-    """Make ``folder`` (which must not exist) and write a checkpoint into it; on return the disk has every byte.
-
-    The arguments are those of :func:`igan_fast.train.checkpoint.save_checkpoint`, which makes this atomic.
-    """
-    for group in tensors:
-        if not _GROUP.fullmatch(group):
-            raise ValueError(f"tensors: the group {group!r} names a file; expected letters, digits and '_' only")
-    _check_json(state, "state")
-    folder.mkdir()
-    files: dict[str, dict[str, int | str]] = {}
-
-    def write(name: str, data: bytes) -> None:
-        write_durably(folder / name, data)
-        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-    for group, members in tensors.items():
-        write(group + _SUFFIX, safetensors.torch.save(_packed(group, members, iteration)))
-    write(_STATE, json.dumps({"iteration": iteration, "state": state}, indent=1).encode("ascii"))
-    manifest = {"format": _FORMAT, "package": f"igan_fast {__version__}", "iteration": iteration, "files": files}
-    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1).encode("ascii"))
-    sync_folder(folder)
-
-
 def load_checkpoint(folder: Path, only: Collection[str] | None = None, fits: Fits | None = None) -> Checkpoint:
     """Read the checkpoint in ``folder``, every file verified against the manifest before it is used.
 
@@ -118,11 +104,11 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None, fits: Fit
     """
     try:
         manifest = _read_manifest(folder)
-        content = parse_json(_verified(folder, _STATE, manifest), folder / _STATE)
-        check_json(content, {"iteration": Natural, "state": dict}, folder / _STATE)
+        content = parse_json(_verified(folder, STATE, manifest), folder / STATE)
+        check_json(content, {"iteration": Natural, "state": dict}, folder / STATE)
         if content["iteration"] != manifest.iteration:
-            raise CheckpointError(f"{folder / MANIFEST}: damaged: it does not belong to this {_STATE}")
-        groups = {name.removesuffix(_SUFFIX): name for name in manifest.files if name != _STATE}
+            raise CheckpointError(f"{folder / MANIFEST}: damaged: it does not belong to this {STATE}")
+        groups = {name.removesuffix(SUFFIX): name for name in manifest.files if name != STATE}
         groups = {group: name for group, name in groups.items() if only is None or group in only}
         if fits is not None:
             _ask(fits, folder, content["state"], groups, manifest)
@@ -163,52 +149,21 @@ def _read_tensors(folder: Path, name: str, manifest: _Manifest) -> dict[str, Ten
     return tensors
 
 
-def _packed(group: str, members: Mapping[str, Tensor], iteration: int) -> dict[str, Tensor]:
-    """Copies on the CPU, each contiguous and with memory of its own, as safetensors asks."""
-    packed: dict[str, Tensor] = {}
-    for name, tensor in members.items():
-        copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
-        # A loss can be finite while the update that follows it is not: a run must never fall back on such weights.
-        if copy.is_floating_point() and not bool((finite := copy.isfinite()).all()):
-            raise TrainingDiverged(iteration, {f"{group}/{name}": float(copy[~finite][0])})
-        packed[name] = copy
-    return packed
-
-
-def _check_json(value: object, where: str) -> None:
-    """Refuse what JSON would lose or change without a word. (A tuple is allowed; it is read back as a list.)"""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{where}: the key {key!r} is a {type(key).__name__}; expected a string")
-            _check_json(item, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _check_json(item, f"{where}[{index}]")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}; JSON has no such number: leave it out or save None")
-    elif value is not None and not isinstance(value, str | int):
-        raise TypeError(
-            f"{where} is a {type(value).__name__}; expected what JSON holds: numbers, text, lists, mappings"
-        )
-
-
 def _read_manifest(folder: Path) -> _Manifest:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
     content = read_json(path)
-    if isinstance(content.get("format"), int) and content["format"] > _FORMAT:
+    if isinstance(content.get("format"), int) and content["format"] > FORMAT:
         raise NewerFormat(
             f"{path}: format {content['format']}, written by {content.get('package')}; igan_fast {__version__} "
-            f"reads up to {_FORMAT}: update it"
+            f"reads up to {FORMAT}: update it"
         )
     check_json(content, _MANIFEST_SHAPE, path)
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in content["files"].items()}
-    groups = {name.removesuffix(_SUFFIX) for name in files if name != _STATE}
-    known = content["format"] == _FORMAT and _STATE in files and all(map(_GROUP.fullmatch, groups))
-    if not known or files[_STATE][0] > MAX_BYTES:
+    groups = {name.removesuffix(SUFFIX) for name in files if name != STATE}
+    known = content["format"] == FORMAT and STATE in files and all(map(GROUP.fullmatch, groups))
+    if not known or files[STATE][0] > MAX_BYTES:
         raise CheckpointError(f"{path}: damaged: not a checkpoint's manifest")
     return _Manifest(content["iteration"], files)
 

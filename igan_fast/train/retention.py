@@ -1,4 +1,4 @@
-"""Which checkpoints of a run there are, which is the best, and which go; nothing that could not be read ever goes."""
+"""Which checkpoints of a run are kept: the newest, the best, and every one that could not be read."""
 
 from __future__ import annotations
 
@@ -8,26 +8,19 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+from igan_fast.checkpoint.find import BEST, REPLACED, best_checkpoint, checkpoint_folders, read_best
+from igan_fast.checkpoint.folder import CheckpointError, has_manifest, load_checkpoint
 from igan_fast.files import (
     FileDamaged,
-    FileMissing,
     FileUnreadable,
     clear_write_errors,
     is_temporary_name,
     replace_file,
     temporary_path,
 )
-from igan_fast.json_files import Natural, read_json
-from igan_fast.train.checkpoint_folder import CheckpointError, has_manifest, load_checkpoint
 
 __all__ = [
-    "REPLACED",
-    "BestCheckpoint",
-    "best_checkpoint",
-    "checkpoint_folders",
-    "is_checkpoint_name",
     "mark_best",
     "prune_checkpoints",
     "remove_leftovers",
@@ -36,44 +29,8 @@ __all__ = [
     "set_aside_newer",
 ]
 
-#: The end of the name under which a checkpoint waits while another of its iteration takes its place.
-REPLACED = ".replaced"
-
-_BEST = "best.json"
-_STEP = re.compile(r"step-(\d{8,})(\.replaced)?")
-#: What versions before ours called the folders and files that a killed writer left.
+#: Temporary names that older versions of the package gave; a killed process may have left such files.
 _OLD_TEMPORARY = re.compile(r"tmp-(removed-)?(step-\d{8,}(\.replaced)?|best\.json)-\d+")
-
-
-class BestCheckpoint(NamedTuple):
-    """The checkpoint that :func:`mark_best` named last, and the score that it was chosen by."""
-
-    folder: Path
-    iteration: int
-    score: float
-
-
-def is_checkpoint_name(name: str) -> bool:
-    """Whether a folder of this name is a finished checkpoint of a run."""
-    return _STEP.fullmatch(name) is not None
-
-
-def checkpoint_folders(run: Path) -> list[tuple[int, Path]]:
-    """(iteration, folder) of every finished checkpoint, newest first; of one iteration, the replaced one last.
-
-    Raises:
-        FileUnreadable: the system does not list them.
-    """
-    checkpoints = run / "checkpoints"
-    try:
-        names = [path.name for path in checkpoints.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise FileUnreadable(f"{checkpoints}: cannot be read ({error.strerror or error})") from error
-    matches = [match for name in names if (match := _STEP.fullmatch(name))]
-    matches.sort(key=lambda match: (int(match[1]), match[2] is None), reverse=True)
-    return [(int(match[1]), checkpoints / match[0]) for match in matches]
 
 
 def mark_best(run: Path, iteration: int, score: float) -> None:
@@ -85,31 +42,9 @@ def mark_best(run: Path, iteration: int, score: float) -> None:
     """
     if not any(found == iteration for found, _ in checkpoint_folders(run)):
         raise ValueError(f"{run} has no checkpoint of iteration {iteration}")
-    path = run / "checkpoints" / _BEST
+    path = run / "checkpoints" / BEST
     with clear_write_errors(str(path)):
         replace_file(path, json.dumps({"iteration": iteration, "score": score}, allow_nan=False).encode("ascii"))
-
-
-def best_checkpoint(run: Path, report: Callable[[str], None] = warnings.warn) -> BestCheckpoint | None:
-    """The checkpoint that was marked best, not verified; ``None`` where none was.
-
-    A mark that is damaged, or whose checkpoint is gone, counts as none and is told to ``report`` in one line.
-
-    Raises:
-        FileUnreadable: the system does not hand out the mark.
-    """
-    try:
-        best = _read_best(run)
-    except FileDamaged as error:
-        report(f"{error}; no checkpoint counts as the best")
-        return None
-    if best is not None and not best.folder.exists():
-        report(
-            f"{run / 'checkpoints' / _BEST}: names iteration {best.iteration}, whose checkpoint is gone; "
-            "no checkpoint counts as the best"
-        )
-        return None
-    return best
 
 
 def restore_best(run: Path, score: Callable[[Mapping[str, float]], float], report: Callable[[str], None]) -> None:
@@ -149,7 +84,7 @@ def prune_checkpoints(run: Path, keep: int, report: Callable[[str], None] = warn
     if keep < 1:
         raise ValueError(f"keep is {keep}; expected at least 1")
     try:
-        best = _read_best(run)
+        best = read_best(run)
     except FileDamaged as error:
         report(f"{error}; no checkpoint is removed")
         return
@@ -201,18 +136,6 @@ def retire(folder: Path) -> None:
         return  # nothing is known of it now
     else:
         _remove(folder)
-
-
-def _read_best(run: Path) -> BestCheckpoint | None:
-    """The mark, whether or not its checkpoint is there. Raises ``FileDamaged`` and ``FileUnreadable``."""
-    try:
-        content = read_json(run / "checkpoints" / _BEST, {"iteration": Natural, "score": float})
-    except FileMissing:
-        return None
-    iteration = content["iteration"]
-    folder = next((folder for found, folder in checkpoint_folders(run) if found == iteration), None)
-    folder = folder or run / "checkpoints" / f"step-{iteration:08d}"
-    return BestCheckpoint(folder, iteration, float(content["score"]))
 
 
 def _set_aside(folder: Path) -> Path:
