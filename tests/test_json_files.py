@@ -31,8 +31,8 @@ def test_what_is_whole_comes_back(tmp_path: Path) -> None:
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b'{"a": NaN}', "NaN is no number of JSON"),
-        (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
+        (b'{"a": NaN}', "NaN is not a JSON number"),
+        (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
         (b'{"a": 1e999}', "1e999 is beyond the range of floats"),
         (b'{"a": ' + b"9" * 5000 + b"}", "9{20}… is a number of 5000 digits"),
         (b'{"a": -' + b"9" * 400 + b"}", "is a number of 401 digits"),

@@ -1,4 +1,4 @@
-"""How good a trained model is: recognition, rebuilds, whether edits show; under a protocol printed with the scores."""
+"""Scores of a trained model on held-out photos: recognition, rebuilds and edits, with the protocol."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from igan_fast.reference.models import IterativeGAN
 
 __all__ = ["Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
 
-#: Images that a network sees at a time; no score depends on it.
+#: Batch size of the networks; no score depends on it.
 BATCH = 100
 
-#: Options of a training run that decide what its data is and which of it was held out.
+#: The options of a training run that decide which photos it was trained on and which were held out.
 _DATA_OPTIONS = ("split", "strict", "seed", "drawn_count")
 
 
@@ -55,21 +55,22 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on photos that it has not seen.
 
-    The data is divided as it was for the run that trained the model. *Recognition* is scored beside the majority answer
-    of the training labels and the plain CNN, *rebuilds* by L1, PSNR and SSIM. *Edits* are scored by the judge, the same
-    plain CNN, which has seen real training photos only: see ``edit_scores`` and ``generation_hamming_loss``.
+    The data is split as it was for the run that trained the model. *Recognition* is scored beside the majority answer
+    of the training labels and a plain CNN; *rebuilds* by L1, PSNR and SSIM. *Edits* are scored by the judge, which is
+    the same plain CNN, trained on real training photos only: see ``edit_scores`` and ``generation_hamming_loss``.
 
     Args:
         model: a run (its best checkpoint) or a checkpoint folder.
         data: ``"drawn"`` or a folder of photos, see ``igan_fast.data.open_source``.
         split: which photos: ``"train"``, ``"val"`` or, where there is one, ``"test"``.
-        limit: take this many of them, evenly spaced; all by default.
-        edit_photos: of these, how many are edited (each 2A times), evenly spaced.
-        judge: ``"auto"`` trains one, or takes it from the cache; None leaves out all that needs one.
-        weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
-        cache: folder of prepared pictures and judges, ``igan_fast.data.cache_folder()`` by default.
-        device: where the model computes, and the judge where it is trained or taken from the cache; ``"auto"`` takes
-            the GPU if there is one, or the device of a judge that is given.
+        limit: score this many of them, evenly spaced; all by default.
+        edit_photos: the number of these that are edited, evenly spaced; each is edited 2A times.
+        judge: ``"auto"`` trains one, or takes it from the cache; None leaves out the scores that need one.
+        weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
+            the plain ones.
+        cache: folder of prepared images and judges, ``igan_fast.data.cache_folder()`` by default.
+        device: of the model, and of a judge that is trained or taken from the cache. ``"auto"`` takes the device of the
+            ``judge`` that is passed, else the GPU if there is one.
         seed: of the noise of the generated faces, from 0 to 2⁶³ − 1.
         progress: show progress bars on stderr.
 
@@ -77,8 +78,8 @@ def evaluate(
         The protocol and the scores.
 
     Raises:
-        InputError: no model or data there, a damaged model, data without one of the model's attributes, no photos in
-            the split, a device that is not to be had here, or an argument out of its range.
+        InputError: there is no model or no data at the path, the model is damaged, the data lacks one of the model's
+            attributes, the split is empty, the device is not available, or an argument is out of its range.
     """
     for name, value in (("limit", limit), ("edit_photos", edit_photos)):
         if value is not None and value < 1:
@@ -146,7 +147,8 @@ def evaluate(
 def edit_scores(
     model: IterativeGAN, judge: AttributeCNN, images: NDArray[np.uint8], *, progress: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Does an edit show? Each attribute of each photo is set to 1 and to 0 by ``transform``, and the judge looks.
+    """Score how visible edits are: ``transform`` sets each attribute of each photo to 1 and to 0, and the judge
+    recognises the attribute in both results.
 
     Args:
         model: on the judge's device.
@@ -186,7 +188,7 @@ def edit_scores(
 
 
 def generation_hamming_loss(model: IterativeGAN, judge: AttributeCNN, labels: NDArray[Any], *, seed: int = 0) -> float:
-    """The judge's Hamming loss on faces made from noise, one for each row of ``labels`` (N, A), against that row."""
+    """Return the judge's Hamming loss on generated faces, one for each row of ``labels`` (N, A), against that row."""
     device = judge.labels.weight.device
     noise = np.random.default_rng(seed).uniform(-1, 1, (len(labels), model.arguments()["latent"])).astype(np.float32)
     verdicts = []
@@ -201,7 +203,7 @@ def generation_hamming_loss(model: IterativeGAN, judge: AttributeCNN, labels: ND
 def _recognise_and_rebuild(
     model: IterativeGAN, store: FaceStore, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], float, float, float]:
-    """(N, A) verdicts of the model, and the means of L1, PSNR and SSIM of its rebuilds."""
+    """Return the model's verdicts (N, A), and the means of L1, PSNR and SSIM of its rebuilds."""
     device = next(model.parameters()).device
     verdicts, qualities = [], []
     with in_eval_mode(model):

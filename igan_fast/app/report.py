@@ -1,4 +1,4 @@
-"""The outcome of an evaluation as a person reads it (table, plot) and as a program does (JSON)."""
+"""The scores of an evaluation, as a table and a plot for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ __all__ = ["AttributeReport", "Evaluation", "Recognition", "check_plot"]
 
 @dataclass(frozen=True)
 class Recognition:
-    """How well someone recognises attributes: means over the attributes."""
+    """How well attributes are recognised: means over the attributes."""
 
     hamming_loss: float
     """Share of wrong answers over all photos and attributes (the paper's Fig. 4)."""
     accuracy: float
     balanced_accuracy: float
     f1: float | None
-    """Over the attributes where it is defined; None where it never is."""
+    """Mean over the attributes for which it is defined; None if there are none."""
 
 
 @dataclass(frozen=True)
 class AttributeReport:
-    """One attribute's scores. What is not defined, or needs a judge where there was none, is None."""
+    """One attribute's scores. None stands for a score that is undefined, or that needs a judge where there was none."""
 
     name: str
     present: float
     """Share of the photos that have it."""
     majority_accuracy: float
-    """Of the answer that is right more often on the training photos."""
+    """Accuracy of the answer that is right more often on the training photos."""
     accuracy: float
     balanced_accuracy: float
     f1: float | None
     judge_accuracy: float | None = None
-    """Of the judge, on the same photos."""
+    """Accuracy of the judge on the same photos."""
     edit_change: float | None = None
     """Mean rise of the judge's probability from the attribute set to 0 to the attribute set to 1."""
     edit_confirmed: float | None = None
@@ -51,18 +51,18 @@ class AttributeReport:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The protocol and the scores of one evaluation. What needs a judge is None where there was none."""
+    """The protocol and the scores of one evaluation. Scores that need a judge are None if there was none."""
 
     data: str
-    """What the photos are, in a line."""
+    """A line that describes the photos."""
     split: str
     photos: int
-    """How many of the split were scored."""
+    """The number of photos of the split that were scored."""
     image_size: int
     checkpoint: str
     iteration: int
     edit_photos: int
-    """How many of the photos were edited."""
+    """The number of photos that were edited."""
     model: Recognition
     majority: Recognition
     """The majority answer of the training labels, whatever the photo shows."""
@@ -74,7 +74,7 @@ class Evaluation:
     """dB, the mean over photos."""
     rebuild_ssim: float
     generated_hamming_loss: float | None
-    """Of the judge's verdict on generated faces, against the labels that they were asked to have."""
+    """Hamming loss of the judge's verdict on generated faces, against the labels that they were generated from."""
     attributes: tuple[AttributeReport, ...]
 
     @property
@@ -88,13 +88,13 @@ class Evaluation:
         return _mean([row.edit_confirmed for row in self.attributes])
 
     def to_json(self) -> str:
-        """The same as JSON: the fields of this class by name; what is undefined or infinite is null."""
+        """Return the fields of this class as JSON; undefined and infinite numbers become null."""
         values = dataclasses.asdict(self)
         values |= {"edit_change": self.edit_change, "edit_confirmed": self.edit_confirmed}
         return json.dumps(_finite(values), indent=2, allow_nan=False)
 
     def table(self) -> str:
-        """The protocol, the means, and a line for each attribute, as plain text."""
+        """Return the protocol, the means, and a line for each attribute as plain text."""
         edits = f"; edits on {self.edit_photos:,} of them" if self.judge else ""
         lines = [
             f"Data      {self.data}",
@@ -120,14 +120,14 @@ class Evaluation:
         return "\n".join([*lines, "", *self._attribute_table()])
 
     def plot(self, path: str | Path) -> None:
-        """Bars per attribute: accuracy beside the majority's and, where there was a judge, how edits show.
+        """Draw bars for each attribute: accuracy, the majority's and, if there was a judge, the edits' scores.
 
         Args:
-            path: the image file, in a format that Matplotlib knows by its suffix (.png, .pdf, .svg …); replaced at
-                once where it exists, its folder made if needed.
+            path: the image file, in a format that Matplotlib knows by its suffix (.png, .pdf, .svg …). An existing file
+                is replaced atomically; missing folders are made.
 
         Raises:
-            InputError: another suffix, or the file cannot be written.
+            InputError: Matplotlib does not know the suffix, or the file cannot be written.
         """
         from matplotlib.figure import Figure
 
@@ -160,9 +160,9 @@ class Evaluation:
             f"{self.split}, {self.photos:,} photos at {self.image_size}², iteration {self.iteration:,}",
             fontsize=10,
         )
-        picture = io.BytesIO()
-        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=120)
-        write_file(path, picture.getvalue())
+        data = io.BytesIO()
+        figure.savefig(data, format=path.suffix[1:].lower(), dpi=120)
+        write_file(path, data.getvalue())
 
     def _recognition_table(self) -> list[str]:
         columns = {"model": self.model, "majority": self.majority}
@@ -194,7 +194,7 @@ class Evaluation:
 
 
 def check_plot(path: Path) -> None:
-    """Raise ``InputError`` where the suffix of ``path`` is of no format that ``Evaluation.plot`` can write."""
+    """Raise ``InputError`` if ``Evaluation.plot`` cannot write the format that the suffix of ``path`` names."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     if path.suffix.lower()[1:] not in FigureCanvasBase.get_supported_filetypes():
@@ -211,7 +211,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for each number that JSON lacks."""
+    """Return the value with None for each number that JSON cannot hold."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

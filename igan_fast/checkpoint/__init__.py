@@ -1,6 +1,6 @@
-"""Checkpoints: their format, which ones a run has, and the models in them. ``igan_fast.train`` writes them.
+"""Reading checkpoints: their format, the checkpoints of a run, and the model in a checkpoint.
 
-Nothing here imports the training loop, so that whoever only uses a model does not either.
+``igan_fast.train`` writes checkpoints. Nothing here imports it, so that a model can be used without the training loop.
 """
 
 from igan_fast.checkpoint.find import find_checkpoint

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, which of them is marked the best, and which one a path means."""
+"""The checkpoints of a run, the best of them, and the checkpoint that a path names."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ _STEP = re.compile(r"step-(\d{8,})(\.replaced)?")
 
 
 def newest_checkpoint(run: Path, report: Callable[[str], None], *, fits: Fits | None = None) -> Checkpoint | None:
-    """The newest whole checkpoint of ``run``; ``None`` where it has none at all.
+    """Load the newest whole checkpoint of ``run``; return ``None`` if it has no checkpoints.
 
-    Each damaged newer one is told to ``report`` in one line. ``fits`` is that of :func:`load_checkpoint`.
+    Args:
+        run: the run's folder.
+        report: called with one line for each damaged checkpoint that is newer.
+        fits: as for :func:`load_checkpoint`.
 
     Raises:
-        CheckpointError: there are checkpoints and every one is damaged; or one of a newer version of the package is
-            newer than the newest whole one.
-        FileUnreadable: the system does not hand out a file of a newer one: it may be whole.
+        CheckpointError: all checkpoints are damaged; or a newer version of the package wrote one that is newer than the
+            newest whole one.
+        FileUnreadable: the system could not read a file of a newer one, which may be whole.
     """
     folders = [folder for _, folder in checkpoint_folders(run)]
     return _first_whole(run, folders, report, fits=fits) if folders else None
@@ -55,21 +58,25 @@ def find_checkpoint(
     only: Collection[str] | None = None,
     fits: Fits | None = None,
 ) -> Checkpoint:
-    """The whole checkpoint that a user means by ``path``: a run (its best, else its newest), or a checkpoint folder.
+    """Load the checkpoint that ``path`` names: of a run the best one, else the newest; or a checkpoint folder itself.
 
-    ``only`` and ``fits`` are those of :func:`load_checkpoint`; files that are not read are not verified.
+    If the best or newest checkpoint of a run is damaged, the newest whole one is loaded in its place.
+
+    Args:
+        path: the run or checkpoint folder.
+        report: called with one line for each damaged checkpoint that another one replaces.
+        only, fits: as for :func:`load_checkpoint`; files that are not read are not verified.
 
     Raises:
-        InputError: ``path`` is neither, or holds no checkpoint yet.
-        CheckpointError: it does, and every one is damaged, or the one that is meant is of a newer version. A damaged
-            one that another stands in for is only told to ``report``, in one line.
-        FileUnreadable: the system does not hand out a file of the one that is meant.
+        InputError: ``path`` is neither, or a run without a checkpoint.
+        CheckpointError: all checkpoints are damaged, or a newer version of the package wrote the one to be loaded.
+        FileUnreadable: the system could not read a file of the one to be loaded.
     """
-    return _first_whole(path, _meant_by(path, report), report, only, fits)
+    return _first_whole(path, _candidates(path, report), report, only, fits)
 
 
-def _meant_by(path: Path, report: Callable[[str], None]) -> list[Path]:
-    """The checkpoints that ``path`` may mean, in the order of preference."""
+def _candidates(path: Path, report: Callable[[str], None]) -> list[Path]:
+    """Return the checkpoints that ``path`` may mean, the preferred one first."""
     try:
         if not path.exists():
             raise InputError(f"{path}: no such folder; expected a run or a checkpoint folder")
@@ -100,7 +107,7 @@ def _first_whole(
         try:
             whole = load_checkpoint(folder, only, fits)
         except NewerFormat:
-            raise  # it is no damage: to go on from an older one would be to lose what is there
+            raise  # it is not damaged: continuing from an older one would lose it
         except CheckpointError as error:
             if len(folders) == 1:
                 raise
@@ -113,7 +120,7 @@ def _first_whole(
 
 
 class BestCheckpoint(NamedTuple):
-    """The checkpoint that :func:`mark_best` named last, and the score that it was chosen by."""
+    """The checkpoint in ``best.json``, and the score by which it was chosen."""
 
     folder: Path
     iteration: int
@@ -126,10 +133,10 @@ def is_checkpoint_name(name: str) -> bool:
 
 
 def checkpoint_folders(run: Path) -> list[tuple[int, Path]]:
-    """(iteration, folder) of every finished checkpoint, newest first; of one iteration, the replaced one last.
+    """Return (iteration, folder) of each finished checkpoint, newest first; within an iteration the replaced one last.
 
     Raises:
-        FileUnreadable: the system does not list them.
+        FileUnreadable: the system could not list them.
     """
     checkpoints = run / "checkpoints"
     try:
@@ -144,12 +151,12 @@ def checkpoint_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def best_checkpoint(run: Path, report: Callable[[str], None] = warnings.warn) -> BestCheckpoint | None:
-    """The checkpoint that was marked best, not verified; ``None`` where none was.
+    """Return the checkpoint that ``best.json`` names, without verifying it; ``None`` if there is none.
 
-    A mark that is damaged, or whose checkpoint is gone, counts as none and is told to ``report`` in one line.
+    If the file is damaged or its checkpoint is gone, ``report`` is called with one line, and the result is ``None``.
 
     Raises:
-        FileUnreadable: the system does not hand out the mark.
+        FileUnreadable: the system could not read ``best.json``.
     """
     try:
         best = read_best(run)
@@ -166,7 +173,7 @@ def best_checkpoint(run: Path, report: Callable[[str], None] = warnings.warn) ->
 
 
 def read_best(run: Path) -> BestCheckpoint | None:
-    """The mark, whether or not its checkpoint is there. Raises ``FileDamaged`` and ``FileUnreadable``."""
+    """Return what ``best.json`` says, even if its checkpoint is gone. Raises ``FileDamaged`` and ``FileUnreadable``."""
     try:
         content = read_json(run / "checkpoints" / BEST, {"iteration": Natural, "score": float})
     except FileMissing:

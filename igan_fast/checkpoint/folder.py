@@ -38,13 +38,14 @@ __all__ = [
     "load_checkpoint",
 ]
 
-#: The file that makes a folder a checkpoint: format, package, iteration, and size and SHA-256 of every other file.
+#: The file that makes a folder a checkpoint. It holds the format, the package's version, the iteration, and the size
+#: and SHA-256 of each other file.
 MANIFEST = "manifest.json"
 
 #: The version of the format, as the manifest has it.
 FORMAT = 1
 
-#: The file of everything that is no tensor.
+#: The file of everything other than tensors.
 STATE = "state.json"
 
 #: A group of tensors, such as ``model``, is one file of this suffix.
@@ -57,20 +58,20 @@ GROUP = re.compile(r"[A-Za-z0-9_]+")
 #: take long to hash, and a damaged file may claim any size.
 _MAX_EXPLAINED = 2**30
 
-#: What a manifest holds, as ``check_json`` takes it.
+#: The content of a manifest, as a shape for ``check_json``.
 _MANIFEST_SHAPE = {"format": Natural, "iteration": Natural, "files": {str: {"bytes": Natural, "sha256": str}}}
 
 
 class CheckpointError(InputError):
-    """A checkpoint is damaged or incomplete, or is none of ours; the message names the file."""
+    """A checkpoint is damaged or incomplete, or another program wrote it; the message names the file."""
 
 
 class NewerFormat(CheckpointError):
-    """A checkpoint that a newer version of the package wrote."""
+    """A newer version of the package wrote the checkpoint."""
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read and verified; the tensors lie on the CPU, with dtype and bits as they were saved."""
+    """A checkpoint that was read and verified. The tensors are on the CPU, with the dtypes and bits that were saved."""
 
     folder: Path
     iteration: int
@@ -78,8 +79,8 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, dict[str, Tensor]]
 
 
-#: Refuses, by a ``CheckpointError``, a checkpoint whose state or whose tensors' types and shapes (by group) do not fit:
-#: it gets the folder, the state and the shapes before any tensor is read.
+#: A check that :func:`load_checkpoint` calls before it reads any tensor. It gets the folder, the state, and the types
+#: and shapes of the tensors by group, and raises ``CheckpointError`` if they are not the expected ones.
 Fits: TypeAlias = Callable[[Path, dict[str, Any], Mapping[str, Specs]], None]
 
 
@@ -89,18 +90,18 @@ class _Manifest(NamedTuple):
 
 
 def load_checkpoint(folder: Path, only: Collection[str] | None = None, fits: Fits | None = None) -> Checkpoint:
-    """Read the checkpoint in ``folder``, every file verified against the manifest before it is used.
+    """Read the checkpoint in ``folder``. Each file is verified against the manifest before it is used.
 
     Args:
-        folder: a checkpoint folder, whatever its name.
-        only: the groups of tensors to read; those that the checkpoint lacks are left out. ``None`` reads all.
-        fits: asked before any tensor is read, so that a file which claims to be huge takes no memory.
+        folder: a checkpoint folder of any name.
+        only: the groups of tensors to read; groups that the checkpoint lacks are left out. ``None`` reads all.
+        fits: called before any tensor is read, so that a file which claims to be huge takes no memory.
 
     Raises:
-        CheckpointError: no checkpoint is there, or a file of it is missing, cut, changed or holds what no checkpoint
-            may (NaN and Inf among its tensors); or what ``fits`` raises.
-        NewerFormat: a newer version wrote it.
-        FileUnreadable: the system does not hand out a file (permission, input/output error): nothing is known of it.
+        CheckpointError: there is no checkpoint, or one of its files is missing, cut or changed, or has content that is
+            not allowed, such as NaN or Inf in a tensor; or ``fits`` raises it.
+        NewerFormat: a newer version of the package wrote it.
+        FileUnreadable: the system could not read a file (permission, input/output error); its content is unknown.
     """
     try:
         manifest = _read_manifest(folder)
@@ -111,7 +112,7 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None, fits: Fit
         groups = {name.removesuffix(SUFFIX): name for name in manifest.files if name != STATE}
         groups = {group: name for group, name in groups.items() if only is None or group in only}
         if fits is not None:
-            _ask(fits, folder, content["state"], groups, manifest)
+            _check_fits(fits, folder, content["state"], groups, manifest)
         tensors = {group: _read_tensors(folder, name, manifest) for group, name in groups.items()}
     except (FileDamaged, FileMissing) as error:
         raise CheckpointError(str(error)) from error
@@ -119,7 +120,7 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None, fits: Fit
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether this version can read the manifest in ``folder``; the other files may be damaged."""
+    """Whether this version can read the manifest in ``folder``. The other files are not looked at."""
     try:
         _read_manifest(folder)
     except InputError:
@@ -127,12 +128,14 @@ def has_manifest(folder: Path) -> bool:
     return True
 
 
-def _ask(fits: Fits, folder: Path, state: dict[str, Any], groups: Mapping[str, str], manifest: _Manifest) -> None:
+def _check_fits(
+    fits: Fits, folder: Path, state: dict[str, Any], groups: Mapping[str, str], manifest: _Manifest
+) -> None:
     try:
         fits(folder, state, {group: read_specs(folder / name) for group, name in groups.items()})
     except (CheckpointError, FileDamaged):
         for name in groups.values():
-            if manifest.files[name][0] <= _MAX_EXPLAINED:  # where bytes have changed, that is the reason to give
+            if manifest.files[name][0] <= _MAX_EXPLAINED:  # if bytes have changed, that is the better message
                 _verify(folder, name, manifest)
         raise
 
@@ -169,7 +172,7 @@ def _read_manifest(folder: Path) -> _Manifest:
 
 
 def _verified(folder: Path, name: str, manifest: _Manifest) -> bytes:
-    """The bytes of one file. What is hashed is what is parsed: the file is read once."""
+    """Return the bytes of one file. The file is read once, so that the bytes returned are those that were hashed."""
     path = folder / name
     size, digest = manifest.files[name]
     with reading(path) as file:
@@ -180,7 +183,7 @@ def _verified(folder: Path, name: str, manifest: _Manifest) -> bytes:
 
 
 def _verify(folder: Path, name: str, manifest: _Manifest) -> None:
-    """Refuse a file that has changed, whatever its size, without holding it in memory."""
+    """Refuse a file that has changed. It is read piece by piece, so that any size is possible."""
     path = folder / name
     size, digest = manifest.files[name]
     hashed = hashlib.sha256()

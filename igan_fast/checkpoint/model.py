@@ -1,4 +1,4 @@
-"""The model in a checkpoint, ready to use."""
+"""Loading the model in a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["LoadedModel", "load_model"]
 
 
 class LoadedModel(NamedTuple):
-    """A trained model, ready to use: in eval mode, on the device that was asked for."""
+    """A trained model in eval mode."""
 
     model: IterativeGAN
     attributes: tuple[str, ...]
     label_samples: list[str]
-    """Some rows of real labels, "0" and "1" for each attribute; as the checkpoint has them, not checked."""
+    """Some rows of real labels, "0" and "1" for each attribute. They are not checked."""
     iteration: int
     config: dict[str, Any]
     folder: Path
@@ -39,25 +39,27 @@ def load_model(
     weights: Literal["ema", "model"] = "ema",
     report: Callable[[str], None] = warnings.warn,
 ) -> LoadedModel:
-    """The model in a run or checkpoint folder (as :func:`find_checkpoint` takes it), ready to use.
+    """Load the model in a run or checkpoint folder.
 
     Args:
-        path: the run or checkpoint folder.
-        device: where the model goes.
-        weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
-        report: told of each damaged checkpoint that another stands in for.
+        path: the folder, as for :func:`find_checkpoint`.
+        device: of the model.
+        weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
+            the plain ones.
+        report: as for :func:`find_checkpoint`.
 
     Raises:
-        InputError, CheckpointError: as :func:`find_checkpoint`; also a checkpoint that holds no model.
+        InputError, CheckpointError: as :func:`find_checkpoint`; ``CheckpointError`` also if the checkpoint holds no
+            model.
     """
-    operators_on(device)  # refused here and not at the first photo
+    operators_on(device)  # raises here and not at the first photo
     if weights not in ("ema", "model"):
         raise InputError(f"weights: found {weights!r}, expected 'ema' or 'model'")
     checkpoint = find_checkpoint(path, report, only=[weights, "model"], fits=_check_model)
     described = described_model(checkpoint.folder, checkpoint.state)
     group = weights if weights in checkpoint.tensors else "model"
     check_statistics(checkpoint.tensors[group], checkpoint.folder / f"{group}.safetensors")
-    with torch.random.fork_rng(devices=[]):  # weights that are overwritten at once should not move the caller's RNG
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave the caller's RNG alone
         model = IterativeGAN(**described.arguments)
     model.load_state_dict(checkpoint.tensors[group])
     return LoadedModel(
@@ -71,7 +73,7 @@ def load_model(
 
 
 def _check_model(folder: Path, state: dict[str, Any], groups: Mapping[str, Specs]) -> None:
-    """``Fits`` of a checkpoint whose model is wanted, averaged or not."""
+    """Check that the tensors of a checkpoint are those of its model; a ``Fits``."""
     described = described_model(folder, state)
     expected = specs_of(described.on_meta().state_dict())
     if not groups:

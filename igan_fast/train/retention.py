@@ -21,6 +21,7 @@ from igan_fast.files import (
 )
 
 __all__ = [
+    "checkpoint_score",
     "mark_best",
     "prune_checkpoints",
     "remove_leftovers",
@@ -33,12 +34,28 @@ __all__ = [
 _OLD_TEMPORARY = re.compile(r"tmp-(removed-)?(step-\d{8,}(\.replaced)?|best\.json)-\d+")
 
 
+def checkpoint_score(metrics: Mapping[str, float]) -> float:
+    """Return the number by which checkpoints are ranked; the lowest is the best.
+
+    It is the sum of two mean absolute errors of comparable size, so that the best model does both jobs well.
+
+    Args:
+        metrics: ``TrainResult.metrics``, not empty.
+    """
+    return metrics["rebuild_l1"] + metrics["hamming_loss"]
+
+
 def mark_best(run: Path, iteration: int, score: float) -> None:
-    """Note that the checkpoint of ``iteration`` is the best so far, by ``score`` (finite; its meaning is the caller's).
+    """Write to ``best.json`` that the checkpoint of ``iteration`` is the best so far.
+
+    Args:
+        run: the run's folder.
+        iteration: of the checkpoint.
+        score: its score, finite, in the caller's units.
 
     Raises:
         ValueError: there is no such checkpoint.
-        InputError: the note cannot be written.
+        InputError: the file cannot be written.
     """
     if not any(found == iteration for found, _ in checkpoint_folders(run)):
         raise ValueError(f"{run} has no checkpoint of iteration {iteration}")
@@ -48,15 +65,15 @@ def mark_best(run: Path, iteration: int, score: float) -> None:
 
 
 def restore_best(run: Path, score: Callable[[Mapping[str, float]], float], report: Callable[[str], None]) -> None:
-    """Mark the best anew where the mark is damaged or names no checkpoint, by the metrics that checkpoints hold.
+    """Write ``best.json`` again if it is damaged or its checkpoint is gone, from the metrics in the checkpoints.
 
     Args:
         run: the run's folder.
-        score: what :func:`mark_best` was given for these ``metrics`` of a state.
-        report: told in one line, where the mark was of no use.
+        score: returns the score of the ``metrics`` in a checkpoint's state; the lowest is the best.
+        report: called with one line if ``best.json`` is written.
 
     Raises:
-        InputError: the mark can be neither read nor written.
+        InputError: the file cannot be read or written.
     """
     found: list[str] = []
     if best_checkpoint(run, found.append) is not None or not found:
@@ -76,10 +93,10 @@ def restore_best(run: Path, score: Callable[[Mapping[str, float]], float], repor
 
 
 def prune_checkpoints(run: Path, keep: int, report: Callable[[str], None] = warnings.warn) -> None:
-    """Remove all checkpoints but the newest ``keep`` (at least 1) and the best, and what a killed writer left.
+    """Remove all checkpoints except the newest ``keep`` (at least 1) and the best, and what a killed process left.
 
-    What is not a checkpoint of this version's format stays, and where the mark of the best is damaged nothing goes: it
-    would have said what must stay.
+    A checkpoint of another format is never removed. Nothing is removed if ``best.json`` is damaged, because the best
+    checkpoint is not known then.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}; expected at least 1")
@@ -102,7 +119,7 @@ def prune_checkpoints(run: Path, keep: int, report: Callable[[str], None] = warn
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed writer of ours left in ``folder``, known by its name."""
+    """Remove the temporary files and folders that a killed process left in ``folder``; their names tell them."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
@@ -111,11 +128,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def set_aside_newer(run: Path, whole: Path, report: Callable[[str], None]) -> None:
-    """Rename every checkpoint newer than ``whole`` to a name that no reader takes: a run that goes on from that one has
-    passed them over, and what it writes will not be their continuation.
+    """Rename all checkpoints newer than ``whole``, so that they are never read again.
+
+    The run is resumed from ``whole``, and what it will write does not continue the newer ones.
 
     Raises:
-        InputError: a name cannot be changed.
+        InputError: a folder cannot be renamed.
     """
     for _, folder in checkpoint_folders(run):
         if folder == whole:
@@ -125,7 +143,7 @@ def set_aside_newer(run: Path, whole: Path, report: Callable[[str], None]) -> No
 
 
 def retire(folder: Path) -> None:
-    """Remove a checkpoint that another one replaces if it is whole; set it aside if it is not."""
+    """Remove a checkpoint that has been replaced if it is whole; rename it if it is damaged."""
     if not folder.exists():
         return
     try:
@@ -133,7 +151,7 @@ def retire(folder: Path) -> None:
     except CheckpointError:
         _set_aside(folder)
     except FileUnreadable:
-        return  # nothing is known of it now
+        return  # its content is unknown
     else:
         _remove(folder)
 
@@ -149,14 +167,14 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint so that a kill half-way leaves nothing that looks like one."""
+    """Remove a checkpoint. It is renamed first, so that a kill half-way leaves nothing that looks like a checkpoint."""
     doomed = temporary_path(folder)
     folder.rename(doomed)
     _delete(doomed)
 
 
 def _delete(path: Path) -> None:
-    """Remove a folder, a file, or a link without what it points to."""
+    """Remove a folder, a file or a link; the target of a link is left alone."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:

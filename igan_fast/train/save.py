@@ -1,7 +1,7 @@
-"""Saving a checkpoint of a run, so that a kill at any moment loses no older one.
+"""Saving a checkpoint of a run atomically: a kill at any moment leaves the older ones usable.
 
-A new checkpoint is written beside the others under a temporary name, forced to the disk, and only then renamed.
-``igan_fast.checkpoint.folder`` says what the files are, and reads them.
+The new checkpoint is written under a temporary name, forced to the disk, and only then renamed. Its format is described
+in ``igan_fast.checkpoint.folder``.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ __all__ = ["save_checkpoint"]
 def save_checkpoint(
     run: Path, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint of ``iteration`` to ``run``; on return the disk has it whole.
+    """Write a checkpoint of ``iteration`` to ``run``; on return it is on the disk.
 
-    A checkpoint of the same iteration is replaced. Those of later iterations are removed: a run that saves this one has
-    gone back to before them. Of both, what is damaged is kept under a name that no reader takes.
+    A checkpoint of the same iteration is replaced. Checkpoints of later iterations are removed, because the run has
+    been resumed from before them. A damaged one of either kind is not removed but renamed, and never read again.
 
     Args:
         run: the run's folder, made if needed.
-        iteration: how many iterations the state has behind it.
+        iteration: the number of iterations done.
         tensors: groups (``"model"``, ``"ema"``, ``"optimizer_d"`` …) of named tensors of any dtype, shape, strides and
-            device, memory shared or not; each group becomes one file.
-        state: what else a resume needs, as JSON holds it; floats come back exactly, tuples as lists.
+            device, which may share memory; each group becomes one file.
+        state: everything else that a resume needs, as JSON values; floats are read back exactly, tuples as lists.
 
     Returns:
         The new folder, ``run/checkpoints/step-NNNNNNNN``.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; nothing is left behind then and the older
-            checkpoints are whole.
-        TrainingDiverged: a floating-point tensor holds NaN or Inf; nothing is left behind.
-        TypeError, ValueError: ``state`` holds what JSON does not, NaN and Inf among them.
+        InputError: the disk is full or the folder cannot be written. Nothing is left behind, and the older checkpoints
+            are whole.
+        TrainingDiverged: a floating-point tensor holds NaN or Inf. Nothing is left behind.
+        TypeError, ValueError: ``state`` holds a value that JSON cannot, such as NaN or Inf.
     """
     checkpoints = run / "checkpoints"
     final = checkpoints / f"step-{iteration:08d}"
@@ -71,7 +71,7 @@ def save_checkpoint(
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
-    # No call swaps two folders on every system, so that a replaced one waits under a name that a reader also takes.
+    # Not every system can swap two folders, so the old one is renamed first, to a name that readers accept too.
     replaced = final.with_name(final.name + REPLACED)
     if final.exists():
         retire(replaced)
@@ -105,11 +105,11 @@ def _write_folder(
 
 
 def _packed(group: str, members: Mapping[str, Tensor], iteration: int) -> dict[str, Tensor]:
-    """Copies on the CPU, each contiguous and with memory of its own, as safetensors asks."""
+    """Copy tensors to the CPU, each contiguous and with its own memory, as safetensors requires."""
     packed: dict[str, Tensor] = {}
     for name, tensor in members.items():
         copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
-        # A loss can be finite while the update that follows it is not: a run must never fall back on such weights.
+        # The losses can be finite and the last update not: a run must never resume from such weights.
         if copy.is_floating_point() and not bool((finite := copy.isfinite()).all()):
             raise TrainingDiverged(iteration, {f"{group}/{name}": float(copy[~finite][0])})
         packed[name] = copy
@@ -117,7 +117,7 @@ def _packed(group: str, members: Mapping[str, Tensor], iteration: int) -> dict[s
 
 
 def _check_json(value: object, where: str) -> None:
-    """Refuse what JSON would lose or change without a word. (A tuple is allowed; it is read back as a list.)"""
+    """Refuse values that JSON would lose or change silently. A tuple is allowed; it is read back as a list."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):

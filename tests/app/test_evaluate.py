@@ -257,5 +257,5 @@ def test_results_that_are_no_numbers_are_refused(model: IterativeGAN, cache: Pat
         "config": {"drawn_count": COUNT},
     }
     folder = save_checkpoint(tmp_path, 1, {"model": weights}, arguments)
-    with pytest.raises(InputError, match="its weights are so large that its results are no numbers"):
+    with pytest.raises(InputError, match="its results are NaN or infinite; its weights may be too large"):
         evaluate(folder, "drawn", cache=cache, judge=None, progress=False)

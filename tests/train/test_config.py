@@ -85,7 +85,7 @@ def test_the_defaults_are_valid() -> None:
         ({"lambdas": (1.0, float("nan"), 1.0)}, "--lambdas: found"),
         ({"lambdas": (1.0, float("inf"), 1.0)}, "--lambdas: found"),
         ({"betas": (float("nan"), 0.9)}, "--betas: found"),
-        ({"width": True}, "--width: found True: true and false are no numbers"),
+        ({"width": True}, "--width: found True: true and false are not numbers"),
         ({"iterations": True}, "--iterations: found True"),
         ({"lr": True}, "--lr: found True"),
         ({"betas": (False, 0.9)}, "--betas: found"),

@@ -70,7 +70,7 @@ def test_a_first_start_that_failed_does_not_block_the_corrected_command(
 def test_a_config_that_is_not_ours_is_kept(tiny: dict[str, Any], tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"its config\.json is of no run that can be started anew") as caught:
+        with pytest.raises(InputError, match=r"its config\.json belongs to no run that can start again") as caught:
             train(options(tiny, tmp_path, resume=resume))
         assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from igan_fast.reference.frozen import frozen
+from igan_fast.reference.precision import frozen
 
 
 def wants(module: nn.Module) -> list[bool]:
