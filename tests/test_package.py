@@ -95,6 +95,20 @@ print(*(name for name in sys.modules if name == "igan_fast.train" or name.starts
     assert run_python(code).split() == []
 
 
+def test_the_command_line_starts_without_the_training_loop() -> None:
+    code = """
+import sys, igan_fast.app.cli
+print("igan_fast.train.config" in sys.modules, "igan_fast.train.loop" in sys.modules, "tensorboard" in sys.modules)
+from igan_fast.train import TrainResult, train
+import igan_fast.train
+print(igan_fast.train.loop.train is train, igan_fast.train.train is train)
+print({"train", "TrainResult"} <= set(dir(igan_fast.train)))
+"""
+    assert run_python(code).split() == ["True", "False", "False", "True", "True", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = igan_fast.train.trian
+
+
 def test_every_public_name_is_there() -> None:
     for name in igan_fast.__all__:
         assert getattr(igan_fast, name) is not None

@@ -1,11 +1,15 @@
 """One training iteration in the paper's two stages (Sec. 1, Sec. 3.1, Fig. 1), in plain PyTorch.
 
-With x a real image, z noise, c labels, and D, C, G the three networks:
+x are real images, c their labels, z noise; G, D and C are the generator, the discriminator and the classifier.
 
-    stage 1     x_fake = G(z, c)                D, C minimise  L_D = adversarial(x real, x_fake fake)
-                (z̃, c̃) = C(D(x))                                   + w_D · (label(x) + label(x_fake)) + λ₃ latent
-    stage 2     x_rebuild = G(z̃, σ(c̃))          G minimises    L_G = adversarial(x_fake real) + w_G · label(x_fake)
-                                                                   + λ₁ perceptual + λ₂ pixel + λ₃ latent
+    Stage 1   x_fake = G(z, c)
+              z̃, c̃ = C(D(x))
+              D and C minimise
+              L_D = adversarial(x real, x_fake not) + w_D · (label(x) + label(x_fake)) + λ₃ latent
+
+    Stage 2   x_rebuild = G(z̃, σ(c̃))
+              G minimises
+              L_G = adversarial(x_fake real) + w_G · label(x_fake) + λ₁ perceptual + λ₂ pixel + λ₃ latent
 
 =============  ================================  ==========
 adversarial    BCE of D's source logit           Sec. 3.2.1

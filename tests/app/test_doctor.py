@@ -1,4 +1,4 @@
-"""``igan-fast doctor`` tells what there is, says how to mend what is missing, and never crashes."""
+"""``igan-fast doctor`` reports what there is, says how to fix what is missing, and never crashes."""
 
 from __future__ import annotations
 
