@@ -24,8 +24,8 @@ def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = No
     """Train a model, or resume a run, as ``config`` says.
 
     After the first Ctrl-C (or SIGTERM) the iteration is finished and saved, and ``train`` returns; a second one stops
-    at once. ``train`` sets PyTorch's global seed and, if ``config.threads`` is given, its number of threads. On a CPU it
-    makes glibc keep freed memory in this process.
+    at once. ``train`` sets PyTorch's global seed and, if ``config.threads`` is given, its number of threads. On a CPU
+    it makes glibc keep freed memory in this process.
 
     Args:
         config: what to train.
