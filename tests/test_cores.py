@@ -1,4 +1,4 @@
-"""The cores that this process may use, and those that other programs keep busy, from files as Linux writes them."""
+"""What of the machine there is for this process, from files as Linux writes them; and what is set before PyTorch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from igan_fast import cores
+from igan_fast import _start, cores
+from igan_fast.app import neighbours
 from igan_fast.cores import Cores, busy_elsewhere, usable_cores
+from igan_fast.train.config import TrainConfig
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -96,3 +99,83 @@ def test_a_busy_program_is_seen() -> None:
 )
 def test_threads_that_find_a_core(cores: Cores, free: int) -> None:
     assert cores.free == free
+
+
+def test_fewer_threads_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(neighbours, "free_cores", lambda: Cores(4, 1.1))
+    monkeypatch.setattr(_start, "THREADS_GIVEN", False)
+    config = TrainConfig(device="cpu")
+    with pytest.warns(UserWarning, match=r"keep 1\.1 of 4 cores busy: this run takes 3 threads instead of 4, now and"):
+        assert neighbours.beside_others(config, continued=False) == TrainConfig(device="cpu", threads=3)
+    faster = r"keep 1\.1 of 4 cores busy; --threads 3 would be faster beside them than 4"
+    with pytest.warns(UserWarning, match=faster):
+        assert neighbours.beside_others(config, continued=True) == config
+    given = TrainConfig(device="cpu", threads=4)
+    with pytest.warns(UserWarning, match=faster):
+        assert neighbours.beside_others(given, continued=False) == given
+    monkeypatch.setattr(_start, "THREADS_GIVEN", True)
+    with pytest.warns(UserWarning, match=faster):
+        assert neighbours.beside_others(config, continued=False) == config
+
+
+@pytest.mark.parametrize(("busy", "threads"), [(0.4, None), (3.9, 1), (1.0, 3), (2.0, 2)])
+def test_nothing_is_said_where_nothing_is_gained(
+    busy: float, threads: int | None, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(neighbours, "free_cores", lambda: Cores(4, busy))
+    config = TrainConfig(device="cpu", threads=threads)
+    assert neighbours.beside_others(config, continued=False) == config
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("argv", "original", "expected"),
+    [
+        (["/x/bin/igan-fast", "train"], ["python", "/x/bin/igan-fast", "train"], True),
+        (["-m", "train", "--seed", "1"], ["python", "-X", "dev", "-m", "igan_fast", "train", "--seed", "1"], True),
+        (["-m"], ["python", "-m", "igan_fast"], True),
+        (["-m"], ["python", "-migan_fast.train"], True),
+        (["-m", "-m", "igan_fast"], ["python", "-m", "other", "-m", "igan_fast"], False),
+        (["-m", "tests"], ["python", "-m", "pytest", "tests"], False),
+        (["script.py", "igan-fast"], ["python", "script.py", "igan-fast"], False),
+        (["-c"], ["python", "-c", "import igan_fast"], False),
+        ([""], ["python"], False),
+        ([], ["python"], False),
+    ],
+)
+def test_only_the_command_line_sets_anything(argv: list[str], original: list[str], expected: bool) -> None:
+    assert _start.is_command(argv, original) == expected
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_start, "usable_cores", lambda: CORES)
+    for given in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}):
+        environment = dict(given)
+        _start.prepare(environment)
+        assert environment == given
+    environment = {}
+    _start.prepare(environment)
+    assert environment == {"GOMP_SPINCOUNT": str(_start.SPIN_COUNT)}
+    monkeypatch.setattr(_start, "usable_cores", lambda: CORES - 1)
+    environment = {"GOMP_SPINCOUNT": "7"}
+    _start.prepare(environment)
+    assert environment == {"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": str(CORES - 1)}
+    environment |= {"OMP_NUM_THREADS": "5"}
+    _start.prepare(environment)
+    assert environment["OMP_NUM_THREADS"] == "5"
+
+
+def test_the_command_sets_it_before_openmp_is_loaded_and_an_import_does_not() -> None:
+    """libgomp says what it read when OMP_DISPLAY_ENV is set."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment["OMP_DISPLAY_ENV"] = "verbose"
+    said = {}
+    for name, arguments in {"command": ["-m", "igan_fast", "--version"], "import": ["-c", "import igan_fast"]}.items():
+        command = [sys.executable, *arguments]
+        said[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    if "GOMP_SPINCOUNT" not in said["import"]:
+        pytest.skip("this PyTorch has another OpenMP than GNU's")
+    assert f"GOMP_SPINCOUNT = '{_start.SPIN_COUNT}'" in said["command"]
+    assert f"GOMP_SPINCOUNT = '{_start.SPIN_COUNT}'" not in said["import"]
