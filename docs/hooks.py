@@ -18,7 +18,7 @@ from unittest import mock
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from igan_fast import cli
+from igan_fast.app import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,14 +1,15 @@
 """Iterative GAN (Ma et al., Neurocomputing 2019): one model that recognises, generates, rebuilds and edits faces.
 
-``igan_fast.reference`` is the paper in plain PyTorch; ``IterativeGAN``, ``TrainStep`` and their company here are its
-twins on fused operators (``igan_fast.ops``), with the same names, arguments, results and state. ``igan_fast.train``
-trains, ``FaceEditor`` uses what was trained; ``fuse`` puts networks of your own on the operators.
+``igan_fast.reference`` is the paper in plain PyTorch. ``IterativeGAN`` and ``TrainStep`` here compute the same with
+fused operators (``igan_fast.ops``); names, arguments, results and ``state_dict`` keys are those of the reference.
+``igan_fast.train`` trains a model, ``FaceEditor`` uses it, and ``fuse`` puts your own networks on the
+operators.
 """
 
 from __future__ import annotations
 
-import igan_fast._interrupt  # isort: skip  # before all else: people press Ctrl-C while PyTorch is loaded
-import igan_fast._start  # noqa: F401  # isort: skip  # before PyTorch, which reads what the command line sets
+import igan_fast._interrupt  # isort: skip  # first: people press Ctrl-C while PyTorch is loaded
+import igan_fast._start  # noqa: F401  # isort: skip  # before PyTorch, whose OpenMP reads what it sets
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FaceEditor":  # with its photo and checkpoint handling, which importing a network should not wait for
+    if name == "FaceEditor":  # loaded late: it brings libraries that whoever imports a network does not need
         from igan_fast.editor import FaceEditor
 
         return FaceEditor
@@ -52,5 +53,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What is there now, and what would be loaded when it is asked for."""
+    """Return the names that are there, and those that are loaded on first use."""
     return sorted({*globals(), *__all__, "train"})

@@ -1,6 +1,6 @@
-"""Ctrl-C while the command line is still being loaded: one line and status 130, instead of a traceback of imports.
+"""Ctrl-C while the command line is still importing: it prints one line and exits with status 130.
 
-It imports nothing that Python has not loaded by itself: until it has run, Ctrl-C is a traceback.
+This module imports only what Python has loaded already. Until it has run, Ctrl-C ends in a traceback.
 """
 
 import _signal  # type: ignore[import-not-found]  # ``signal`` itself is written in Python
@@ -16,8 +16,8 @@ def is_command(argv: list[str], original: list[str]) -> bool:
     """Whether this process is the command line.
 
     Args:
-        argv: ``sys.argv``; while Python looks for the module of ``-m``, its first word is ``-m``.
-        original: ``sys.orig_argv``: as Python itself was started.
+        argv: ``sys.argv``; its first word is ``-m`` while Python looks for the module of ``-m``.
+        original: ``sys.orig_argv``, the words that Python was started with.
     """
     if not argv:
         return False
@@ -27,14 +27,14 @@ def is_command(argv: list[str], original: list[str]) -> bool:
 
 
 def quiet() -> None:
-    """End the process at Ctrl-C from now on. There is nothing to clean up yet, and an import may take the exception for
-    its own failure. A Ctrl-C that is ignored, as under ``nohup``, stays so."""
+    """Make Ctrl-C end the process from now on. There is nothing to clean up yet, and an import could take a
+    ``KeyboardInterrupt`` for its own failure. Where Ctrl-C is ignored, as under ``nohup``, it stays ignored."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _end)
 
 
 def usual() -> None:
-    """Ctrl-C is a ``KeyboardInterrupt`` again."""
+    """Make Ctrl-C raise ``KeyboardInterrupt`` again."""
     if _signal.getsignal(_signal.SIGINT) is _end:
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 

@@ -1,6 +1,6 @@
-"""What the command line sets before PyTorch is loaded, because OpenMP reads it once: at its own loading.
+"""OpenMP's settings of the command line. OpenMP reads them when it is loaded, so they are set before PyTorch is.
 
-A program that imports the package sets this for itself, or leaves it: only the command line does it here.
+Only the command line sets them. A program that imports the package may set them itself.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from igan_fast.cores import allowed_cores, usable_cores
 
 __all__ = ["SPIN_COUNT", "THREADS_GIVEN", "is_command", "prepare"]
 
-#: Whether the user has said how many threads OpenMP shall have.
+#: Whether the user has set the number of OpenMP threads.
 THREADS_GIVEN = "OMP_NUM_THREADS" in os.environ
 
-#: How often a thread of GNU's OpenMP looks whether the others have come before it sleeps. Its own 300,000 are longer
-#: than the kernel's time slice: where another program wants the core, a thread that waits takes it away from the very
-#: thread that it is waiting for. Alone this costs some percent, beside others it gains several times as much, and a
-#: neighbour may come at any time. ``python -m bench.neighbours`` measures it.
+#: How many times a waiting thread of GNU OpenMP polls before it sleeps. The default of 300,000 takes longer than the
+#: kernel's time slice: beside other programs a waiting thread takes the core from the thread that it waits for. The
+#: lower count costs a few percent on an idle machine and gains several times as much beside other programs.
+#: ``python -m bench.neighbours`` measures it.
 SPIN_COUNT = 1_000
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:
-    """Set how long a thread waits busily, and how many threads there are where a control group allows less than all.
+    """Set the spin count, and the number of threads if a control group limits the CPU time of this process.
 
-    What the user has set stays.
+    Variables that the user has set are left alone.
     """
     if not environment.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
-    # PyTorch counts the cores that it may run on; of a quota of their time it knows nothing.
+    # PyTorch takes the number of cores from the affinity; it does not know of quotas.
     if "OMP_NUM_THREADS" not in environment and (usable := usable_cores()) < allowed_cores():
         environment["OMP_NUM_THREADS"] = str(usable)
 

@@ -1,6 +1,6 @@
-"""How much of the machine this process may use, and how much of that other programs are using now.
+"""The number of CPU cores that this process may use, and how many of them other programs keep busy.
 
-Linux tells it; elsewhere nothing is known, and nobody is taken to be there.
+Both are read from Linux's files. On other systems no other program is assumed.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from typing import NamedTuple
 
 __all__ = ["Cores", "allowed_cores", "busy_elsewhere", "free_cores", "usable_cores"]
 
-#: Seconds that are watched to see what other programs use: the kernel counts in hundredths of a second.
+#: Seconds over which the use of the cores is measured; the kernel counts in hundredths of a second.
 WATCHED = 0.3
 
-#: Columns of /proc/stat that somebody else's work moves: user, system, irq, softirq, and steal, which is what other
-#: guests of the same machine take. "nice" is left out: a program that asked to wait for others waits for us.
+#: Columns of /proc/stat that count work: user, system, irq, softirq, and steal, the time that other virtual machines
+#: take. "nice" is left out: such programs yield to this one.
 _BUSY = (0, 2, 5, 6, 7)
 
 
 class Cores(NamedTuple):
-    """What there is for this process."""
+    """The CPU cores of this process."""
 
     usable: int
-    """Cores that it may run on, or whose time its control group may use up."""
+    """The number of cores that it may use; see ``usable_cores``."""
     busy: float
     """How many of them other programs keep busy."""
 
     @property
     def free(self) -> int:
-        """Threads that find a core of their own; at least 1."""
+        """The number of threads that would have a core of their own; at least 1."""
         return max(1, self.usable - round(self.busy))
 
 
 def free_cores(seconds: float = WATCHED) -> Cores:
-    """Watch the machine for ``seconds``, doing nothing."""
+    """Measure the use of the cores for ``seconds``, during which the caller waits."""
     return Cores(usable_cores(), busy_elsewhere(seconds))
 
 
 def allowed_cores() -> int:
-    """The cores that this process may run on, whatever share of their time it has."""
+    """Return the number of cores in the affinity of this process, whatever share of their time it may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The cores that this process may run on (its affinity), or fewer where its control group has less of their time.
+    """Return the number of cores that this process may use: its affinity, or fewer if a control group limits CPU time.
 
-    A quota of a part of a core counts as a whole one. ``root`` is where the system's files are looked for.
+    A quota is rounded up to whole cores. ``root`` is the folder in which the system's files are looked for.
     """
     quota = _quota(root)
     return allowed_cores() if quota is None else max(1, min(allowed_cores(), math.ceil(quota)))
 
 
 def busy_elsewhere(seconds: float = WATCHED, root: Path = Path("/")) -> float:
-    """How many of the cores that this process may run on are kept busy by other programs, on average over ``seconds``.
+    """Return how many of this process's cores other programs keep busy, on average over ``seconds``.
 
-    0 where the system does not tell.
+    The result is 0 if the system does not say.
     """
     before, own, began = _busy_seconds(root), time.process_time(), time.monotonic()
     if before is None:
@@ -70,7 +70,7 @@ def busy_elsewhere(seconds: float = WATCHED, root: Path = Path("/")) -> float:
 
 
 def _busy_seconds(root: Path) -> float | None:
-    """Seconds that the cores of this process have worked since the machine started."""
+    """Return the seconds that the cores of this process have worked since the machine started; None if unknown."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     try:
         lines = (root / "proc/stat").read_text(encoding="ascii").splitlines()
@@ -82,10 +82,10 @@ def _busy_seconds(root: Path) -> float | None:
 
 
 def _quota(root: Path) -> float | None:
-    """The least number of cores whose time a control group of this process, or one above it, allows; None: no limit.
+    """Return the smallest CPU limit of this process's control groups and their parents, in cores; None without a limit.
 
-    Both generations of control groups are read, each below where it is usually mounted. In a container the group's own
-    path may not be visible; then its files lie at the mount itself, which every walk upward ends in.
+    Both versions of control groups are read, below their usual mount points. In a container the path of the group may
+    not be visible; then its files are at the mount point, where each walk through the parents ends.
     """
     found: list[float] = []
     for line in _lines(root / "proc/self/cgroup"):
@@ -105,7 +105,7 @@ def _limits(mount: Path, path: str) -> list[float]:
 
 
 def _limit(folder: Path) -> float | None:
-    """quota / period; None where there is no quota: "max", or −1."""
+    """Return quota / period; None if there is no quota ("max", or −1)."""
     newer = " ".join(_lines(folder / "cpu.max")).split()
     try:
         quota, period = map(int, newer or [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")])

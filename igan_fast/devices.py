@@ -1,4 +1,4 @@
-"""Which device a ``--device`` option means, what runs on it, and how this process holds the CPU's memory."""
+"""Devices: what a ``--device`` option means, which operators run there, and settings of the CPU."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from igan_fast.ops import backend
 
 __all__ = ["has_bfloat16", "keep_freed_memory", "operators_on", "resolve_device"]
 
-#: What Linux calls the instructions, of x86 and of Arm.
+#: The names that /proc/cpuinfo has for bfloat16 instructions, on x86 and Arm.
 _BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device itself; ``"auto"`` takes the GPU if there is one.
+    """Return the device that ``device`` names; ``"auto"`` is the GPU if there is one, else the CPU.
 
     Raises:
-        InputError: no device has that name, or this machine, or this build of PyTorch, has none of that kind or number.
+        InputError: the name is not that of a device, or this machine or this build of PyTorch does not have the device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,7 +39,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return found
 
 
-#: What is nearly the name of a device, and what is meant.
+#: Near misses of device names, and what messages suggest for them.
 _KINDS = {"gpu": "'cuda'", "nvidia": "'cuda'", "cuda": "'cuda'", "cpu": "'cpu'", "auto": "'auto'"}
 
 
@@ -58,11 +58,11 @@ def _are(count: int) -> str:
 
 
 def operators_on(device: str | torch.device) -> str:
-    """In words, which implementation the fused operators take there: "native (avx2)", "triton", "reference" …
+    """Describe the implementation that the fused operators take on a device: "native (avx2)", "triton", "reference" …
 
     Raises:
         InputError: there is no such device, see ``resolve_device``; or the environment variable IGAN_FAST_IMPL names an
-            unknown implementation, or one that cannot run there.
+            unknown implementation, or one that cannot run on the device.
     """
     try:
         return backend.chosen(resolve_device(device))
@@ -73,10 +73,10 @@ def operators_on(device: str | torch.device) -> str:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 numbers by itself; where it does not, that is slower than float32."""
+    """Whether the CPU has instructions for bfloat16 products; without them bfloat16 is slower than float32."""
     if not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
-    try:  # oneDNN says yes to any AVX-512, and computes in float32 where that has no such instructions
+    try:  # oneDNN says yes on any CPU with AVX-512, and computes in float32 on those without the instructions
         known = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # only Linux has it
         return True
@@ -84,10 +84,10 @@ def has_bfloat16() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory for the next allocation, from now on in this process; False where there is no glibc.
+    """Make glibc keep freed memory in this process for later allocations. Returns False where there is no glibc.
 
-    It would give every large block back to the system, and the page faults of the next one cost more than most
-    operators that write it.
+    By default glibc returns each large block to the system, and the page faults of the next block cost more than most
+    of the operators that write to it.
     """
     if sys.platform != "linux":
         return False
@@ -96,6 +96,6 @@ def keep_freed_memory() -> bool:
     except OSError:
         return False
     trim_threshold, mmap_threshold, mmap_max, most = -1, -3, -4, 2**31 - 1
-    # An older glibc refuses a threshold above 32 MiB: then no block is to be one of its own at all.
+    # An older glibc refuses a threshold above 32 MiB; then mmap is not used for any block.
     kept = libc.mallopt(mmap_threshold, most) or libc.mallopt(mmap_max, 0)
     return bool(kept) and bool(libc.mallopt(trim_threshold, most))

@@ -1,4 +1,4 @@
-"""A trained model in a user's hands: recognise attributes in photos, generate faces, rebuild and edit photos."""
+"""``FaceEditor`` uses a trained model: recognise attributes in photos, generate faces, rebuild and edit photos."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from igan_fast.checkpoint import load_model
 from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.photos import Photo, load_photo
@@ -21,32 +22,31 @@ from igan_fast.errors import InputError
 from igan_fast.metrics import finite_results
 from igan_fast.paths import given_path
 from igan_fast.reference import IterativeGAN
-from igan_fast.train.checkpoint import load_model
 
 __all__ = ["FaceEditor"]
 
-Picture = Image.Image
+PILImage = Image.Image
 P = TypeVar("P", bound=Photo)
 R = TypeVar("R")
 
-#: More than any study has asked for, and few enough for a folder.
+#: The most faces that one call generates: more than any study needs, and few enough for a folder.
 MOST_FACES = 1_000_000
 
 
 class FaceEditor:
     """Use a trained ``IterativeGAN``.
 
-    Wherever a method takes ``photos``, that is one photo or several: a path, a PIL image, an array (H, W), (H, W, 3) or
-    (H, W, 4) of uint8; or a list or tuple of any of them, or one array (N, H, W, C). Any size and colour mode will do,
-    see ``igan_fast.data.photos.load_photo``. One photo gives one result, several give a list. Pictures that come back
-    are RGB and ``image_size`` square.
+    The argument ``photos`` of a method is one photo or several. One photo is a path, a PIL image, or a uint8 array
+    (H, W), (H, W, 3) or (H, W, 4); several are a list or tuple of these, or one array (N, H, W, C). Any size and colour
+    mode will do, see ``igan_fast.data.photos.load_photo``. For one photo a method returns one result, for several a
+    list. Returned images are RGB and ``image_size`` square.
 
     Args:
         model: put into eval mode; the editor computes on the device that it is on.
         attributes: the names of its attributes, in order.
-        label_samples: (M, A) of 0 and 1, an array or a list of rows of real labels; ``generate`` draws from them what
-            the caller leaves open.
-        batch_size: photos that the model sees at a time.
+        label_samples: (M, A) of 0 and 1, an array or a list of rows of real labels; ``generate`` draws from them the
+            attributes that the caller does not set.
+        batch_size: the number of photos in a batch.
 
     Raises:
         InputError: ``attributes`` or ``label_samples`` do not fit the model.
@@ -83,34 +83,35 @@ class FaceEditor:
         weights: Literal["ema", "model"] = "ema",
         batch_size: int = 64,
     ) -> FaceEditor:
-        """The editor of a run (its best checkpoint) or of a checkpoint folder.
+        """Load the model of a run (its best checkpoint) or of a checkpoint folder.
 
         Args:
-            path: the folder; of a run without a best checkpoint, the newest one is taken.
+            path: the folder; of a run without a best checkpoint, the newest one is loaded.
             device: where the editor computes; ``"auto"`` takes the GPU if there is one.
-            weights: the averaged ones (the plain ones where the run kept no average), or the plain ones.
-            batch_size: photos that the model sees at a time.
+            weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"``
+                takes the plain ones.
+            batch_size: the number of photos in a batch.
 
         Raises:
-            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model; a ``device`` that is not
-                to be had here; other ``weights``; a ``batch_size`` below 1.
+            InputError: there is no checkpoint at ``path``, or it is damaged or holds no model; the ``device`` is not
+                available; ``weights`` is neither of the two; ``batch_size`` is below 1.
         """
         loaded = load_model(given_path(path, "path"), device=resolve_device(device), weights=weights)
         samples = _unpack(loaded.label_samples, len(loaded.attributes), loaded.folder)
         return cls(loaded.model, loaded.attributes, label_samples=samples, batch_size=batch_size)
 
     @overload
-    def recognise(self, photos: str | Path | Picture) -> dict[str, float]: ...
+    def recognise(self, photos: str | Path | PILImage) -> dict[str, float]: ...
     @overload
     def recognise(self, photos: list[P] | tuple[P, ...]) -> list[dict[str, float]]: ...
     @overload
     def recognise(self, photos: NDArray[Any]) -> Any: ...
     def recognise(self, photos: Photo | Sequence[Photo]) -> dict[str, float] | list[dict[str, float]]:
-        """The probability of each attribute, by name.
+        """Return the probability of each attribute, by name.
 
         Raises:
-            InputError: what is given is no photo, see ``igan_fast.data.photos.load_photo``; or the model's results are
-                no numbers.
+            InputError: something passed is not a photo, see ``igan_fast.data.photos.load_photo``; or the model's
+                results are NaN or infinite.
         """
 
         def probabilities(x: Tensor) -> list[dict[str, float]]:
@@ -120,45 +121,44 @@ class FaceEditor:
         return self._each(photos, probabilities)
 
     @overload
-    def rebuild(self, photos: str | Path | Picture) -> Picture: ...
+    def rebuild(self, photos: str | Path | PILImage) -> PILImage: ...
     @overload
-    def rebuild(self, photos: list[P] | tuple[P, ...]) -> list[Picture]: ...
+    def rebuild(self, photos: list[P] | tuple[P, ...]) -> list[PILImage]: ...
     @overload
     def rebuild(self, photos: NDArray[Any]) -> Any: ...
-    def rebuild(self, photos: Photo | Sequence[Photo]) -> Picture | list[Picture]:
-        """Photos drawn again by the model from what it recognised in them: ``transform`` without a change.
+    def rebuild(self, photos: Photo | Sequence[Photo]) -> PILImage | list[PILImage]:
+        """Let the model draw photos again from what it recognises in them: ``transform`` without a change.
 
         Raises:
             InputError: as ``recognise``.
         """
-        return self._each(photos, lambda x: _to_pictures(self.model.rebuild(x)))
+        return self._each(photos, lambda x: _to_pil(self.model.rebuild(x)))
 
     @overload
-    def transform(self, photos: str | Path | Picture, changes: Mapping[str, Change]) -> Picture: ...
+    def transform(self, photos: str | Path | PILImage, changes: Mapping[str, Change]) -> PILImage: ...
     @overload
-    def transform(self, photos: list[P] | tuple[P, ...], changes: Mapping[str, Change]) -> list[Picture]: ...
+    def transform(self, photos: list[P] | tuple[P, ...], changes: Mapping[str, Change]) -> list[PILImage]: ...
     @overload
     def transform(self, photos: NDArray[Any], changes: Mapping[str, Change]) -> Any: ...
-    def transform(self, photos: Photo | Sequence[Photo], changes: Mapping[str, Change]) -> Picture | list[Picture]:
-        """Photos drawn again with some attributes changed; the others stay as they are recognised.
+    def transform(self, photos: Photo | Sequence[Photo], changes: Mapping[str, Change]) -> PILImage | list[PILImage]:
+        """Let the model draw photos again with some attributes changed; the others stay as they are recognised.
 
         Args:
-            changes: by name, the new value in [0, 1], or ``"flip"``: 1 where the attribute is recognised as absent
-                (probability below 0.5), else 0; each photo is flipped by what is recognised in it.
+            changes: the new values by name, in [0, 1], or ``"flip"``. A flipped attribute becomes 1 in a photo in which
+                it is recognised as absent (probability below 0.5), else 0.
 
         Raises:
-            InputError: as ``recognise``; an unknown attribute (near names are suggested) or another value.
+            InputError: as ``recognise``; an unknown attribute (the message suggests similar names) or another value.
         """
         by_index = changes_by_index(changes, self.attributes)
-        return self._each(photos, lambda x: _to_pictures(self.model.transform(x, by_index)))
+        return self._each(photos, lambda x: _to_pil(self.model.transform(x, by_index)))
 
-    def generate(self, n: int, attributes: Mapping[str, float] | None = None, *, seed: int = 0) -> list[Picture]:
-        """New faces.
+    def generate(self, n: int, attributes: Mapping[str, float] | None = None, *, seed: int = 0) -> list[PILImage]:
+        """Generate faces.
 
-        The attributes that are left open are those of a real person: a row of ``label_samples``, drawn at random, in
-        which the given ones are then set. Without samples each open attribute is 0.5, undecided. What face k is drawn
-        from depends on ``seed`` and k alone: the same seed with other ``attributes`` gives the same faces changed, and
-        a larger ``n`` the same faces and more.
+        The attributes that are not set are those of a real person: a row of ``label_samples``, drawn at random. Without
+        samples each of them is 0.5, undecided. Noise and row of face k depend on ``seed`` and k alone: the same seed
+        with other ``attributes`` gives the same faces, changed, and a larger ``n`` gives the same faces and more.
 
         Args:
             n: how many, from 1 to 1,000,000.
@@ -166,17 +166,17 @@ class FaceEditor:
             seed: from 0 to 2⁶³ − 1.
 
         Raises:
-            InputError: a value out of range, or an unknown attribute (near names are suggested).
+            InputError: a value out of range, or an unknown attribute (the message suggests similar names).
         """
-        return [picture for batch in self.generate_batches(n, attributes, seed=seed) for picture in batch]
+        return [image for batch in self.generate_batches(n, attributes, seed=seed) for image in batch]
 
     def generate_batches(
         self, n: int, attributes: Mapping[str, float] | None = None, *, seed: int = 0
-    ) -> Iterator[list[Picture]]:
-        """The faces of ``generate``, ``batch_size`` at a time: for more of them than the memory holds.
+    ) -> Iterator[list[PILImage]]:
+        """Yield the faces of ``generate``, ``batch_size`` at a time, for more faces than fit in memory.
 
         Raises:
-            InputError: as ``generate``, before the first batch is asked for.
+            InputError: as ``generate``; raised by the call itself, before the first batch.
         """
         if not 1 <= n <= MOST_FACES:
             raise InputError(f"n: found {n:,}, expected from 1 to {MOST_FACES:,} faces")
@@ -192,7 +192,7 @@ class FaceEditor:
             chosen[index] = value
         return self._drawn(n, chosen, seed)
 
-    def _drawn(self, n: int, chosen: Mapping[int, float], seed: int) -> Iterator[list[Picture]]:
+    def _drawn(self, n: int, chosen: Mapping[int, float], seed: int) -> Iterator[list[PILImage]]:
         noise_rng, label_rng = np.random.default_rng(seed).spawn(2)
         for start in range(0, n, self.batch_size):
             count = min(self.batch_size, n - start)
@@ -204,14 +204,14 @@ class FaceEditor:
                 labels[:, index] = value
             with torch.inference_mode():
                 z, c = (torch.from_numpy(array).to(self._device) for array in (noise, labels))
-                yield _to_pictures(self.model.generate(z, c))
+                yield _to_pil(self.model.generate(z, c))
 
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def _each(self, photos: Photo | Sequence[Photo], run: Callable[[Tensor], list[R]]) -> R | list[R]:
-        """``run`` on batches (B, 3, S, S) in [−1, 1]; the one result where ``photos`` is one photo, else their list."""
+        """Call ``run`` on batches (B, 3, S, S) in [−1, 1]; return one result for one photo, a list for several."""
         several = isinstance(photos, list | tuple) or (isinstance(photos, np.ndarray) and photos.ndim == 4)
         results: list[R] = []
         with torch.inference_mode():
@@ -231,7 +231,7 @@ def _found(photo: Photo) -> Photo:
     return given_path(photo, "photo") if isinstance(photo, str | os.PathLike) else photo
 
 
-def _to_pictures(images: Tensor) -> list[Picture]:
+def _to_pil(images: Tensor) -> list[PILImage]:
     return [Image.fromarray(image) for image in to_uint8(finite_results(images)).cpu().numpy()]
 
 
@@ -246,7 +246,7 @@ def _as_rows(samples: ArrayLike, count: int) -> NDArray[Any]:
 
 
 def _unpack(packed: Any, attributes: int, folder: Path) -> NDArray[np.uint8]:
-    """``["0110…", …]``, one string a row, as (M, A)."""
+    """Convert ``["0110…", …]``, one string a row, to (M, A)."""
     if not isinstance(packed, list) or not all(
         isinstance(row, str) and len(row) == attributes and set(row) <= {"0", "1"} for row in packed
     ):

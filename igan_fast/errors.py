@@ -1,23 +1,22 @@
-"""The one exception that means *the input is wrong*, never *the program is wrong*, and how its message is shown."""
+"""``InputError``, which means that the input is wrong and not the program, and how its message is printed."""
 
 __all__ = ["InputError", "printable"]
 
 
 def printable(text: object) -> str:
-    """``str(text)`` in one line that no terminal obeys: what would not show as a character is spelled as an escape.
+    """Return ``str(text)`` as one line with escapes in place of the characters that are not printable.
 
-    A file name may hold any byte: line ends, colours, a cursor that moves, bytes that are no text. A byte that is no
-    UTF-8 is shown as ``\\xNN``.
+    A file name may hold line ends, terminal commands and bytes that are not UTF-8. Such a byte becomes ``\\xNN``.
     """
     shown = str(text)
     return shown if shown.isprintable() else "".join(map(_escaped, shown))
 
 
 class InputError(ValueError):
-    """Bad input: an argument, file or environment that the caller can mend.
+    """Bad input: an argument, a file or a setting that the caller can correct.
 
-    The message is one line that names the argument or file, says what was found and what was expected; see
-    :func:`printable`. The command line prints it without a traceback and exits with status 2; any other exception is a
+    The message is one line that names the argument or file, what was found and what was expected; see
+    :func:`printable`. The command line prints it without a traceback and exits with status 2. Any other exception is a
     defect of this package and keeps its traceback.
     """
 
@@ -29,6 +28,6 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8, as Python holds it
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")

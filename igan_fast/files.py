@@ -1,4 +1,4 @@
-"""Files that are whole or absent: read within bounds; written, forced to the disk, then renamed into place."""
+"""Reading files safely and writing them atomically: a file is written beside its place, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ class FileMissing(InputError):
 
 
 class FileUnreadable(InputError):
-    """The file is there, but the system did not hand it out (permission, a failing disk …): its content is unknown."""
+    """The system could not read the file (no permission, a failing disk …); its content is unknown."""
 
 
 class FileDamaged(InputError):
-    """The file was read, and its content is not what it has to be."""
+    """The file was read, and its content is wrong."""
 
 
 @contextmanager
 def clear_write_errors(what: str, consequence: str = "") -> Iterator[None]:
-    """Turn an ``OSError`` inside the block (full disk, no permission …) into one clear line.
+    """Turn an ``OSError`` inside the block (full disk, no permission …) into an ``InputError`` of one line.
 
     Args:
-        what: what could not be written, for the message: a path, or a phrase with one in it.
-        consequence: what that means for the user, put at the end of the message.
+        what: what could not be written: a path, or a phrase that holds one. The message begins with it.
+        consequence: what that means for the user. The message ends with it.
 
     Raises:
         InputError: in place of the ``OSError``.
@@ -75,12 +75,15 @@ def clear_write_errors(what: str, consequence: str = "") -> Iterator[None]:
 
 
 def check_place(path: Path) -> None:
-    """Before any work: raise ``InputError`` where ``path`` lies below a file or a link to nothing, or where no
-    file may be made."""
+    """Check before any work that ``path`` can be written.
+
+    Raises:
+        InputError: ``path`` lies below a file or a broken link, or in a folder without permission to write.
+    """
     folder = path.parent
     while not folder.exists():
         if folder.is_symlink():
-            raise InputError(f"{path}: cannot be written: {folder} is a link to nothing, expected a folder")
+            raise InputError(f"{path}: cannot be written: {folder} is a broken link, expected a folder")
         folder = folder.parent
     if not folder.is_dir():
         raise InputError(f"{path}: cannot be written: {folder} is a file, expected a folder")
@@ -89,7 +92,7 @@ def check_place(path: Path) -> None:
 
 
 def entry_kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "other"]:
-    """What an entry of a folder is, or leads to: "other" is a device, a pipe, and a link to nothing or in a circle."""
+    """Return the kind of an entry of a folder, links followed. "other" is a device, a pipe or a broken link."""
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
     except OSError:
@@ -97,16 +100,16 @@ def entry_kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "other"]:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a regular file, or a link to one, for reading. Nothing else is opened: a pipe, say, would never answer.
+    """Open a regular file, or a link to one, for reading. Nothing else is opened: reading a pipe could wait forever.
 
     Raises:
-        FileDamaged: a folder, a pipe, a device or a socket is there instead.
-        OSError: as the system gives it, for one because nothing is there.
+        FileDamaged: ``path`` is a folder, a pipe, a device or a socket.
+        OSError: the system's own, for example if nothing is there.
     """
     if "\0" in str(path):
         raise FileMissing(f"{path}: no file can have this name")
-    _refuse_special(path, path.stat().st_mode)  # before it is opened: for some devices that alone is an order
-    # What was put in its place since is not waited for: without O_NONBLOCK the opening of a pipe is.
+    _refuse_special(path, path.stat().st_mode)  # before opening: some devices act when they are opened
+    # O_NONBLOCK: if a pipe has taken its place since, opening it must not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         _refuse_special(path, os.fstat(descriptor).st_mode)
@@ -118,11 +121,11 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 @contextmanager
 def reading(path: Path) -> Iterator[io.BufferedReader]:
-    """:func:`open_regular` for the block, in which every error of the system says what it means for the file.
+    """Open a file as :func:`open_regular` for the block, and turn each ``OSError`` in it into one of the errors below.
 
     Raises:
-        FileMissing: there is none, or a link to nothing.
-        FileUnreadable: no permission, an input/output error.
+        FileMissing: there is no such file, or only a broken link.
+        FileUnreadable: there is no permission, or an input/output error.
         FileDamaged: as :func:`open_regular`.
     """
     try:
@@ -135,10 +138,10 @@ def reading(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def read_file(path: Path, *, limit: int) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes; of a longer one nothing is read.
+    """Return the content of a regular file of at most ``limit`` bytes. A longer file is not read at all.
 
     Raises:
-        FileMissing, FileUnreadable, FileDamaged: as :func:`reading`; ``FileDamaged`` also where it is longer.
+        FileMissing, FileUnreadable, FileDamaged: as :func:`reading`; ``FileDamaged`` also if the file is longer.
     """
     with reading(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -157,8 +160,8 @@ def _refuse_special(path: Path, mode: int) -> None:
 
 
 def temporary_path(target: Path) -> Path:
-    """A name beside ``target`` that nobody can foresee, for what is renamed to it when it is whole."""
-    # 40 characters are at most 160 bytes; a file system takes names of 255.
+    """Return a random name beside ``target``, for a file that is renamed to ``target`` when it is whole."""
+    # 40 characters are at most 160 bytes; file systems allow 255.
     return target.with_name(f".tmp-{target.name[:40]}-{secrets.token_hex(8)}")
 
 
@@ -170,7 +173,7 @@ def is_temporary_name(name: str) -> bool:
 def write_durably(path: Path, data: bytes) -> None:
     """Write ``data`` to the new file ``path`` and return when the disk has it.
 
-    Raises ``OSError`` as the system gives it; ``FileExistsError`` where anything is there, a link included.
+    Raises the system's ``OSError``; ``FileExistsError`` if anything is there, even a link.
     """
     with path.open("xb") as file:
         file.write(data)
@@ -179,9 +182,9 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` at once: a reader, or a run killed at any moment, finds the old file or the new one.
+    """Replace ``path`` by ``data`` atomically: at any moment, also after a kill, it is the old file or the new one.
 
-    Raises ``OSError`` as the system gives it; the old file is untouched then and nothing is left beside it.
+    Raises the system's ``OSError``; the old file is untouched then, and nothing is left beside it.
     """
     temporary = temporary_path(path)
     try:
@@ -194,21 +197,21 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """``replace_file`` that makes the folder where needed. Raises ``InputError`` where it cannot write."""
+    """Make the folder if needed, then call ``replace_file``. Raises ``InputError`` if it cannot write."""
     with clear_write_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data)
 
 
 def sync_file(path: Path) -> None:
-    """Force the contents of ``path`` to the disk, where something else than ``write_durably`` wrote them."""
+    """Force the content of ``path`` to the disk, after it was written by something other than ``write_durably``."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
     """Force the names in ``folder`` to the disk: a new or renamed entry is durable only after this."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows can't open a folder, and keeps names durable by itself
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and syncs names without it
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,4 +1,4 @@
-"""The package's own JSON, read so that whatever a file holds, the reader gets what it expects or one clear line."""
+"""Reading the package's JSON files: their content has the expected types, or the error is one line."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from igan_fast.files import FileDamaged, read_file
 
 __all__ = ["MAX_BYTES", "Natural", "check_json", "parse_json", "read_json"]
 
-#: No file of ours comes near it: the longest, a store's list of broken pictures, has some hundred bytes each.
+#: Far more than any JSON file of the package has; the longest is a store's list of broken photos.
 MAX_BYTES = 64 * 2**20
 
-#: Deeper than anything of ours, and far from where Python's own stack ends.
+#: Deeper than any JSON file of the package, and far below Python's recursion limit.
 _MAX_DEPTH = 32
 
-#: A longer number is no count and no seed, and cannot become a float.
+#: A longer number is neither a count nor a seed, and too large for a float.
 _MAX_DIGITS = 300
 
 
 class Natural:
-    """In the shape of :func:`check_json`: a whole number from 0 to 2⁶³ − 1, as a count or an index is."""
+    """A shape for :func:`check_json`: a whole number from 0 to 2⁶³ − 1, such as a count or an index."""
 
 
 def read_json(path: Path, shape: Any = None, *, limit: int = MAX_BYTES) -> dict[str, Any]:
-    """The JSON object in a file of ours.
+    """Read the JSON object in one of the package's files.
 
     Args:
         path: the file.
-        shape: what the object must hold, as :func:`check_json` takes it; nothing is asked of it by default.
-        limit: the most bytes it may have.
+        shape: what the object must hold, as for :func:`check_json`; anything by default.
+        limit: the largest size in bytes.
 
     Raises:
-        FileMissing, FileUnreadable, FileDamaged: as :func:`igan_fast.files.read_file`; ``FileDamaged`` also where the
-            content is no JSON object, holds what JSON has not (NaN, Infinity), a number beyond the range of floats, a
-            name twice, or something of another type than ``shape`` says.
+        FileMissing, FileUnreadable, FileDamaged: as :func:`igan_fast.files.read_file`; ``FileDamaged`` also if the
+            content is not a JSON object, or holds NaN, Infinity, a number beyond the range of floats, a name twice, or
+            a value of another type than ``shape`` says.
     """
     return parse_json(read_file(path, limit=limit), path, shape)
 
 
 def parse_json(data: bytes, where: str | Path, shape: Any = None) -> dict[str, Any]:
-    """:func:`read_json` for bytes that were read already; ``where`` names them in messages."""
+    """Parse bytes as :func:`read_json` does a file; ``where`` names them in messages."""
     try:
         content = json.loads(
             data.decode("utf-8-sig"),
@@ -68,16 +68,16 @@ def parse_json(data: bytes, where: str | Path, shape: Any = None) -> dict[str, A
 
 
 def check_json(value: object, shape: Any, where: str | Path, name: str = "") -> None:
-    """Refuse a value that came from JSON and is of another type than ``shape`` says.
+    """Check that a value from JSON has the type that ``shape`` says.
 
     Args:
         value: the value.
         shape: ``str``, ``bool``, ``int``, ``float`` (whole numbers too, but no bool), ``Natural``, ``dict`` or ``list``
-            (whatever they hold); ``[shape]`` for a list of any length; ``{str: shape}`` for an object with any names;
-            ``{"name": shape, …}`` for one with at least these names; a tuple for one of several shapes, ``None``
-            among them.
+            of anything; ``[shape]`` for a list of any length; ``{str: shape}`` for an object with any names;
+            ``{"name": shape, …}`` for an object with at least these names; a tuple for any of several shapes, one of
+            which may be ``None``.
         where: the file, for the message.
-        name: of the value in it, for the message.
+        name: the value's name in the file, for the message.
 
     Raises:
         FileDamaged: names the file and the value, what was found and what was expected.
@@ -126,7 +126,7 @@ def _message(where: str | Path, name: str, value: object, expected: str) -> str:
 
 
 def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -147,7 +147,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} is there twice")
+        raise ValueError(f"the name {twice!r} occurs twice")
     return values
 
 

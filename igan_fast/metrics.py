@@ -1,4 +1,4 @@
-"""The numbers that say how well a model recognises and rebuilds, free of files and protocols: arrays in, scores out."""
+"""Scores of recognition and of rebuilds, computed from arrays and tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Labels = NDArray[Any]  # (N, A): bool, or any numbers that are 0 or 1
 
 
 class Autoencoder(Protocol):
-    """What is asked of a model here: ``IterativeGAN`` in either wing has it."""
+    """The methods of a model that are used here; both ``IterativeGAN`` have them, the reference and the fused one."""
 
     def train(self, mode: bool = True) -> Any: ...
     def modules(self) -> Iterator[nn.Module]: ...
@@ -41,21 +41,21 @@ class Autoencoder(Protocol):
 
 @dataclass(frozen=True)
 class AttributeScores:
-    """How well labels were predicted: (A,) float64 each, one number per attribute."""
+    """How well labels are predicted. Each score is (A,) float64, one number per attribute."""
 
     accuracy: NDArray[np.float64]
     """Share of the images with the right answer."""
     balanced_accuracy: NDArray[np.float64]
-    """Mean of the recalls of "present" and "absent"; of the one that occurs where the other never does."""
+    """Mean of the recalls of "present" and "absent"; where one of the two never occurs, the recall of the other."""
     f1: NDArray[np.float64]
     """2TP / (2TP + FP + FN); NaN where the attribute neither occurs nor is ever predicted."""
 
 
 class ImageQuality(NamedTuple):
-    """How near N images come to N others; each is (N,) float32."""
+    """How similar N images are to N others. Each score is (N,) float32."""
 
     l1: Tensor
-    """mean|a − b| of an image in [−1, 1]: the paper's pixel loss (Sec. 3.3.1)."""
+    """mean|a − b| of images in [−1, 1]: the paper's pixel loss (Sec. 3.3.1)."""
     psnr: Tensor
     """Peak signal-to-noise ratio in dB."""
     ssim: Tensor
@@ -63,16 +63,16 @@ class ImageQuality(NamedTuple):
 
 
 def hamming_loss(predicted: Labels, labels: Labels) -> float:
-    """The share of wrong answers over all images and attributes (the paper's Fig. 4).
+    """Return the share of wrong answers over all images and attributes (the paper's Fig. 4).
 
     Raises:
-        ValueError: the shapes differ, are not (N, A), or hold nothing.
+        ValueError: the shapes differ, are not (N, A), or are empty.
     """
     return float(np.mean(_as_bool(predicted, labels) != _as_bool(labels, predicted)))
 
 
 def attribute_scores(predicted: Labels, labels: Labels) -> AttributeScores:
-    """Scores of each attribute. Raises ``ValueError`` as ``hamming_loss``."""
+    """Return the scores of each attribute. Raises ``ValueError`` as ``hamming_loss``."""
     guess, truth = _as_bool(predicted, labels), _as_bool(labels, predicted)
     true_positives = np.sum(guess & truth, axis=0)
     positives, guessed = np.sum(truth, axis=0), np.sum(guess, axis=0)
@@ -89,16 +89,16 @@ def attribute_scores(predicted: Labels, labels: Labels) -> AttributeScores:
 
 
 def majority_labels(labels: Labels) -> NDArray[np.bool_]:
-    """(A,): for each attribute whether more than half of the (N, A) labels have it: the best answer without looking."""
+    """Return (A,): whether more than half of the (N, A) labels have the attribute, the best answer without a photo."""
     majority: NDArray[np.bool_] = np.mean(labels, axis=0) > 0.5
     return majority
 
 
 def image_quality(images: Tensor, targets: Tensor) -> ImageQuality:
-    """L1, PSNR and SSIM of each image (N, 3, S, S) in [−1, 1]. Their means are the usual summary."""
+    """Return L1, PSNR and SSIM of each image (N, 3, S, S) in [−1, 1]. Their means are the usual summary."""
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-    # SSIM compares means, so it is defined for intensities from 0 up.
+    # SSIM compares means, so it needs intensities from 0 up.
     ours, theirs = (images.float() + 1) / 2, (targets.float() + 1) / 2
     each = (1, 2, 3)
     psnr = peak_signal_noise_ratio(ours, theirs, data_range=1.0, reduction="none", dim=each)
@@ -108,19 +108,19 @@ def image_quality(images: Tensor, targets: Tensor) -> ImageQuality:
 
 
 def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batch_size: int = 100) -> dict[str, float]:
-    """How a model in training does on photos it has not seen, cheap enough to be asked at every checkpoint.
+    """Score a model in training on held-out photos, fast enough for each checkpoint.
 
     Args:
-        model: put into eval mode for this call, then back as it was.
+        model: put into eval mode during the call; afterwards each module is in the mode that it was in.
         images: (N, S, S, 3) uint8, on the model's device.
         labels: (N, A) in {0, 1}, on the model's device.
-        batch_size: images at a time; the scores do not depend on it.
+        batch_size: the number of images in a batch; the scores do not depend on it.
 
     Returns:
-        ``hamming_loss`` (see there) and ``rebuild_l1``, mean|rebuilt − real| of images in [−1, 1].
+        ``hamming_loss``, see the function, and ``rebuild_l1``, mean|rebuilt − real| of images in [−1, 1].
 
     Raises:
-        ValueError: no images, or not as many labels.
+        ValueError: there are no images, or another number of labels.
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"found {len(images)} images and {len(labels)} rows of labels; expected as many, at least one")
@@ -139,8 +139,8 @@ def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batc
 
 @contextmanager
 def in_eval_mode(model: Autoencoder) -> Iterator[None]:
-    """Inference with running statistics and without gradients; afterwards every module is in the mode that it was in,
-    a frozen part of a model in training too."""
+    """Run the block in eval mode and in inference mode. Afterwards each module is in the mode that it was in, also one
+    that the caller had put into eval mode alone."""
     before = [(module, module.training) for module in model.modules()]
     model.train(False)
     try:
@@ -159,11 +159,13 @@ def _as_bool(labels: Labels, other: Labels) -> NDArray[np.bool_]:
 
 
 def finite_results(results: Tensor) -> Tensor:
-    """The same tensor, of any shape.
+    """Return ``results``, of any shape, if all are finite.
 
     Raises:
-        InputError: a result of the model is NaN or infinite, as from weights that are numbers and too large.
+        InputError: a result is NaN or infinite. Finite weights cause that too if they are too large.
     """
     if not results.isfinite().all():
-        raise InputError("model: its weights are so large that its results are no numbers; take another checkpoint")
+        raise InputError(
+            "model: its results are NaN or infinite; its weights may be too large; take another checkpoint"
+        )
     return results

@@ -1,4 +1,4 @@
-"""Paths as people type them: ``~`` is somebody's home wherever it stands, and nothing is no path."""
+"""Paths as people type them: ``~`` is expanded, and an empty path is an error."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ __all__ = ["given_path"]
 
 
 def given_path(path: str | os.PathLike[str], name: str) -> Path:
-    """The path that a caller means.
+    """Return the path that a user means.
 
-    ``~`` and ``~user`` at its beginning become that home, as a shell does only where nothing stands before them
-    (``--run=~/x`` reaches a program as it is). A file that really has such a name (``~notes.jpg``) is meant where it
-    exists.
+    ``~`` and ``~user`` at the beginning are expanded to the home folder. A shell does that too, but not in
+    ``--run=~/x``. A file whose name begins with ``~`` (``~notes.jpg``) is taken for itself if it exists.
 
     Args:
-        path: as it was given.
-        name: the argument's, for messages.
+        path: the path as the user wrote it.
+        name: of the argument, for messages.
 
     Raises:
-        InputError: no path, an empty one, one with a NUL character, or the home of a user that does not exist or has
-            none.
+        InputError: the path is not a path, is empty or contains a NUL character, or the user has no home folder.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name}: found {reprlib.repr(path)}, expected a path")
@@ -35,7 +33,7 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
         raise InputError(f"{name}: found {text!r}, expected a path without NUL characters")
     if not text.startswith("~"):
         found = Path(path)
-        # pathlib shortens ./~x to ~x, which would be a home where it is looked at again.
+        # pathlib shortens ./~x to ~x, which a second call would take for a home folder.
         return Path.cwd() / found if str(found).startswith("~") else found
     user = text.split("/", 1)[0]
     if user != "~" and os.path.lexists(text):

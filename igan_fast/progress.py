@@ -1,4 +1,4 @@
-"""How far a long job is."""
+"""Progress bars of long jobs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tqdm import tqdm
 
 __all__ = ["LINE_EVERY", "progress_bar"]
 
-#: Seconds between two signs of progress where there is no terminal to draw a bar on: a log keeps each of them.
+#: Seconds between two updates if stderr is not a terminal: a log file keeps every one of them.
 LINE_EVERY = 30.0
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm[Any]:
-    """tqdm's bar on stderr, which a terminal sees move.
+    """Return tqdm's progress bar on stderr.
 
     Args:
-        items: what to go through, as for ``tqdm``.
-        shown: whether there is to be one.
-        options: tqdm's own.
+        items: what to iterate over, as for ``tqdm``.
+        shown: whether the bar is shown.
+        options: passed to ``tqdm``.
     """
-    if sys.stderr is None:  # closed before Python began
+    if sys.stderr is None:  # closed before Python started
         shown = False
     interval = 0.1 if shown and sys.stderr.isatty() else LINE_EVERY
     return tqdm(items, disable=not shown, mininterval=interval, maxinterval=max(interval, 10.0), **options)

@@ -19,8 +19,8 @@ from igan_fast.models import Discriminator, IterativeGAN
 from igan_fast.ops import backend
 from igan_fast.ops.winograd_conv import filters_kept
 from igan_fast.reference import step as reference
-from igan_fast.reference.frozen import frozen
-from igan_fast.reference.step import StepConfig, StepLosses, arithmetic, check_precision, products
+from igan_fast.reference.precision import autocast, check_precision, frozen, tf32_mode
+from igan_fast.reference.step import StepConfig, StepLosses
 
 __all__ = ["StepConfig", "StepLosses", "TrainStep"]
 
@@ -72,7 +72,7 @@ class TrainStep:
         """
         if self._plain is not None:
             return self._plain(images, labels, noise)
-        with products(self.config.precision, images.device):
+        with tf32_mode(self.config.precision, images.device):
             return self._iterate(images, labels, noise)
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
@@ -80,7 +80,7 @@ class TrainStep:
         if self._plain is not None:
             self._plain.extra_discriminator(images, labels, noise)
             return
-        with products(self.config.precision, images.device):
+        with tf32_mode(self.config.precision, images.device):
             self._stage1(images, labels, noise, for_stage2=False)
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
@@ -88,7 +88,7 @@ class TrainStep:
         if self._plain is not None:
             self._plain.extra_generator(labels, noise)
             return
-        with products(self.config.precision, labels.device), frozen(self._judges):
+        with tf32_mode(self.config.precision, labels.device), frozen(self._judges):
             with self._arithmetic(labels.device):
                 x_fake = self.model.generator(noise, labels)
             self.optimizer_g.zero_grad(set_to_none=True)
@@ -161,7 +161,7 @@ class TrainStep:
         return torch.optim.Adam(parameters, lr=self.config.lr, betas=self.config.betas, fused=True, capturable=on_gpu)
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
-        return arithmetic(self.config.precision, device)
+        return autocast(self.config.precision, device)
 
 
 def _update(optimizer: torch.optim.Optimizer) -> None:

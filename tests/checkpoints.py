@@ -1,4 +1,4 @@
-"""Checkpoints that were changed after they were written, with manifests that agree with the change."""
+"""Checkpoints to test with: small ones, and ones that were changed after they were written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,28 @@ from typing import Any
 
 import torch
 from safetensors.torch import load, save
+
+
+def small(value: float) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of a small checkpoint."""
+    return {"model": {"weight": torch.full((3, 5), value)}, "rng": {"cpu": torch.get_rng_state()}}
+
+
+def step_names(run: Path) -> list[str]:
+    """What lies among the checkpoints of a run."""
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def silent(message: str) -> None:
+    """A ``report`` that must not be called."""
+    raise AssertionError(f"nothing should be reported, got: {message}")
+
+
+def flip_byte(path: Path, position: int) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
 
 
 def rewrite(folder: Path, name: str, data: bytes) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from igan_fast import _start, cores, neighbours
+from igan_fast import _start, cores
+from igan_fast.app import neighbours
 from igan_fast.cores import Cores, busy_elsewhere, usable_cores
 from igan_fast.train.config import TrainConfig
 

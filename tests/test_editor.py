@@ -9,7 +9,7 @@ from igan_fast import IterativeGAN
 from igan_fast.data import to_float, to_uint8
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
-from igan_fast.train.checkpoint import save_checkpoint
+from igan_fast.train.save import save_checkpoint
 
 NAMES = ("Smiling", "Eyeglasses", "Bangs", "Male")
 SAMPLES = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]], np.uint8)
@@ -321,5 +321,5 @@ def test_results_that_are_no_numbers_are_refused(editor: FaceEditor) -> None:
             parameter.fill_(1e30)
     photo = pixels(1)[0]
     for compute in (lambda: editor.recognise(photo), lambda: editor.rebuild(photo), lambda: editor.generate(1)):
-        with pytest.raises(InputError, match="its weights are so large that its results are no numbers"):
+        with pytest.raises(InputError, match="its results are NaN or infinite; its weights may be too large"):
             compute()

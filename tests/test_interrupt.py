@@ -41,7 +41,7 @@ def start(tmp_path: Path, *arguments: str, ignored: bool = False) -> subprocess.
 def test_ctrl_c_while_loading_prints_one_line_and_exits_with_130(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     if arguments[0] == "igan-fast":  # the script that pip installs
         script = tmp_path / "igan-fast"
-        script.write_text("import sys\nfrom igan_fast.cli import main\nsys.exit(main())\n")
+        script.write_text("import sys\nfrom igan_fast.app.cli import main\nsys.exit(main())\n")
         arguments = (str(script), "doctor")
     done = start(tmp_path, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "igan-fast: interrupted\n")

@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 import igan_fast
+import igan_fast.app.evaluate
+import igan_fast.app.report
+import igan_fast.evaluate
+import igan_fast.report
+from igan_fast import app
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +50,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
     assert {name for name in loaded if name.partition(".")[0] != "igan_fast"} == set()
     rooms = {name.split(".")[1] for name in loaded if "." in name}
     assert {"reference", "ops", "models"} <= rooms
-    assert not rooms & {"train", "data", "editor", "evaluate", "metrics", "report", "cli", "commands", "doctor"}
+    assert not rooms & {"train", "checkpoint", "data", "editor", "evaluate", "metrics", "report", "app"}
     assert "igan_fast.ops.triton" not in loaded
 
 
@@ -81,11 +86,40 @@ print("triton" in sys.modules)
     assert run_python(code).strip() == "False"
 
 
+@pytest.mark.parametrize("module", ["editor", "evaluate", "baselines.cnn", "checkpoint"])
+def test_using_a_model_loads_nothing_that_trains_one(module: str) -> None:
+    code = f"""
+import sys, igan_fast.{module}
+print(*(name for name in sys.modules if name == "igan_fast.train" or name.startswith("igan_fast.train.")))
+"""
+    assert run_python(code).split() == []
+
+
+def test_the_command_line_starts_without_the_training_loop() -> None:
+    code = """
+import sys, igan_fast.app.cli
+print("igan_fast.train.config" in sys.modules, "igan_fast.train.loop" in sys.modules, "tensorboard" in sys.modules)
+from igan_fast.train import TrainResult, train
+import igan_fast.train
+print(igan_fast.train.loop.train is train, igan_fast.train.train is train)
+print({"train", "TrainResult"} <= set(dir(igan_fast.train)))
+"""
+    assert run_python(code).split() == ["True", "False", "False", "True", "True", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = igan_fast.train.trian
+
+
 def test_every_public_name_is_there() -> None:
     for name in igan_fast.__all__:
         assert getattr(igan_fast, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Generador'"):
         _ = igan_fast.Generador
+
+
+def test_the_documented_names_of_the_evaluation_are_the_applications_own() -> None:
+    for module, source in ((igan_fast.evaluate, app.evaluate), (igan_fast.report, app.report)):
+        for name in module.__all__:
+            assert getattr(module, name) is getattr(source, name)
 
 
 def test_dir_names_what_is_loaded_later_and_loads_nothing() -> None:

@@ -263,7 +263,7 @@ def test_gradients_that_lie_around_do_not_count():
 
 @pytest.mark.parametrize("wing", WINGS)
 def test_tf32_is_refused_where_there_is_none(wing):
-    with pytest.raises(ValueError, match="precision is tf32, which cpu has not; expected fp32 or bf16"):
+    with pytest.raises(ValueError, match="precision: found tf32, which cpu does not have; expected fp32 or bf16"):
         make_step(wing, config=StepConfig(precision="tf32"))
 
 
@@ -295,9 +295,9 @@ def test_the_flags_of_a_gpus_products_are_set_throughout_a_step_and_only_there(
 ):
     """They are there on a CPU too, where nothing reads them: the step is told that it is on a GPU."""
     rooms = (reference.step, igan_fast.step)
-    products = reference.step.products
+    tf32_mode = reference.precision.tf32_mode
     for room in rooms:
-        monkeypatch.setattr(room, "products", lambda precision, _: products(precision, torch.device("cuda")))
+        monkeypatch.setattr(room, "tf32_mode", lambda precision, _: tf32_mode(precision, torch.device("cuda")))
         monkeypatch.setattr(room, "check_precision", lambda *_: None)
     set_product_flags(before, before)
     step = make_step(wing, config=StepConfig(precision=precision), width=4)
@@ -324,7 +324,7 @@ def test_the_flags_of_a_gpus_products_are_set_throughout_a_step_and_only_there(
 def test_flags_that_are_right_are_left_as_they_are(set_product_flags, precision):
     right = "tf32" if precision == "tf32" else "none"  # none: what torch.backends.fp32_precision says
     set_product_flags(right, right)
-    with reference.step.products(precision, torch.device("cuda")):
+    with reference.precision.tf32_mode(precision, torch.device("cuda")):
         assert product_flags() == [right] * 2
 
 

@@ -1,17 +1,34 @@
-"""One training iteration in the paper's two stages (Sec. 1, Sec. 3.1, Fig. 1), in plain PyTorch."""
+"""One training iteration in the paper's two stages (Sec. 1, Sec. 3.1, Fig. 1), in plain PyTorch.
+
+x are real images, c their labels, z noise; G, D and C are the generator, the discriminator and the classifier.
+
+    Stage 1   x_fake = G(z, c)
+              z̃, c̃ = C(D(x))
+              D and C minimise
+              L_D = adversarial(x real, x_fake not) + w_D · (label(x) + label(x_fake)) + λ₃ latent
+
+    Stage 2   x_rebuild = G(z̃, σ(c̃))
+              G minimises
+              L_G = adversarial(x_fake real) + w_G · label(x_fake) + λ₁ perceptual + λ₂ pixel + λ₃ latent
+
+=============  ================================  ==========
+adversarial    BCE of D's source logit           Sec. 3.2.1
+label          BCE of C's label logits           Sec. 3.2.2
+pixel          mean|x − x_rebuild|               Sec. 3.3.1
+perceptual     Σᵢ mean|hⁱ(x_rebuild) − hⁱ(x)|    Sec. 3.3.2
+latent         mean|z̃(x_fake) − z|               Sec. 3.3.3
+=============  ================================  ==========
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal, NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from igan_fast.reference.config import StepConfig
 from igan_fast.reference.losses import (
     adversarial_loss,
     integrated_loss,
@@ -21,56 +38,13 @@ from igan_fast.reference.losses import (
     pixel_loss,
 )
 from igan_fast.reference.models import Codes, DiscriminatorOutput, IterativeGAN
+from igan_fast.reference.precision import autocast, check_precision, tf32_mode
 
-__all__ = ["StepConfig", "StepLosses", "TrainStep", "arithmetic", "check_precision", "products"]
-
-
-@dataclass(frozen=True)
-class StepConfig:
-    """What one iteration minimises, and how. The defaults are the paper's, but for DCGAN's learning rate; the weights
-    that ``igan-fast train`` takes instead, so that edits show, are in ``TrainConfig().step_config()``.
-
-    Raises:
-        ValueError: names the field that is out of its range, what was found and what was expected.
-    """
-
-    lr: float = 2e-4
-    """Adam's learning rate, of both optimisers."""
-    betas: tuple[float, float] = (0.5, 0.999)
-    """Adam's decay rates (DCGAN's)."""
-    lambdas: tuple[float, float, float] = (2.0, 0.5, 1.0)
-    """λ₁ perceptual, λ₂ pixel, λ₃ latent (Sec. 3.3)."""
-    label_weight_d: float = 1.0
-    """Weight of the label loss for D and C."""
-    label_weight_g: float = 1.0
-    """Weight of the label loss for G: what makes an edit show."""
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Arithmetic of the networks: tf32 rounds the factors of products on a GPU, and fp32 does not, whatever PyTorch's
-    flags say outside of the step; bf16 is autocast: weights, statistics and losses stay float32."""
-
-    def __post_init__(self) -> None:
-        for name, count in (("betas", 2), ("lambdas", 3)):
-            value = getattr(self, name)
-            self._expect(name, isinstance(value, tuple | list) and len(value) == count, f"{count} numbers")
-            object.__setattr__(self, name, tuple(value))
-        self._expect("lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
-        self._expect("betas", all(_is_number(beta) and beta < 1 for beta in self.betas), "two numbers in [0, 1)")
-        self._expect("lambdas", all(map(_is_number, self.lambdas)), "numbers that are not negative, and finite")
-        for name in ("label_weight_d", "label_weight_g"):
-            self._expect(name, _is_number(getattr(self, name)), "a number that is not negative, and finite")
-        self._expect("precision", self.precision in ("fp32", "tf32", "bf16"), "one of fp32, tf32, bf16")
-
-    def _expect(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}: found {getattr(self, name)}, expected {expected}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and 0 <= float(value) < math.inf
+__all__ = ["StepConfig", "StepLosses", "TrainStep"]
 
 
 class StepLosses(NamedTuple):
-    """The terms of one iteration, unweighted: detached float32 scalars on the model's device."""
+    """The terms of L_D and L_G in one iteration, unweighted: detached float32 scalars on the model's device."""
 
     d_adversarial: Tensor
     d_label_real: Tensor
@@ -84,25 +58,30 @@ class StepLosses(NamedTuple):
 
 
 class _Stage1(NamedTuple):
-    """What stage 2 needs of stage 1, and stage 1's terms."""
+    """What stage 1 passes on to stage 2, and its loss terms."""
 
     x_fake: Tensor
+    """G(z, c), with its graph."""
     codes: Codes
+    """(z̃, c̃) of the real images."""
     features: tuple[Tensor, ...]
+    """h¹..h⁴ of the real images."""
     losses: tuple[Tensor, Tensor, Tensor, Tensor]
+    """adversarial, label of the real images, label of the generated ones, latent."""
 
 
 class TrainStep:
     """The iteration of the paper: stage 1 trains D and C, stage 2 trains G.
 
-    Every pass through a network is normalised apart and moves its running statistics once, in the order below.
+    Each pass through a network is a batch of its own to batch normalisation, and updates the running statistics once,
+    in the order below.
 
     Args:
         model: the networks, on their device, in training mode.
-        config: losses and optimiser; the paper's where omitted.
+        config: weights of the losses, settings of Adam, precision; ``StepConfig()`` where omitted.
 
     Raises:
-        ValueError: ``config.precision`` is not to be had on the model's device.
+        ValueError: the model's device does not have ``config.precision``.
     """
 
     def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
@@ -118,27 +97,30 @@ class TrainStep:
         """Train one iteration.
 
         Args:
-            images: real photos (N, 3, S, S) in [−1, 1].
-            labels: their attributes (N, A) in {0, 1}; the generated images are given the same.
+            images: x, real images (N, 3, S, S) in [−1, 1].
+            labels: c, their attributes (N, A) in {0, 1}; the generated images get the same ones.
             noise: z (N, latent), uniform on [−1, 1].
+
+        Returns:
+            The loss terms of both stages, each computed before its update.
         """
-        with products(self.config.precision, images.device):
+        with tf32_mode(self.config.precision, images.device):
             stage1 = self._stage1(images, labels, noise)
             losses_g = self._stage2(images, labels, noise, stage1)
         return StepLosses(*(loss.detach() for loss in (*stage1.losses, *losses_g)))
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
         """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
-        with products(self.config.precision, images.device):
+        with tf32_mode(self.config.precision, images.device):
             self._stage1(images, labels, noise)
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
         config = self.config
-        with products(config.precision, labels.device):
-            with self._arithmetic(labels.device):
+        with tf32_mode(config.precision, labels.device):
+            with self._autocast(labels.device):
                 x_fake = self.model.generator(noise, labels)
-                fake, fake_codes = self._judge(x_fake)
+                fake, fake_codes = self._discriminate(x_fake)
             loss = (
                 adversarial_loss(fake.source, real=True)
                 + config.label_weight_g * label_loss(fake_codes.label_logits, labels)
@@ -147,12 +129,13 @@ class TrainStep:
             self._update(self.optimizer_g, self._parameters_g, loss)
 
     def _stage1(self, images: Tensor, labels: Tensor, noise: Tensor) -> _Stage1:
-        """D and C see the photos, then G's images; one Adam step over D's and C's parameters together."""
+        """Train D and C on the real images, then on G's: one Adam step over the parameters of both, which minimises
+        L_D. Nothing reaches G's parameters."""
         config = self.config
-        with self._arithmetic(images.device):
+        with self._autocast(images.device):
             x_fake = self.model.generator(noise, labels)
-            real, real_codes = self._judge(images)
-            fake, fake_codes = self._judge(x_fake.detach())
+            real, real_codes = self._discriminate(images)
+            fake, fake_codes = self._discriminate(x_fake.detach())
         adversarial = adversarial_loss(real.source, real=True) + adversarial_loss(fake.source, real=False)
         label_real = label_loss(real_codes.label_logits, labels)
         label_fake = label_loss(fake_codes.label_logits, labels)
@@ -162,11 +145,12 @@ class TrainStep:
         return _Stage1(x_fake, real_codes, real.features, (adversarial, label_real, label_fake, latent))
 
     def _stage2(self, images: Tensor, labels: Tensor, noise: Tensor, stage1: _Stage1) -> tuple[Tensor, ...]:
-        """G learns from the updated D and C: its images' source and labels, and the photos it rebuilds."""
+        """Train G with the updated D and C: one Adam step that minimises L_G. The codes and features of the real
+        images are targets, not differentiated; nothing reaches D's and C's parameters."""
         config = self.config
-        with self._arithmetic(images.device):
+        with self._autocast(images.device):
             x_rebuild = self.model.generator(stage1.codes.z.detach(), torch.sigmoid(stage1.codes.label_logits.detach()))
-            fake, fake_codes = self._judge(stage1.x_fake)
+            fake, fake_codes = self._discriminate(stage1.x_fake)
             rebuild = self.model.discriminator(x_rebuild)
         adversarial = adversarial_loss(fake.source, real=True)
         label = label_loss(fake_codes.label_logits, labels)
@@ -177,55 +161,17 @@ class TrainStep:
         self._update(self.optimizer_g, self._parameters_g, adversarial + config.label_weight_g * label + integrated)
         return adversarial, label, perceptual, pixel, latent
 
-    def _judge(self, x: Tensor) -> tuple[DiscriminatorOutput, Codes]:
+    def _discriminate(self, x: Tensor) -> tuple[DiscriminatorOutput, Codes]:
+        """Return D(x) and C(D(x))."""
         output = self.model.discriminator(x)
         return output, self.model.classifier(output.shared)
 
     @staticmethod
     def _update(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], loss: Tensor) -> None:
-        """One optimiser step. Only ``parameters`` receive a gradient, whatever else the loss depends on."""
+        """Take one optimiser step. Only ``parameters`` get a gradient, whatever else the loss depends on."""
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss, inputs=parameters)
         optimizer.step()
 
-    def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
-        return arithmetic(self.config.precision, device)
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ``ValueError`` for tf32 where there is none: on anything but a CUDA device."""
-    if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision is tf32, which {device.type} has not; expected fp32 or bf16")
-
-
-def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """What a forward pass runs in for ``StepConfig.precision``; its backward pass does not."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-@contextmanager
-def products(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside the block float32 products and convolutions on a CUDA device, forward and backward, round their factors to
-    tf32 or do not, as ``StepConfig.precision`` says. PyTorch has flags for that which all threads share; afterwards
-    they read as before.
-
-    These are the flags that it asks for each product, and since 2.9 the ones to set. Setting the older ``allow_tf32``
-    may warn; reading it raises while the two disagree. Some parts of ``torch.compile`` read it: for tf32 in compiled
-    networks call ``torch.set_float32_matmul_precision("high")`` as well, which sets both.
-    """
-    if device.type != "cuda" or precision == "bf16":
-        yield
-        return
-    cudnn: Any = torch.backends.cudnn  # its types lack the newer flags
-    backends = (torch.backends.cuda.matmul, cudnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend, found in zip(backends, before, strict=True):
-            # Untouched where it is right: set, a flag no longer follows torch.backends.fp32_precision.
-            if (found == "tf32") != (precision == "tf32"):
-                backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-        yield
-    finally:
-        for backend, found in zip(backends, before, strict=True):
-            if backend.fp32_precision != found:
-                backend.fp32_precision = found
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        return autocast(self.config.precision, device)

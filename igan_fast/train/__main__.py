@@ -2,7 +2,7 @@
 
 import sys
 
-from igan_fast.cli import main
+from igan_fast.app.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

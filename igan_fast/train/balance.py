@@ -1,14 +1,14 @@
-"""Which net lags behind, and how many extra updates it gets for that (Sec. 4.1).
+"""Extra updates for the network that lags behind (Sec. 4.1).
 
-From the running means of the two adversarial losses: where one is more than ``ratio`` times the other, the net with the
-larger loss lags and gets 1 extra update in this iteration, 2 where it is more than 2·``ratio`` times the other, and so
-on up to ``max_extra``.
+The rule compares the running means of the two adversarial losses. If one mean is more than ``ratio`` times the other,
+its network gets one extra update in this iteration; if it is more than 2·``ratio`` times the other, two; and so on up
+to ``max_extra``.
 
-The losses are born on the device, and reading one at once would make the host wait for the whole iteration. So the
-means run exactly one :meth:`Balance.update` behind: each call starts the copy of its own pair of losses and takes in
-the pair of the call before, whose copy ran while the host prepared this iteration. With ``update`` called in iteration
-i, right after the step, the decision of iteration i rests on the losses of iterations 1 … i−1. The lag is the same on
-every device, never "whatever has arrived": a run decides alike each time, and a resumed one as if it had not stopped.
+The losses are on the device, and reading one at once would make the host wait for the whole iteration. So the means lag
+by one call of :meth:`Balance.update`: each call starts the copy of its own losses, and adds the losses of the call
+before to the means. That copy has been running while the host prepared the iteration. If ``update`` is called in
+iteration i after the step, the decision of iteration i depends on the losses of iterations 1 … i−1. The lag is the same
+on every device, so that a run decides the same each time, and a resumed run as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["Balance", "ExtraUpdates"]
 
 
 class ExtraUpdates(NamedTuple):
-    """How many more updates each net gets in this iteration; at least one of them is 0."""
+    """The number of extra updates of each network in this iteration; at least one of them is 0."""
 
     discriminator: int
     generator: int
 
 
 class _Pair(NamedTuple):
-    """D's and G's loss on their way to the host; ``copied`` is None where they are there already."""
+    """D's and G's loss, which are being copied to the host; ``copied`` is None if they were there already."""
 
     values: Tensor  # (2,) on the CPU
     copied: torch.cuda.Event | None
@@ -46,19 +46,20 @@ class _Pair(NamedTuple):
 
 
 class Balance:
-    """The rule above, with its memory.
+    """The rule above, with its running means.
 
     Args:
-        ratio: how many times the other's mean a loss has to exceed, above 1: at 1 one of the two would always lag.
+        ratio: a network lags if the mean of its loss is more than ``ratio`` times the other's. Above 1, because at 1
+            one of the two would always lag.
         max_extra: the most extra updates in one iteration; 0 switches the rule off.
-        momentum: weight of the past in the running means, in [0, 1); 0.98 remembers about 50 iterations.
+        momentum: weight of the past in the running means, in [0, 1); 0.98 averages about 50 iterations.
 
     Raises:
         InputError: a setting is out of its range.
     """
 
     def __init__(self, ratio: float = 3.0, max_extra: int = 2, momentum: float = 0.98) -> None:
-        # By the names of the options, which is how a user knows the first two.
+        # Messages name the options of the command line, which the first two are.
         if not 1.0 < ratio < inf:
             raise InputError(f"balance_ratio: found {ratio}, expected a number above 1")
         if max_extra < 0:
@@ -73,11 +74,11 @@ class Balance:
 
     @property
     def means(self) -> tuple[float, float] | None:
-        """The running means of D's and G's adversarial loss that decide now; ``None`` before there are any."""
+        """The running means of D's and G's adversarial loss that decide now; ``None`` before the first ones."""
         return (self._d_sum / self._weight, self._g_sum / self._weight) if self._weight else None
 
     def update(self, d_loss: Tensor, g_loss: Tensor) -> None:
-        """Note this iteration's adversarial losses of D and G, scalars on any device, without waiting for them."""
+        """Record this iteration's adversarial losses of D and G, scalars on any device, without waiting for them."""
         if self._pending is not None:
             d_value, g_value = self._pending.read()
             keep, take = self.momentum, 1.0 - self.momentum
@@ -87,25 +88,25 @@ class Balance:
         self._pending = _start_copy(torch.stack((d_loss.detach(), g_loss.detach())))
 
     def extra_updates(self) -> ExtraUpdates:
-        """The decision for this iteration. NaN on either side gives none: the monitor stops such a run."""
+        """Decide the extra updates of this iteration. With NaN there are none; the monitor stops such a run."""
         return ExtraUpdates(self._steps(self._d_sum, self._g_sum), self._steps(self._g_sum, self._d_sum))
 
     def _steps(self, own: float, other: float) -> int:
-        # Both sums have the same weight, so that they compare as the means do; a product also takes an `other` of 0.
+        # Both sums have the same weight, so they compare as the means do. A product allows `other` to be 0.
         return sum(own > count * self.ratio * other for count in range(1, self.max_extra + 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the decisions to come depend on, the losses under way (which it waits for) included, for JSON."""
+        """Return all that later decisions depend on, as JSON values. It waits for the losses that are being copied."""
         pending = None if self._pending is None else list(self._pending.read())
         return {"d_sum": self._d_sum, "g_sum": self._g_sum, "weight": self._weight, "pending": pending}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`state_dict` was taken. Raises ``InputError`` where it is not such a state."""
+        """Restore what :meth:`state_dict` returned. Raises ``InputError`` if ``state`` is something else."""
         try:
             d_sum, g_sum, weight = (float(state[name]) for name in ("d_sum", "g_sum", "weight"))
             pending = None if state["pending"] is None else torch.tensor(state["pending"], dtype=torch.float64)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"balance state: found {state!r}, expected what Balance.state_dict gives") from error
+            raise InputError(f"balance state: found {state!r}, expected what Balance.state_dict returns") from error
         if pending is not None and pending.shape != (2,):
             raise InputError(f"balance state: pending is {state['pending']!r}, expected two losses or None")
         self._d_sum, self._g_sum, self._weight = d_sum, g_sum, weight
@@ -116,7 +117,7 @@ def _start_copy(losses: Tensor) -> _Pair:
     if not losses.is_cuda:
         return _Pair(losses.cpu(), None)
     with torch.cuda.device(losses.device):
-        # Only a copy into pinned memory runs without the host.
+        # Only a copy to pinned memory is asynchronous.
         values = torch.empty(2, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)
         copied = torch.cuda.current_stream().record_event()
     return _Pair(values, copied)

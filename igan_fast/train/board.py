@@ -1,7 +1,9 @@
-"""TensorBoard events, each on disk as soon as it is written.
+"""TensorBoard events, each of which is in its file when the call returns.
 
-``SummaryWriter`` writes from a thread of its own: a kill loses what waits there, and a full disk shows as that thread's
-traceback. So this writes the same records with TensorBoard's own parts, and without the thread.
+TensorBoard's own functions make and frame the records; only ``SummaryWriter`` around them is not used. It writes from a
+thread. Without a flush after each event a kill loses what waits there; with one, a full disk prints the thread's
+traceback beside our one line. And its files are named by the second: of two that were begun in the same second,
+TensorBoard may read the later one first.
 """
 
 from __future__ import annotations
@@ -23,14 +25,15 @@ __all__ = ["Board"]
 
 
 class Board:
-    """Writes scalars, texts and pictures to a new event file in ``folder``.
+    """Writes scalars, texts and images to a new event file in ``folder``.
 
     Args:
         folder: an existing folder; TensorBoard shows all event files in it as one run.
-        start: the iteration that the run goes on from: TensorBoard hides what earlier files hold of later ones.
+        start: the iteration that the run continues from. TensorBoard hides the events of later iterations in older
+            files.
 
     Raises:
-        InputError: the file cannot be written (every method raises it).
+        InputError: the file cannot be written; every method raises it too.
     """
 
     def __init__(self, folder: Path, *, start: int = 0) -> None:
@@ -38,7 +41,7 @@ class Board:
         self._events: Any = import_module("tensorboard.compat.proto.event_pb2")
         self._summary: Any = import_module("torch.utils.tensorboard.summary")
         record_writer: Any = import_module("tensorboard.summary.writer.record_writer")
-        # TensorBoard reads the files in the order of their names: the time stands first, and at its full length.
+        # TensorBoard reads the files in the order of their names, so the time comes first, to the nanosecond.
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / name
@@ -46,7 +49,7 @@ class Board:
             self._file = self._path.open("xb", buffering=0)
         self._records = record_writer.RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
-        # At 0 too: a start that failed may have left its events.
+        # At iteration 0 too: a failed start may have left events.
         begin = self._events.SessionLog(status=self._events.SessionLog.START)
         self._write(step=start + 1, session_log=begin)
 
@@ -57,8 +60,8 @@ class Board:
     def text(self, name: str, text: str, iteration: int) -> None:
         self._write(step=iteration, summary=self._summary.text(name, text))
 
-    def picture(self, name: str, picture: Image.Image, iteration: int) -> None:
-        pixels = np.asarray(picture.convert("RGB"))
+    def image(self, name: str, image: Image.Image, iteration: int) -> None:
+        pixels = np.asarray(image.convert("RGB"))
         self._write(step=iteration, summary=self._summary.image(name, pixels, dataformats="HWC"))
 
     def close(self) -> None:

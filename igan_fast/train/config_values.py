@@ -1,26 +1,37 @@
-"""The form and the type of an option's value, whether it was typed, written in Python or read from a file."""
+"""The names, types and values of options, whether they are typed, set in Python or read from a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from igan_fast.paths import given_path
 
-__all__ = ["ALSO_TAKEN", "converted", "wrong_type"]
+__all__ = ["ALSO_TAKEN", "converted", "option", "option_types", "wrong_type"]
 
-#: What a caller may also give, and what it becomes: a run compares and saves one form of each.
+#: For some options, a type that a caller may give too, and the type that it is converted to. A run compares and saves
+#: one form of each.
 ALSO_TAKEN: dict[str, tuple[type, type]] = {
     "data": (Path, str), "cache": (str, Path), "run": (str, Path),
     "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
 }  # fmt: skip
 
 
+def option(name: str) -> str:
+    """Return the option of a field as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def option_types(config: type) -> dict[str, Any]:
+    """Return the type of each field of a dataclass."""
+    return get_type_hints(config)
+
+
 def converted(name: str, value: Any) -> Any:
-    """The one form of the option ``name``'s value, a folder without ``~``.
+    """Return the value of the option ``name`` in the form in which a run keeps it; ``~`` is expanded in paths.
 
     Raises:
-        InputError: a folder that is no path, as ``igan_fast.paths.given_path``.
+        InputError: the value of a folder is not a path; see ``igan_fast.paths.given_path``.
     """
     if name not in ALSO_TAKEN:
         return value
@@ -30,19 +41,19 @@ def converted(name: str, value: Any) -> Any:
     if name == "data" and isinstance(value, str | Path):
         if value == Path("drawn"):
             return "./drawn"  # a folder of that name, not the built-in faces
-        text = str(value)  # as it is: a Path would make the built-in faces of ./drawn
+        text = str(value)  # not a Path, which would turn ./drawn into the built-in faces
         return str(given_path(value, name)) if text.startswith("~") or "\0" in text else text
     return kept(value) if isinstance(value, given) else value
 
 
 def wrong_type(value: object, expected: Any) -> str:
-    """Why an option of the type ``expected`` cannot have this value; empty where it can."""
-    # Here, so that what needs no checked config (the iteration, its benchmarks) does without the package.
+    """Return why an option of the type ``expected`` cannot have this value; an empty string where it can."""
+    # Imported here, so that whoever checks no config (a step, its benchmarks) does not need the library.
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
     items = value if isinstance(value, tuple) else (value,)
     if any(isinstance(item, bool) for item in items) and expected not in (bool, bool | None):
-        return "true and false are no numbers"  # though Python takes them for some
+        return "true and false are not numbers"  # in Python they are of type int
     if any(isinstance(item, int) and abs(item) >= 2**63 for item in items):
         return "is beyond 64 bits"
     try:

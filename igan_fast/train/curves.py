@@ -1,4 +1,4 @@
-"""The loss curves of a run as a picture, drawn from its log."""
+"""The loss curves of a run, drawn from its log."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["plot_losses"]
 _Curves = dict[str, tuple[list[int], list[float]]]  # name → (iterations, values)
 
 
-def plot_losses(log: Path, picture: Path) -> bool:
-    """Draw ``picture`` (PNG, 1500 pixels wide) from ``log``: D's and C's terms, G's terms, and the numbers
-    among the events (scores at a checkpoint).
+def plot_losses(log: Path, image: Path) -> bool:
+    """Draw ``image`` (PNG, 1500 pixels wide) from ``log``: the loss terms of D and C, those of G, and the scores of
+    checkpoints.
 
     Returns:
-        Whether there was anything to draw; nothing is written otherwise.
+        Whether there was anything to draw; if not, nothing is written.
 
     Raises:
-        InputError: ``picture`` cannot be written.
+        InputError: ``image`` cannot be written.
     """
     panels: dict[str, _Curves] = {"D and C": {}, "G": {}, "other losses": {}, "scores": {}}
     for record in read_log(log):
@@ -37,13 +37,13 @@ def plot_losses(log: Path, picture: Path) -> bool:
     if not drawn:
         return False
     data = _draw(drawn)
-    with clear_write_errors(str(picture)):
-        replace_file(picture, data)
+    with clear_write_errors(str(image)):
+        replace_file(image, data)
     return True
 
 
 def _append(curves: _Curves, name: str, iteration: int, value: object) -> None:
-    # A loss is a float32; only a damaged log holds more, or such an iteration, which matplotlib may not bear.
+    # Losses are float32. Larger numbers come from a damaged log only, and matplotlib may fail on them.
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**128 and iteration < 2**53:
         iterations, values = curves.setdefault(name, ([], []))
         iterations.append(iteration)
@@ -51,7 +51,7 @@ def _append(curves: _Curves, name: str, iteration: int, value: object) -> None:
 
 
 def _draw(panels: dict[str, _Curves]) -> bytes:
-    # The object itself, not pyplot: that would touch the state (and the window system) of whoever imports us.
+    # Not pyplot, which would change the state, and perhaps the window system, of the calling program.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2 * len(panels)), layout="constrained")

@@ -1,4 +1,4 @@
-"""How a run that blew up says so."""
+"""The error of a run whose losses or weights became NaN or infinite."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["TrainingDiverged"]
 
 
 class TrainingDiverged(InputError):
-    """NaN or Inf in a loss term or in a tensor that was about to be saved.
+    """A loss term, or a tensor that was about to be saved, is NaN or infinite.
 
     Args:
         iteration: the first iteration at which it was seen.
-        values: each name that was not finite, a loss term or ``group/tensor``, and its value.
-        checkpoint: the last good checkpoint, where the one who raises knows it; it ends the message.
+        values: the value of each name that is not finite, a loss term or ``group/tensor``.
+        checkpoint: the last good checkpoint, if it is known; the message ends with it.
     """
 
     def __init__(self, iteration: int, values: Mapping[str, float], checkpoint: Path | None = None) -> None:

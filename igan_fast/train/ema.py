@@ -1,4 +1,9 @@
-"""A running average of the model, steadier than any one iteration: samples, validation and the editor use it."""
+"""A running average of the model's weights, which samples, validation and the editor use.
+
+The arithmetic is ``get_ema_multi_avg_fn`` of ``torch.optim.swa_utils``. Its ``AveragedModel`` would give the same bits,
+but copies its counter to the device in each update (``n_averaged.to(device)``), and on a GPU such a copy makes the host
+wait until the iteration is done. Here the count is a Python number.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from igan_fast.errors import InputError
 
@@ -19,16 +25,20 @@ _Model = TypeVar("_Model", bound=nn.Module)
 class EMA(Generic[_Model]):
     """Exponential moving average of a module's whole state.
 
-    Parameters and floating-point buffers (running statistics) are averaged, integer buffers copied. Update t (from 0)
-    keeps ``min(decay, (1 + t) / (10 + t))`` of the average, so that the random weights of the start are soon forgotten.
+    Parameters and floating-point buffers (running statistics) are averaged; integer buffers are copied. Update t, which
+    counts from 0, keeps ``min(decay, (1 + t) / (10 + t))`` of the average: the weights of the start, which are random,
+    are forgotten fast.
 
     Args:
-        model: the module that is trained. It is read at each :meth:`update`, so it may be moved or loaded in between.
-        decay: weight of the past once the start is over, in [0, 1).
+        model: the module that is trained. Each :meth:`update` reads it, so it may be moved or loaded in between.
+        decay: share of the average that an update keeps, after the first ones; in [0, 1).
 
     Attributes:
-        model: the average: a copy of the module in eval mode, whose parameters want no gradient.
-        count: how many updates it has behind it.
+        model: the average: a copy of the module in eval mode, whose parameters do not require gradients.
+        count: the number of updates so far.
+
+    Raises:
+        InputError: ``decay`` is out of its range.
     """
 
     def __init__(self, model: _Model, decay: float = 0.999) -> None:
@@ -41,8 +51,9 @@ class EMA(Generic[_Model]):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the module's present state."""
+        """Update the average with the module's present state."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        average_into = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average, trained = self.model.state_dict(), self._trained.state_dict()
         by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
         for name, tensor in average.items():
@@ -53,14 +64,18 @@ class EMA(Generic[_Model]):
             else:
                 tensor.copy_(trained[name])
         for averages, sources in by_dtype.values():
-            torch._foreach_lerp_(averages, sources, 1.0 - decay)
+            average_into(averages, sources, self.count)
         self.count += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """``{"count": int, "model": the average's state_dict}``; the tensors are not copied."""
+        """Return ``{"count": int, "model": state_dict of the average}``; the tensors are not copied."""
         return {"count": self.count, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`state_dict` was taken. Raises ``RuntimeError`` where the tensors do not fit."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            RuntimeError: names or shapes of the tensors differ from the model's.
+        """
         self.model.load_state_dict(state["model"])
         self.count = int(state["count"])

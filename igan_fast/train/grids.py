@@ -1,4 +1,4 @@
-"""Pictures in rows and columns with labels in the margin, as the paper's Fig. 7 and 8 show samples and edits."""
+"""Images in rows and columns with labels in the margin, like the samples and edits in the paper's Fig. 7 and 8."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from igan_fast.files import write_file
 
 __all__ = ["grid", "sample_grid", "save_png"]
 
-_GAP = 2  # pixels between two pictures
-_SMALLEST = 64  # pictures below this side are enlarged by a whole factor, so that labels and faces can be seen
+_GAP = 2  # pixels between two images
+_SMALLEST = 64  # smaller images are enlarged by a whole factor, so that labels and faces can be seen
 _BACKGROUND = (255, 255, 255)
 _INK = (40, 40, 40)
 
-Pictures = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 
-def grid(rows: Sequence[Pictures], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Image.Image:
-    """One RGB picture of all ``rows``, each row's label at its left, each column's above it.
+def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Image.Image:
+    """Return one RGB image of all ``rows``, with the label of each row at its left and that of each column above it.
 
     Args:
-        rows: pictures of uint8 (S, S, 3), all of one size; a row is a sequence of them or one (N, S, S, 3) array. Rows
+        rows: images of uint8 (S, S, 3), all of one size; a row is a sequence of them or one (N, S, S, 3) array. Rows
             may differ in length; a short one ends in blank space.
         row_labels: one per row, or none.
-        column_labels: one per picture of the longest row, or none.
+        column_labels: one per image of the longest row, or none.
 
     Raises:
-        ValueError: no picture at all, pictures that differ in size or are not uint8 RGB, or a wrong number of labels.
+        ValueError: there is no image, the images differ in size or are not uint8 RGB, or the number of labels is wrong.
     """
-    cells = [[np.asarray(picture) for picture in row] for row in rows]
+    cells = [[np.asarray(image) for image in row] for row in rows]
     columns = max((len(row) for row in cells), default=0)
-    shapes = {(picture.shape, str(picture.dtype)) for row in cells for picture in row}
+    shapes = {(image.shape, str(image.dtype)) for row in cells for image in row}
     if len(shapes) != 1:
-        raise ValueError(f"rows: found pictures of {sorted(map(str, shapes)) or 'none'}; expected one size and dtype")
+        raise ValueError(f"rows: found images of {sorted(map(str, shapes)) or 'none'}; expected one size and dtype")
     ((shape, dtype),) = shapes
     if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != "uint8":
-        raise ValueError(f"rows: found pictures of shape {shape} and {dtype}; expected uint8 (height, width, 3)")
+        raise ValueError(f"rows: found images of shape {shape} and {dtype}; expected uint8 (height, width, 3)")
     for name, labels, count in (("row_labels", row_labels, len(cells)), ("column_labels", column_labels, columns)):
         if labels and len(labels) != count:
             raise ValueError(f"{name}: found {len(labels)}, expected {count}")
@@ -56,12 +56,12 @@ def grid(rows: Sequence[Pictures], row_labels: Sequence[str] = (), column_labels
     size = (left + columns * (width + _GAP) - _GAP, top + len(cells) * (height + _GAP) - _GAP)
     canvas = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for row, pictures in enumerate(cells):
+    for row, images in enumerate(cells):
         y = top + row * (height + _GAP)
         if row_labels:
             draw.text((left - 6, y + height / 2), row_labels[row], fill=_INK, font=font, anchor="rm")
-        for column, picture in enumerate(pictures):
-            enlarged = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+        for column, image in enumerate(images):
+            enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
             canvas.paste(Image.fromarray(enlarged), (left + column * (width + _GAP), y))
     for column, label in enumerate(labels):
         x = left + column * (width + _GAP) + width / 2
@@ -70,36 +70,40 @@ def grid(rows: Sequence[Pictures], row_labels: Sequence[str] = (), column_labels
 
 
 def sample_grid(
-    real: Pictures,
-    rebuilt: Pictures,
-    flipped: Mapping[str, Pictures],
-    generated: Mapping[str, Pictures],
+    real: Images,
+    rebuilt: Images,
+    flipped: Mapping[str, Images],
+    generated: Mapping[str, Images],
 ) -> Image.Image:
-    """The picture that training shows: what the model makes of some faces, and what it makes from noise.
+    """Return the sample image of a training run: photos, what the model makes of them, and generated faces.
 
     Args:
-        real: uint8 (N, S, S, 3) photos.
+        real: photos, uint8 (N, S, S, 3).
         rebuilt: their rebuilds.
-        flipped: for each attribute, the photos with it turned into its opposite.
-        generated: faces from noise, a row for each description of the labels asked for.
+        flipped: by attribute, the photos with that attribute flipped.
+        generated: generated faces, one row for each description of their labels.
     """
     rows = {"real": real, "rebuilt": rebuilt}
-    rows |= {f"{name} ⇄": pictures for name, pictures in flipped.items()}
-    rows |= {f"noise, {labels}" if labels else "noise": pictures for labels, pictures in generated.items()}
+    rows |= {f"{name} ⇄": images for name, images in flipped.items()}
+    rows |= {f"noise, {labels}" if labels else "noise": images for labels, images in generated.items()}
     return grid(list(rows.values()), list(rows))
 
 
-def save_png(picture: Image.Image, path: Path) -> Path:
-    """Write ``picture`` to ``path``, whole or not at all, its folder made if needed; ``InputError`` if it cannot."""
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Write ``image`` to ``path`` atomically, make its folder if needed, and return ``path``.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     data = io.BytesIO()
-    picture.save(data, format="PNG")
+    image.save(data, format="PNG")
     write_file(path, data.getvalue())
     return path
 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Pillow's own font has no letters beyond ASCII, and no arrows."""
+    """Load DejaVu Sans, which comes with matplotlib; Pillow's own font has only ASCII."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
@@ -110,7 +114,7 @@ def _margin(extent: float) -> int:
 
 
 def _shortened(label: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """``label`` cut to ``width`` pixels, so that neighbours don't run into each other."""
+    """Cut ``label`` to ``width`` pixels, so that it does not run into the next one."""
     if font.getlength(label) <= width:
         return label
     while label and font.getlength(label + "…") > width:

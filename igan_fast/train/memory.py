@@ -1,4 +1,4 @@
-"""Whether a training run can fit in memory at all, known before any of it is taken."""
+"""A check that the memory of a device is large enough for a training run, made before anything is allocated."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from igan_fast.checkpoint.meta_model import model_on_meta
 from igan_fast.errors import InputError
-from igan_fast.train.meta_model import model_on_meta
 
 if TYPE_CHECKING:
     from igan_fast.train.config import TrainConfig
 
 __all__ = ["check_memory", "least_training_bytes", "machine_memory"]
 
-#: The options that decide how much a run takes.
+#: The options that decide how much memory a run takes.
 _SIZES = ("image_size", "width", "latent", "batch_size")
 
 
 def check_memory(config: TrainConfig, device: torch.device) -> None:
-    """Refuse options under which no training fits into the memory that ``device`` has.
+    """Refuse options for which the memory of ``device`` is certainly too small.
 
     Raises:
-        InputError: names the option that takes most.
+        InputError: names the option that takes most memory.
     """
     there, needed = machine_memory(device), least_training_bytes(config)
     if there is None or needed <= there:
@@ -42,23 +42,23 @@ def check_memory(config: TrainConfig, device: torch.device) -> None:
 
 
 def least_training_bytes(config: TrainConfig) -> float:
-    """Bytes that no run of these options does without; the real need is a few times as much."""
+    """Return a lower bound of the bytes that a run takes; in reality it takes a few times as many."""
     arguments: dict[str, int] = {name: getattr(config, name) for name in ("image_size", "latent", "width")}
     try:
         model = model_on_meta({**arguments, "attributes": len(config.attributes) or 1})
-    except ValueError:  # a layer beyond all bounds
+    except ValueError:  # a layer too large for any tensor
         return 2.0**40 * max(arguments.values())
     # float32: weights, their gradients, Adam's two moments, the average.
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4 * (5 if config.ema_decay else 4)
     pixels = config.image_size**2
-    # What D keeps of one photo for its backward pass: h¹ … h⁴, each of half the numbers of the one before.
+    # D saves h¹ … h⁴ of each photo for its backward pass; each has half as many elements as the one before.
     features = config.width * pixels * (8 + 4 + 2 + 1) // 32
     each = 3 * 4 * pixels + features * (2 if config.precision == "bf16" else 4) + 4 * config.latent
     return float(weights + config.batch_size * each)
 
 
 def machine_memory(device: torch.device) -> int | None:
-    """The bytes of memory that a process on this machine can ever have on ``device``; None where that is not known."""
+    """Return the bytes of memory of ``device`` that a process can use; None if that is unknown."""
     if device.type == "cuda":
         total: int = torch.cuda.get_device_properties(device).total_memory
         return total

@@ -1,4 +1,4 @@
-"""Everything that a human watches of a run: progress, log, TensorBoard, samples, loss curves, and the alarm for NaN."""
+"""Monitoring of a run: progress, log, TensorBoard, samples, loss curves, and the check for NaN."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from igan_fast.train.run_log import RunLog
 
 __all__ = ["Monitor", "TrainingDiverged"]
 
-#: Rows of losses that wait on the device, at most: a line of the log may be far.
+#: The most rows of losses that are kept on the device between two lines of the log.
 _BUFFERED = 1024
 
-#: The terms that the progress line shows, of those that there are.
+#: The loss terms in the progress line, if there are any with these names.
 _SHOWN = ("d_adversarial", "g_adversarial", "d_label_real", "g_label", "g_perceptual", "g_pixel")
 
 
@@ -41,14 +41,15 @@ class _NamedTuple(Protocol):
 class Monitor:
     """Writes ``log.jsonl``, TensorBoard events, ``samples/*.png`` and ``losses.png`` to a run folder.
 
-    A context manager: leaving it flushes, draws the curves and closes; leaving it by an exception only closes.
+    It is a context manager. At the end of the block it flushes, draws the curves and closes the files; after an
+    exception it only closes them.
 
     Args:
         run: the run's folder, made if needed.
         total: the last iteration of the run.
-        batch_size: pictures per iteration, for the speed.
-        start: the iteration that the run goes on from; what the log holds of later ones is cut.
-        log_every: a line of the log for each iteration that this divides, with the means since the line before.
+        batch_size: images per iteration, from which the speed is computed.
+        start: the iteration that the run continues from; later lines are cut from the log.
+        log_every: iterations between two lines of the log. A line holds the means since the line before.
 
     Raises:
         InputError: the folder cannot be written.
@@ -72,20 +73,20 @@ class Monitor:
             run.mkdir(parents=True, exist_ok=True)
         self._log = RunLog(run / "log.jsonl", start=start)
         self._board = Board(run, start=start)
-        self._has_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=start, unit="it", dynamic_ncols=True, disable=not self._has_terminal)
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=start, unit="it", dynamic_ncols=True, disable=not self._is_terminal)
         self._interval_began = time.perf_counter()
         self._last_line = -LINE_EVERY
 
     def record(
         self, iteration: int, losses: Mapping[str, Tensor] | _NamedTuple, counts: Mapping[str, int] | None = None
     ) -> None:
-        """Take the losses of one iteration. The device is waited for only where a line of the log is due.
+        """Record the losses of one iteration. It waits for the device only when a line of the log is due.
 
         Args:
             iteration: the one after the last, counted from 1.
-            losses: scalars on any one device; the same terms each time.
-            counts: what is counted rather than averaged, such as extra updates; the log gets the interval's sums.
+            losses: scalars on one device; the same terms each time.
+            counts: numbers that are added up instead of averaged, such as extra updates.
 
         Raises:
             TrainingDiverged: NaN or Inf in a loss since the line before.
@@ -113,9 +114,9 @@ class Monitor:
             self._drain()
 
     def flush(self) -> None:
-        """Read, check and log what was recorded since the line before: call it before each checkpoint and at the end.
+        """Read, check and log the losses since the last line. Call it before each checkpoint and at the end.
 
-        So no checkpoint follows a loss that was not checked, and a resumed run finds the log complete up to its start.
+        Then all losses before a checkpoint have been checked, and the log of a resumed run is complete up to its start.
 
         Raises:
             TrainingDiverged: names the first iteration with NaN or Inf in a loss, and each such term.
@@ -147,7 +148,7 @@ class Monitor:
         self._show(means, speed)
 
     def _drain(self) -> None:
-        """Read the rows in the buffer and add them up. Raises ``TrainingDiverged``."""
+        """Read the rows in the buffer and add them to the sums. Raises ``TrainingDiverged``."""
         if not self._filled:
             return
         rows = self._buffer[: self._filled].cpu().double()  # the one wait for the device
@@ -164,13 +165,12 @@ class Monitor:
         self._read += len(rows)
 
     def event(self, kind: str, *, iteration: int | None = None, **fields: Any) -> None:
-        """Log that something happened (``"checkpoint"`` …): a line of the log and a TensorBoard text.
+        """Log an event (``"checkpoint"`` …) as a line of the log and a TensorBoard text.
 
         Args:
-            kind: what; ``"losses"`` is taken.
-            iteration: when; the last one recorded by default.
-            fields: whatever JSON holds; the numbers among them are also TensorBoard scalars and curves in
-                ``losses.png``.
+            kind: of the event; ``"losses"`` is reserved.
+            iteration: of the event; the last one recorded by default.
+            fields: JSON values. Numbers are also TensorBoard scalars and curves in ``losses.png``.
         """
         when = self._iteration if iteration is None else iteration
         self._log.write({"kind": kind, "iteration": when, **fields})
@@ -178,10 +178,10 @@ class Monitor:
         self._board.scalars(numbers, when)
         self._board.text(kind, f"`{json.dumps(fields)}`", when)
 
-    def picture(self, name: str, picture: Image.Image) -> Path:
-        """Save ``picture`` as ``samples/NAME-ITERATION.png`` and show it in TensorBoard; returns where it lies."""
-        path = save_png(picture, self._run / "samples" / f"{name}-{self._iteration:08d}.png")
-        self._board.picture(name, picture, self._iteration)
+    def image(self, name: str, image: Image.Image) -> Path:
+        """Save ``image`` as ``samples/NAME-ITERATION.png`` and show it in TensorBoard; return its path."""
+        path = save_png(image, self._run / "samples" / f"{name}-{self._iteration:08d}.png")
+        self._board.image(name, image, self._iteration)
         return path
 
     def message(self, text: str) -> None:
@@ -194,7 +194,11 @@ class Monitor:
             self.flush()
             try:
                 plot_losses(self._run / "log.jsonl", self._run / "losses.png")
-            except (FileMissing, FileUnreadable, FileDamaged) as error:  # somebody took the log away: the run is whole
+            except (
+                FileMissing,
+                FileUnreadable,
+                FileDamaged,
+            ) as error:  # the run itself is whole
                 self.message(f"no curves are drawn: {error}")
         finally:
             self._release()
@@ -217,7 +221,7 @@ class Monitor:
 
     def _show(self, means: Mapping[str, float], speed: float) -> None:
         parts = [f"{speed:.0f} img/s", *(f"{name} {means[name]:.3f}" for name in _shown(self._terms))]
-        if self._has_terminal:
+        if self._is_terminal:
             self._bar.set_postfix_str(" · ".join(parts))
             return
         now = time.perf_counter()

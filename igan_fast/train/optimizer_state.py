@@ -1,4 +1,10 @@
-"""An optimiser's state as named tensors, so that a checkpoint needs no pickle and survives a new parameter order."""
+"""An optimiser's state as named tensors, so that a checkpoint needs no pickle and survives a new parameter order.
+
+``torch.distributed.checkpoint.state_dict`` has helpers that name states too, but a run cannot be resumed exactly with
+them (PyTorch 2.13). ``get_optimizer_state_dict`` takes a step with zero gradients where the optimiser has no state yet,
+so that Adam counts one step too many. ``set_optimizer_state_dict`` accepts a moment of any shape, and NaN, and it keeps
+the strides of the file instead of those of the parameter: moments of channels_last weights become contiguous.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +21,22 @@ __all__ = ["load_optimizer_tensors", "optimizer_to_tensors"]
 def optimizer_to_tensors(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The state of ``optimizer`` (Adam's step count and moments …) as ``{"PARAMETER/KEY": tensor}``, not copied.
+    """Return the state of ``optimizer`` (Adam's step count and moments …) as ``{"PARAMETER/KEY": tensor}``, not copied.
 
     Args:
-        optimizer: any optimiser whose state consists of tensors. Settings such as the learning rate are not state:
+        optimizer: any optimiser whose state consists of tensors. Settings such as the learning rate are not part of it;
             they belong to the configuration.
-        named_parameters: names for at least the parameters of ``optimizer``, as ``module.named_parameters()`` gives.
+        named_parameters: at least the parameters of ``optimizer``, as ``module.named_parameters()`` returns them.
 
     Raises:
         ValueError: a parameter of ``optimizer`` has no name.
-        TypeError: the optimiser keeps something that is not a tensor.
+        TypeError: the optimiser's state holds something other than tensors.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in _own(optimizer, named_parameters).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
-                raise TypeError(f"{type(optimizer).__name__}: the state {key!r} of {name} is no tensor: {value!r}")
+                raise TypeError(f"{type(optimizer).__name__}: the state {key!r} of {name} is not a tensor: {value!r}")
             tensors[f"{name}/{key}"] = value
     return tensors
 
@@ -42,18 +48,19 @@ def load_optimizer_tensors(
     *,
     where: str = "optimiser state",
 ) -> None:
-    """Give ``optimizer`` the state that :func:`optimizer_to_tensors` took, bit for bit, on its parameters' devices.
+    """Restore the state that :func:`optimizer_to_tensors` returned, bit for bit, on the devices of the parameters.
 
-    The moments get their parameter's strides back, so that a resumed step runs through the same kernels. Settings
-    such as the learning rate stay as ``optimizer`` has them.
+    Moments get the strides of their parameter, so that a resumed step takes the same kernels. Settings such as the
+    learning rate are not changed.
 
     Args:
-        where: what messages begin with, such as the file.
+        optimizer, named_parameters: as for :func:`optimizer_to_tensors`.
+        tensors: what it returned.
+        where: the beginning of messages, such as the file.
 
     Raises:
-        InputError: ``tensors`` names an unknown parameter or none at all for one of the optimiser's, a moment has
-            another shape or type than its parameter, or a number is not what an optimiser keeps; nothing has changed
-            then.
+        InputError: ``tensors`` names an unknown parameter or lacks one of the optimiser's, a moment has another shape
+            or type than its parameter, or a value cannot be right. The optimiser is unchanged then.
     """
     own = _own(optimizer, named_parameters)
     states: dict[str, dict[str, Tensor]] = {name: {} for name in own}
@@ -78,7 +85,7 @@ def load_optimizer_tensors(
 
 
 def _wrong(key: str, tensor: Tensor, parameter: Tensor) -> str:
-    """Why a parameter cannot have this state; empty where it can."""
+    """Return why a parameter cannot have this state; an empty string if it can."""
     if key == "step":
         if tensor.dim() > 0 or not tensor.is_floating_point():
             return f"is {tensor.dtype} of shape {tuple(tensor.shape)}, expected one floating-point number"
@@ -96,7 +103,7 @@ def _wrong(key: str, tensor: Tensor, parameter: Tensor) -> str:
 
 
 def _own(optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """The parameters of ``optimizer`` by name, in its own order."""
+    """Return the parameters of ``optimizer`` by name, in the optimiser's order."""
     names = {id(parameter): name for name, parameter in named_parameters}
     own: dict[str, Tensor] = {}
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one that a run may go on from: its options, its shapes, and the photos and labels it saw."""
+"""Resuming from a checkpoint: whether its options, shapes and data are those of the run, and loading its networks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from igan_fast.checkpoint.description import check_statistics, described_model
+from igan_fast.checkpoint.folder import Checkpoint, Fits
+from igan_fast.checkpoint.tensor_specs import Spec, Specs, check_specs, specs_of
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
-from igan_fast.train.checkpoint_folder import Checkpoint, Fits
-from igan_fast.train.checkpoint_state import check_statistics, described_model
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.optimizer_state import load_optimizer_tensors
-from igan_fast.train.tensor_specs import Spec, Specs, check_specs, specs_of
 
 __all__ = ["check_data", "data_fingerprint", "in_file", "load_networks", "resumable_by"]
 
@@ -33,7 +33,7 @@ _STATE = {
 }
 _DATA = {"photos": str, "labels": str, "train": str, "val": str, "count": Natural, "named": str}
 
-#: What the digests of a fingerprint are of, as messages call it.
+#: The digests of a fingerprint, and what messages call their data.
 _PARTS = {
     "photos": "photos",
     "labels": "labels",
@@ -43,7 +43,7 @@ _PARTS = {
 
 
 def resumable_by(config: TrainConfig) -> Fits:
-    """What refuses a checkpoint that a run under ``config`` cannot go on from, before any tensor of it is read.
+    """Return a ``Fits`` that accepts the checkpoints from which a run under ``config`` can be resumed.
 
     It raises ``InputError`` for a whole checkpoint of other options, and ``FileDamaged`` for one that contradicts
     itself.
@@ -69,13 +69,13 @@ def resumable_by(config: TrainConfig) -> Fits:
 
 
 def data_fingerprint(store: FaceStore, named: str) -> dict[str, Any]:
-    """What a run trains on, as a checkpoint keeps it: digests, and how the user calls it.
+    """Return a description of the training data for a checkpoint: digests, and the user's name for the data.
 
     The same photos and labels have the same digests in another folder, in a zip, and on another machine.
 
     Args:
-        store: the photos as they are prepared; its digest is known, so that no photo is read.
-        named: the data in the user's words.
+        store: the prepared images. It knows its digest, so that no image is read.
+        named: the data as the user named it.
     """
     digests = {
         "photos": store.digest or hashlib.sha256(store.images.tobytes()).hexdigest(),
@@ -86,18 +86,18 @@ def data_fingerprint(store: FaceStore, named: str) -> dict[str, Any]:
 
 
 def check_data(saved: Mapping[str, Any] | None, given: Mapping[str, Any], where: Path) -> None:
-    """Refuse data that are not those that a run was trained on.
+    """Refuse data other than those that a run was trained on.
 
     Args:
-        saved: the fingerprint in the checkpoint; None where it is older than these.
+        saved: the fingerprint in the checkpoint; None if an older version, which kept none, has written it.
         given: the fingerprint of the data at hand.
         where: the checkpoint.
 
     Raises:
-        InputError: names what differs, what the run was trained on and what is given.
+        InputError: names what differs, the data that the run was trained on, and the data at hand.
     """
     if saved is None:
-        print(f"{where}: is of a version that kept no fingerprint of its data; they are taken to be the same")
+        print(f"{where}: was written by a version that kept no fingerprint of its data; they are not compared")
         return
     for part, called in _PARTS.items():
         if saved[part] != given[part]:
@@ -111,10 +111,10 @@ def check_data(saved: Mapping[str, Any] | None, given: Mapping[str, Any], where:
 def load_networks(
     checkpoint: Checkpoint, model: nn.Module, optimizer_d: torch.optim.Optimizer, optimizer_g: torch.optim.Optimizer
 ) -> None:
-    """Give the model and its two optimisers what the checkpoint holds.
+    """Load the model and its two optimisers from the checkpoint.
 
     Raises:
-        InputError: names a tensor, and its file, with a number that no run of ours has.
+        InputError: a number in a tensor cannot be right; the message names the tensor and its file.
     """
     folder, tensors = checkpoint.folder, checkpoint.tensors
     for group in {"model", "ema"} & tensors.keys():
@@ -127,7 +127,7 @@ def load_networks(
 
 @contextmanager
 def in_file(path: Path) -> Iterator[None]:
-    """Name the file in what is said of a value that cannot be right."""
+    """Add the file to the message of an error about one of its values."""
     try:
         yield
     except (InputError, RuntimeError, TypeError) as error:
@@ -135,7 +135,7 @@ def in_file(path: Path) -> Iterator[None]:
 
 
 def _expected_groups(model: IterativeGAN, has_average: bool) -> dict[str, Specs]:
-    """The tensors of a checkpoint, without their numbers."""
+    """Return the types and shapes of all tensors of a checkpoint, by group."""
     weights = specs_of(model.state_dict())
     groups = {
         "model": weights,

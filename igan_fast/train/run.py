@@ -1,4 +1,4 @@
-"""Before the first iteration: which folder, new or continued, and which pictures; whatever is wrong is said here."""
+"""Opening a run before its first iteration: its folder, new or resumed, its data, and its lock."""
 
 from __future__ import annotations
 
@@ -13,69 +13,69 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from igan_fast.checkpoint.find import checkpoint_folders
 from igan_fast.data import open_source
 from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.store import FaceStore, build_store
 from igan_fast.errors import InputError, printable
 from igan_fast.files import check_place, clear_write_errors, write_file
-from igan_fast.train.checkpoints_kept import checkpoint_folders, remove_leftovers, set_aside_newer
 from igan_fast.train.config import TrainConfig
+from igan_fast.train.retention import remove_leftovers, set_aside_newer
 
 __all__ = ["OpenedRun", "locked", "open_data", "open_run", "start_run"]
 
-#: What the paper's figures reverse and ours show, where the data knows them.
+#: The attributes that the paper's figures flip; the sample grids flip those of them that the data has.
 PAPERS_ATTRIBUTES = ("Smiling", "Male", "Eyeglasses", "Blond_Hair")
 
 
 class OpenedRun(NamedTuple):
-    """A run folder, not yet written to."""
+    """A run folder before anything is written to it."""
 
     folder: Path
-    held: bool
-    """Whether it holds a run to be continued."""
+    resumed: bool
+    """Whether it holds a run that is to be resumed."""
 
 
 def open_run(config: TrainConfig) -> OpenedRun:
-    """Find the folder of a new run, or of one to be continued. Nothing is written.
+    """Find the folder of a new or a resumed run. Nothing is written.
 
     Raises:
-        InputError: the folder holds another run, or is no folder; or the options contradict those of the run to be
-            continued.
+        InputError: it is not a folder, or it holds another run; or the options contradict those of the resumed run.
     """
     folder = config.run or _unused(Path("runs") / f"{_slug(config.data)}-{config.image_size}")
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--run {folder}: found a file, expected a folder")
         check_place(folder / "config.json")
-        held = bool(checkpoint_folders(folder))
-        if held and not config.resume:
+        resumed = bool(checkpoint_folders(folder))
+        if resumed and not config.resume:
             raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
-        if held:
+        if resumed:
             config.check_resumable(TrainConfig.load(folder))
         elif os.path.lexists(folder / "config.json"):
             _check_failed_start(folder)
     except OSError as error:
         raise InputError(f"--run {folder}: cannot be read ({error.strerror or error})") from error
-    return OpenedRun(folder, held)
+    return OpenedRun(folder, resumed)
 
 
 def _check_failed_start(folder: Path) -> None:
-    """Refuse a config.json that no start of ours has left: a start that failed before its first checkpoint may be made
-    good with other options, and its config is replaced."""
+    """Refuse a config.json that is not that of a run. If a run failed before its first checkpoint, it may be started
+    again with other options, and its config.json is replaced."""
     try:
         TrainConfig.load(folder)
     except InputError as error:
         raise InputError(
-            f"--run {folder}: its config.json is of no run that can be started anew; name another folder ({error})"
+            f"--run {folder}: its config.json belongs to no run that can start again; name another folder ({error})"
         ) from error
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process from training in ``folder``, which is made if needed, while the block runs.
+    """Lock ``folder``, which is made if needed, so that no other process trains there while the block runs.
 
     Raises:
-        InputError: another process trains there now, or the folder cannot be made.
+        InputError: another process is training there, or the folder cannot be made.
     """
     with clear_write_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,10 +93,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
-    """The pictures, prepared at the run's size, and the config with what depends on them filled in.
+    """Return the images, prepared at the run's size, and the config with the options that depend on them filled in.
 
     Raises:
-        InputError: the data cannot be used, or an attribute is unknown, or there is nothing to train on.
+        InputError: the data cannot be used, an attribute is unknown, or there is no photo to train on.
     """
     source = open_source(
         config.data,
@@ -112,13 +112,20 @@ def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
         config = dataclasses.replace(config, sample_attributes=tuple(known or source.attributes[:4]))
     attribute_indices(config.sample_attributes or (), source.attributes, where="--sample-attributes")
     if not len(source.splits["train"]):
-        raise InputError(f"--data {config.data}: no picture is left to train on")
+        raise InputError(f"--data {config.data}: no photo is left to train on")
     return build_store(source, config.image_size, cache=config.cache, strict=config.strict), config
 
 
 def start_run(folder: Path, config: TrainConfig, checkpoint: Path | None) -> None:
-    """Make the folder ready to go on from ``checkpoint``, or to begin: the config is written, what a killed process
-    left is removed, and checkpoints that were passed over get a name that no reader takes.
+    """Prepare the folder for the first iteration.
+
+    The config is written. What a killed process left is removed, and damaged checkpoints that are newer than the one to
+    be resumed from are renamed.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        checkpoint: the one to resume from; None for a new run.
 
     Raises:
         InputError: something cannot be written.

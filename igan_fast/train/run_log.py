@@ -1,4 +1,4 @@
-"""``log.jsonl``: what happened in a run, one JSON object a line, each iteration once however often it was resumed."""
+"""``log.jsonl``: a run's losses and events, one JSON object a line; a resumed run repeats no iteration."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from igan_fast.json_files import Natural, parse_json
 
 __all__ = ["RunLog", "read_log"]
 
-#: Bytes of a line; a record of ours has some hundred.
+#: The largest line in bytes; a record has a few hundred.
 _MAX_LINE = 2**20
 
 
 class RunLog:
-    """Appends records to a log. Each is handed to the system at once, so that a kill loses none but the one in writing.
+    """Appends records to a log. Each is written at once, so that a kill loses at most the last one.
 
-    What lies at ``path`` and is no log (a folder, a pipe, a file that cannot be read) is set aside under another name:
-    a log is worth less than the run that it is of.
+    If ``path`` is not a log (a folder, a pipe, a file that cannot be read), it is renamed, and a new log is started: a
+    damaged log must not stop the run.
 
     Args:
         path: the file; its folder must exist.
-        start: the iteration that the run goes on from. Lines of later iterations are cut: the run will write them
-            anew. 0 starts an empty log.
+        start: the iteration that the run continues from. Lines of later iterations are cut, because the run will write
+            them again. 0 starts an empty log.
 
     Raises:
         InputError: the file cannot be written.
@@ -45,11 +45,11 @@ class RunLog:
         self._path = path
         with clear_write_errors(str(path)):
             _cut(path, start)
-            # Unbuffered: after a full disk nothing is left over that closing the file would try to write again.
+            # Unbuffered: after a full disk, closing the file must not try to write again.
             self._file = path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line. NaN and Inf, for which JSON has no numbers, become text (``"NaN"``, ``"Infinity"``)."""
+        """Append one line. NaN and Inf, which JSON cannot hold, become text (``"NaN"``, ``"Infinity"``)."""
         try:
             line = json.dumps(record, allow_nan=False)
         except ValueError:
@@ -70,7 +70,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log in order; a line that is no record (cut short by a kill, damaged) is passed over.
+    """Yield the records of a log in order; a line that is not a record (cut by a kill, damaged) is skipped.
 
     Raises:
         FileMissing, FileUnreadable, FileDamaged: as ``igan_fast.files.reading``.
@@ -83,7 +83,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, none held in memory beyond what a record of ours can have."""
+    """Yield the lines of a file, of a longer one than ``_MAX_LINE`` only the beginning."""
     skipping = False
     while line := file.readline(_MAX_LINE):
         whole = line.endswith(b"\n")
@@ -114,7 +114,7 @@ def _cut(path: Path, start: int) -> None:
                         kept.append(line)
         except (FileMissing, FileUnreadable, FileDamaged) as error:
             aside = _set_aside(path)
-            warnings.warn(f"{error}; it is kept as {aside.name} and a new log is begun", stacklevel=4)
+            warnings.warn(f"{error}; it is kept as {aside.name} and a new log is started", stacklevel=4)
     elif path.is_dir() and not path.is_symlink():
         _set_aside(path)
     replace_file(path, b"".join(kept))

@@ -1,4 +1,4 @@
-"""The picture that shows how a model in training does: what it makes of held-out faces and of noise."""
+"""The sample grid of a model in training: what it makes of held-out faces and of noise."""
 
 from __future__ import annotations
 
@@ -25,38 +25,39 @@ COLUMNS = 10
 def draw_samples(
     model: IterativeGAN, store: FaceStore, *, flipped: Sequence[str], seed: int, device: torch.device
 ) -> Image.Image:
-    """Faces, their rebuilds, some attributes reversed, and faces from noise (the paper's Fig. 7 and 8).
+    """Draw faces, their rebuilds, edits that flip an attribute, and generated faces (the paper's Fig. 7 and 8).
 
     Args:
-        model: on ``device``; left in the mode that it is in.
-        store: the faces are held-out ones, where there are any; the same ones at each call.
-        flipped: names of the attributes to reverse; faces from noise show the first of them absent and present.
+        model: on ``device``. Its training mode is restored at the end.
+        store: the faces are held-out ones if there are any, and the same at each call.
+        flipped: the names of the attributes to flip. Generated faces show the first of them absent and present.
         seed: of the noise.
+        device: where the model computes.
     """
     rows = spread(store.splits["val"], COLUMNS)
     if not len(rows):
         rows = store.splits["train"][:COLUMNS]
-    pictures, position = store.images[rows], store.attributes.index
+    photos, position = store.images[rows], store.attributes.index
     labels = torch.from_numpy(store.labels[rows]).to(device, torch.float32)
-    images = to_float(torch.from_numpy(pictures).to(device)).contiguous()
+    images = to_float(torch.from_numpy(photos).to(device)).contiguous()
     generator = torch.Generator().manual_seed(seed)
     noise = (torch.rand(len(rows), model.arguments()["latent"], generator=generator) * 2 - 1).to(device)
 
     def generated(name: str, value: float) -> NDArray[np.uint8]:
         asked = labels.clone()
         asked[:, position(name)] = value
-        return _pictures(model.generate(noise, asked))
+        return _to_arrays(model.generate(noise, asked))
 
     with in_eval_mode(model):
         return sample_grid(
-            pictures,
-            _pictures(model.rebuild(images)),
-            {name: _pictures(model.transform(images, {position(name): "flip"})) for name in flipped},
-            {"labels of the column": _pictures(model.generate(noise, labels))}
+            photos,
+            _to_arrays(model.rebuild(images)),
+            {name: _to_arrays(model.transform(images, {position(name): "flip"})) for name in flipped},
+            {"labels of the column": _to_arrays(model.generate(noise, labels))}
             | {f"{name}={value}": generated(name, value) for name in flipped[:1] for value in (0, 1)},
         )
 
 
-def _pictures(images: Tensor) -> NDArray[np.uint8]:
+def _to_arrays(images: Tensor) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = to_uint8(images).cpu().numpy()
     return array

@@ -1,4 +1,4 @@
-"""Ctrl-C while a run is in an iteration: it is finished and saved first."""
+"""Ctrl-C during an iteration: the iteration is finished and saved before the run stops."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["graceful_stop"]
 
 @contextmanager
 def graceful_stop() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one acts as it usually does.
+    """Return an event that the first SIGINT or SIGTERM sets. A second signal has its usual effect.
 
-    A signal that is ignored, as ``nohup`` or a shell's ``trap '' INT`` has it, stays ignored.
+    A signal that is ignored, as under ``nohup`` or ``trap '' INT``, stays ignored.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach the main thread only
         return
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # None: a handler that is not Python's, which could not be given back.
+    # None: a handler that is not Python's and could not be restored.
     before = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
     def on_signal(number: int, frame: object) -> None:

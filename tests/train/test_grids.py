@@ -77,8 +77,8 @@ def test_sample_grid_names_its_rows() -> None:
 @pytest.mark.parametrize(
     ("rows", "row_labels", "message"),
     [
-        ([], (), "found pictures of none"),
-        ([[]], (), "found pictures of none"),
+        ([], (), "found images of none"),
+        ([[]], (), "found images of none"),
         ([pictures(1, 32), pictures(1, 64)], (), "expected one size"),
         ([pictures(1).astype(np.float32)], (), "float32"),
         ([pictures(1)[..., :1]], (), r"shape \(64, 64, 1\)"),

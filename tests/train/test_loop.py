@@ -20,9 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from igan_fast import IterativeGAN, TrainStep
+from igan_fast.checkpoint import load_checkpoint, load_model
+from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.errors import InputError
-from igan_fast.train import TrainConfig, checkpoint_folder, loop, train
-from igan_fast.train.checkpoint import load_checkpoint, load_model, newest_checkpoint
+from igan_fast.train import TrainConfig, loop, save, train, trainer
 from igan_fast.train.run import locked
 from igan_fast.train.run_log import read_log
 
@@ -154,7 +155,7 @@ def test_a_run_can_go_on_in_the_other_wing(tiny: dict[str, Any], tmp_path: Path,
 def test_says_what_it_computes_on(
     tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(trainer, "has_bfloat16", lambda: False)
     for impl, words in (("auto", "fused operators"), ("reference", "plain PyTorch")):
         train(options(tiny, tmp_path / impl, iterations=1, impl=impl, precision="bf16"))
         told = capsys.readouterr().out
@@ -270,7 +271,7 @@ def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_resume(
 def test_a_signal_while_samples_are_drawn_loses_nothing(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = loop.draw_samples
+    draw = trainer.draw_samples
     signals = [signal.SIGINT]
 
     def interrupted(*args: Any, **options: Any) -> Image.Image:
@@ -278,7 +279,7 @@ def test_a_signal_while_samples_are_drawn_loses_nothing(
             os.kill(os.getpid(), signals.pop())
         return draw(*args, **options)
 
-    monkeypatch.setattr(loop, "draw_samples", interrupted)
+    monkeypatch.setattr(trainer, "draw_samples", interrupted)
     result = train(options(tiny, tmp_path / "run", iterations=50, sample_every=1, checkpoint_every=100))
     assert result.interrupted
     assert result.checkpoint.name == f"step-{result.iteration:08d}"
@@ -332,14 +333,14 @@ def test_fewer_photos_than_a_batch_and_none_held_out(tiny: dict[str, Any], tmp_p
 def test_a_full_disk_stops_with_a_clear_message_and_leaves_the_old_checkpoint_whole(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint_folder.write_durably
+    write = save.write_durably
 
     def full(path: Path, data: bytes) -> None:
         if "00000006" in str(path) and path.name == "optimizer_g.safetensors":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 
-    monkeypatch.setattr(checkpoint_folder, "write_durably", full)
+    monkeypatch.setattr(save, "write_durably", full)
     run = tmp_path / "run"
     with pytest.raises(InputError, match="disk is full"):
         train(options(tiny, run, iterations=9))

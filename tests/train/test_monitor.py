@@ -262,7 +262,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     with monitor(tmp_path, log_every=1) as watch:
         for iteration in (1, 2, 3):
             watch.record(iteration, losses(iteration), {"extra_d": 2})
-        path = watch.picture("samples", picture)
+        path = watch.image("samples", picture)
         watch.event("checkpoint", hamming_loss=0.25, note="kept")
     with monitor(tmp_path, start=2, log_every=1) as watch:
         watch.record(3, losses(30))

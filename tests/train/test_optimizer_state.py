@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from igan_fast.checkpoint import load_checkpoint
 from igan_fast.errors import InputError
-from igan_fast.train.checkpoint import load_checkpoint, save_checkpoint
 from igan_fast.train.optimizer_state import load_optimizer_tensors, optimizer_to_tensors
+from igan_fast.train.save import save_checkpoint
 
 
 def net() -> nn.Sequential:

@@ -16,10 +16,11 @@ import torch
 from checkpoints import edit_state, edit_tensors, run_files
 from PIL import Image
 
+from igan_fast.checkpoint import load_checkpoint, load_model
+from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
 from igan_fast.train import TrainConfig, train
-from igan_fast.train.checkpoint import load_checkpoint, load_model, newest_checkpoint
 from igan_fast.train.resume import check_data, data_fingerprint
 
 NAMES = ("Smiling", "Male", "Young")

@@ -17,9 +17,9 @@ import torch
 from checkpoints import run_files
 
 from igan_fast import TrainStep
-from igan_fast.cli import main
+from igan_fast.app.cli import main
 from igan_fast.errors import InputError
-from igan_fast.train import TrainConfig, checkpoint_folder, train
+from igan_fast.train import TrainConfig, save, train
 from igan_fast.train.curves import plot_losses
 from igan_fast.train.monitor import Monitor
 from igan_fast.train.run_log import RunLog, read_log
@@ -44,7 +44,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(checkpoint_folder, "write_durably", full)
+    monkeypatch.setattr(save, "write_durably", full)
 
 
 @pytest.mark.parametrize("fail", [diverging, full_disk])
@@ -70,7 +70,7 @@ def test_a_first_start_that_failed_does_not_block_the_corrected_command(
 def test_a_config_that_is_not_ours_is_kept(tiny: dict[str, Any], tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"its config\.json is of no run that can be started anew") as caught:
+        with pytest.raises(InputError, match=r"its config\.json belongs to no run that can start again") as caught:
             train(options(tiny, tmp_path, resume=resume))
         assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json"}

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from igan_fast.reference import ops
-from igan_fast.reference.frozen import frozen
 from igan_fast.reference.layers import NormAct2d
 from igan_fast.reference.losses.weights import per_entry
 from igan_fast.reference.ops import Features, pairs_of
+from igan_fast.reference.precision import frozen
 from igan_fast.reference.recorded import Unscriptable
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A model with its shapes and types and without its memory, whatever its size."""
+"""A model on the ``meta`` device, which has shapes and types but takes no memory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["model_on_meta"]
 
 
 def model_on_meta(arguments: Mapping[str, Any]) -> IterativeGAN:
-    """``IterativeGAN(**arguments)`` on the ``meta`` device. No random number is drawn.
+    """Return ``IterativeGAN(**arguments)`` on the ``meta`` device. No random number is drawn.
 
     Raises:
         TypeError, ValueError: as ``IterativeGAN``.
     """
-    with torch.device("meta"), _WithoutNumbers():
+    with torch.device("meta"), _SkipInitialisation():
         return IterativeGAN(**arguments)
 
 
-class _WithoutNumbers(TorchFunctionMode):
-    """Random numbers would go nowhere on ``meta``, and asking for them there loads seconds of Python."""
+class _SkipInitialisation(TorchFunctionMode):
+    """Skips the initialisation. On ``meta`` it would have no effect, and load Python modules for seconds."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from igan_fast import cli
-from igan_fast.commands import Generate, Recognise, Train, Transform
+from igan_fast.app import cli
+from igan_fast.app.commands import Generate, Recognise, Train, Transform
 from igan_fast.errors import InputError
 from igan_fast.train.config import TrainConfig
 
@@ -56,7 +56,7 @@ def test_a_comma_inside_a_name_stays() -> None:
 
 def test_every_list_option_that_there_is() -> None:
     """So that one that is added later is tested above."""
-    from igan_fast.arguments import _options
+    from igan_fast.app.arguments import _options
 
     lists = {
         (name, option.name)
@@ -145,11 +145,11 @@ def test_short_and_attached_values() -> None:
         ("transform", "transform needs PHOTO, --model RUN, --out DIR|FILE.png, --set NAME=VALUE too"),
         (
             "transform --model m --out o --set A=1 gone.jpg",
-            "--set: found 'gone.jpg', which is no NAME=VALUE, and no photo",
+            "--set: found 'gone.jpg', which is not NAME=VALUE, and no photo",
         ),
         (
             "transform --model m --out o --set A=1,gone.jpg",
-            "--set: found 'gone.jpg', which is no NAME=VALUE, and no photo",
+            "--set: found 'gone.jpg', which is not NAME=VALUE, and no photo",
         ),
         ("train --width 1" + "0" * 27, "--width: found '1000000000000000000000000000', expected a whole number below"),
         ("generate --seed -9223372036854775808", "--seed: found '-9223372036854775808', expected a whole number below"),
@@ -199,7 +199,7 @@ def test_a_home_and_an_empty_path_in_every_path_option(
 
 
 def test_every_path_option_is_tested() -> None:
-    from igan_fast.arguments import _options
+    from igan_fast.app.arguments import _options
 
     known = {
         (name, key) for name, fields in cli.COMMANDS.items() for key, o in _options(fields).items() if Path in o.items

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from igan_fast.app.report import AttributeReport, Evaluation, Recognition
 from igan_fast.errors import InputError
-from igan_fast.report import AttributeReport, Evaluation, Recognition
 
 JUDGED = Evaluation(
     data="7,500 photos of somebody",

@@ -1,4 +1,4 @@
-"""What a checkpoint's state.json says of its model, believed only as far as it fits together."""
+"""The description of a model in a checkpoint's state.json, checked for consistency."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from igan_fast.checkpoint.meta_model import model_on_meta
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
-from igan_fast.train.meta_model import model_on_meta
 
 __all__ = ["ModelDescription", "check_statistics", "described_model"]
 
@@ -20,7 +20,7 @@ _ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("image_size", "attributes", "latent", "width"), Natural),
     "signed_labels": bool,
 }
-#: Of the run's options, what says which photos were held out: whoever scores the model asks for them.
+#: The options of the run that say which photos were held out; the evaluation reads them.
 _DATA_OPTIONS: dict[str, Any] = {"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural}
 
 
@@ -30,18 +30,18 @@ class ModelDescription(NamedTuple):
     arguments: dict[str, Any]
     attributes: tuple[str, ...]
     label_samples: list[str]
-    """As they stand there; whoever draws from them checks them."""
+    """Not checked here but where they are used."""
 
     def on_meta(self) -> IterativeGAN:
-        """The model with shapes and types, but without memory, whatever its size."""
+        """Return the model on the ``meta`` device: shapes and types without memory."""
         return model_on_meta(self.arguments)
 
 
 def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
-    """What the state of the checkpoint in ``folder`` says of its model.
+    """Return the description of the model in the state of the checkpoint in ``folder``.
 
     Raises:
-        FileDamaged: something is missing, of another type, or contradicts something else.
+        FileDamaged: a value is missing or has another type, or two values contradict each other.
     """
     where = folder / "state.json"
     try:
@@ -64,7 +64,7 @@ def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
 
 
 def check_statistics(tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Refuse a running variance below 0, whose square root would be NaN. Raises ``FileDamaged``."""
+    """Raise ``FileDamaged`` if a running variance is below 0: its square root would be NaN."""
     for name, tensor in tensors.items():
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise FileDamaged(f"{where}: {name} holds {float(tensor.min())}, expected no variance below 0")

@@ -1,6 +1,6 @@
-"""What the commands do: each is a dataclass whose fields are its options.
+"""The commands of ``igan-fast``: each is a dataclass whose fields are its options and whose ``run`` does the work.
 
-Whatever can be refused is refused before any work, and results are written whole, never over an existing file without
+A command checks all its options before it starts. It writes each result whole, and never over an existing file without
 ``--force``.
 """
 
@@ -15,15 +15,15 @@ from typing import Annotated, Literal, Protocol, cast
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from igan_fast.app.doctor import examine
+from igan_fast.app.neighbours import beside_others
+from igan_fast.app.redraw import Redraw, load_editor, model_files
+from igan_fast.app.results import IncrementalJson, check_results, read_photos, sheet_fits, written_message
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos
-from igan_fast.doctor import examine
 from igan_fast.errors import InputError, printable
 from igan_fast.files import write_file
-from igan_fast.neighbours import beside_others
 from igan_fast.paths import given_path
-from igan_fast.redraw import Redrawing, files_of, load_editor
-from igan_fast.results import GrowingJson, check_results, read_photos, sheet_fits, told
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.grids import grid, save_png
 
@@ -35,7 +35,7 @@ Photos = Annotated[
 ]
 Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoint), or a checkpoint folder.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GPU if there is one.")]
-Force = Annotated[FlagCreatePairsOff[bool], arg(help="Write over files that exist; never over what was given.")]
+Force = Annotated[FlagCreatePairsOff[bool], arg(help="Write over existing files; never over those that are read.")]
 Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
 Json = Annotated[Path | None, arg(metavar="FILE|-")]
 
@@ -43,7 +43,7 @@ _FACE = re.compile(r"face-\d{4,}\.png")
 
 
 class Command(Protocol):
-    """What each of the dataclasses below can do."""
+    """The interface of the dataclasses below."""
 
     def run(self) -> None: ...
 
@@ -61,19 +61,19 @@ class Recognise:
 
     def run(self) -> None:
         photos = expand_photos(self.photos)
-        _check_json(self.json, self.force, [*photos, *files_of(self.model)])
+        _check_json(self.json, self.force, [*photos, *model_files(self.model)])
         editor = load_editor(self.model, self.device)
         if self.json is None:
-            for paths, pictures in read_photos(photos, editor.image_size):
-                for photo, row in zip(paths, editor.recognise(pictures), strict=True):
+            for paths, images in read_photos(photos, editor.image_size):
+                for photo, row in zip(paths, editor.recognise(images), strict=True):
                     print(printable(photo))
                     for name, probability in sorted(row.items(), key=lambda item: -item[1]):
                         print(f"  {probability:4.0%}  {printable(name)}")
                 sys.stdout.flush()
             return
-        with GrowingJson(self.json) as growing:
-            for paths, pictures in read_photos(photos, editor.image_size):
-                growing.add(dict(zip(map(str, paths), editor.recognise(pictures), strict=True)))
+        with IncrementalJson(self.json) as growing:
+            for paths, images in read_photos(photos, editor.image_size):
+                growing.add(dict(zip(map(str, paths), editor.recognise(images), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Generate:
         sheet = self.out.suffix.lower() == ".png" and not self.out.is_dir()
         if not sheet and self.out.suffix.lower() in PHOTO_SUFFIXES and not self.out.is_dir():
             raise InputError(f"--out {self.out}: expected a name in .png for a sheet, or a folder for a file each")
-        check_results([self.out] if sheet else self._existing(), force=self.force, given=files_of(self.model))
+        check_results([self.out] if sheet else self._existing(), force=self.force, given=model_files(self.model))
         editor = load_editor(self.model, self.device)
         changes = parse_changes(self.attributes, editor.attributes)
         if flipped := [name for name, value in changes.items() if value == "flip"]:
@@ -108,7 +108,7 @@ class Generate:
             faces = [face for batch in batches for face in batch]
             columns = max(1, round((len(faces) * 4 / 3) ** 0.5))
             save_png(grid([faces[i : i + columns] for i in range(0, len(faces), columns)]), self.out)  # type: ignore[misc]
-            print(told([self.out]))
+            print(written_message([self.out]))
             return
         written: list[Path] = []
         try:
@@ -117,13 +117,13 @@ class Generate:
                     written.append(save_png(face, self._file(len(written))))
         finally:
             if written:
-                print(told(written))
+                print(written_message(written))
 
     def _file(self, index: int) -> Path:
         return self.out / f"face-{index:04d}.png"
 
     def _existing(self) -> list[Path]:
-        """The first of the results, and those that are there already: all of them may be a million."""
+        """Return the first result and those that exist already, not all of them: they may be a million."""
         there = [path.name for path in self.out.iterdir()] if self.out.is_dir() else []
         numbers = [int(name[5:-4]) for name in there if _FACE.fullmatch(name)]
         return [self._file(index) for index in sorted({0, *(k for k in numbers if k < self.n)})]
@@ -143,7 +143,7 @@ class Rebuild:
     force: Force = False
 
     def run(self) -> None:
-        Redrawing(self.photos, self.model, self.out, self.grid, "rebuilt", self.force).run(self.device, ())
+        Redraw(self.photos, self.model, self.out, self.grid, "rebuilt", self.force).run(self.device, ())
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Transform:
     def run(self) -> None:
         if not self.attributes:
             raise InputError("--set: found nothing, expected at least one change such as Smiling=1")
-        Redrawing(self.photos, self.model, self.out, self.grid, "edited", self.force).run(self.device, self.attributes)
+        Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force).run(self.device, self.attributes)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Evaluate:
     split: Literal["train", "val", "test"] = "val"
     """Which photos to score on."""
     limit: int | None = None
-    """At most so many photos."""
+    """Score at most this many photos."""
     judge: bool = True
     """Train a plain CNN on the real photos (once, then cached) to judge the edits."""
     json: Json = None
@@ -188,13 +188,13 @@ class Evaluate:
     force: Force = False
 
     def run(self) -> None:
-        from igan_fast.evaluate import evaluate
-        from igan_fast.report import check_plot
+        from igan_fast.app.evaluate import evaluate
+        from igan_fast.app.report import check_plot
 
         if self.plot:
             check_plot(self.plot)
         data = [] if self.data in ("drawn", "") else [given_path(self.data, "data")]
-        given = [*files_of(self.model), *data]
+        given = [*model_files(self.model), *data]
         check_results(
             [path for path in (self.json, self.plot) if path and str(path) != "-"], force=self.force, given=given
         )
@@ -213,12 +213,12 @@ class Evaluate:
         if self.plot:
             scores.plot(self.plot)
             if not to_stdout:
-                print(told([self.plot]))
+                print(written_message([self.plot]))
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what igan-fast runs on here, what is missing, and how to mend it."""
+    """Say what igan-fast runs on here, what is missing, and how to fix it."""
 
     json: Json = None
     """Write it to this file instead of printing it; - prints it as JSON."""
@@ -237,7 +237,7 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Train:
-    """How ``train`` runs; its options are ``TrainConfig`` itself."""
+    """The command ``train``; its options are the fields of ``TrainConfig``."""
 
     config: TrainConfig
 
@@ -258,4 +258,4 @@ def _check_json(path: Path | None, force: bool, given: Sequence[Path]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     write_file(path, (text.rstrip("\n") + "\n").encode())
-    print(told([path]))
+    print(written_message([path]))

@@ -1,7 +1,7 @@
-"""What is typed after a command, read word by word before tyro makes the command of it.
+"""Parsing of the words after a command, before tyro makes the command from them.
 
-tyro keeps the last of an option that is given twice, lets a list take the photo that follows it, and refuses in boxes
-of several lines. Here every word is accounted for, and what cannot be read is one line.
+tyro takes the last value of an option that is given twice without a warning, lets a list swallow the photo that follows
+it, and prints its errors as boxes of several lines. Here each word is checked, and an error is one line.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from igan_fast.errors import InputError, printable
 from igan_fast.paths import given_path
 
-__all__ = ["Given", "nearest", "read_words"]
+__all__ = ["Arguments", "nearest", "parse_words"]
 
-#: An edit as it is typed; any other word after --set that names a file is a photo.
+#: An edit as it is typed. Any other word after --set that names a file is taken for a photo.
 _ASSIGNMENT = re.compile(r"[^=]+=(flip|[0-9.]+)")
 
 
 @dataclass(frozen=True)
 class _Option:
-    """One field of a command, as an option or as what stands without one."""
+    """One field of a command: an option, or the positional argument."""
 
     name: str
-    kind: Any  # the field's type, without None and annotations
+    kind: Any  # the field's type without None and annotations
     metavar: str
     aliases: tuple[str, ...] = ()
     required: bool = False
@@ -52,7 +52,7 @@ class _Option:
 
     @functools.cached_property
     def items(self) -> tuple[Any, ...]:
-        """The type of each value; of any number of values, their one type and an ellipsis."""
+        """The type of each value; for a list of any length, the type of its values and an ellipsis."""
         return get_args(self.kind) if get_origin(self.kind) is tuple else (self.kind,)
 
     @property
@@ -61,21 +61,21 @@ class _Option:
 
 
 @dataclass
-class Given:
-    """What was typed, by field: the words of each option, checked; paths without ``~``."""
+class Arguments:
+    """The checked words of a command by field; ``~`` is expanded in paths."""
 
     command: str
     options: dict[str, _Option]
     values: dict[str, list[str]] = field(default_factory=dict)
 
     def first(self, name: str) -> str | None:
-        """The first word of a field; ``"True"`` or ``"False"`` of a flag; None where it was not given."""
+        """Return the first word of a field, ``"True"`` or ``"False"`` for a flag, None where it was not given."""
         return next(iter(self.values.get(name, ())), None)
 
     def words(self) -> list[str]:
-        """The same, in a spelling that can be understood in one way only."""
+        """Return the command again as words, spelled so that tyro cannot read them in another way."""
         words = [self.command]
-        # Photos come first, where no list can take them.
+        # Photos come first: after a list they would be taken for its values.
         for name, values in sorted(self.values.items(), key=lambda item: not self.options[item[0]].positional):
             option = self.options[name]
             if option.positional:
@@ -89,18 +89,18 @@ class Given:
         return words
 
 
-def read_words(words: Sequence[str], command: str, fields: type) -> Given:
-    """Understand ``words``, which follow the name of ``command``, as the fields of the dataclass ``fields``.
+def parse_words(words: Sequence[str], command: str, fields: type) -> Arguments:
+    """Parse ``words``, which follow the name of ``command``, as the fields of the dataclass ``fields``.
 
-    An option that takes a list may be given several times, its values with spaces or commas between. Of any other, the
-    last one counts, and a warning says so where another was given before.
+    An option that takes a list may be given several times; spaces or commas separate its values. Of any other option
+    the last value counts, with a warning where it differs from an earlier one.
 
     Raises:
-        InputError: an unknown option (the nearest name is suggested), a value that is missing or of another type, an
-            empty path, a word too many, or an option that must be there and is not.
+        InputError: an unknown option (the message suggests the nearest name), a missing value or one of another type,
+            an empty path, a word that belongs to nothing, or a required option that is missing.
     """
     options = _options(fields)
-    given = Given(command, options)
+    given = Arguments(command, options)
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -137,27 +137,27 @@ def read_words(words: Sequence[str], command: str, fields: type) -> Given:
     return given
 
 
-def _refuse_lost_photo(given: Given, missing: Sequence[_Option]) -> None:
-    """Where no photo is given, a word in a list that is no assignment was probably meant as one."""
+def _refuse_lost_photo(given: Arguments, missing: Sequence[_Option]) -> None:
+    """If no photo is given, take a word in a list that is no assignment for a misspelled one, and say so."""
     if not any(option.positional for option in missing):
         return
     for name, option in given.options.items():
         words = given.values.get(name, ()) if option.many and not option.positional else ()
         if lost := next((word for word in words if "=" not in word), None):
             raise InputError(
-                f"{option.typed}: found {lost!r}, which is no {option.metavar}, and no photo of that name exists"
+                f"{option.typed}: found {lost!r}, which is not {option.metavar}, and no photo of that name exists"
             )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message: which of the ``known`` names was probably meant; empty where none is near."""
+    """Return the end of a message that suggests the most similar of the ``known`` names; empty if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 @functools.cache
 def _options(fields: type) -> dict[str, _Option]:
-    """By the name of the field."""
+    """Return the options of a command by the names of their fields."""
     hints = get_type_hints(fields, include_extras=True)
     return {each.name: _option(each, hints[each.name]) for each in dataclasses.fields(fields)}
 
@@ -188,7 +188,7 @@ def _positional(options: dict[str, _Option]) -> _Option | None:
 
 
 def _is_option(word: str) -> bool:
-    """Whether a word is an option and no value: ``-3`` and ``-`` are values."""
+    """Whether a word is an option. ``-3`` and ``-`` are values."""
     if not word.startswith("-") or word == "-":
         return False
     try:
@@ -199,7 +199,7 @@ def _is_option(word: str) -> bool:
 
 
 def _find(word: str, command: str, options: dict[str, _Option]) -> tuple[_Option, str, str | None]:
-    """The option that a word names; of a flag ``"True"`` or ``"False"``; what is attached to the word with ``=``."""
+    """Return the option that a word names, the value of a flag (``"True"`` or ``"False"``), and what follows ``=``."""
     name, equals, attached = word.partition("=")
     name = name.replace("_", "-")
     known: dict[str, tuple[_Option, str]] = {}
@@ -221,7 +221,7 @@ def _find(word: str, command: str, options: dict[str, _Option]) -> tuple[_Option
     )
 
 
-def _add(given: Given, option: _Option, values: list[str]) -> None:
+def _add(given: Arguments, option: _Option, values: list[str]) -> None:
     name = next(name for name, known in given.options.items() if known is option)
     if not option.flag:
         items = option.items[:1] * len(values) if option.many else option.items
@@ -233,7 +233,7 @@ def _add(given: Given, option: _Option, values: list[str]) -> None:
     given.values[name] = [*(before or []), *values] if option.many else values
 
 
-def _add_positional(given: Given, words: Sequence[str]) -> None:
+def _add_positional(given: Arguments, words: Sequence[str]) -> None:
     option = _positional(given.options)
     if option is not None:
         for word in words:
@@ -249,12 +249,12 @@ def _is_photo(word: str) -> bool:
 
 
 def _split(value: str) -> list[str]:
-    """``A=1,B=0`` is two; a name may hold a comma with a space behind it."""
+    """Split ``A=1,B=0`` into two. A name may hold a comma that a space follows."""
     return [value] if any(map(str.isspace, value)) else [part for part in value.split(",") if part]
 
 
 def _checked(option: _Option, value: str, kind: Any) -> str:
-    """The value, as tyro shall read it."""
+    """Return the value as tyro reads it."""
     name = "PHOTO" if option.positional else option.typed
     if option.optional and value == "None":
         return value
@@ -274,7 +274,7 @@ def _checked(option: _Option, value: str, kind: Any) -> str:
 
 
 def _whole_number(text: str) -> int:
-    """One that everything behind it can count with: what is longer is a slip of the hand."""
+    """Parse a whole number that fits into 64 bits; a longer one is a typing error."""
     number = int(text)
     if abs(number) >= 2**63:
         raise ValueError
@@ -282,7 +282,7 @@ def _whole_number(text: str) -> int:
 
 
 def _expected(option: _Option) -> str:
-    """In words, what the values of an option are."""
+    """Describe the values that an option takes."""
     kind = option.items[0]
     if get_origin(kind) is Literal:
         *others, last = get_args(kind)

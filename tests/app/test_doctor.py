@@ -1,4 +1,4 @@
-"""``igan-fast doctor`` tells what there is, says how to mend what is missing, and never crashes."""
+"""``igan-fast doctor`` reports what there is, says how to fix what is missing, and never crashes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import igan_fast
-from igan_fast import cli, doctor
+from igan_fast.app import cli, doctor
 from igan_fast.ops import backend, status
 
 READ = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET")
@@ -20,7 +20,7 @@ READ = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET")
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """``igan-fast doctor`` in a fresh interpreter, after ``code``."""
-    code = f"{code}\nimport sys\nfrom igan_fast import cli\nsys.exit(cli.main(['doctor', *sys.argv[1:]]))"
+    code = f"{code}\nimport sys\nfrom igan_fast.app import cli\nsys.exit(cli.main(['doctor', *sys.argv[1:]]))"
     env = {k: v for k, v in os.environ.items() if k not in READ} | environment
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False

@@ -1,6 +1,6 @@
-"""``igan-fast doctor``: what this machine has for the package, what is missing, and how to mend it.
+"""``igan-fast doctor``: what this machine has for the package, what is missing, and how to fix it.
 
-Nothing here raises: what cannot be found out is said to be unknown, and why.
+Nothing here raises. What cannot be found out is reported as unknown, with the reason.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from igan_fast.ops.status import Line
 
 __all__ = ["Report", "examine"]
 
-#: What the kernels, ours and PyTorch's, make use of.
+#: The instruction sets that kernels use, ours and PyTorch's.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve", "bf16", "i8mm")
 _X86 = CPU_FEATURES[:4]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, by section."""
+    """The findings by section."""
 
     sections: Mapping[str, list[Line]]
 
     @property
     def problems(self) -> list[str]:
-        """The settings that cannot work, each with what it should be."""
+        """The settings that cannot work, each with what is expected."""
         return [f"{line.name}: {line.value}; {line.fix}" for line in self._lines() if line.wrong]
 
     @property
     def fixes(self) -> list[str]:
-        """How to mend what is missing or wrong; none of it is needed for the reference to work."""
+        """How to fix what is missing or wrong. The reference works without any of it."""
         return [f"{line.name}: {line.fix}" for line in self._lines() if line.fix]
 
     def text(self) -> str:
-        """For reading."""
+        """Return the report as text."""
         parts = [f"igan_fast {__version__}", status.render(self.sections)]
         if self.fixes:
-            parts.append("\n".join(["What is missing or wrong, and how to mend it", *(f"  {f}" for f in self.fixes)]))
+            parts.append("\n".join(["What is missing or wrong, and how to fix it", *(f"  {f}" for f in self.fixes)]))
         return "\n\n".join(parts)
 
     def to_json(self) -> str:
-        """For programs: ``sections`` (name to value), ``fixes`` and ``problems`` (lists of lines)."""
+        """Return the report as JSON: ``sections`` (names to values), ``fixes`` and ``problems`` (lists of lines)."""
         values = {title: {line.name: line.value for line in lines} for title, lines in self.sections.items()}
         found = {"version": __version__, "sections": values, "fixes": self.fixes, "problems": self.problems}
         return json.dumps(found, indent=2)
@@ -65,12 +65,12 @@ class Report:
 
 
 def examine() -> Report:
-    """Look at everything; takes a second or two."""
+    """Examine this machine; this takes a second or two."""
     found: dict[str, list[Line]] = {
         "Machine": [_line("system", _system), _line("CPU", _cpu), _line("CPU features", _features), *_gpus()],
         "Python and PyTorch": [
             Line("Python", f"{platform.python_version()}, {sys.executable}"),
-            Line("igan_fast", f"{__version__}, {Path(__file__).parent}"),
+            Line("igan_fast", f"{__version__}, {Path(__file__).parents[1]}"),
             _line("PyTorch", _torch),
             _line("CPU threads", _threads),
             _line("Triton", _triton),
@@ -112,12 +112,12 @@ def _features() -> str:
     if not flags:
         return f"unknown on {platform.system()}; PyTorch uses {torch.backends.cpu.get_cpu_capability()}"
     missing = [name for name in _X86 if name not in flags] if platform.machine() in ("x86_64", "AMD64") else []
-    there = " ".join(name for name in CPU_FEATURES if name in flags) or "none of those that matter"
+    there = " ".join(name for name in CPU_FEATURES if name in flags) or "none that the kernels use"
     return there + (f"; without {' '.join(missing)}" if missing else "")
 
 
 def _cpuinfo(key: str) -> str:
-    """The first line of that name in Linux's description of the CPU; empty elsewhere."""
+    """Return the first value of ``key`` in /proc/cpuinfo; an empty string where there is none."""
     path = Path("/proc/cpuinfo")
     found = (
         re.search(rf"^{key}\s*:\s*(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None
@@ -175,10 +175,10 @@ def _nvcc() -> str:
 
 
 def _program(path: str | None, otherwise: str) -> str:
-    """The path and what it says of its version."""
+    """Return the path of a program and the version that it prints."""
     if path is None:
         return otherwise
     said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    version = next((line for line in lines if "release" in line), lines[0] if lines else "says no version")
+    version = next((line for line in lines if "release" in line), lines[0] if lines else "prints no version")
     return f"{path}: {version}"

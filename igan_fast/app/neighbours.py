@@ -1,4 +1,4 @@
-"""A training run beside other programs: how many threads it takes where they keep cores busy."""
+"""How many threads a training run takes while other programs keep cores of the machine busy."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from igan_fast.train.config import TrainConfig
 
 __all__ = ["beside_others"]
 
-#: Less than this many cores' worth of others' work is no reason to say anything.
+#: Other programs that keep fewer cores busy than this are ignored.
 HARDLY_BUSY = 0.5
 
 
 def beside_others(config: TrainConfig, *, continued: bool) -> TrainConfig:
-    """The config, with fewer threads where other programs keep cores busy and nobody has said how many to take.
+    """Return the config, with fewer threads if other programs keep cores busy and the user has not set a number.
 
-    Two threads of which one has to share its core are slower than one that has a core to itself: each waits for the
-    other at the end of every operator. A run that is ``continued`` keeps its number: the last digits hang on it.
+    Two threads, one of which shares its core, are slower than one thread with a core of its own: at the end of each
+    operator they wait for each other. A resumed run keeps its number of threads, because the rounding depends on it.
+
+    Args:
+        config: of the run.
+        continued: whether the run is resumed.
     """
     threads = config.threads or torch.get_num_threads()
     if threads == 1 or resolve_device(config.device).type != "cpu":

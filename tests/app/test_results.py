@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igan_fast import results
+from igan_fast.app import results
+from igan_fast.app.results import (
+    IncrementalJson,
+    SomePhotosFailed,
+    check_results,
+    read_photos,
+    result_paths,
+    sheet_fits,
+)
 from igan_fast.errors import InputError
-from igan_fast.results import GrowingJson, SomeFailed, check_results, names_of_results, read_photos, sheet_fits
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def test_a_growing_object_is_written_every_few_seconds_and_at_the_end(tmp_path: 
     file = tmp_path / "new" / "p.json"
     values = {f"photo {k}": {"Smiling": k / 7, "Male": None, "é": "\udce9"} for k in range(5)}
     keys = list(values)
-    with GrowingJson(file) as growing:
+    with IncrementalJson(file) as growing:
         for key in keys[:2]:
             growing.add({key: values[key]})
         assert not file.exists()
@@ -46,7 +53,7 @@ def test_a_growing_object_keeps_what_there_is(tmp_path: Path) -> None:
     file.write_text("old")
 
     def stop(entries: dict[str, int]) -> None:
-        with GrowingJson(file) as growing:
+        with IncrementalJson(file) as growing:
             growing.add(entries)
             raise KeyboardInterrupt
 
@@ -66,7 +73,7 @@ def test_a_large_file_is_written_rarely(tmp_path: Path, clock: list[float], monk
         clock[0] += 10
 
     monkeypatch.setattr(results, "write_file", slow)
-    with GrowingJson(tmp_path / "p.json") as growing:
+    with IncrementalJson(tmp_path / "p.json") as growing:
         for second in range(1000):
             clock[0] += 1
             growing.add({str(second): second})
@@ -95,7 +102,7 @@ def test_photos_come_a_few_at_a_time(
             assert all(picture.shape == (16, 16, 3) for picture in pictures)
             found.append(([path.name for path in paths], [int(picture.mean()) for picture in pictures]))
 
-    with pytest.raises(SomeFailed, match="3 of 6 photos could not be used"):
+    with pytest.raises(SomePhotosFailed, match="3 of 6 photos could not be used"):
         read()
     assert found == [(["a", "bb"], [1, 2]), (["ccc"], [3])]
     assert [line.split(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
@@ -106,10 +113,10 @@ def test_photos_come_a_few_at_a_time(
 def test_names(tmp_path: Path) -> None:
     one, two = tmp_path / "x.jpg", tmp_path / "y.tar.png"
     out = tmp_path / "out"
-    assert names_of_results([one, two], out, "edited") == [out / "x-edited.png", out / "y.tar-edited.png"]
-    assert names_of_results([one], out / "z.png", "edited") == [out / "z.png"]
+    assert result_paths([one, two], out, "edited") == [out / "x-edited.png", out / "y.tar-edited.png"]
+    assert result_paths([one], out / "z.png", "edited") == [out / "z.png"]
     (tmp_path / "folder.png").mkdir()
-    assert names_of_results([one], tmp_path / "folder.png", "edited") == [tmp_path / "folder.png/x-edited.png"]
+    assert result_paths([one], tmp_path / "folder.png", "edited") == [tmp_path / "folder.png/x-edited.png"]
 
 
 def test_a_folder_that_is_read_is_not_written_into_over_its_files(tmp_path: Path) -> None:
@@ -142,7 +149,7 @@ def test_how_much_one_picture_may_hold() -> None:
 def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(os.fsdecode(bytes(tmp_path) + b"/\xe9"))
     given = photos(folder, os.fsdecode(b"caf\xe9"))
-    (named,) = names_of_results(given, folder, "edited")
+    (named,) = result_paths(given, folder, "edited")
     assert bytes(named) == bytes(tmp_path) + b"/\xe9/caf\xe9-edited.png"
     assert len(list(read_photos(given, 16))) == 1
     bad = photos(folder, "bad", "bad\n\x1b[31m")
@@ -163,5 +170,5 @@ def test_a_link_in_a_circle_is_written_over_as_any_other(tmp_path: Path) -> None
 @pytest.mark.parametrize("target", ["gone", "folder"])
 def test_a_folder_that_is_a_link_to_nothing_is_refused_before_the_work(tmp_path: Path, target: str) -> None:
     (tmp_path / "folder").symlink_to(target)
-    with pytest.raises(InputError, match="folder is a link to nothing, expected a folder"):
+    with pytest.raises(InputError, match="folder is a broken link, expected a folder"):
         check_results([tmp_path / "folder/below/x.png"], force=False)

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 import igan_fast
-from igan_fast import FaceEditor, IterativeGAN, cli, commands, results
+from igan_fast import FaceEditor, IterativeGAN
+from igan_fast.app import cli, commands, results
 from igan_fast.data import CELEBA_ATTRIBUTES
 from igan_fast.data.photos import load_photo
-from igan_fast.train.checkpoint import save_checkpoint
 from igan_fast.train.config import TrainConfig
+from igan_fast.train.save import save_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igan_fast import evaluate as evaluate_module
+from igan_fast.app import evaluate as evaluate_module
+from igan_fast.app.evaluate import Evaluation, edit_scores, evaluate, generation_hamming_loss
 from igan_fast.baselines.cnn import AttributeCNN, predict
 from igan_fast.data import build_store, open_source, to_float, to_uint8
 from igan_fast.errors import InputError
-from igan_fast.evaluate import Evaluation, edit_scores, evaluate, generation_hamming_loss
 from igan_fast.reference import IterativeGAN
-from igan_fast.train.checkpoint import save_checkpoint
+from igan_fast.train.save import save_checkpoint
 
 NAMES = ("Male", "Smiling", "Eyeglasses")
 COUNT = 120
@@ -257,5 +257,5 @@ def test_results_that_are_no_numbers_are_refused(model: IterativeGAN, cache: Pat
         "config": {"drawn_count": COUNT},
     }
     folder = save_checkpoint(tmp_path, 1, {"model": weights}, arguments)
-    with pytest.raises(InputError, match="its weights are so large that its results are no numbers"):
+    with pytest.raises(InputError, match="its results are NaN or infinite; its weights may be too large"):
         evaluate(folder, "drawn", cache=cache, judge=None, progress=False)

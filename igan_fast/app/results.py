@@ -1,4 +1,4 @@
-"""Where results go: checked before any work, written as they come, never over what was given."""
+"""Reading photos and writing results: places are checked before any work, and no file that is read is written over."""
 
 from __future__ import annotations
 
@@ -19,42 +19,45 @@ from igan_fast.files import check_place, write_file
 
 __all__ = [
     "PHOTOS_AT_A_TIME",
-    "GrowingJson",
-    "SomeFailed",
+    "IncrementalJson",
+    "SomePhotosFailed",
     "check_results",
-    "names_of_results",
     "read_photos",
+    "result_paths",
     "sheet_fits",
-    "told",
+    "written_message",
 ]
 
-#: Photos that are read, computed and written before the next: few, so that little is lost by an interruption.
+#: Photos that are read, computed and written at a time: few, so that an interruption loses little.
 PHOTOS_AT_A_TIME = 16
 
-#: Seconds between two writes of a file that grows.
+#: Seconds between two writes of a growing file.
 WRITE_EVERY = 5.0
 
 
-class SomeFailed(Exception):
-    """Some photos could not be used, which was said of each; the results of the others are written."""
+class SomePhotosFailed(Exception):
+    """Some photos could not be used, each of which has been named on stderr; the results of the others are written."""
 
 
 def read_photos(photos: Sequence[Path], size: int) -> Iterator[tuple[list[Path], list[NDArray[np.uint8]]]]:
-    """Read photos a few at a time: their paths, and each as (size, size, 3) uint8.
+    """Read photos a few at a time.
 
-    One that cannot be read is named on stderr and left out.
+    A photo that cannot be read is named on stderr and left out.
+
+    Yields:
+        Paths, and their photos as (size, size, 3) uint8.
 
     Raises:
-        SomeFailed: after the last, where some could not be read.
-        InputError: after the last, where none could be.
+        SomePhotosFailed: after the last photo, if some could not be read.
+        InputError: after the last photo, if none could be read; at once, if there is only one photo.
     """
     failed = 0
     for start in range(0, len(photos), PHOTOS_AT_A_TIME):
         paths: list[Path] = []
-        pictures: list[NDArray[np.uint8]] = []
+        images: list[NDArray[np.uint8]] = []
         for path in photos[start : start + PHOTOS_AT_A_TIME]:
             try:
-                pictures.append(load_photo(path, size))
+                images.append(load_photo(path, size))
             except InputError as error:
                 if len(photos) == 1:
                     raise
@@ -63,19 +66,19 @@ def read_photos(photos: Sequence[Path], size: int) -> Iterator[tuple[list[Path],
             else:
                 paths.append(path)
         if paths:
-            yield paths, pictures
+            yield paths, images
     if failed == len(photos):
         raise InputError(f"PHOTO: none of the {failed:,} photos can be used")
     if failed:
-        raise SomeFailed(f"{failed:,} of {len(photos):,} photos could not be used; the others are done")
+        raise SomePhotosFailed(f"{failed:,} of {len(photos):,} photos could not be used; the others are done")
 
 
-def names_of_results(photos: Sequence[Path], out: Path, word: str) -> list[Path]:
-    """Where each photo's result goes: ``out`` itself, a .png for one photo; else ``NAME-WORD.png`` in that folder.
+def result_paths(photos: Sequence[Path], out: Path, word: str) -> list[Path]:
+    """Return the path of each photo's result: ``out`` itself, a .png for one photo, or ``out/NAME-WORD.png``.
 
     Raises:
-        InputError: a file for several photos, a file in another format, or two photos whose results would have one
-            name.
+        InputError: ``out`` is one file for several photos, or a file in another format; or two results would have
+            the same name.
     """
     if out.suffix.lower() == ".png" and not out.is_dir():
         if len(photos) > 1:
@@ -96,12 +99,12 @@ def names_of_results(photos: Sequence[Path], out: Path, word: str) -> list[Path]
 
 
 def check_results(files: Iterable[Path], *, force: bool, given: Iterable[Path] = ()) -> None:
-    """Before any work: nothing may be written over, unless forced, nor twice, nor into what is no folder.
+    """Check before any work that all results can be written.
 
     Args:
-        files: what would be written.
-        force: whether files that exist may be written over.
-        given: what the command reads: a file, or a folder of which every file counts. It is never written over.
+        files: the results.
+        force: whether existing files may be written over.
+        given: files and folders that the command reads. They, and all files in the folders, are never written over.
 
     Raises:
         InputError: names the file, and why it cannot be written.
@@ -124,7 +127,7 @@ def check_results(files: Iterable[Path], *, force: bool, given: Iterable[Path] =
 
 
 class _Sources:
-    """Files and folders that are read, whatever name they are known by."""
+    """Files and folders that a command reads; a file is found under any of its names (links, other paths)."""
 
     def __init__(self, given: Iterable[Path]) -> None:
         self._files: set[tuple[int, int]] = set()
@@ -142,7 +145,7 @@ class _Sources:
 
 
 def _real(path: Path) -> Path:
-    """The path without links. Path.resolve raises at one that leads round in a circle."""
+    """Return the path without links. Path.resolve would raise at links that form a loop."""
     return Path(os.path.realpath(path))
 
 
@@ -151,14 +154,14 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-class GrowingJson:
-    """One JSON object, ``{key: value, …}``, in a file that is whole whenever it is looked at.
+class IncrementalJson:
+    """A JSON object, ``{key: value, …}``, written entry by entry to a file that holds valid JSON at any moment.
 
-    It is replaced every few seconds while it grows, and at the end, whatever ended it: leaving the ``with`` block by an
-    exception, Ctrl-C among them, keeps what there is. Without any entry no file is written.
+    The file is replaced every few seconds and when the ``with`` block ends, also by an exception or Ctrl-C. No file is
+    written if there is no entry.
 
     Args:
-        path: the file, which a line names when it is done; ``-`` prints the object at the end instead.
+        path: the file; its name is printed at the end. ``-`` prints the object at the end instead.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,15 +171,15 @@ class GrowingJson:
         self._due = time.monotonic() + WRITE_EVERY
 
     def add(self, entries: Mapping[str, object]) -> None:
-        """Put entries at the end."""
+        """Append entries."""
         self._entries += [json.dumps({key: value}, indent=2)[2:-2] for key, value in entries.items()]
         if time.monotonic() >= self._due and str(self._path) != "-":
             began = time.monotonic()
             self._write()
-            # A large file is written more rarely, so that most of the time goes into the work.
+            # A large file is written less often, so that most of the time goes into the work.
             self._due = time.monotonic() + max(WRITE_EVERY, 20 * (time.monotonic() - began))
 
-    def __enter__(self) -> GrowingJson:
+    def __enter__(self) -> IncrementalJson:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -185,7 +188,7 @@ class GrowingJson:
         elif self._entries:
             if len(self._entries) > self._written:
                 self._write()
-            print(told([self._path]))
+            print(written_message([self._path]))
 
     def _text(self) -> str:
         return "{\n" + ",\n".join(self._entries) + "\n}" if self._entries else "{}"
@@ -195,8 +198,8 @@ class GrowingJson:
         self._written = len(self._entries)
 
 
-def told(files: Sequence[Path]) -> str:
-    """What was written, in a line."""
+def written_message(files: Sequence[Path]) -> str:
+    """Return a line that says what was written."""
     return (
         f"wrote {printable(files[0])}"
         if len(files) == 1
@@ -205,6 +208,6 @@ def told(files: Sequence[Path]) -> str:
 
 
 def sheet_fits(count: int, pixels: int, rows: int = 1) -> bool:
-    """Whether a picture of ``count`` times ``rows`` pictures, each ``pixels`` wide and high, can be opened again."""
+    """Whether Pillow would open an image of ``count`` times ``rows`` images, each ``pixels`` wide and high."""
     side = max(pixels, 64) + 2
     return Image.MAX_IMAGE_PIXELS is None or count * rows * side**2 <= Image.MAX_IMAGE_PIXELS

@@ -1,4 +1,4 @@
-"""Types and shapes of the tensors in a file, compared with what they have to be before a byte of them is read."""
+"""Types and shapes of the tensors in a file, read from its header and compared before any tensor is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from igan_fast.json_files import Natural, check_json, parse_json
 
 __all__ = ["Spec", "Specs", "check_specs", "read_specs", "specs_of"]
 
-#: The header of a checkpoint of ours has some kilobytes.
+#: The largest header in bytes; that of a checkpoint has a few kilobytes.
 _MAX_HEADER = 16 * 2**20
 
 _DTYPES = {
@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 class Spec(NamedTuple):
-    """What a tensor is without its numbers."""
+    """Type and shape of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -40,15 +40,15 @@ Specs: TypeAlias = dict[str, Spec]
 
 
 def specs_of(tensors: Mapping[str, Tensor]) -> Specs:
-    """The specs of tensors in memory, or on the ``meta`` device."""
+    """Return the types and shapes of tensors in memory or on the ``meta`` device."""
     return {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def read_specs(path: Path) -> Specs:
-    """What the header of a safetensors file says of its tensors. Nothing else of the file is read.
+    """Read the types and shapes of the tensors in a safetensors file from its header. Nothing else is read.
 
     Raises:
-        FileDamaged: the header is none, or describes more or fewer bytes than the file has.
+        FileDamaged: there is no valid header, or it describes more or fewer bytes than the file has.
         FileMissing, FileUnreadable: as ``igan_fast.files.reading``.
     """
     with reading(path) as file:
@@ -63,7 +63,7 @@ def read_specs(path: Path) -> Specs:
     described = 0
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
-            raise FileDamaged(f"{path}: {name} is of type {entry['dtype']!r}, which no checkpoint of ours holds")
+            raise FileDamaged(f"{path}: {name} is of type {entry['dtype']!r}, which no checkpoint has")
         specs[name] = Spec(_DTYPES[entry["dtype"]], tuple(entry["shape"]))
         described += math.prod(entry["shape"]) * specs[name].dtype.itemsize
     if described != size - 8 - length:
@@ -72,10 +72,10 @@ def read_specs(path: Path) -> Specs:
 
 
 def check_specs(found: Specs, expected: Specs, where: str | Path) -> None:
-    """Refuse tensors that are not those expected, by name, type and shape.
+    """Check that tensors have the expected names, types and shapes.
 
     Raises:
-        FileDamaged: names the file and the first tensor that is missing, too many, or of another type or shape.
+        FileDamaged: names the file and the first tensor that is missing, unexpected, or of another type or shape.
     """
     for name, spec in expected.items():
         if name not in found:

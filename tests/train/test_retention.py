@@ -13,40 +13,23 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import edit_state, run_files
+from checkpoints import edit_state, flip_byte, run_files, silent, small, step_names
 
 from igan_fast import FaceEditor, files
+from igan_fast.checkpoint import find_checkpoint, load_checkpoint, load_model
+from igan_fast.checkpoint.find import best_checkpoint, newest_checkpoint
+from igan_fast.checkpoint.folder import NewerFormat
 from igan_fast.errors import InputError
 from igan_fast.files import FileUnreadable, temporary_path
-from igan_fast.models import IterativeGAN
-from igan_fast.train import TrainConfig, checkpoint, train
-from igan_fast.train.checkpoint import (
-    CheckpointError,
-    best_checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    load_model,
-    mark_best,
-    newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
-from igan_fast.train.checkpoint_folder import NewerFormat
-from igan_fast.train.checkpoints_kept import restore_best, set_aside_newer
-
-
-def silent(message: str) -> None:
-    raise AssertionError(f"nothing should be reported, got: {message}")
+from igan_fast.train import TrainConfig, train
+from igan_fast.train.retention import mark_best, prune_checkpoints, restore_best, set_aside_newer
+from igan_fast.train.save import save_checkpoint
 
 
 def saved(run: Path, *iterations: int, **state: Any) -> list[Path]:
     return [
         save_checkpoint(run, i, {"model": {"w": torch.full((5,), float(i))}}, {"i": i, **state}) for i in iterations
     ]
-
-
-def names(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
 def make_newer(folder: Path) -> None:
@@ -181,7 +164,7 @@ def test_set_aside_takes_a_number_where_the_name_is_taken(tmp_path: Path) -> Non
         flip(saved(tmp_path, 2)[0] / "model.safetensors")
         set_aside_newer(tmp_path, whole, report=lambda line: None)
     aside = [f"passed-over-step-00000002{end}" for end in ("", "-2", "-3")]
-    assert names(tmp_path) == [*aside, "step-00000001"]
+    assert step_names(tmp_path) == [*aside, "step-00000001"]
 
 
 def test_a_whole_one_that_waits_as_replaced_outlives_the_damaged_one_in_its_place(tmp_path: Path) -> None:
@@ -194,7 +177,7 @@ def test_a_whole_one_that_waits_as_replaced_outlives_the_damaged_one_in_its_plac
     set_aside_newer(tmp_path, newest.folder, report=lambda line: None)
     saved(tmp_path, 3)
     prune_checkpoints(tmp_path, 2)
-    assert names(tmp_path) == ["passed-over-step-00000002", "step-00000002.replaced", "step-00000003"]
+    assert step_names(tmp_path) == ["passed-over-step-00000002", "step-00000002.replaced", "step-00000003"]
 
 
 def test_saving_over_a_damaged_one_keeps_it(tmp_path: Path) -> None:
@@ -202,7 +185,7 @@ def test_saving_over_a_damaged_one_keeps_it(tmp_path: Path) -> None:
     for folder in folders[1:]:
         flip(folder / "model.safetensors")
     saved(tmp_path, 2)
-    assert [name.replace(".replaced", "") for name in names(tmp_path)] == [
+    assert [name.replace(".replaced", "") for name in step_names(tmp_path)] == [
         "passed-over-step-00000002", "passed-over-step-00000003", "step-00000001", "step-00000002",
     ]  # fmt: skip
 
@@ -220,7 +203,7 @@ def test_pruning_leaves_a_newer_format_and_what_is_not_ours(tmp_path: Path) -> N
         (leftover / "model.safetensors").write_text("half")
     (others / "tmp-best.json-77").write_text("{")
     prune_checkpoints(tmp_path, 1, silent)
-    assert names(tmp_path) == [
+    assert step_names(tmp_path) == [
         ".tmp-mine", "step-00000001", "step-00000002", "step-00000003.old", "step-00000004", "step-notes", "tmp-backup",
     ]  # fmt: skip
 
@@ -231,7 +214,7 @@ def test_removing_a_link_keeps_what_it_points_to(tmp_path: Path) -> None:
     first.rename(elsewhere)
     first.symlink_to(elsewhere)
     prune_checkpoints(tmp_path, 1, silent)
-    assert names(tmp_path) == ["step-00000002"]
+    assert step_names(tmp_path) == ["step-00000002"]
     assert load_checkpoint(elsewhere).iteration == 1
 
 
@@ -249,7 +232,7 @@ def test_a_damaged_mark_of_the_best_removes_nothing(tmp_path: Path, content: str
     reports: list[str] = []
     assert best_checkpoint(tmp_path, reports.append) is None
     prune_checkpoints(tmp_path, 1, reports.append)
-    assert names(tmp_path) == ["best.json", "step-00000001", "step-00000002", "step-00000003"]
+    assert step_names(tmp_path) == ["best.json", "step-00000001", "step-00000002", "step-00000003"]
     assert len(reports) == 2
     for report in reports:
         assert report.startswith(f"{path}: damaged: ")
@@ -298,51 +281,38 @@ def test_a_run_with_a_damaged_mark_keeps_its_best(run: Path, capsys: pytest.Capt
     edit_state(run / "checkpoints" / "step-00000001", lower)
     (run / "checkpoints" / "best.json").write_text("{")
     go_on(run, keep=1)
-    assert names(run) == ["best.json", "step-00000001", "step-00000004"]
+    assert step_names(run) == ["best.json", "step-00000001", "step-00000004"]
     assert json.loads((run / "checkpoints" / "best.json").read_text()) == {"iteration": 1, "score": 0.0}
     assert "best.json: damaged" in capsys.readouterr().out
 
 
-@pytest.fixture
-def hostile(tmp_path: Path) -> Path:
-    """A run whose checkpoint claims a model of 2048 pixels and holds one of 32."""
-    model = IterativeGAN(image_size=32, attributes=3, latent=5, width=4)
-    described = {"arguments": model.arguments() | {"image_size": 2048}, "attributes": ["a", "b", "c"]}
-    save_checkpoint(tmp_path, 1, {"model": model.state_dict()}, {"model": described})
-    return tmp_path
+def test_best_is_found_first_kept_and_survives_damage(tmp_path: Path) -> None:
+    assert best_checkpoint(tmp_path) is None
+    for iteration in range(1, 7):
+        save_checkpoint(tmp_path, iteration, small(iteration), {})
+    mark_best(tmp_path, 2, 0.125)
+    best = best_checkpoint(tmp_path, silent)
+    assert best == (tmp_path / "checkpoints" / "step-00000002", 2, 0.125)
+    assert find_checkpoint(tmp_path, silent).folder.name == "step-00000002"
 
+    leftover = tmp_path / "checkpoints" / "tmp-step-00000007-99999"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_text("half")
+    prune_checkpoints(tmp_path, 2)
+    assert step_names(tmp_path) == ["best.json", "step-00000002", "step-00000005", "step-00000006"]
 
-def test_a_size_that_is_only_claimed_takes_no_memory(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(*arguments: Any, **named: Any) -> IterativeGAN:
-        raise AssertionError("a model was built")
+    mark_best(tmp_path, 6, 0.1)
+    prune_checkpoints(tmp_path, 2)
+    assert step_names(tmp_path) == ["best.json", "step-00000005", "step-00000006"]
 
-    monkeypatch.setattr(checkpoint, "IterativeGAN", build)
-    with pytest.raises(CheckpointError, match=r"do not fit the model of state\.json: .* expected float32") as caught:
-        FaceEditor.load(hostile)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [{"image_size": 10**12}, {"width": 10**18}, {"latent": 2**62}, {"image_size": -64}, {"image_size": 33},
-     {"width": 0}, {"width": True}, {"signed_labels": 2}, {"attributes": 10**15}, {"colour": 1}],
-)  # fmt: skip
-def test_arguments_that_no_model_has(hostile: Path, arguments: dict[str, Any]) -> None:
-    folder = hostile / "checkpoints" / "step-00000001"
-    edit_state(folder, lambda state: state["model"]["arguments"].update({"image_size": 32} | arguments))
-    with pytest.raises(CheckpointError, match=r"does not describe a model|do not fit|names 3 attributes") as caught:
-        load_model(hostile)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_of_a_terabyte_is_not_read(hostile: Path) -> None:
-    folder = hostile / "checkpoints" / "step-00000001"
-    edit_state(folder, lambda state: state["model"]["arguments"].update(image_size=32))
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for name, size in (("model.safetensors", 2**40), ("state.json", 2**36)):
-        manifest["files"][name]["bytes"] = size
-        path.write_text(json.dumps(manifest))
-        os.truncate(folder / name, size)
-        with pytest.raises(CheckpointError, match="damaged"):
-            load_model(hostile)
+    flip_byte(tmp_path / "checkpoints" / "step-00000006" / "model.safetensors", -3)
+    with pytest.warns(UserWarning, match="step-00000006"):
+        assert find_checkpoint(tmp_path).folder.name == "step-00000005"
+    reports: list[str] = []
+    (tmp_path / "checkpoints" / "best.json").write_text("{}")
+    assert best_checkpoint(tmp_path, reports.append) is None
+    assert "best.json: damaged" in reports[0]
+    with pytest.raises(ValueError, match="no checkpoint of iteration 77"):
+        mark_best(tmp_path, 77, 0.0)
+    with pytest.raises(ValueError, match="keep is 0"):
+        prune_checkpoints(tmp_path, 0)

@@ -1,6 +1,6 @@
 """The command line: ``igan-fast train | recognise | generate | rebuild | transform | evaluate | doctor``.
 
-Bad input ends in one message and exit status 2, without a traceback.
+For bad input it prints one line and exits with status 2, without a traceback.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tyro.conf import subcommand
 
 from igan_fast import _interrupt
 from igan_fast._version import __version__
-from igan_fast.arguments import Given, nearest, read_words
-from igan_fast.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
+from igan_fast.app.arguments import Arguments, nearest, parse_words
+from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
+from igan_fast.app.results import SomePhotosFailed
 from igan_fast.errors import InputError, printable
-from igan_fast.results import SomeFailed
 from igan_fast.train.config import PRESETS, TrainConfig
 
 __all__ = ["main"]
 
-#: What the commands are called, and where their options are fields.
+#: The commands by name; the fields of each class are the command's options.
 COMMANDS: dict[str, type] = {
     "train": TrainConfig,
     "recognise": Recognise,
@@ -46,7 +46,7 @@ A list is given as --set A=1 B=0, as --set A=1,B=0 or as --set A=1 --set B=0.
 The exit status is 1 where some photos could not be used and the others were, and 2 for bad input.
 igan-fast --version says which version this is."""
 
-#: Other names that people know them by.
+#: Other spellings of commands.
 ALIASES = {"recognize": "recognise"}
 
 
@@ -54,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: what is typed after ``igan-fast``; what was typed where omitted.
+        arguments: the words after ``igan-fast``; those of ``sys.argv`` where omitted.
 
     Returns:
-        The exit status: 0, 1 where some photos could not be used and the others were, 2 for bad input, 130 after
-        Ctrl-C, 141 where the reader of the output has gone.
+        The exit status: 0; 1 if some photos could not be used and the others were; 2 for bad input; 130 after Ctrl-C;
+        141 if the reader of the output has gone (``| head``).
 
     Raises:
         SystemExit: after ``--help`` (0).
@@ -66,18 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command: Command | None = None
     with _output(), warnings.catch_warnings():
-        warnings.showwarning = _tell
+        warnings.showwarning = _show_warning
         try:
-            _interrupt.usual()  # here, where it is caught
+            _interrupt.usual()  # from here on KeyboardInterrupt is caught
             if words[:1] == ["--version"]:
                 print(f"igan-fast {__version__}")
             else:
                 command = _parse(words)
                 command.run()
-            sys.stdout.flush()  # here, where a reader that has gone is no surprise
+            sys.stdout.flush()  # inside of try: the reader may have gone
         except InputError as error:
             return _refuse(_as_typed(str(error), command), 2)
-        except SomeFailed as error:
+        except SomePhotosFailed as error:
             return _refuse(str(error), 1)
         except KeyboardInterrupt:
             print("igan-fast: interrupted", file=sys.stderr)
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not _out_of_memory(error):
                 raise
             return _refuse(f"there is not enough memory for this: {_first_line(error)}", 2)
-        except OSError as error:  # from the system, where nothing more specific was to be said
+        except OSError as error:  # one that no command has turned into an InputError
             _drop_output()
             place = f"{error.filename}: " if error.filename else ""
             return _refuse(f"{place}{error.strerror or error}", 2)
@@ -102,7 +102,7 @@ def _refuse(message: str, status: int) -> int:
 
 
 def _as_typed(message: str, command: Command | None) -> str:
-    """The message, with the option spelled as it is typed where it begins with the name that the Python API has."""
+    """Return the message; if it begins with the name of a field, the field is spelled as its option is typed."""
     options: Any = command.config if isinstance(command, Train) else command
     name, colon, _ = message.partition(": ")
     if options is None or not colon or name not in {field.name for field in dataclasses.fields(options)}:
@@ -110,15 +110,18 @@ def _as_typed(message: str, command: Command | None) -> str:
     return f"--{name.replace('_', '-')}{message[len(name) :]}"
 
 
-def _tell(message: Warning | str, *where: object, **more: object) -> None:
-    """A warning in one line for the user, without the place in our code that Python would print."""
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """Print a warning in one line, without the place in the code that Python adds."""
     print(f"igan-fast: warning: {printable(message)}", file=sys.stderr)
 
 
 @contextmanager
 def _output() -> Iterator[None]:
-    """Streams that take whatever is printed: one that was closed before we began takes it nowhere, and what the
-    terminal has no letter for is shown as an escape."""
+    """Make stdout and stderr take whatever is printed while the block runs.
+
+    A stream that was closed before the start is replaced by os.devnull. A character that the terminal cannot show is
+    printed as an escape.
+    """
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         missing = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
         for name in missing:
@@ -133,7 +136,7 @@ def _output() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Send what is left of our output nowhere: Python would try it again at its end, and fail in its turn."""
+    """Discard the output that could not be written. Python would try again at its exit, and print an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -143,17 +146,17 @@ def _drop_output() -> None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """PyTorch has no type of its own for what a CPU cannot allocate."""
+    """Whether memory ran out. PyTorch raises a plain RuntimeError for it on a CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "no more was to be had")
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _parse(words: list[str]) -> Command:
-    """The command that the words spell. Exits by itself on ``--help`` (0)."""
-    given: Given | None = None
+    """Return the command that the words spell. ``--help`` prints and exits with status 0."""
+    given: Arguments | None = None
     if not words:
         raise InputError(f"no command is given; expected {_listed(COMMANDS)}; igan-fast --help explains")
     name = ALIASES.get(words[0], words[0])
@@ -163,7 +166,7 @@ def _parse(words: list[str]) -> Command:
         if {"-h", "--help"} & set(options):
             words = [name, "--help"]
         elif not any(word.startswith("--tyro-") for word in options):  # tyro's own: the completions of a shell
-            given = read_words(words[1:], name, COMMANDS[name])
+            given = parse_words(words[1:], name, COMMANDS[name])
             words = given.words()
     elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
         hint = nearest(name, [*COMMANDS, "--version", "--help"]) or f"; expected {_listed(COMMANDS)}"
@@ -190,8 +193,8 @@ def _made(words: list[str], default: TrainConfig) -> Command:
     return Train(parsed) if isinstance(parsed, TrainConfig) else cast("Command", parsed)
 
 
-def _train_default(given: Given) -> TrainConfig:
-    """What the options of ``train`` default to: those of the run that is continued, else those of the preset."""
+def _train_default(given: Arguments) -> TrainConfig:
+    """Return the defaults of ``train``: the options of the run that is resumed, else those of the preset."""
     run = given.first("run")
     if given.first("resume") == "True" and run and (Path(run) / "config.json").exists():
         saved = TrainConfig.load(Path(run)).to_json()

@@ -1,0 +1,1 @@
+"""The application: the command line ``igan-fast``, and the evaluation of a trained model."""

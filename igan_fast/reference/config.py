@@ -1,0 +1,56 @@
+"""What a step is told: the weights of the losses, the optimisers' settings and the precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Literal
+
+__all__ = ["StepConfig"]
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """Weights of the losses, settings of Adam, and the precision of one iteration.
+
+    The defaults are the paper's, except for the learning rate, which is DCGAN's. ``igan-fast train`` takes other
+    weights, with which edits show: ``TrainConfig().step_config()`` has them.
+
+    Raises:
+        ValueError: names the field that is out of its range, what was found and what was expected.
+    """
+
+    lr: float = 2e-4
+    """Adam's learning rate, of both optimisers."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates (DCGAN's)."""
+    lambdas: tuple[float, float, float] = (2.0, 0.5, 1.0)
+    """λ₁ perceptual, λ₂ pixel, λ₃ latent (Sec. 3.3)."""
+    label_weight_d: float = 1.0
+    """Weight of the label loss for D and C."""
+    label_weight_g: float = 1.0
+    """Weight of the label loss for G: what makes an edit show."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Precision of the networks. tf32 switches PyTorch's TF32 mode on for the step, on a GPU only; fp32 switches it
+    off, whatever the flags are outside of the step. bf16 is autocast: weights, statistics and losses stay float32."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("betas", 2), ("lambdas", 3)):
+            value = getattr(self, name)
+            self._expect(name, isinstance(value, tuple | list) and len(value) == count, f"{count} numbers")
+            object.__setattr__(self, name, tuple(value))
+        self._expect("lr", _is_number(self.lr) and self.lr > 0, "a number above 0")
+        self._expect("betas", all(_is_number(beta) and beta < 1 for beta in self.betas), "two numbers in [0, 1)")
+        self._expect("lambdas", all(map(_is_number, self.lambdas)), "numbers that are not negative, and finite")
+        for name in ("label_weight_d", "label_weight_g"):
+            self._expect(name, _is_number(getattr(self, name)), "a number that is not negative, and finite")
+        self._expect("precision", self.precision in ("fp32", "tf32", "bf16"), "one of fp32, tf32, bf16")
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}: found {getattr(self, name)}, expected {expected}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < math.inf

@@ -1,0 +1,94 @@
+"""What the options of a training run must be, alone and together, checked before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
+
+from igan_fast.data.drawn_faces import MAX_DRAWN
+from igan_fast.devices import operators_on, resolve_device
+from igan_fast.errors import InputError
+from igan_fast.train.config_values import option, option_types, wrong_type
+from igan_fast.train.memory import check_memory
+
+if TYPE_CHECKING:
+    from igan_fast.train.config import TrainConfig
+
+__all__ = ["check_config"]
+
+#: Above it the iterations could not be counted in 64 bits.
+MAX_EPOCHS = 1_000_000_000
+#: More than the cores of any machine that this is for.
+MOST_THREADS = 1024
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse options that cannot work.
+
+    Raises:
+        InputError: names the option, its value and what was expected.
+    """
+    _check_types(config)
+    _check_ranges(config)
+    if config.epochs is not None and config.iterations is not None:
+        raise InputError(f"--epochs {config.epochs} and --iterations {config.iterations} contradict: give one of them")
+    if config.data == "drawn" and config.split != "official":
+        raise InputError(f"--split {config.split}: the built-in faces have one division only; leave it out")
+    if config.resume and config.run is None:
+        raise InputError("--resume: say which run to continue with --run DIR")
+    device = resolve_device(config.device)
+    if config.precision == "tf32" and device.type != "cuda":
+        raise InputError(f"--precision: found tf32, which {device.type} does not have; expected fp32 or bf16")
+    if config.impl == "auto":
+        operators_on(device)
+    check_memory(config, device)
+
+
+def _check_types(config: TrainConfig) -> None:
+    types = option_types(type(config))
+    for name, kind in types.items():
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
+            _expect(config, name, getattr(config, name) in choices, "one of " + ", ".join(choices))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if reason := wrong_type(value, types[field.name]):
+            raise InputError(f"{option(field.name)}: found {reprlib.repr(value)}: {reason}")
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    if config.data == "":  # an unset variable of a script, which as a path would mean the current folder
+        raise InputError("--data: is empty; expected a folder, or 'drawn' for the built-in faces")
+    size, epochs, threads = config.image_size, config.epochs, config.threads
+    _expect(config, "image_size", size >= 32 and size % 16 == 0, "a multiple of 16 from 32 up")
+    for name in ("width", "latent", "log_every", "sample_every", "checkpoint_every", "keep", "validation_images"):
+        _expect(config, name, getattr(config, name) >= 1, "at least 1")
+    _expect(config, "drawn_count", 1 <= config.drawn_count <= MAX_DRAWN, f"from 1 to {MAX_DRAWN:,}")
+    _expect(config, "batch_size", config.batch_size >= 2, "at least 2: batch normalisation compares images")
+    _expect(config, "epochs", epochs is None or 0 < epochs <= MAX_EPOCHS, f"above 0, at most {MAX_EPOCHS:,}")
+    _expect(config, "iterations", config.iterations is None or config.iterations >= 1, "at least 1")
+    with _named_as_options():
+        config.step_config()
+        config.balance_rule()
+    _expect(config, "max_extra_updates", config.max_extra_updates <= 1000, "at most 1000")
+    _expect(config, "ema_decay", 0 <= config.ema_decay < 1, "a number in [0, 1)")
+    _expect(config, "threads", threads is None or 1 <= threads <= MOST_THREADS, f"from 1 to {MOST_THREADS:,}")
+    _expect(config, "seed", 0 <= config.seed < 2**63, "from 0 to 2⁶³ − 1")
+
+
+@contextmanager
+def _named_as_options() -> Iterator[None]:
+    """Turn a ``ValueError`` that begins with the name of an argument into an ``InputError`` that names the option."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, found = str(error).partition(":")
+        raise InputError(f"{option(name)}{colon}{found}") from None
+
+
+def _expect(config: TrainConfig, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise InputError(f"{option(name)}: found {getattr(config, name)}, expected {expected}")

@@ -1,0 +1,292 @@
+"""A training run in memory: the networks, their optimisers and averages, the data and the random numbers."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from igan_fast import models, reference, step
+from igan_fast.checkpoint.find import best_checkpoint
+from igan_fast.checkpoint.folder import Checkpoint
+from igan_fast.data.loader import BatchLoader
+from igan_fast.data.store import FaceStore, spread
+from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
+from igan_fast.errors import InputError, printable
+from igan_fast.graphs import GraphedStep
+from igan_fast.metrics import quick_validation
+from igan_fast.train.config import TrainConfig
+from igan_fast.train.diverged import TrainingDiverged
+from igan_fast.train.ema import EMA
+from igan_fast.train.monitor import Monitor
+from igan_fast.train.optimizer_state import optimizer_to_tensors
+from igan_fast.train.resume import check_data, data_fingerprint, in_file, load_networks
+from igan_fast.train.retention import checkpoint_score, mark_best, prune_checkpoints
+from igan_fast.train.samples import draw_samples
+from igan_fast.train.save import save_checkpoint
+from igan_fast.train.signals import graceful_stop
+
+__all__ = ["TrainResult", "Trainer"]
+
+#: Label rows kept in a checkpoint, so that faces can be generated with attributes that go together.
+LABEL_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a training run stands when ``train`` returns."""
+
+    run: Path
+    """The run folder."""
+    iteration: int
+    """The number of iterations done so far."""
+    iterations: int
+    """The number of iterations asked for."""
+    checkpoint: Path
+    """Its newest checkpoint."""
+    samples: Path
+    """Its newest sample grid."""
+    metrics: Mapping[str, float]
+    """Scores of the newest checkpoint on validation photos: ``hamming_loss``, ``rebuild_l1``; empty without photos."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped (Ctrl-C) before its end."""
+        return self.iteration < self.iterations
+
+
+class Trainer:
+    """Everything that a checkpoint must hold, and the iterations that change it.
+
+    Args:
+        config: of the run, checked.
+        folder: the run's folder.
+        store: the images to train on.
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path, store: FaceStore) -> None:
+        self.config, self.folder, self.store = config, folder, store
+        self.device = resolve_device(config.device)
+        if self.device.type == "cpu" and config.impl == "auto":
+            keep_freed_memory()
+        torch.manual_seed(config.seed)
+        networks: Any = reference if config.impl == "reference" else models
+        self.model: reference.IterativeGAN = networks.IterativeGAN(
+            image_size=config.image_size,
+            attributes=len(store.attributes),
+            latent=config.latent,
+            width=config.width,
+            signed_labels=bool(config.signed_labels),
+        ).to(self.device)
+        self.step = self._make_step()
+        self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
+        self.balance = config.balance_rule()
+        self.loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=self.device)
+        # Noise is drawn on the CPU, so that a run can be resumed on another device and draws the same.
+        self.rng = torch.Generator().manual_seed(config.seed)
+        self.iteration = 0
+        self.iterations = config.iterations or math.ceil(
+            (config.epochs or 50) * self.loader.examples_per_epoch / config.batch_size
+        )
+        self.metrics: dict[str, float] = {}
+        named = config.data if config.data == "drawn" else str(Path(config.data).expanduser().resolve())
+        self.data = data_fingerprint(store, named)
+        self._checkpoint: Path | None = None
+        self._samples: Path | None = None
+
+    def _make_step(self) -> reference.TrainStep | step.TrainStep | GraphedStep:
+        if not isinstance(self.model, models.IterativeGAN):
+            return reference.TrainStep(self.model, self.config.step_config())
+        plain = step.TrainStep(self.model, self.config.step_config())
+        return GraphedStep(plain) if plain.recordable else plain
+
+    def _described(self) -> str:
+        """Describe in a line what an iteration is computed with."""
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+        elif self.device.type == "cpu":
+            device = f"{torch.get_num_threads()} CPU threads"
+        if self.config.impl == "reference":
+            return f"{device} in {self.config.precision}: plain PyTorch"
+        graphs = ", CUDA graphs" if isinstance(self.step, GraphedStep) else ""
+        operators = operators_on(self.device)
+        return f"{device} in {self.config.precision}: fused operators, {operators}, channels last in memory{graphs}"
+
+    @property
+    def evaluated_model(self) -> reference.IterativeGAN:
+        """The model that samples and scores are of: the average where there is one."""
+        return self.model if self.ema is None else self.ema.model
+
+    def run(self) -> TrainResult:
+        """Train to the last iteration, or until Ctrl-C, and save."""
+        config = self.config
+        monitor = Monitor(
+            self.folder,
+            total=self.iterations,
+            start=self.iteration,
+            batch_size=config.batch_size,
+            log_every=config.log_every,
+        )
+        with graceful_stop() as stop, self._adding_the_last_checkpoint(), monitor:
+            monitor.message(f"computing on {self._described()}")
+            if config.precision == "bf16" and self.device.type == "cpu" and not has_bfloat16():
+                monitor.message("this CPU has no bfloat16 instructions: --precision fp32 is faster here")
+            monitor.event("start", computing_on=self._described())
+            last = False
+            while not last:
+                self._iterate(monitor)
+                # Read once an iteration: after a signal that comes later, the next iteration is the last one.
+                last = self.iteration == self.iterations or stop.is_set()
+                if last or self.iteration % config.sample_every == 0:
+                    self._samples = monitor.image("samples", self._draw_samples())
+                if last or self.iteration % config.checkpoint_every == 0:
+                    self._save(monitor)
+        result = self.result()
+        if result.interrupted:
+            stopped = f"stopped at iteration {self.iteration} of {self.iterations}, saved in {result.checkpoint}"
+            print(printable(stopped))
+            print(printable(f"continue with: igan-fast train --run {shlex.quote(str(self.folder))} --resume"))
+        return result
+
+    def result(self) -> TrainResult:
+        """Return where the run stands."""
+        assert self._checkpoint is not None, "there is no checkpoint before the first iteration"
+        samples = self._samples or max((self.folder / "samples").glob("samples-*.png"), default=self.folder)
+        return TrainResult(self.folder, self.iteration, self.iterations, self._checkpoint, samples, self.metrics)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Restore the state in ``checkpoint``, so that the run continues exactly where it was saved.
+
+        Args:
+            checkpoint: one that ``resumable_by`` has accepted.
+
+        Raises:
+            InputError: its run was trained on other photos or labels, or a number in it cannot be right.
+        """
+        folder, state, tensors = checkpoint.folder, checkpoint.state, checkpoint.tensors
+        if (trained := state["model"]["attributes"]) != list(self.store.attributes):
+            raise InputError(
+                f"--data {self.config.data}: its attributes are {', '.join(self.store.attributes)}, "
+                f"but this run learns {', '.join(trained)}"
+            )
+        check_data(state.get("data"), self.data, folder)
+        load_networks(checkpoint, self.model, self.step.optimizer_d, self.step.optimizer_g)
+        with in_file(folder / "state.json"):
+            if self.ema is not None:
+                self.ema.load_state_dict({"count": state["ema_count"], "model": tensors["ema"]})
+            self.balance.load_state_dict(state["balance"])
+            self.loader.load_state_dict(state["loader"])
+        with in_file(folder / "rng.safetensors"):
+            self.rng.set_state(tensors["rng"]["noise"])
+        self.iteration, self.metrics = checkpoint.iteration, state["metrics"]
+        self._checkpoint = folder
+        print(printable(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}"))
+
+    def _iterate(self, monitor: Monitor) -> None:
+        """Train one iteration, with its extra updates, and record its losses."""
+        images, labels = self.loader.next_images()
+        if self.config.impl == "reference":
+            images = images.contiguous()
+        losses = self.step(images, labels, self._noise())
+        self.balance.update(losses.d_adversarial, losses.g_adversarial)
+        extra = self.balance.extra_updates()  # decided by the iterations before, so that nothing waits for the device
+        for _ in range(extra.discriminator):
+            self.step.extra_discriminator(images, labels, self._noise())
+        for _ in range(extra.generator):
+            self.step.extra_generator(labels, self._noise())
+        if self.ema is not None:
+            self.ema.update()
+        self.iteration += 1
+        counts = {"extra_d_updates": extra.discriminator, "extra_g_updates": extra.generator}
+        monitor.record(self.iteration, losses, counts)
+
+    def _noise(self) -> Tensor:
+        """Draw z ~ U(−1, 1), (batch, latent)."""
+        shape = (self.config.batch_size, self.config.latent)
+        # In pinned memory, and scaled in place: the host would wait for a copy from other memory.
+        drawn = torch.rand(shape, generator=self.rng, pin_memory=self.device.type == "cuda")
+        return drawn.mul_(2).sub_(1).to(self.device, non_blocking=True)
+
+    def _save(self, monitor: Monitor) -> None:
+        """Score the model, save a checkpoint, rank it and remove old ones. The losses so far are checked first, so that
+        no checkpoint is saved after a NaN."""
+        monitor.flush()
+        self.metrics = self._validate()
+        named = self._named_parameters()
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "optimizer_d": optimizer_to_tensors(self.step.optimizer_d, named),
+            "optimizer_g": optimizer_to_tensors(self.step.optimizer_g, named),
+            "rng": {"noise": self.rng.get_state()},
+        }
+        if self.ema is not None:
+            tensors["ema"] = self.ema.model.state_dict()
+        self._checkpoint = save_checkpoint(self.folder, self.iteration, tensors, self._state())
+        monitor.event("checkpoint", iteration=self.iteration, **self.metrics)
+        if self.metrics:
+            score = checkpoint_score(self.metrics)
+            best = best_checkpoint(self.folder)
+            if best is None or score < best.score:
+                mark_best(self.folder, self.iteration, score)
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+            monitor.message(f"iteration {self.iteration}: validation {scores}")
+        prune_checkpoints(self.folder, self.config.keep)
+
+    def _state(self) -> dict[str, Any]:
+        """Return the state of a checkpoint that is not tensors."""
+        some = self.store.labels[spread(self.store.splits["train"], LABEL_SAMPLES)]
+        return {
+            "model": {
+                "arguments": self.model.arguments(),
+                "attributes": list(self.store.attributes),
+                "label_samples": ["".join(map(str, row)) for row in some.tolist()],
+            },
+            "config": self.config.to_json(),
+            "data": self.data,
+            "loader": self.loader.state_dict(),
+            "balance": self.balance.state_dict(),
+            "ema_count": 0 if self.ema is None else self.ema.count,
+            "metrics": self.metrics,
+        }
+
+    def _validate(self) -> dict[str, float]:
+        """Score the model on validation photos; without any, there are no scores."""
+        rows = spread(self.store.splits["val"], self.config.validation_images)
+        if not len(rows):
+            return {}
+        images = torch.from_numpy(self.store.images[rows]).to(self.device)
+        labels = torch.from_numpy(self.store.labels[rows]).to(self.device)
+        scores = quick_validation(self.evaluated_model, images, labels)
+        # The losses were finite, but the last update may not have been.
+        if broken := {f"validation/{name}": value for name, value in scores.items() if not math.isfinite(value)}:
+            raise TrainingDiverged(self.iteration, broken)
+        return scores
+
+    def _draw_samples(self) -> Image.Image:
+        return draw_samples(
+            self.evaluated_model,
+            self.store,
+            flipped=self.config.sample_attributes or (),
+            seed=self.config.seed,  # the same noise in every grid of a run
+            device=self.device,
+        )
+
+    def _named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return list(self.model.named_parameters())
+
+    @contextmanager
+    def _adding_the_last_checkpoint(self) -> Iterator[None]:
+        """Add the last good checkpoint to the message of a ``TrainingDiverged``."""
+        try:
+            yield
+        except TrainingDiverged as error:
+            raise TrainingDiverged(error.iteration, error.values, self._checkpoint) from None
