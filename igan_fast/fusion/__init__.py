@@ -5,7 +5,7 @@ Not named ``igan_fast.fuse`` as the function is: a package cannot have a functio
 
 from __future__ import annotations
 
-from igan_fast.fusion import questions  # noqa: F401  what it tells is registered there
+from igan_fast.fusion import handlers  # noqa: F401  what it tells is registered there
 from igan_fast.fusion.report import Entry, FusionReport
 from igan_fast.fusion.rewrite import fuse, unfuse
 

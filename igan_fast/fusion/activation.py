@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from igan_fast.fusion.deferred import HANDLERS, Deferred, Watched, Wrapper, settle
-from igan_fast.fusion.nodes import apply
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.autograd import apply
+from igan_fast.fusion.expectation import Place
 from igan_fast.ops.conv_act import before_activation
 from igan_fast.ops.transforms import transformed
 

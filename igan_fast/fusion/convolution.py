@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.fusion.deferred import Deferred, guard, settle, watch
-from igan_fast.fusion.nodes import apply
+from igan_fast.fusion.autograd import apply
 from igan_fast.fusion.normalization import FusedBatchNorm
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.expectation import Place
 from igan_fast.fusion.result import Result, copies
-from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
+from igan_fast.fusion.fused_module import Twin, is_shared, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.conv_norm_act import conv_norm_act

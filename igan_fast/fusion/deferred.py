@@ -30,7 +30,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.expectation import Place
 from igan_fast.fusion.result import Result, version_of
 from igan_fast.ops.transforms import transformed
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from igan_fast.fusion.convolution import FusedConvolution
 from igan_fast.fusion.normalization import FusedBatchNorm, FusedInstanceNorm
-from igan_fast.fusion.twin import Twin, derived
+from igan_fast.fusion.fused_module import Twin, derived
 
 __all__ = ["TWINS"]
 

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.fusion import twin
+from igan_fast.fusion import fused_module
 from igan_fast.fusion.activation import parts_of
 from igan_fast.fusion.deferred import Deferred, guard, learn, settle, watch
-from igan_fast.fusion.nodes import apply
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.autograd import apply
+from igan_fast.fusion.expectation import Place
 from igan_fast.fusion.result import Result, copies
-from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
+from igan_fast.fusion.fused_module import Twin, is_shared, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
 from igan_fast.ops.norm_act import of_groups
@@ -213,7 +213,7 @@ class FusedInstanceNorm(FusedNorm):
         if self.running_mean is None and self.track_running_stats and not self.training:
             return False  # an error of PyTorch's
         values = x.numel() // (x.shape[0] * x.shape[1])
-        return x.dim() != self._get_no_batch_dim() and values >= max(twin.SMALLEST_INSTANCE, 2)  # type: ignore[operator]
+        return x.dim() != self._get_no_batch_dim() and values >= max(fused_module.SMALLEST_INSTANCE, 2)  # type: ignore[operator]
 
     def _statistics(self, running_mean: Tensor | None, running_var: Tensor | None) -> _Statistics:
         if running_mean is None or running_var is None:

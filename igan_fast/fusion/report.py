@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from igan_fast.fusion.convolution import FusedConvolution
-from igan_fast.fusion.twin import Twin
+from igan_fast.fusion.fused_module import Twin
 
 __all__ = ["Entry", "FusionReport"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.expectation import Place
 
 __all__ = ["Result", "copies", "version_of"]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from igan_fast.fusion.modules import TWINS
 from igan_fast.fusion.report import FusionReport
-from igan_fast.fusion.twin import Twin
+from igan_fast.fusion.fused_module import Twin
 
 __all__ = ["fuse", "unfuse"]
 

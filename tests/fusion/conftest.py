@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from igan_fast import ops
-from igan_fast.fusion import twin
+from igan_fast.fusion import fused_module
 
 #: Files that say something of a build without kernels too: a fused network is PyTorch's then, and comes back whole.
 EVERY_BUILD = ("test_fuse.py", "test_modified_networks.py")
@@ -27,5 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def nothing_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors, which PyTorch would be left with, go the way of large ones."""
-    monkeypatch.setattr(twin, "SMALLEST", 0)
-    monkeypatch.setattr(twin, "SMALLEST_INSTANCE", 0)
+    monkeypatch.setattr(fused_module, "SMALLEST", 0)
+    monkeypatch.setattr(fused_module, "SMALLEST_INSTANCE", 0)

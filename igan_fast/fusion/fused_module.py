@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: F401  torch.jit.script reads a forward 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.expectation import Place
 
 __all__ = ["Twin", "derived", "is_shared", "is_small", "layout_of", "records"]
 
