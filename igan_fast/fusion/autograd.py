@@ -1,4 +1,4 @@
-"""Calls of our own autograd functions."""
+"""How fused modules use autograd."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["apply"]
+__all__ = ["apply_function", "is_recorded"]
 
 
-def apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
-    """``function.apply(*args)`` outside of ``torch.func``'s transforms, which PyTorch's looks for at each call."""
+def apply_function(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+    """``function.apply(*args)``, but faster: PyTorch's ``apply`` first looks for a transform of ``torch.func``, which a
+    fused module has done by then."""
     y: Tensor = super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
     return y
+
+
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd records an operation on these tensors."""
+    return (
+        torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+        and any(t is not None and t.requires_grad for t in tensors)
+    )

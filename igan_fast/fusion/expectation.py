@@ -1,21 +1,22 @@
-"""What usually follows a module in a fused model."""
+"""What a fused module expects to follow it."""
 
 from __future__ import annotations
 
 import weakref
 from typing import Any
 
-__all__ = ["Place"]
+__all__ = ["Expectation"]
 
-#: After so many results that were used in another way than expected nothing is expected any more.
-_MOST_MISSES = 3
+#: After this many results that were used in another way than expected, a module expects nothing any more.
+_MAX_MISSES = 3
 
 
-class Place:
-    """What one module has learnt from the uses of its results.
+class Expectation:
+    """What one fused module expects to be called with its next result, learnt from the uses of its earlier results.
 
-    slope: of the (Leaky)ReLU that took the last one; None where it was none.
-    norm: the fused normalisation that took it.
+    slope: negative slope of the (Leaky)ReLU that is expected (0 for a ReLU); None where no activation is expected.
+    norm: the fused normalisation that is expected; None where none is, or where it has been deleted since.
+    unknown: True until the first use of a result has been seen. Until then results are watched (``watched.py``).
     """
 
     __slots__ = ("_misses", "_norm", "slope", "unknown")
@@ -29,20 +30,20 @@ class Place:
     def norm(self) -> Any:
         return None if self._norm is None else self._norm()
 
-    def follows(self, slope: float | None) -> None:
-        """A (Leaky)ReLU took the result; None: one that the fused operators do not take."""
+    def expect_activation(self, slope: float | None) -> None:
+        """A (Leaky)ReLU used the result: expect it again. None: its slope is one that the operators do not support."""
         self.slope, self._norm, self.unknown = slope, None, False
 
-    def precedes(self, norm: Any) -> None:
-        """A fused normalisation took the result."""
+    def expect_norm(self, norm: Any) -> None:
+        """The fused normalisation ``norm`` used the result: expect it again."""
         self.slope, self._norm, self.unknown = None, weakref.ref(norm), False
 
-    def alone(self) -> None:
-        """Something else took the result."""
+    def expect_nothing(self) -> None:
+        """Anything else used the result: return ordinary tensors from now on."""
         self.slope, self._norm, self.unknown = None, None, False
 
-    def missed(self) -> None:
-        """The result was used in another way than expected. The next one is watched, unless that happens often."""
-        self.alone()
+    def count_miss(self) -> None:
+        """The result was used in another way than expected: watch the next one, or give up after ``_MAX_MISSES``."""
+        self.expect_nothing()
         self._misses += 1
-        self.unknown = self._misses < _MOST_MISSES
+        self.unknown = self._misses < _MAX_MISSES

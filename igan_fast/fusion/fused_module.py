@@ -1,4 +1,4 @@
-"""What all modules of a fused model have in common."""
+"""The base class of every fused module, and questions about tensors that fused modules ask."""
 
 from __future__ import annotations
 
@@ -7,51 +7,54 @@ import inspect
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: F401  torch.jit.script reads a forward of PyTorch here
+import torch.nn.functional as F  # noqa: F401  torch.jit.script reads PyTorch's forward, which needs this name, here
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from igan_fast.fusion.expectation import Place
+from igan_fast.fusion.expectation import Expectation
 
-__all__ = ["Twin", "derived", "is_shared", "is_small", "layout_of", "records"]
+__all__ = ["FusedModule", "fused_class_of", "is_small", "may_change_unseen", "memory_format_of"]
 
-#: Values from which on there is something to be gained (measured); below, PyTorch computes.
-SMALLEST = 1 << 17
+#: Tensors with fewer elements are left to PyTorch, which is as fast there (measured).
+MIN_ELEMENTS = 1 << 17
 
-#: As ``SMALLEST``, of the values that are normalised together.
-SMALLEST_INSTANCE = 1 << 8
+#: As ``MIN_ELEMENTS``, for the elements that instance normalisation takes one mean over.
+MIN_ELEMENTS_PER_INSTANCE = 1 << 8
 
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class Twin(nn.Module):
-    """A module that is PyTorch's own but for its ``forward``."""
+class FusedModule(nn.Module):
+    """A convolution or normalisation of a fused model: PyTorch's module with another ``forward``.
 
-    #: PyTorch's class, which ``unfuse`` gives back.
-    plain: ClassVar[type[nn.Module]]
-    #: The class itself: a module of a class that was derived since (parametrisation) is computed by PyTorch.
-    own: ClassVar[type[Twin]]
+    ``fuse`` sets the module's ``__class__`` to a subclass of this one and of its own class; ``unfuse`` sets it back.
+    """
 
-    _place: Place
+    #: PyTorch's class, which the module had before and has again after ``unfuse``.
+    plain_class: ClassVar[type[nn.Module]]
+    #: The class that ``fuse`` sets. A module whose class was derived from it since (parametrisation) runs as PyTorch's.
+    fused_class: ClassVar[type[FusedModule]]
 
-    def begin(self) -> None:
-        """Nothing is known yet of what follows."""
-        vars(self)["_place"] = Place()
-        # torch.fx takes modules of torch.nn as they are, by where they say that they are defined; so is this one taken.
-        vars(self)["__module__"] = self.plain.__module__
+    _expectation: Expectation
 
-    def end(self) -> None:
-        """As it was before it was fused."""
-        vars(self).pop("_place", None), vars(self).pop("__module__", None)
-        if type(self) is self.own:
-            self.__class__ = self.plain  # type: ignore[assignment]
+    def start_fusion(self) -> None:
+        """Begin with an empty expectation."""
+        vars(self)["_expectation"] = Expectation()
+        # torch.fx treats a module as a leaf of its graph where its __module__ begins with torch.nn: so here.
+        vars(self)["__module__"] = self.plain_class.__module__
 
-    def active(self) -> bool:
-        """Whether it is not PyTorch's alone: compiled, parametrised since, or unfused meanwhile."""
-        return not torch.compiler.is_compiling() and type(self) is self.own and "_place" in self.__dict__
+    def end_fusion(self) -> None:
+        """Make the module what it was before ``fuse``."""
+        vars(self).pop("_expectation", None), vars(self).pop("__module__", None)
+        if type(self) is self.fused_class:
+            self.__class__ = self.plain_class  # type: ignore[assignment]
 
-    def observed(self) -> bool:
-        """Whether gradients pass through hooks on the way, which want an ordinary tensor."""
+    def is_fused(self) -> bool:
+        """Whether fused operators may run now: not while compiling, after a parametrisation, or after ``unfuse``."""
+        return not torch.compiler.is_compiling() and type(self) is self.fused_class and "_expectation" in self.__dict__
+
+    def has_backward_hooks(self) -> bool:
+        """Whether there are backward hooks on this module or on all modules. They need an ordinary tensor as result."""
         return bool(
             self._backward_hooks
             or self._backward_pre_hooks
@@ -60,65 +63,65 @@ class Twin(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: what a module has learnt is about its own neighbours."""
+        """The state to copy or pickle, without the expectation: a copy has other modules after it."""
         state = vars(self).copy()
-        if "_place" in state:
-            state["_place"] = None
+        if "_expectation" in state:
+            state["_expectation"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if "_place" in state:
-            self.begin()
+        if "_expectation" in state:
+            self.start_fusion()
 
 
 def is_small(x: Tensor) -> bool:
-    """Whether x has so few values that PyTorch is as fast."""
-    return x.numel() < max(SMALLEST, 1)
+    """Whether x has so few elements that PyTorch is as fast."""
+    return x.numel() < max(MIN_ELEMENTS, 1)
 
 
-def is_shared(x: Tensor) -> bool:
-    """Whether x may change uncounted and unseen: it is an inference tensor, on whose memory there is another one."""
+def may_change_unseen(x: Tensor) -> bool:
+    """Whether x may be changed in place without our noticing: x is an inference tensor, which has no version counter,
+    and another tensor shares its storage."""
     if not x.is_inference():
         return False
     uses: int = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
-    return uses > 2  # x, and the storage that was asked for
+    return uses > 2  # x itself, and the storage object of this line
 
 
-def records(*tensors: Tensor | None) -> bool:
-    """Whether autograd records what is done with these tensors."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.is_inference_mode_enabled()
-        and any(t is not None and t.requires_grad for t in tensors)
-    )
+def memory_format_of(x: Tensor) -> torch.memory_format | None:
+    """``contiguous_format`` or ``channels_last`` (``channels_last_3d``), where x is dense in exactly one of them.
 
-
-def layout_of(x: Tensor) -> torch.memory_format | None:
-    """The memory format of a dense x that can have one only; None where PyTorch has to say what a result's is."""
-    last = _LAST.get(x.dim())
+    None where x is in neither or in both (one channel, one pixel): then PyTorch has to choose the format of a result.
+    """
+    channels_last = _CHANNELS_LAST.get(x.dim())
     contiguous = x.is_contiguous()
-    if last is None:
+    if channels_last is None:
         return torch.contiguous_format if contiguous else None
-    if contiguous == x.is_contiguous(memory_format=last):
+    if contiguous == x.is_contiguous(memory_format=channels_last):
         return None
-    return torch.contiguous_format if contiguous else last
+    return torch.contiguous_format if contiguous else channels_last
 
 
-def derived(twin: type[Twin], plain: type[nn.Module], module: str) -> type[Twin]:
-    """A class of ``plain``'s name that is it with ``twin``'s forward, defined in ``module``."""
+def fused_class_of(plain: type[nn.Module], base: type[FusedModule], module: str) -> type[FusedModule]:
+    """A subclass of ``base`` and ``plain`` with the ``forward`` of ``base`` and the name of ``plain``.
 
-    @functools.wraps(plain.forward)  # which is what torch.jit.script then reads
+    Args:
+        module: name of the Python module that it belongs to, where pickle looks for it.
+    """
+
+    @functools.wraps(plain.forward)  # torch.jit.script follows __wrapped__ and compiles PyTorch's forward
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        return twin.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
+        return base.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
 
     namespace = {
         "__doc__": f"``nn.{plain.__name__}`` of a fused model.",
         "__module__": module,
-        "__annotations__": next(filter(None, map(inspect.get_annotations, plain.__mro__)), {}),  # which it reads too
-        "plain": plain,
+        # torch.jit.script reads these too, from the class itself.
+        "__annotations__": next(filter(None, map(inspect.get_annotations, plain.__mro__)), {}),
+        "plain_class": plain,
         "forward": forward,
     }
-    made: Any = type(plain.__name__, (twin, plain), namespace)
-    made.own = made
-    return made  # type: ignore[no-any-return]
+    fused_class: Any = type(plain.__name__, (base, plain), namespace)
+    fused_class.fused_class = fused_class
+    return fused_class  # type: ignore[no-any-return]

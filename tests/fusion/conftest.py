@@ -27,5 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def nothing_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors, which PyTorch would be left with, go the way of large ones."""
-    monkeypatch.setattr(fused_module, "SMALLEST", 0)
-    monkeypatch.setattr(fused_module, "SMALLEST_INSTANCE", 0)
+    monkeypatch.setattr(fused_module, "MIN_ELEMENTS", 0)
+    monkeypatch.setattr(fused_module, "MIN_ELEMENTS_PER_INSTANCE", 0)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import igan_fast
 from igan_fast import ops
 from igan_fast.fusion import fused_module
-from igan_fast.fusion.deferred import Deferred, Guarded, Watched
+from igan_fast.fusion.deferred import Deferred
+from igan_fast.fusion.watched import Guarded, Watched
 
 pytestmark = pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 
@@ -438,7 +439,7 @@ def test_the_plain_result_is_not_kept_beside_the_activated_one():
 def test_small_tensors_are_pytorchs(monkeypatch):
     norm = taught()
     monkeypatch.undo()
-    assert X.numel() < fused_module.SMALLEST
+    assert X.numel() < fused_module.MIN_ELEMENTS
     assert type(norm(X)) is Tensor
     assert norm(X).grad_fn.name() == "NativeBatchNormBackward0"
 

@@ -142,21 +142,21 @@ X = torch.randn(4, 3, 6, 5, dtype=torch.float64)
 def test_the_report_reads_as_a_table():
     model = nn.Sequential(block(), nn.Conv2d(4, 1, 1), nn.Sigmoid(), Subclass(1))
     report = igan_fast.fuse(model)
-    assert report[0] == Entry("0.0", "Conv2d", True, "nothing seen yet that is large enough to gain")
+    assert report[0] == Entry("0.0", "Conv2d", True, "not called yet with a tensor large enough to gain")
     model.eval()
     with torch.no_grad():
         for _ in range(2):
             model(X.float())
     assert [entry.result for entry in report] == [
         "folded with 0.1 in evaluation without gradients",
-        "with the LeakyReLU(0.2) behind it",
+        "with the LeakyReLU(0.2) after it",
         "alone, by the faster of our kernels and PyTorch's",
-        "left alone: Subclass is a class of its own",
+        "left alone: Subclass is a derived class",
     ]
     assert report.left_alone == (report[3],)
     lines = str(report).splitlines()
     assert lines[0].split() == ["Module", "Kind", "Result"]
-    assert lines[3].split(maxsplit=2) == ["0.1", "BatchNorm2d", "with the LeakyReLU(0.2) behind it"]
+    assert lines[3].split(maxsplit=2) == ["0.1", "BatchNorm2d", "with the LeakyReLU(0.2) after it"]
     assert lines[-1] == "3 fused, 1 left alone"
     assert repr(report) == "FusionReport(3 fused, 1 left alone)"
     assert str(igan_fast.fuse(nn.Linear(2, 2))).startswith("nothing to fuse")
