@@ -1,4 +1,4 @@
-"""What changes between the calls of a normalisation and its activation has the effect that it has in plain PyTorch."""
+"""A change between the calls of a normalisation and its activation has the same effect as in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import CONTEXTS, Net, assert_alike, differences, images, pair, record, varied
+from plain_and_fused import CONTEXTS, Net, assert_alike, differences, images, pair, randomised, record
 from torch import Tensor, nn
 
 import igan_fast
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def between(change, after_conv=None):
-    """``change(net, hidden, normalised, input)``; what it returns is looked at too."""
+    """A way that calls ``change(net, hidden, normalised, input)`` before the activation, and returns its result too."""
 
     def way(net, x):
         h = net.conv(x)
@@ -33,7 +33,7 @@ def between(change, after_conv=None):
 
 
 def unseen(change):
-    """Autograd does not see the change."""
+    """A change that autograd does not see."""
 
     def without(net, h, y, x):
         with torch.no_grad():
@@ -43,7 +43,7 @@ def unseen(change):
 
 
 def stepped(net, h, y, x):
-    """An optimiser's step, from gradients of another pass."""
+    """An optimiser's step with the gradients of another pass."""
     if not torch.is_grad_enabled():
         return
     net(x.detach() * 2).square().mean().backward()
@@ -90,7 +90,7 @@ def there_and_back(net, x):
     return z
 
 
-#: Not writes that autograd does not see (``.data``) into what a backward pass reads: PyTorch's own is wrong then too.
+#: Without changes by ``.data`` of a tensor that autograd has saved: with them PyTorch's own gradients are wrong too.
 CHANGES = {
     "nothing": between(lambda net, h, y, x: None),
     "hidden, in place": between(lambda net, h, y, x: h.add_(1.0) if not h.requires_grad else None),
@@ -163,14 +163,14 @@ def _with_default(dtype, net, x):
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_between_the_calls(change, training, context):
     base = images()
-    net = varied(Net(act=nn.LeakyReLU(0.2))).train(training)
-    assert_alike(net, CHANGES[change], base, context=context)  # each turn on what the turn before has changed
-    assert_alike(net, CHANGES[change], base, context=context, turns="taught")
+    net = randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
+    assert_alike(net, CHANGES[change], base, context=context)  # each call starts from what the last one has changed
+    assert_alike(net, CHANGES[change], base, context=context, calls="taught")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_the_backward_pass_after_the_parameters_changed(training):
-    """Plain PyTorch refuses to go back through what was changed in place, and goes where it was set by data."""
+    """After an in-place change of a saved parameter autograd raises an error, after one by ``.data`` it does not."""
 
     def way(net, x, by_data):
         y = net(x)
@@ -179,28 +179,28 @@ def test_the_backward_pass_after_the_parameters_changed(training):
         return y
 
     for by_data in (False, True):
-        net = varied(Net()).train(training)
-        assert_alike(net, lambda net, x, by_data=by_data: way(net, x, by_data), images(), turns="first")
+        net = randomised(Net()).train(training)
+        assert_alike(net, lambda net, x, by_data=by_data: way(net, x, by_data), images(), calls="first")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_going_back_twice(training):
+def test_two_backward_passes(training):
     def way(net, x):
         y = net(x)
         y.sum().backward()
         return y.sum()
 
-    assert_alike(varied(Net()).train(training), way, images())
+    assert_alike(randomised(Net()).train(training), way, images())
     assert_alike(
-        varied(Net()).train(training),
+        randomised(Net()).train(training),
         lambda net, x: (lambda y: (y.sum().backward(retain_graph=True), y)[1])(net(x)),
         images(),
     )
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_going_back_from_the_normalisation_and_from_the_activation(training):
-    """One graph, two backward passes through the normalisation: freed by the first, as in plain PyTorch."""
+def test_backward_from_the_normalisation_and_from_the_activation(training):
+    """Two backward passes through one normalisation: the first frees the graph, as in plain PyTorch."""
 
     def way(net, x, retain):
         y = net.norm(net.conv(x))
@@ -209,13 +209,13 @@ def test_going_back_from_the_normalisation_and_from_the_activation(training):
         return z
 
     for retain in (False, True):
-        net = varied(Net(act=nn.LeakyReLU(0.2))).train(training)
+        net = randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
         assert_alike(net, lambda net, x, retain=retain: way(net, x, retain), images())
 
 
 @pytest.mark.parametrize("context", ["grad", "no_grad"])
 def test_two_threads_at_once_on_one_network(context):
-    """In evaluation, where nothing moves; gradients are asked for, not gathered."""
+    """In evaluation, without updates; by ``torch.autograd.grad``, which accumulates no gradients."""
 
     def results(net, seed):
         out = []
@@ -230,7 +230,7 @@ def test_two_threads_at_once_on_one_network(context):
             ]
         return out
 
-    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))).eval())
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2))).eval())
     seeds = (100, 200, 300)
     found: dict[int, list[Tensor]] = {}
     failed: list[BaseException] = []
@@ -253,8 +253,8 @@ def test_two_threads_at_once_on_one_network(context):
 
 
 def test_a_result_of_one_thread_is_used_by_another():
-    """The gradient mode is each thread's own."""
-    fused, plain = pair(varied(Net()))
+    """Each thread has its own grad mode."""
+    fused, plain = pair(randomised(Net()))
 
     def way(net, x):
         y = net.norm(net.conv(x))
@@ -278,14 +278,14 @@ def test_a_result_outlives_its_network():
         gc.collect()
         return act(y), y * 2
 
-    fused, plain = pair(varied(Net()))
+    fused, plain = pair(randomised(Net()))
     expected = record(way, lambda: copy.deepcopy(plain), images())
     assert not differences(record(way, lambda: copy.deepcopy(fused), images()), expected)
 
 
-def test_nothing_is_kept_of_what_was_called():
-    """Memory: neither the input nor a result stays alive when its users have dropped it."""
-    fused, _ = pair(varied(Net(act=nn.LeakyReLU(0.2))))
+def test_no_input_or_result_stays_alive():
+    """The modules keep no reference to an input or a result."""
+    fused, _ = pair(randomised(Net(act=nn.LeakyReLU(0.2))))
     for training in (True, False):
         fused.train(training)
         for context in CONTEXTS:

@@ -1,4 +1,4 @@
-"""Derivatives of fused networks, of derivatives too, by gradients of every kind and layout."""
+"""First and higher derivatives of fused networks, with incoming gradients of every memory format and dtype."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from plain_and_fused import Net, assert_alike, images, pair, varied
+from plain_and_fused import Net, assert_alike, images, pair, randomised
 from torch import Tensor, nn
 from ways.nets import NETS, NETS_AND_MODES
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def second(net, x):
-    """A derivative of a derivative, by everything."""
+    """Second derivatives with respect to the input and all parameters."""
     y = net(x)
     if not y.requires_grad:
         return y
@@ -24,7 +24,7 @@ def second(net, x):
 
 
 def penalty(net, x):
-    """WGAN-GP's, on the normalisation's own result and on the activation's."""
+    """WGAN-GP's gradient penalty, of the normalisation's result and of the activation's."""
     h = net.norm(net.conv(x))
     if not h.requires_grad:
         return h
@@ -58,7 +58,7 @@ def backward_into(net, x):
 
 
 def gradient_of(change):
-    """The gradient that comes in has a layout of its own."""
+    """A way whose backward pass starts from a gradient made by the given function."""
 
     def way(net, x):
         y = net(x)
@@ -106,17 +106,17 @@ WAYS = {
 @NETS_AND_MODES
 @pytest.mark.parametrize("way", WAYS)
 def test_derivatives(way, net, training, context):
-    assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
+    assert_alike(randomised(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("net", NETS)
 def test_gradcheck(net, training):
-    """Numerically, first and second derivatives; on a small map and on what that map is large enough for."""
-    fused, _ = pair(varied(NETS[net]()).train(training))
+    """First and second derivatives against numerical ones."""
+    fused, _ = pair(randomised(NETS[net]()).train(training))
     for shape in ((2, 3, 2, 2), (3, 3, 3, 2)):
         x = images(shape).requires_grad_()
-        fused.norm.momentum = 0.0  # numerical derivatives call it often
+        fused.norm.momentum = 0.0  # many calls
         assert torch.autograd.gradcheck(fused, x, fast_mode=True)
         assert torch.autograd.gradgradcheck(lambda x: fused(x).sin(), x, fast_mode=True, atol=1e-4)
         assert torch.autograd.gradcheck(lambda x: fused.norm(fused.conv(x)), x, fast_mode=True)
@@ -127,8 +127,8 @@ def test_gradcheck(net, training):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_directional_derivatives_agree_with_differences(training):
-    """On large maps, by parameters and input: a central difference along one direction."""
-    fused, _ = pair(varied(Net(act=nn.LeakyReLU(0.2))).train(training))
+    """For parameters and input of large feature maps, against a central difference along one direction."""
+    fused, _ = pair(randomised(Net(act=nn.LeakyReLU(0.2))).train(training))
     x = images().requires_grad_()
     tensors = [x, *fused.parameters()]
     directions = [images(t.shape, seed=9 + i) for i, t in enumerate(tensors)]
@@ -147,7 +147,7 @@ def test_directional_derivatives_agree_with_differences(training):
 
 
 class Explicit(nn.Module):
-    """Batch normalisation of elementary operations."""
+    """Batch normalisation in elementary functions."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -160,8 +160,8 @@ class Explicit(nn.Module):
 
 
 def test_third_derivatives():
-    """PyTorch's own batch normalisation has wrong ones: elementary operations are the oracle."""
-    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))))
+    """Against elementary functions, because the third derivatives of PyTorch's batch normalisation are wrong."""
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2))))
     explicit = copy.deepcopy(plain)
     explicit.norm = Explicit(explicit.norm)
     results = []

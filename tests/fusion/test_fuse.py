@@ -1,4 +1,4 @@
-"""fuse(model) on networks as others write them: the same results, and nothing touched that is not certain."""
+"""``fuse(model)`` on networks as others write them: the results do not change, nor does anything else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from igan_fast.ops import backend, winograd_conv
 
 
 def tensors_of(result) -> list[Tensor]:
-    """All tensors of what a network returns."""
+    """All tensors in the outputs of a network."""
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, dict):
@@ -31,13 +31,13 @@ def tensors_of(result) -> list[Tensor]:
 
 
 def outputs_of(module: nn.Module, inputs) -> list[Tensor]:
-    """With the same random numbers each time, for dropout."""
+    """The outputs, with the same random numbers each time, for dropout."""
     torch.manual_seed(3)
     return tensors_of(module(*inputs))
 
 
 def assert_alike(actual: nn.Module, expected: nn.Module, inputs, calls=(), tolerance: float = 1e-9) -> None:
-    """Outputs, gradients of inputs and parameters, and buffers, in the mode that both are in."""
+    """Assert that two networks have the same outputs, gradients of inputs and parameters, and buffers."""
     results = []
     for module in (actual, expected):
         given = [v.clone().requires_grad_() if torch.is_tensor(v) and v.is_floating_point() else v for v in inputs]
@@ -68,7 +68,7 @@ def assert_alike(actual: nn.Module, expected: nn.Module, inputs, calls=(), toler
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_in_the_usual_spellings(name):
+def test_networks_of_the_zoo(name):
     network = NETWORKS[name]
     (fused, inputs), (plain, _) = network.make(torch.float64), network.make(torch.float64)
     keys = list(fused.state_dict())
@@ -79,7 +79,7 @@ def test_networks_in_the_usual_spellings(name):
     assert dict(fused.named_modules(remove_duplicate=False)) == modules
     assert all(p is parameters[n] for n, p in fused.named_parameters())
     assert all(b is buffers[n] for n, b in fused.named_buffers())
-    for training in (True, True, False, False):  # what a first call teaches shows in the second
+    for training in (True, True, False, False):  # what a module learns in the first call has its effect in the second
         fused.train(training), plain.train(training)
         assert_alike(fused, plain, inputs, network.calls.values())
         for context in (torch.no_grad, torch.inference_mode):
@@ -89,7 +89,7 @@ def test_networks_in_the_usual_spellings(name):
                     assert a.stride() == e.stride()
     if ops.backends()["native-cpu"] == "available":
         activated = sum("LU" in entry.result for entry in report)
-        assert activated >= activations_behind_norms(network, modules) - NOT_JOINED.get(name, 0)
+        assert activated >= count_activations_after_norms(network, modules) - NOT_JOINED.get(name, 0)
     plain.load_state_dict(fused.state_dict())
     igan_fast.unfuse(fused)
     assert [type(m).__qualname__ for m in fused.modules()] == [type(m).__qualname__ for m in plain.modules()]
@@ -98,14 +98,14 @@ def test_networks_in_the_usual_spellings(name):
         assert torch.equal(a, e)
 
 
-#: Normalisations whose plain result something else takes too, before the (Leaky)ReLU does.
+#: Normalisations whose plain result is also used by something else, before the (Leaky)ReLU.
 NOT_JOINED = {"constructed": 1, "wanted_layers": 1}
 
 
-def activations_behind_norms(network, modules: dict[str, nn.Module]) -> int:
-    """How many normalisations of PyTorch's are followed by a (Leaky)ReLU, as the zoo tells."""
+def count_activations_after_norms(network, modules: dict[str, nn.Module]) -> int:
+    """How many of PyTorch's normalisations are followed by a (Leaky)ReLU, according to the zoo."""
     norms = set()
-    for chain in network.runs:
+    for chain in network.chains:
         kinds = [modules.get(name) for name in chain]
         for norm, act in itertools.pairwise(kinds):
             if isinstance(norm, NORM_CLASSES) and isinstance(act, nn.ReLU | nn.LeakyReLU):
@@ -129,7 +129,7 @@ def seeded() -> None:
 
 
 def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A copy that is fused, and the plain one."""
+    """A fused copy, and the plain network."""
     fused = copy.deepcopy(model)
     assert len(igan_fast.fuse(fused).fused) > 0
     return fused, model
@@ -139,7 +139,7 @@ X = torch.randn(4, 3, 6, 5, dtype=torch.float64)
 
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
-def test_the_report_reads_as_a_table():
+def test_the_report_prints_as_a_table():
     model = nn.Sequential(block(), nn.Conv2d(4, 1, 1), nn.Sigmoid(), Subclass(1))
     report = igan_fast.fuse(model)
     assert report[0] == Entry("0.0", "Conv2d", True, "not called yet with a tensor large enough to gain")
@@ -163,10 +163,10 @@ def test_the_report_reads_as_a_table():
 
 
 class Subclass(nn.BatchNorm2d):
-    """Somebody's own."""
+    """A derived class, as in a user's code."""
 
 
-def test_fusing_twice_forgets_what_was_learnt_and_unfuse_tells_how_much_there_was():
+def test_fusing_twice_forgets_what_was_learnt_and_unfuse_returns_the_count():
     model = block()
     first = str(igan_fast.fuse(model))
     model(X.float())
@@ -176,7 +176,7 @@ def test_fusing_twice_forgets_what_was_learnt_and_unfuse_tells_how_much_there_wa
 
 
 @pytest.mark.parametrize("function", [igan_fast.fuse, igan_fast.unfuse])
-def test_what_is_no_module_is_refused(function):
+def test_an_argument_that_is_no_module_raises(function):
     with pytest.raises(TypeError, match=r"model is a list; expected an nn\.Module"):
         function([nn.ReLU()])
 
@@ -190,7 +190,7 @@ def test_modules_stay_instances_of_their_classes():
     assert model[2] is parts[2]
     for part, kind in zip(model, (nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU), strict=True):
         assert isinstance(part, kind)
-        assert type(part).__name__ == kind.__name__  # as initialisers look for it
+        assert type(part).__name__ == kind.__name__  # as initialisation functions look for it
     assert repr(model) == repr(block())
 
 
@@ -241,7 +241,7 @@ def test_linear_and_one_dimensional_batch_norm(shape):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_an_unbatched_image(training):
+def test_an_image_without_a_batch_dimension(training):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU()).double().train(training)
     fused, plain = pair(model)
     assert_alike(fused, plain, [X[0]])
@@ -270,8 +270,8 @@ def test_autocast(training):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_layout_of_the_result_is_the_original_one(layout):
-    """Wide enough for our own convolutions, whose results have channels last."""
+def test_the_memory_format_of_results_is_pytorchs(layout):
+    """With enough channels for our own convolution kernels, whose results are channels_last."""
     model = nn.Sequential(nn.Conv2d(16, 32, 5, 2, 2), nn.BatchNorm2d(32), nn.ReLU()).to(memory_format=layout)
     fused, plain = pair(model)
     x = torch.randn(16, 16, 16, 16).contiguous(memory_format=layout)
@@ -283,7 +283,7 @@ def test_the_layout_of_the_result_is_the_original_one(layout):
         fused(x).view(16, -1)
 
 
-def test_wrong_inputs_raise_what_they_raised():
+def test_wrong_inputs_raise_the_same_errors():
     fused, plain = pair(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm2d(4), nn.ReLU()))
     for module in (fused, plain):
         with pytest.raises(ValueError, match="expected 4D input"):
@@ -295,7 +295,7 @@ def test_wrong_inputs_raise_what_they_raised():
         assert module.eval()(torch.randn(0, 3, 4, 4)).shape == (0, 4, 4, 4)
 
 
-def test_an_optimiser_and_its_state_go_on():
+def test_an_existing_optimiser_stays_valid():
     fused = block().double()
     plain = copy.deepcopy(fused)
     optimizers = [torch.optim.Adam(m.parameters(), 1e-2) for m in (fused, plain)]
@@ -305,7 +305,7 @@ def test_an_optimiser_and_its_state_go_on():
         for module, optimizer in zip((fused, plain), optimizers, strict=True):
             optimizer.zero_grad()
             module(X).pow(3).mean().backward()
-            if step == 0:  # the bias before a normalisation moves by rounding noise alone
+            if step == 0:  # a bias before a normalisation gets only rounding noise as its gradient
                 module[0].bias.requires_grad_(False)
             module[0].bias.grad = None
             optimizer.step()
@@ -329,7 +329,7 @@ def test_copies_pickles_and_state_dicts():
 
 @pytest.mark.parametrize("where", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
-def test_hooks_that_come_later_see_what_they_would_have_seen(where, kind):
+def test_hooks_registered_later_see_the_plain_results(where, kind):
     fused, plain = pair(block(act=nn.LeakyReLU(0.2)).double())
     seen: list[list[Tensor]] = []
     for module in (fused, plain):
@@ -348,7 +348,7 @@ def test_hooks_that_come_later_see_what_they_would_have_seen(where, kind):
     assert_alike(fused, plain, [X])
 
 
-def test_normalisations_that_become_synchronised_keep_their_activation():
+def test_conversion_to_sync_batch_norm():
     fused, plain = pair(block().double())
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(fused)
     assert_alike(converted.eval(), plain.eval(), [X])
@@ -363,7 +363,7 @@ def test_replaced_modules_are_called():
 
 
 @pytest.mark.parametrize("parametrised", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
-def test_spectral_norm_that_comes_later(parametrised):
+def test_spectral_norm_added_later(parametrised):
     fused, plain = pair(block().double())
     for module in (fused, plain):
         torch.manual_seed(1)
@@ -373,12 +373,12 @@ def test_spectral_norm_that_comes_later(parametrised):
     assert_alike(fused, plain, [X])
 
 
-def test_replicas_of_data_parallel_have_parameters_of_their_own():
+def test_replicas_of_data_parallel_use_their_own_parameters():
     fused, plain = pair(block().double())
     replica = fused._replicate_for_data_parallel()
     for name, child in fused.named_children():
         copied = child._replicate_for_data_parallel()
-        copied._parameters = {}  # as torch.nn.parallel.replicate has them: plain tensors
+        copied._parameters = {}  # plain tensors, as torch.nn.parallel.replicate makes them
         for n, p in child._parameters.items():
             setattr(copied, n, None if p is None else p.detach() * 2)
         replica._modules[name] = copied
@@ -413,7 +413,7 @@ def test_gradient_checkpointing_and_functional_call():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("network", ["dcgan", "resnet", "tracked"])
-def test_compiled_without_a_break(network, training):
+def test_compiles_without_a_graph_break(network, training):
     model = {
         "dcgan": lambda: nn.Sequential(block(), nn.Conv2d(4, 2, 1)),
         "resnet": lambda: NETWORKS["resnet"].builder()[0],
@@ -436,7 +436,7 @@ class Wrapped(nn.Module):
         return self.inner(x)
 
 
-def test_networks_in_wrappers_are_fused_as_others():
+def test_networks_in_wrappers():
     for wrap in (nn.DataParallel, Wrapped, lambda model: torch.compile(model, backend="eager")):
         model = block().double()
         plain = copy.deepcopy(model)
@@ -444,7 +444,7 @@ def test_networks_in_wrappers_are_fused_as_others():
         assert_alike(model, plain, [X])
 
 
-def test_networks_that_are_not_initialised_yet_are_left_alone():
+def test_lazy_networks_are_left_alone():
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU())
     assert not igan_fast.fuse(model).fused
     assert "not initialised yet" in str(igan_fast.fuse(model))
@@ -453,7 +453,7 @@ def test_networks_that_are_not_initialised_yet_are_left_alone():
 
 
 class Cyclic(nn.Module):
-    """Its forward depends on data, in more ways than can be followed."""
+    """Its forward depends on the data, and changes the module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -470,7 +470,7 @@ class Cyclic(nn.Module):
         return x
 
 
-def test_following_a_forward_leaves_no_trace():
+def test_fuse_does_not_run_forward():
     model = Cyclic().train()
     state = torch.get_rng_state()
     igan_fast.fuse(model)
@@ -483,13 +483,13 @@ def test_following_a_forward_leaves_no_trace():
 
 
 class Random(nn.Module):
-    """Asks every source of random numbers."""
+    """Uses every random number generator."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * random.random() + float(numpy.random.rand()) + torch.rand(())  # noqa: NPY002 - the global one is meant
 
 
-def test_random_numbers_are_afterwards_as_they_were():
+def test_fuse_draws_no_random_numbers():
     def drawn() -> list[float]:
         return [random.random(), float(numpy.random.rand()), torch.rand(()).item()]  # noqa: NPY002
 
@@ -503,7 +503,7 @@ def test_random_numbers_are_afterwards_as_they_were():
 
 
 class Indexed(nn.Module):
-    """Reaches into its block where forward does not."""
+    """A method other than forward calls single layers of its block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -516,13 +516,13 @@ class Indexed(nn.Module):
         return self.body(x)
 
 
-def test_methods_beside_forward_give_what_they_gave():
+def test_methods_beside_forward():
     fused, plain = pair(Indexed().double())
     assert error(fused.features(X), plain.features(X)) < 1e-12
     assert_alike(fused, plain, [X])
 
 
-def test_a_replaced_forward_is_not_second_guessed():
+def test_a_replaced_forward_is_called():
     fused = Wrapped(block().double())
     fused.forward = lambda x: fused.inner[0](x)
     expected = fused(X)
@@ -531,24 +531,24 @@ def test_a_replaced_forward_is_not_second_guessed():
 
 
 class Inherited(Indexed):
-    """Its base's forward, which cannot be followed, reaches into the block."""
+    """Its forward, which calls its base's forward, uses single layers of the block."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[: int(x.shape[0])])
 
 
-def test_the_methods_of_base_classes_count():
+def test_the_methods_of_base_classes():
     fused, plain = pair(Inherited().double())
     assert error(fused.features(X), plain.features(X)) < 1e-12
     assert_alike(fused, plain, [X])
 
 
-#: Never taken down while their work may still be: torch waits for its threads with the GIL held, which they may want.
+#: Kept alive: PyTorch would wait for the threads of a process group with the GIL held, which these may need.
 DISTRIBUTED: list[nn.Module] = []
 
 
 def test_distributed_data_parallel_around_a_fused_network(tmp_path):
-    """Every parameter gets a gradient: a bias that has none would be reported as unused."""
+    """Every parameter must get a gradient: DistributedDataParallel raises an error for one that has none."""
     fused, plain = pair(block().double())
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -566,7 +566,7 @@ def test_distributed_data_parallel_around_a_fused_network(tmp_path):
 
 @pytest.fixture
 def kernels(monkeypatch) -> list[str]:
-    """Which of our own convolutions ran."""
+    """The calls of our own convolution kernels."""
     if ops.backends()["native-cpu"] != "available":
         pytest.skip(ops.backends()["native-cpu"])
     ran: list[str] = []
@@ -605,11 +605,11 @@ def test_convolutions_without_a_normalisation(critic, layout, kernels):
     for actual, p, e in zip(*results, strict=True):
         assert error(actual, e) < max(2e-5, 3 * error(p, e))
         assert actual.stride() == p.stride()
-    assert error(fused.double()(x.double()), exact(x.double())) < 1e-9  # by PyTorch's own
+    assert error(fused.double()(x.double()), exact(x.double())) < 1e-9  # by PyTorch's kernels
 
 
 class Wide(nn.Module):
-    """Wide enough for our own convolutions, before normalisations and without."""
+    """With enough channels for our own convolution kernels, with and without normalisations after them."""
 
     def __init__(self, norm: type[nn.Module]) -> None:
         super().__init__()
@@ -633,7 +633,7 @@ class Wide(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
 def test_wide_networks_in_float32(norm, training, layout, kernels):
-    """The zoo's are narrow and in float64, where PyTorch's own convolutions run."""
+    """The zoo's networks are narrow and run in float64, so that PyTorch's convolutions compute them."""
     fused, plain = pair(Wide(norm).train(training).to(memory_format=layout))
     exact = copy.deepcopy(plain).double()
     x = torch.randn(8, 3, 16, 16).contiguous(memory_format=layout)
@@ -643,7 +643,9 @@ def test_wide_networks_in_float32(norm, training, layout, kernels):
         module(given).pow(2).mean().backward()
         with torch.no_grad():
             y = module(given)
-        skipped = (".bias",) if norm is nn.InstanceNorm2d or training else ()  # rounding noise before a normalisation
+        skipped = (
+            (".bias",) if norm is nn.InstanceNorm2d or training else ()
+        )  # before a normalisation its gradient is rounding noise
         weights = [p.grad for n, p in module.named_parameters() if not n.endswith(skipped)]
         results.append([y, given.grad, *weights, *(b for b in module.buffers() if b.is_floating_point())])
     assert kernels.count("convolve") >= 5
@@ -654,7 +656,7 @@ def test_wide_networks_in_float32(norm, training, layout, kernels):
 
 
 class Summed(nn.Module):
-    """What its layers give is written into, as plain PyTorch allows it behind a LeakyReLU that is not in place."""
+    """Changes the outputs of its layers in place, which PyTorch allows after a LeakyReLU that is not in-place."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -669,7 +671,7 @@ class Summed(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norms", [(), (nn.BatchNorm2d(16),), (nn.InstanceNorm2d(16),)])
 @pytest.mark.parametrize("acts", [(), (nn.LeakyReLU(0.2),)])
-def test_results_may_be_written_into(norms, acts, training, kernels):
+def test_results_may_be_changed_in_place(norms, acts, training, kernels):
     model = Summed(nn.Conv2d(16, 16, 3, padding=1), *norms, *acts).train(training)
     fused, plain = pair(model.to(memory_format=torch.channels_last))
     results = []
@@ -683,7 +685,7 @@ def test_results_may_be_written_into(norms, acts, training, kernels):
 
 
 def test_a_gradient_penalty_without_normalisations(kernels):
-    """StarGAN's critic: the second derivative runs through PyTorch's own convolutions."""
+    """StarGAN's critic: the second derivatives are computed by PyTorch's convolutions."""
     fused, plain = pair(CRITICS["LeakyReLU"]())
     x = torch.randn(16, 16, 16, 16)
     results = []
@@ -699,20 +701,20 @@ def test_a_gradient_penalty_without_normalisations(kernels):
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize(("kernel", "copies"), [((3, 5), 0), ((4, 5), 1)])
-def test_the_same_padding_is_a_copy_only_where_its_sides_differ(kernel, copies, monkeypatch):
+def test_same_padding_copies_the_input_only_where_its_two_sides_differ(kernel, copies, monkeypatch):
     padded, pad = [], torch.nn.functional.pad
     monkeypatch.setattr(
         torch.nn.functional, "pad", lambda *given, **named: padded.append(given) or pad(*given, **named)
     )
     fused, _ = pair(nn.Sequential(nn.Conv2d(3, 4, kernel, padding="same"), nn.BatchNorm2d(4)).eval())
     with torch.no_grad():
-        fused(torch.randn(2, 3, 8, 8))  # which learns that the normalisation follows
+        fused(torch.randn(2, 3, 8, 8))  # the convolution learns that the normalisation follows
         padded.clear()
         fused(torch.randn(2, 3, 8, 8))
     assert len(padded) == copies
 
 
-def test_the_environment_can_ask_for_the_reference(kernels, monkeypatch):
+def test_the_environment_variable_switches_to_the_reference(kernels, monkeypatch):
     critic, _ = pair(CRITICS["LeakyReLU"]())
     critic(torch.randn(16, 16, 16, 16))
     assert kernels == ["convolve", "convolve"]
@@ -722,7 +724,7 @@ def test_the_environment_can_ask_for_the_reference(kernels, monkeypatch):
 
 
 class HereAndThere(nn.Module):
-    """One activation object inside of blocks and called by itself, also on what no normalisation gives."""
+    """One activation module is used in blocks and by itself, also after layers that are not normalisations."""
 
     def __init__(self, order: int) -> None:
         super().__init__()
@@ -739,7 +741,7 @@ class HereAndThere(nn.Module):
 
 
 @pytest.mark.parametrize("order", range(3))
-def test_an_activation_that_is_in_blocks_and_called_by_itself(order):
+def test_an_activation_that_is_shared(order):
     fused, plain = pair(HereAndThere(order).double())
     assert_alike(fused, plain, [X])
     assert_alike(fused, plain, [X])

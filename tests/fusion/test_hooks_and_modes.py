@@ -1,4 +1,4 @@
-"""Hooks and modes see of a fused network what they see of a plain one."""
+"""Hooks and modes see the same on a fused network as on a plain one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import Net, assert_alike, differences, facts, images, kept, pair, record, varied
+from plain_and_fused import Net, assert_alike, differences, images, metadata, pair, randomised, record, snapshot
 from torch import Tensor
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
@@ -33,7 +33,7 @@ class Wrong(Exception):
 
 
 def hooked(register, *, changes=False):
-    """``register(net, hook)`` gives a handle or some; what the hooks see is looked at."""
+    """A way that registers hooks by ``register(net, hook)``, which returns handles, and also returns what they see."""
 
     def way(net, x):
         told: list = []
@@ -102,7 +102,7 @@ def _in_place(y: Tensor) -> None:
 
 
 def globally(name: str):
-    """A hook on every module; the order and kinds of what it sees count too."""
+    """A hook on all modules; it also records the order and the classes of what it sees."""
 
     def register(net, hook):
         return getattr(module_hooks, name)(lambda m, *values: hook(m, *values))
@@ -111,7 +111,7 @@ def globally(name: str):
 
 
 def raising(part: str, kind: str):
-    """An error in a hook, then an ordinary call: nothing of the first may stay."""
+    """A call with an error in a hook, and then an ordinary call, which the first must not influence."""
 
     def way(net, x):
         def hook(*_):
@@ -128,7 +128,7 @@ def raising(part: str, kind: str):
 
 
 def on_tensor(use):
-    """A hook on the normalisation's result, registered before the activation gets it."""
+    """A hook on the normalisation's result, registered before the activation is called."""
 
     def way(net, x):
         told = []
@@ -155,7 +155,7 @@ def accumulated(net, x):
         y.square().sum().backward()
     for handle in handles:
         handle.remove()
-    told.sort(key=lambda g: (tuple(g.shape), g.sum().item()))  # the order of a node's own gradients is nobody's concern
+    told.sort(key=lambda g: (tuple(g.shape), g.sum().item()))  # autograd does not define their order
     return told
 
 
@@ -168,7 +168,7 @@ def saved(pack, unpack):
 
 
 def saved_around(part):
-    """Tensors are saved as numbers of a list, around one of the calls."""
+    """Saved-tensor hooks around one of the calls: each tensor is put into a list and its index is saved."""
 
     def way(net, x):
         store: list[Tensor] = []
@@ -196,7 +196,7 @@ class Counting(TorchDispatchMode):
 
 
 class Doubling(TorchDispatchMode):
-    """Changes what an operator gives: it must get to see relu's result once, however that is computed."""
+    """Changes the result of an operator: it must see the result of relu once, however that is computed."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -209,7 +209,7 @@ class Passing(TorchFunctionMode):
 
 
 class Replacing(TorchFunctionMode):
-    """An activation is replaced."""
+    """Replaces the activation by another function."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.relu, F.relu, Tensor.relu):
@@ -268,22 +268,22 @@ WAYS = {
 
 @NETS_AND_MODES
 @pytest.mark.parametrize("way", WAYS)
-def test_seen_as_ever(way, net, training, context):
+def test_hooks_and_modes_see_the_same(way, net, training, context):
     if way == "backward of norm, old" and net.startswith("instance"):
         pytest.skip("such a hook sees the node, and an instance normalisation of PyTorch's has another one")
-    assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
+    assert_alike(randomised(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_global_hooks_see_the_same_modules_in_the_same_order(net):
     orders = []
-    for module in pair(varied(NETS[net]())):
+    for module in pair(randomised(NETS[net]())):
         told: list = []
         names = {m: n for n, m in module.named_modules()}
         handles = [
             module_hooks.register_module_forward_pre_hook(lambda m, x, t=told, n=names: t.append(("in", n[m]))),
             module_hooks.register_module_forward_hook(
-                lambda m, x, y, t=told, n=names: t.append(("out", n[m], kept(y)))
+                lambda m, x, y, t=told, n=names: t.append(("out", n[m], snapshot(y)))
             ),
         ]
         module(images())
@@ -295,18 +295,18 @@ def test_global_hooks_see_the_same_modules_in_the_same_order(net):
         assert len(a) == 2 or (a[2] - e[2]).abs().max() < 1e-9
 
 
-def test_the_types_and_flags_of_what_hooks_are_given():
-    """A hook on the normalisation sees a tensor with the flags of plain PyTorch's."""
+def test_the_types_and_flags_of_the_tensors_that_hooks_get():
+    """A hook on the normalisation gets a tensor with the same class, requires_grad and other flags."""
     told = []
-    for module in pair(varied(Net())):
-        handle = module.norm.register_forward_hook(lambda m, i, y: told.append((facts(i[0]), facts(y))))
+    for module in pair(randomised(Net())):
+        handle = module.norm.register_forward_hook(lambda m, i, y: told.append((metadata(i[0]), metadata(y))))
         module(images().requires_grad_())
         handle.remove()
     assert told[0] == told[1]
 
 
-def test_a_hook_that_comes_after_many_calls():
-    """What a place has learnt from the calls before does not hide anything from a hook."""
+def test_a_hook_that_is_registered_after_many_calls():
+    """What a module has learnt from earlier calls hides nothing from a hook."""
 
     def way(net, x):
         for _ in range(3):
@@ -318,6 +318,6 @@ def test_a_hook_that_comes_after_many_calls():
         return y, told
 
     for training in (True, False):
-        fused, plain = pair(varied(Net()).train(training))
+        fused, plain = pair(randomised(Net()).train(training))
         expected = record(way, plain, images())
         assert not differences(record(way, fused, images()), expected)

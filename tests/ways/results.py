@@ -1,4 +1,4 @@
-"""What is done with a normalisation's result: looked at, or written into."""
+"""Ways of using a normalisation's result: reading it, or writing into it in place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Square(torch.autograd.Function):
 
 
 class Through(torch.autograd.Function):
-    """Gives its input itself back."""
+    """Returns a view of its input."""
 
     @staticmethod
     def forward(ctx, x):
@@ -39,7 +39,7 @@ class Through(torch.autograd.Function):
 
 
 def written(change, use=lambda net, y: net.act(y)):
-    """The normalisation's result is written into, then used."""
+    """A way that changes the normalisation's result in place with ``change``, and then uses it."""
 
     def way(net, x):
         y = normed(net, x)
@@ -50,7 +50,7 @@ def written(change, use=lambda net, y: net.act(y)):
 
 
 def without_names(text: str) -> str:
-    """A node may have a name of our own; a subclass of our own may print its name."""
+    """``text`` without the names of autograd nodes: ours have other names than PyTorch's."""
     return re.sub(r"\s+", " ", re.sub(r"grad_fn=<\w+>", "grad_fn", text))
 
 
