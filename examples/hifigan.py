@@ -2,8 +2,8 @@
 
 A generator makes sound from a mel spectrogram; discriminators of several periods and scales return lists of lists of
 feature maps. The layers have weight norm, which ``fuse`` leaves alone; igan_fast computes the feature matching loss
-over some fifty feature maps. By default an eighth of the original's widths, 2,048 samples of synthetic notes at 8 kHz and
-batches of 8: 20 iterations take under a minute on two cores.
+over some fifty feature maps. By default an eighth of the original's widths, 2,048 samples of synthetic notes at 8 kHz
+and batches of 8: 20 iterations take under a minute on two cores.
 """
 
 from __future__ import annotations

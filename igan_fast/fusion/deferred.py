@@ -42,13 +42,14 @@ from igan_fast.fusion.result import Result, version_of
 
 __all__ = ["HANDLERS", "Deferred", "Intercepted", "Wrapper", "ordinary_list", "to_ordinary"]
 
-#: Functions that may be called with an Intercepted tensor as it is, each with what to call in its place:
-#: ``handler(function, args, kwargs)``. It returns NotImplemented where the tensor has to become an ordinary one first.
+#: Functions that can use an Intercepted tensor as it is, each with the handler that is called instead of it, as
+#: ``handler(function, args, kwargs)``. A handler returns NotImplemented if the tensor has to become ordinary first.
 HANDLERS: dict[Any, Callable[[Any, Any, Any], Any]] = {}
 
 
 class Intercepted(Tensor):
-    """A tensor whose next use calls us first: its handler if there is one, else it is made an ordinary tensor."""
+    """A tensor whose next use arrives here first. If the function has a handler, that is called. Otherwise the tensor is
+    made an ordinary one, and the function is called with it."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,7 +73,8 @@ class Intercepted(Tensor):
 
         args, kwargs = tree_map_only((Intercepted, list, tuple), ordinary_leaf, (args, kwargs))
         result = func(*args, **kwargs)
-        # An in-place function has changed the replacement of a Deferred: that one becomes it, and is what is returned.
+        # If an in-place function has changed the replacement of a Deferred, the Deferred object becomes that tensor and
+        # is returned in its place.
         written = {id(t.replacement): t for t in deferred if type(t) is Deferred and t.was_written()}
         for t in written.values():
             t.become_written(t.replacement)
@@ -83,7 +85,7 @@ class Intercepted(Tensor):
         """An ordinary tensor of the same value and autograd node: this object itself wherever that is possible."""
 
     def as_subclass(self, cls: Any) -> Any:
-        """As PyTorch's, which does not call ``__torch_function__``."""
+        """PyTorch's ``as_subclass`` does not call ``__torch_function__``, so the tensor is made ordinary here."""
         return self.to_ordinary().as_subclass(cls)
 
     def _drop_class(self: Any) -> Tensor:
@@ -96,8 +98,8 @@ class Intercepted(Tensor):
 
 
 def ordinary_list(leaf: Any) -> Any:
-    """As a list, where ``leaf`` is a list or tuple of a derived class (pytree does not look into those) that holds an
-    Intercepted tensor; else as it is."""
+    """``leaf``, a list or tuple of a derived class, as a plain list if it holds an Intercepted tensor: pytree does not
+    look into derived classes. Otherwise ``leaf`` itself."""
     return [*leaf] if any(isinstance(t, Intercepted) for t in leaf) else leaf
 
 

@@ -12,7 +12,7 @@ _MAX_MISSES = 3
 
 
 class Expectation:
-    """What one fused module expects to be called with its next result, learnt from the uses of its earlier results.
+    """The operation that a fused module expects to follow its next call, learnt from those that followed earlier calls.
 
     slope: negative slope of the (Leaky)ReLU that is expected (0 for a ReLU); None where no activation is expected.
     norm: the fused normalisation that is expected; None where none is, or where it has been deleted since.

@@ -19,7 +19,7 @@ class Entry(NamedTuple):
     name: the module's qualified name, as in ``named_modules``.
     kind: the name of its class in ``torch.nn``.
     fused: whether it is fused; if not, it was left alone.
-    result: what it computes together with its result, as learnt from the calls so far; or why it was left alone.
+    result: what it computes in the same operator, as learnt from the calls so far; or why it was left alone.
     """
 
     name: str
@@ -78,7 +78,7 @@ class FusionReport(Sequence[Entry]):
 
 
 def _learnt(module: FusedModule, names: Mapping[int, str]) -> str:
-    """What a fused module computes together with its result."""
+    """What a fused module computes in the same operator."""
     expectation = module._expectation
     if expectation.slope is not None:
         return f"with the {f'LeakyReLU({expectation.slope:g})' if expectation.slope else 'ReLU'} after it"

@@ -18,9 +18,9 @@ def fuse(model: nn.Module) -> FusionReport:
     """Run a model's convolutions, normalisations and the (Leaky)ReLUs after them on the fused operators.
 
     The model is changed in place, and its results stay the same up to rounding. Every convolution and transposed
-    convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d`` and ``nn.InstanceNorm1d/2d/3d`` gets a class of ours, derived
-    from its own class. Parameters and buffers stay the same tensors under the same names, so existing optimisers and
-    ``state_dict`` stay valid. Activations are not changed. ``fuse`` runs none of the model's code.
+    convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d`` and ``nn.InstanceNorm1d/2d/3d`` is given a fused class, which is
+    derived from its own class. Parameters and buffers stay the same tensors under the same names: existing optimisers
+    and checkpoints stay valid. Activations are not changed. ``fuse`` runs none of the model's code.
 
     What is computed together is learnt while the model runs. In its first call a module sees what follows it. From the
     second call on:
@@ -41,7 +41,7 @@ def fuse(model: nn.Module) -> FusionReport:
 
     ``torch.ao.quantization.fuse_modules`` looks for PyTorch's own classes: call ``unfuse`` before it.
 
-    Between a module's call and the first use of its result, the result may be a tensor of a subclass of ours: then
+    Between a module's call and the first use of its result, the result may be of a subclass of ``torch.Tensor``: then
     ``isinstance(result, torch.Tensor)`` is True, but ``type(result) is torch.Tensor`` is not.
 
     On a CPU in float32, our own convolution kernels use minimal filtering (Winograd). Their error is at most about 2e-6
