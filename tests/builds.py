@@ -49,14 +49,14 @@ _processes_forbidden = False  # whether starting a process is forbidden now
 
 def mark(items: Iterable[pytest.Function]) -> None:
     """Mark the tests of ``ANY_BUILD`` with ``any_build``. A test marked ``every_build`` loses that mark instead."""
-    places = {TESTS / name: why for name, why in ANY_BUILD.items()}
+    reasons = {TESTS / name: why for name, why in ANY_BUILD.items()}
     for item in items:
         if item.get_closest_marker("every_build"):
             item.own_markers = [marker for marker in item.own_markers if marker.name != "any_build"]
             continue
-        place = next((place for place in (item.path, *item.path.parents) if place in places), None)
-        if place and (places[place] or not _STARTERS & set(vars(item.module))):
-            item.add_marker(pytest.mark.any_build(processes=places[place]))
+        named = next((named for named in (item.path, *item.path.parents) if named in reasons), None)
+        if named and (reasons[named] or not _STARTERS & set(vars(item.module))):
+            item.add_marker(pytest.mark.any_build(processes=reasons[named]))
 
 
 @contextlib.contextmanager

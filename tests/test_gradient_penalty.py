@@ -124,8 +124,8 @@ def test_a_frozen_discriminator_in_training():
 def penalised(function: Callable[..., Tensor], *tensors: Tensor) -> list[Tensor]:
     """The gradient g of ``function`` with respect to the first tensor, and the gradients of a penalty of ‖g‖."""
     (gradient,) = torch.autograd.grad(function(*tensors), tensors[0], create_graph=True)
-    wanted = [t for t in tensors if t.requires_grad]
-    return [gradient, *torch.autograd.grad((gradient.flatten(1).norm(dim=1) - 1).square().mean(), wanted)]
+    inputs = [t for t in tensors if t.requires_grad]
+    return [gradient, *torch.autograd.grad((gradient.flatten(1).norm(dim=1) - 1).square().mean(), inputs)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -229,13 +229,13 @@ def test_three_derivatives(operator, frozen, monkeypatch):
     torch.manual_seed(0)
     shapes = ((4, 5, 3, 3), (5, 5, 3, 3), (5,), (5,))
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=k not in frozen) for k, shape in enumerate(shapes)]
-    wanted = [t for t in given if t.requires_grad]
+    inputs = [t for t in given if t.requires_grad]
 
     def derivatives(of: object) -> list[Tensor]:
         found: list[Tensor] = []
         value = OPERATORS[operator](of, *given).pow(3).sum()
         for graph in (True, True, False):
-            gradients = torch.autograd.grad(value, wanted, create_graph=graph, materialize_grads=True)
+            gradients = torch.autograd.grad(value, inputs, create_graph=graph, materialize_grads=True)
             found += gradients
             value = sum((g / 10).pow(3).sum() for g in gradients)
         return found
@@ -243,6 +243,6 @@ def test_three_derivatives(operator, frozen, monkeypatch):
     monkeypatch.setattr(F, "batch_norm", elementary_batch_norm)
     expected = derivatives(reference_ops)
     monkeypatch.undo()
-    assert expected[-len(wanted)].any()
+    assert expected[-len(inputs)].any()
     for index, (a, e) in enumerate(zip(derivatives(ops), expected, strict=True)):
         assert error(a, e) < 1e-8, index

@@ -51,8 +51,8 @@ def results(module: nn.Module, batches: list[Tensor], *, training: bool) -> list
     for x in batches:
         y = module(x)
         upstream = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape).to(y.dtype)
-        wanted = [x, *(p for p in module.parameters() if not is_idle_bias(module, p))]
-        found += [y, *torch.autograd.grad(y, wanted, upstream)]
+        inputs = [x, *(p for p in module.parameters() if not is_idle_bias(module, p))]
+        found += [y, *torch.autograd.grad(y, inputs, upstream)]
     return [*found, *(buffer.clone() for buffer in module.buffers())]
 
 
@@ -243,32 +243,32 @@ def pair_of_blocks() -> tuple[nn.Module, nn.Module]:
     net = nn.Sequential(
         layers.ConvNormAct2d(3, 16), layers.ConvTransposeNormAct2d(16, 8), layers.NormAct2d(8, groups="instance")
     )
-    twin = nn.Sequential(
+    separate = nn.Sequential(
         reference.ConvNormAct2d(3, 16),
         reference.ConvTransposeNormAct2d(16, 8),
         reference.NormAct2d(8, groups="instance"),
     )
-    twin.load_state_dict(net.state_dict())
-    return net, twin
+    separate.load_state_dict(net.state_dict())
+    return net, separate
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_types(dtype):
-    net, twin = (m.to(dtype) for m in pair_of_blocks())
-    exact = copy.deepcopy(twin).double()
+    net, separate = (m.to(dtype) for m in pair_of_blocks())
+    exact = copy.deepcopy(separate).double()
     x = images(4, 3, 8, 8, dtype=dtype)
-    found = [[y] for y in (net(x), twin(x), exact(x.detach().double()))]
+    found = [[y] for y in (net(x), separate(x), exact(x.detach().double()))]
     assert_as_good(*found, dtype)
-    for a, p, e in zip(net.buffers(), twin.buffers(), exact.buffers(), strict=True):
+    for a, p, e in zip(net.buffers(), separate.buffers(), exact.buffers(), strict=True):
         assert_as_good([a], [p], [e], dtype)
 
 
 def test_autocast():
-    net, twin = pair_of_blocks()
-    exact = copy.deepcopy(twin).double()
+    net, separate = pair_of_blocks()
+    exact = copy.deepcopy(separate).double()
     x = images(4, 3, 8, 8, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        found, plain = net(x), twin(x)
+        found, plain = net(x), separate(x)
     assert found.dtype == torch.bfloat16
     assert_as_good([found], [plain.to(torch.bfloat16)], [exact(x.double())], torch.bfloat16)
     assert net[0].norm.running_var.dtype == torch.float32
@@ -278,25 +278,25 @@ def test_autocast():
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_compiles_without_a_graph_break(training, compiler):
     torch._dynamo.reset()
-    net, twin = (m.train(training) for m in pair_of_blocks())
+    net, separate = (m.train(training) for m in pair_of_blocks())
     compiled = torch.compile(net, fullgraph=True, backend=compiler)
     x = images(4, 3, 8, 8, dtype=torch.float32)
     for seed in range(2):
-        y, expected = compiled(x), twin(x)
+        y, expected = compiled(x), separate(x)
         assert error(y, expected) < 1e-5, seed
         upstream = torch.linspace(-1, 2, y.numel()).view(y.shape)
         for a, e in zip(*(torch.autograd.grad(v, x, upstream) for v in (y, expected)), strict=True):
             assert error(a, e) < 1e-4
-    for a, e in zip(net.buffers(), twin.buffers(), strict=True):
+    for a, e in zip(net.buffers(), separate.buffers(), strict=True):
         assert error(a, e) < 1e-5
 
 
 def test_channels_last_is_kept():
-    net, twin = pair_of_blocks()
+    net, separate = pair_of_blocks()
     x = images(4, 3, 8, 8, dtype=torch.float32).detach().contiguous(memory_format=torch.channels_last)
     y = net(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert error(y, twin(x)) < 1e-5
+    assert error(y, separate(x)) < 1e-5
 
 
 @IMPLS

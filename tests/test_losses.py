@@ -122,8 +122,8 @@ def test_integrated_loss_compiles_without_a_graph_break():
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     found, expected = compiled(*arguments), loss(*arguments)
     assert error(found, expected) < 1e-6
-    wanted = [*arguments[0], arguments[2], arguments[4]]
-    for a, e in zip(*(torch.autograd.grad(value, wanted) for value in (found, expected)), strict=True):
+    inputs = [*arguments[0], arguments[2], arguments[4]]
+    for a, e in zip(*(torch.autograd.grad(value, inputs) for value in (found, expected)), strict=True):
         assert error(a, e) < 1e-6
 
 

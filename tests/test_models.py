@@ -33,10 +33,10 @@ def model_pair(dtype: torch.dtype = torch.float32, **sizes) -> tuple[reference.I
 def results_of(model: reference.IterativeGAN, images: Tensor, z: Tensor, c: Tensor) -> list[Tensor]:
     """All outputs of the three networks, the gradients of a weighted sum of them, and all buffers afterwards."""
     images, z, c = (t.clone().requires_grad_() for t in (images, z, c))
-    drawn = model.generate(z, c)
-    judged = model.discriminator(images)
-    codes = model.classifier(judged.shared)
-    outputs = [drawn, judged.source, judged.shared, *judged.features, *codes]
+    generated = model.generate(z, c)
+    scores = model.discriminator(images)
+    codes = model.classifier(scores.shared)
+    outputs = [generated, scores.source, scores.shared, *scores.features, *codes]
     generator = torch.Generator().manual_seed(1)
     mixture = sum((out * torch.rand(out.shape, generator=generator).to(out)).sum() / out.numel() for out in outputs)
     gradients = torch.autograd.grad(mixture, [images, z, c, *model.parameters()])

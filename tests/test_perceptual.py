@@ -94,7 +94,7 @@ def test_the_extractor_is_not_changed(loss_class, joint):
     net[1].requires_grad_(False)
     net[0].eval()
     net[2].register_forward_hook(lambda *_: None)
-    wanted, modes, hooks = (
+    requires_grad, modes, hooks = (
         [p.requires_grad for p in net.parameters()],
         [m.training for m in net.modules()],
         hooks_of(net),
@@ -104,7 +104,7 @@ def test_the_extractor_is_not_changed(loss_class, joint):
     loss(images(), images(2)).backward()
     with pytest.raises(RuntimeError):
         loss(images()[:, :2], images()[:, :2])  # an error within the forward pass
-    assert [p.requires_grad for p in net.parameters()] == wanted
+    assert [p.requires_grad for p in net.parameters()] == requires_grad
     assert [m.training for m in net.modules()] == modes
     assert hooks_of(net) == hooks
     assert all(p.grad is None for p in net.parameters())  # it is not trained

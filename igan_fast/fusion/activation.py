@@ -116,8 +116,8 @@ def gradient_and_slope(grad: Tensor, expectation: Expectation) -> tuple[Tensor, 
         expectation: of the normalisation.
 
     Returns:
-        The gradient of the activation's result, and the slope. Where there was no activation, or where the gradient has
-        been computed for somebody (who may have written into it): the gradient of the normalisation's result, and 1.
+        The gradient of the activation's result, and the slope. Or the gradient of the normalisation's result, and 1:
+        where there was no activation, or where a hook has read this gradient and may have changed it.
     """
     if type(grad) is _DeferredGradient and grad.expectation is expectation and grad.replacement is None:
         return grad.upstream, grad.slope

@@ -172,10 +172,10 @@ class FusedConvolution(FusedModule):
             return F.pad(x, sides, mode=self.padding_mode), 0
         if self.padding != "same":
             return x, geometry.padding
-        wanted = [d * (k - 1) for d, k in zip(geometry.dilation, self.weight.shape[2:], strict=True)]
-        if not any(n % 2 for n in wanted):
-            return x, [n // 2 for n in wanted]
-        return F.pad(x, [side for n in reversed(wanted) for side in (n // 2, n - n // 2)]), 0
+        total = [d * (k - 1) for d, k in zip(geometry.dilation, self.weight.shape[2:], strict=True)]
+        if not any(n % 2 for n in total):
+            return x, [n // 2 for n in total]
+        return F.pad(x, [side for n in reversed(total) for side in (n // 2, n - n // 2)]), 0
 
 
 class _Call(NamedTuple):

@@ -48,8 +48,8 @@ HANDLERS: dict[Any, Callable[[Any, Any, Any], Any]] = {}
 
 
 class Intercepted(Tensor):
-    """A tensor whose next use arrives here first. If the function has a handler, that is called. Otherwise the tensor is
-    made an ordinary one, and the function is called with it."""
+    """A tensor whose next use arrives here first. If the function has a handler, that is called. Otherwise the tensor
+    is made an ordinary one, and the function is called with it."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -299,7 +299,7 @@ def test_image_pool_returns_images_that_it_was_given():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_script_runs(name, capsys, tmp_path):
-    out = tmp_path / "pictures.png"
+    out = tmp_path / "images.png"
     arguments = ["--iterations", "2", *SMALL[name].options, "--device", "cpu"]
     if SMALL[name].writes_image:
         arguments += ["--out", str(out)]
@@ -310,8 +310,8 @@ def test_script_runs(name, capsys, tmp_path):
     assert [line.split()[0] for line in printed.splitlines() if line.startswith("     ")] == ["1", "2"]
     assert "2 iterations in" in printed
     if SMALL[name].writes_image:
-        with Image.open(out) as picture:
-            assert min(picture.size) >= 2 * 32
+        with Image.open(out) as image:
+            assert min(image.size) >= 2 * 32
 
 
 def test_script_without_fusing(capsys):

@@ -26,8 +26,8 @@ def between(change, after_conv=None):
         if after_conv is not None:
             after_conv(net, h)
         y = net.norm(h)
-        told = change(net, h, y, x)
-        return net.act(y), told
+        returned = change(net, h, y, x)
+        return net.act(y), returned
 
     return way
 
@@ -219,11 +219,11 @@ def test_two_threads_at_once_on_one_network(context):
 
     def results(net, seed):
         out = []
-        for turn in range(12):
-            x = images(seed=seed + turn).requires_grad_()
+        for call in range(12):
+            x = images(seed=seed + call).requires_grad_()
             with CONTEXTS[context]():
                 y = net.norm(net.conv(x))
-                y = [net.act, F.relu, torch.tanh, lambda y: y * 2][turn % 4](y)
+                y = [net.act, F.relu, torch.tanh, lambda y: y * 2][call % 4](y)
             out += [
                 y.detach(),
                 *(torch.autograd.grad(y.square().sum(), [x, net.norm.weight]) if y.requires_grad else []),

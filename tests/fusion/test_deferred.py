@@ -155,16 +155,16 @@ def test_an_in_place_activation_of_a_result_with_hooks(keep, in_place):
     F.leaky_relu(plain(X), 0.2)
     found = []
     for module in (norm, plain):
-        told: list[Tensor] = []
+        gradients: list[Tensor] = []
         h = module(X)
         if keep == "retain_grad":
             h.retain_grad()
         else:
-            h.register_hook(lambda grad, told=told: told.append(grad.clone()))
+            h.register_hook(lambda grad, gradients=gradients: gradients.append(grad.clone()))
         y = in_place(h)
         assert y is h
         (Square.apply(h) + h * 3).sum().backward()
-        found.append([h.detach(), *told, *([h.grad] if keep == "retain_grad" else []), module.weight.grad])
+        found.append([h.detach(), *gradients, *([h.grad] if keep == "retain_grad" else []), module.weight.grad])
     for a, e in zip(*found, strict=True):
         assert (a - e).abs().max() < 1e-9
 
@@ -173,13 +173,13 @@ def test_an_in_place_change_of_a_result_with_hooks_after_the_activation():
     norm, plain = norm_expecting_relu(), nn.BatchNorm2d(8).double()
     found = []
     for module in (norm, plain):
-        told: list[Tensor] = []
+        gradients: list[Tensor] = []
         h = module(X)
-        h.register_hook(lambda grad, told=told: told.append(grad.clone()))
+        h.register_hook(lambda grad, gradients=gradients: gradients.append(grad.clone()))
         y = F.relu(h)
         h.mul_(3.0)
         (y + h.square()).sum().backward()
-        found.append([*told, module.weight.grad])
+        found.append([*gradients, module.weight.grad])
     for a, e in zip(*found, strict=True):
         assert (a - e).abs().max() < 1e-9
 
@@ -266,10 +266,10 @@ def test_normalisations_of_any_dtype_are_folded(dtype):
     net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).to(dtype).eval()
     plain, x = copy.deepcopy(net), X.to(dtype)
     igan_fast.fuse(net)
-    for turn in range(4):
+    for call in range(4):
         h = net[0](x)
         assert (net[2](net[1](h)) - plain(x)).abs().max() < {torch.bfloat16: 0.05}.get(dtype, 1e-5)
-        assert type(h) is (Deferred if turn else Tensor)
+        assert type(h) is (Deferred if call else Tensor)
 
 
 @pytest.mark.parametrize("training", [True, False])

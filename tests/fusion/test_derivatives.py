@@ -45,8 +45,8 @@ def only_some(net, x):
     y = net(x)
     if not y.requires_grad:
         return y
-    wanted = [net.norm.bias, x, net.conv.weight]
-    return torch.autograd.grad(y.square().sum(), wanted)
+    inputs = [net.norm.bias, x, net.conv.weight]
+    return torch.autograd.grad(y.square().sum(), inputs)
 
 
 def backward_into(net, x):

@@ -36,10 +36,10 @@ def hooked(register, *, changes=False):
     """A way that registers hooks by ``register(net, hook)``, which returns handles, and also returns what they see."""
 
     def way(net, x):
-        told: list = []
+        seen: list = []
 
         def hook(_, *values):
-            told.extend(seen_by(values))
+            seen.extend(seen_by(values))
             if changes:
                 return changes(*values)
 
@@ -51,7 +51,7 @@ def hooked(register, *, changes=False):
         finally:
             for handle in handles if isinstance(handles, list) else [handles]:
                 handle.remove()
-        return y, told, net(x)
+        return y, seen, net(x)
 
     return way
 
@@ -131,22 +131,22 @@ def on_tensor(use):
     """A hook on the normalisation's result, registered before the activation is called."""
 
     def way(net, x):
-        told = []
+        seen = []
         y = net.norm(net.conv(x))
         if y.requires_grad:
-            use(y, told)
+            use(y, seen)
         z = net.act(y)
         if z.requires_grad:
             z.square().sum().backward(retain_graph=True)
-        return z, told, y.grad if y.retains_grad else None
+        return z, seen, y.grad if y.retains_grad else None
 
     return way
 
 
 def accumulated(net, x):
-    told: list = []
+    seen: list = []
     handles = [
-        p.register_post_accumulate_grad_hook(lambda p: told.append(p.grad.clone()))
+        p.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
         for p in net.parameters()
         if p.requires_grad
     ]
@@ -155,8 +155,8 @@ def accumulated(net, x):
         y.square().sum().backward()
     for handle in handles:
         handle.remove()
-    told.sort(key=lambda g: (tuple(g.shape), g.sum().item()))  # autograd does not define their order
-    return told
+    seen.sort(key=lambda g: (tuple(g.shape), g.sum().item()))  # autograd does not define their order
+    return seen
 
 
 def saved(pack, unpack):
@@ -246,11 +246,11 @@ WAYS = {
         for part in PARTS
         for kind in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook")
     },
-    "tensor hook": on_tensor(lambda y, told: y.register_hook(lambda g: told.append(g.clone()))),
-    "tensor hook, changing": on_tensor(lambda y, told: y.register_hook(lambda g: g * 2)),
-    "retain_grad": on_tensor(lambda y, told: y.retain_grad()),
-    "node's hook": on_tensor(lambda y, told: y.grad_fn.register_hook(lambda *g: told.extend(seen_by(g[1])))),
-    "node's hook before": on_tensor(lambda y, told: y.grad_fn.register_prehook(lambda g: told.extend(seen_by(g)))),
+    "tensor hook": on_tensor(lambda y, seen: y.register_hook(lambda g: seen.append(g.clone()))),
+    "tensor hook, changing": on_tensor(lambda y, seen: y.register_hook(lambda g: g * 2)),
+    "retain_grad": on_tensor(lambda y, seen: y.retain_grad()),
+    "node's hook": on_tensor(lambda y, seen: y.grad_fn.register_hook(lambda *g: seen.extend(seen_by(g[1])))),
+    "node's hook before": on_tensor(lambda y, seen: y.grad_fn.register_prehook(lambda g: seen.extend(seen_by(g)))),
     "post-accumulate hooks": accumulated,
     "saved tensors as they are": saved(lambda t: t, lambda t: t),
     "saved tensors as copies": saved(lambda t: t.clone(), lambda t: t),
@@ -278,18 +278,18 @@ def test_hooks_and_modes_see_the_same(way, net, training, context):
 def test_global_hooks_see_the_same_modules_in_the_same_order(net):
     orders = []
     for module in pair(randomised(NETS[net]())):
-        told: list = []
+        seen: list = []
         names = {m: n for n, m in module.named_modules()}
         handles = [
-            module_hooks.register_module_forward_pre_hook(lambda m, x, t=told, n=names: t.append(("in", n[m]))),
+            module_hooks.register_module_forward_pre_hook(lambda m, x, t=seen, n=names: t.append(("in", n[m]))),
             module_hooks.register_module_forward_hook(
-                lambda m, x, y, t=told, n=names: t.append(("out", n[m], snapshot(y)))
+                lambda m, x, y, t=seen, n=names: t.append(("out", n[m], snapshot(y)))
             ),
         ]
         module(images())
         for handle in handles:
             handle.remove()
-        orders.append(told)
+        orders.append(seen)
     assert [t[:2] for t in orders[0]] == [t[:2] for t in orders[1]]
     for a, e in zip(*orders, strict=True):
         assert len(a) == 2 or (a[2] - e[2]).abs().max() < 1e-9
@@ -297,12 +297,12 @@ def test_global_hooks_see_the_same_modules_in_the_same_order(net):
 
 def test_the_types_and_flags_of_the_tensors_that_hooks_get():
     """A hook on the normalisation gets a tensor with the same class, requires_grad and other flags."""
-    told = []
+    seen = []
     for module in pair(randomised(Net())):
-        handle = module.norm.register_forward_hook(lambda m, i, y: told.append((metadata(i[0]), metadata(y))))
+        handle = module.norm.register_forward_hook(lambda m, i, y: seen.append((metadata(i[0]), metadata(y))))
         module(images().requires_grad_())
         handle.remove()
-    assert told[0] == told[1]
+    assert seen[0] == seen[1]
 
 
 def test_a_hook_that_is_registered_after_many_calls():
@@ -311,11 +311,11 @@ def test_a_hook_that_is_registered_after_many_calls():
     def way(net, x):
         for _ in range(3):
             net(x)
-        told = []
-        handle = net.norm.register_forward_hook(lambda m, i, y: told.append(y.detach().clone()))
+        seen = []
+        handle = net.norm.register_forward_hook(lambda m, i, y: seen.append(y.detach().clone()))
         y = net(x)
         handle.remove()
-        return y, told
+        return y, seen
 
     for training in (True, False):
         fused, plain = pair(randomised(Net()).train(training))

@@ -200,11 +200,11 @@ VIEWS = {
     "norm only": WAYS["norm only"],
     "in place": WAYS["in place"],
     "conv only": lambda net, x: net.conv(x),
-    "conv viewed": lambda net, x: net.conv(x).view(x.shape[0], -1),
-    "conv and act viewed": lambda net, x: F.relu(net.conv(x)).view(x.shape[0], -1),
-    "norm viewed": lambda net, x: net.act(net.norm(net.conv(x)).view(x.shape[0], -1)),
-    "all viewed": lambda net, x: net(x).view(x.shape[0], -1),
-    "asked for": lambda net, x: (
+    "view of conv": lambda net, x: net.conv(x).view(x.shape[0], -1),
+    "view of conv and act": lambda net, x: F.relu(net.conv(x)).view(x.shape[0], -1),
+    "view of norm": lambda net, x: net.act(net.norm(net.conv(x)).view(x.shape[0], -1)),
+    "view of all": lambda net, x: net(x).view(x.shape[0], -1),
+    "memory format": lambda net, x: (
         lambda y: [
             y.stride(),
             y.is_contiguous(),

@@ -326,7 +326,7 @@ def one_process(tmp_path):
         {"gradient_as_bucket_view": True},
         {"broadcast_buffers": False},
     ],
-    ids=lambda options: next(iter(options), "as ever"),
+    ids=lambda options: next(iter(options), "defaults"),
 )
 def test_distributed_in_one_process(options, one_process):
     def way(net, x):

@@ -174,9 +174,9 @@ def features_by_fx(net, x):
             return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
 
     graph = Tracer().trace(net)
-    wanted = [n for n in graph.nodes if n.op == "call_module" and n.target in ("first.1", "first.2", "norm", "act")]
+    inner = [n for n in graph.nodes if n.op == "call_module" and n.target in ("first.1", "first.2", "norm", "act")]
     output = next(n for n in graph.nodes if n.op == "output")
-    output.args = ([*wanted, output.args[0]],)
+    output.args = ([*inner, output.args[0]],)
     names = [str(n.target) for n in graph.nodes if n.op == "call_module"]
     return [*torch.fx.GraphModule(net, graph)(x), names]
 

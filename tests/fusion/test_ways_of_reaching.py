@@ -84,11 +84,11 @@ class Layers(nn.Module):
             x = self.get_submodule(name)(x)
         return x
 
-    def some(self, x: Tensor, wanted: tuple[int, ...] = (1, 3)) -> list[Tensor]:
+    def some(self, x: Tensor, indices: tuple[int, ...] = (1, 3)) -> list[Tensor]:
         out = []
         for i, layer in enumerate(self.layers):
             x = layer(x)
-            if i in wanted:
+            if i in indices:
                 out.append(x)
         return [*out, x]
 

@@ -102,14 +102,14 @@ LOOKS = {
     "float of one": on_result(lambda y: float(y.sum())),
     "contains": on_result(lambda y: 1e9 in y),
     "numpy": on_result(lambda y: torch.from_numpy(y.detach().numpy().copy())),
-    "numpy of what has a gradient": on_result(lambda y: torch.from_numpy(y.numpy().copy())),
+    "numpy of a tensor that requires grad": on_result(lambda y: torch.from_numpy(y.numpy().copy())),
     "numpy.asarray": on_result(lambda y: torch.from_numpy(np.array(y.detach()))),
     "numpy function": on_result(lambda y: float(np.sum(y.detach().numpy()))),
     "dlpack": on_result(lambda y: torch.from_dlpack(y.detach())),
-    "asked for": on_result(
+    "sizes": on_result(
         lambda y: [y.numel(), y.dim(), y.size(1), y.ndim, y.nelement(), y.element_size(), y.itemsize, y.nbytes]
     ),
-    "told apart": on_result(
+    "kind of tensor": on_result(
         lambda y: [y.is_floating_point(), torch.is_tensor(y), y.is_complex(), y.is_sparse, y.layout]
     ),
     "storage": on_result(
@@ -129,12 +129,12 @@ LOOKS = {
     "hash and set": on_result(lambda y: (hash(y) == hash(y), y in {y: 1}, len({y, y}))),
     "copy.copy": on_result(lambda y: F.relu(copy.copy(y.detach()))),
     "deepcopy": on_result(lambda y: F.relu(copy.deepcopy(y.detach()))),
-    "deepcopy of what has a gradient": on_result(lambda y: copy.deepcopy(y)),
+    "deepcopy of a tensor that requires grad": on_result(lambda y: copy.deepcopy(y)),
     "pickled": on_result(lambda y: pickle.loads(pickle.dumps(y.detach()))),
     "pickled with its gradient": on_result(lambda y: pickle.loads(pickle.dumps(y))),
     "saved": on_result(stored),
     "custom function": on_result(lambda y: F.relu(Square.apply(y))),
-    "custom function that gives its input": on_result(lambda y: F.relu(Through.apply(y))),
+    "custom function that returns its input": on_result(lambda y: F.relu(Through.apply(y))),
     "custom function of the activation": lambda net, x: Square.apply(net.act(normed(net, x))),
     "requires_grad switched off": on_result(lambda y: y.requires_grad_(False)),
     "requires_grad switched on": on_result(lambda y: F.relu(y.requires_grad_())),
@@ -179,7 +179,7 @@ WRITES = {
     "resized in place": written(lambda y: y.detach().resize_(2, 3)),
     "random in place": written(lambda y: y.normal_()),
     "after the activation": lambda net, x: (lambda y: (lambda z: (y.add_(1.0), z))(net.act(y)))(normed(net, x)),
-    "the view before, the write after": lambda net, x: (lambda y: (lambda v: (y.mul_(2.0), v, net.act(v)))(y.view(-1)))(
+    "view taken before, changed after": lambda net, x: (lambda y: (lambda v: (y.mul_(2.0), v, net.act(v)))(y.view(-1)))(
         normed(net, x)
     ),
 }

@@ -185,14 +185,14 @@ def keyword_options() -> tuple[nn.Module, Inputs]:
 class Expressions(_Three):
     def __init__(self) -> None:
         super().__init__()
-        self.raw, self.normalise, self.activate, self.wanted = False, True, True, ("y",)
+        self.raw, self.normalise, self.activate, self.selected = False, True, True, ("y",)
         self.other = nn.Conv2d(3, 4, 1)
 
     def forward(self, x: Tensor) -> Any:
         h = self.other(x) if self.raw else self.conv(x)
         y = self.norm(h) if self.normalise else h
         z = self.act(y) if self.activate else y
-        kept = "h" in self.wanted and h
+        kept = "h" in self.selected and h
         return (z, kept) if torch.is_tensor(kept) else z
 
 
@@ -204,7 +204,7 @@ class Expressions(_Three):
         "raw": _with(raw=True),
         "not normalised": _with(normalise=False),
         "not activated": _with(activate=False),
-        "wanted": _with(wanted=("h", "y")),
+        "selected": _with(selected=("h", "y")),
         "all": _with(raw=True, normalise=False, activate=False),
     },
 )
@@ -249,13 +249,13 @@ class Layered(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)])
-        self.wanted, self.depth = (2,), 4
+        self.selected, self.depth = (2,), 4
 
     def forward(self, x: Tensor) -> list[Tensor]:
         kept = []
         for i, layer in enumerate(self.layers[: self.depth]):
             x = layer(x)
-            if i in self.wanted:
+            if i in self.selected:
                 kept.append(x)
         return [*kept, x]
 
@@ -263,7 +263,7 @@ class Layered(nn.Module):
 @network(
     "layers by index: which are kept, and how many are called",
     ["layers.0 layers.1 layers.2"],
-    calls={"others": _with(wanted=(0, 1)), "fewer": _with(depth=2), "one": _with(depth=1)},
+    calls={"others": _with(selected=(0, 1)), "fewer": _with(depth=2), "one": _with(depth=1)},
 )
 def wanted_layers() -> tuple[nn.Module, Inputs]:
     return Layered(), (images(6),)
@@ -272,14 +272,14 @@ def wanted_layers() -> tuple[nn.Module, Inputs]:
 class ListedLayers(Layered):
     def __init__(self) -> None:
         super().__init__()
-        self.wanted = [2]
+        self.selected = [2]
 
 
 @network(
     "the same with a list that may be changed in place",
     [],
     {"layers.0": "its result may be an output"},
-    calls={"others": _with(wanted=[0, 1])},
+    calls={"others": _with(selected=[0, 1])},
 )
 def listed_layers() -> tuple[nn.Module, Inputs]:
     return ListedLayers(), (images(6),)
