@@ -10,7 +10,7 @@ from igan_fast import ops
 from igan_fast.fusion import fused_module
 
 #: Files that also run without kernels for the CPU: fused modules then call PyTorch's, and ``unfuse`` still has to work.
-EVERY_BUILD = ("test_fuse.py", "test_modified_networks.py")
+EVERY_BUILD = ("test_fuse.py", "test_modified_networks.py", "test_unusual_networks.py", "test_zoo.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

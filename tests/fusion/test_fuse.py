@@ -1,16 +1,14 @@
-"""``fuse(model)`` on networks as others write them: the results do not change, nor does anything else."""
+"""``fuse(model)``: its report, every kind of module, what stays valid, and convolutions on our own kernels."""
 
 from __future__ import annotations
 
 import copy
 import io
-import itertools
 import pickle
-import random
 
-import numpy
 import pytest
 import torch
+from fused_networks import X, assert_alike, block, pair, tensors_of
 from oracles import HALF, error
 from torch import Tensor, nn
 from zoo import NETWORKS
@@ -21,121 +19,9 @@ from igan_fast.fusion import Entry
 from igan_fast.ops import backend, winograd_conv
 
 
-def tensors_of(result) -> list[Tensor]:
-    """All tensors in the outputs of a network."""
-    if isinstance(result, Tensor):
-        return [result]
-    if isinstance(result, dict):
-        result = list(result.values())
-    return [tensor for part in result for tensor in tensors_of(part)] if isinstance(result, list | tuple) else []
-
-
-def outputs_of(module: nn.Module, inputs) -> list[Tensor]:
-    """The outputs, with the same random numbers each time, for dropout."""
-    torch.manual_seed(3)
-    return tensors_of(module(*inputs))
-
-
-def assert_alike(actual: nn.Module, expected: nn.Module, inputs, calls=(), tolerance: float = 1e-9) -> None:
-    """Assert that two networks have the same outputs, gradients of inputs and parameters, and buffers."""
-    results = []
-    for module in (actual, expected):
-        given = [v.clone().requires_grad_() if torch.is_tensor(v) and v.is_floating_point() else v for v in inputs]
-        outputs = outputs_of(module, given)
-        for call in calls:
-            outputs += tensors_of(call(module, tuple(v.detach() if torch.is_tensor(v) else v for v in given)))
-        leaves = [t for t in [*given, *module.parameters()] if torch.is_tensor(t) and t.requires_grad]
-        weight = torch.Generator().manual_seed(4)
-        loss = sum(
-            (t * torch.randn(t.shape, generator=weight, dtype=torch.float64).to(t)).sum()
-            for t in outputs
-            if t.requires_grad
-        )
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-        results.append((outputs, grads, list(module.buffers())))
-    (outputs, grads, buffers), (expected_outputs, expected_grads, expected_buffers) = results
-    for a, e in zip(outputs, expected_outputs, strict=True):
-        assert error(a, e) < tolerance
-        assert a.stride() == e.stride()
-    scale = max([1.0, *(g.abs().max().item() for g in expected_grads if g is not None and g.numel())])
-    for a, e in zip(grads, expected_grads, strict=True):
-        assert (a is None) == (e is None)
-        if a is not None and a.numel():
-            assert (a - e).abs().max().item() < tolerance * scale
-    for a, e in zip(buffers, expected_buffers, strict=True):
-        assert error(a, e) < tolerance
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_of_the_zoo(name):
-    network = NETWORKS[name]
-    (fused, inputs), (plain, _) = network.make(torch.float64), network.make(torch.float64)
-    keys = list(fused.state_dict())
-    parameters, buffers = dict(fused.named_parameters()), dict(fused.named_buffers())
-    modules = dict(fused.named_modules(remove_duplicate=False))
-    report = igan_fast.fuse(fused)
-    assert list(fused.state_dict()) == keys
-    assert dict(fused.named_modules(remove_duplicate=False)) == modules
-    assert all(p is parameters[n] for n, p in fused.named_parameters())
-    assert all(b is buffers[n] for n, b in fused.named_buffers())
-    for training in (True, True, False, False):  # what a module learns in the first call has its effect in the second
-        fused.train(training), plain.train(training)
-        assert_alike(fused, plain, inputs, network.calls.values())
-        for context in (torch.no_grad, torch.inference_mode):
-            with context():
-                for a, e in zip(outputs_of(fused, inputs), outputs_of(plain, inputs), strict=True):
-                    assert error(a, e) < 1e-9
-                    assert a.stride() == e.stride()
-    if ops.backends()["native-cpu"] == "available":
-        activated = sum("LU" in entry.result for entry in report)
-        assert activated >= count_activations_after_norms(network, modules) - NOT_JOINED.get(name, 0)
-    plain.load_state_dict(fused.state_dict())
-    igan_fast.unfuse(fused)
-    assert [type(m).__qualname__ for m in fused.modules()] == [type(m).__qualname__ for m in plain.modules()]
-    assert not any(type(m).__module__.startswith("igan_fast.fusion") for m in fused.modules())
-    for a, e in zip(outputs_of(fused, inputs), outputs_of(plain, inputs), strict=True):
-        assert torch.equal(a, e)
-
-
-#: Normalisations whose plain result is also used by something else, before the (Leaky)ReLU.
-NOT_JOINED = {"constructed": 1, "wanted_layers": 1}
-
-
-def count_activations_after_norms(network, modules: dict[str, nn.Module]) -> int:
-    """How many of PyTorch's normalisations are followed by a (Leaky)ReLU, according to the zoo."""
-    norms = set()
-    for chain in network.chains:
-        kinds = [modules.get(name) for name in chain]
-        for norm, act in itertools.pairwise(kinds):
-            if isinstance(norm, NORM_CLASSES) and isinstance(act, nn.ReLU | nn.LeakyReLU):
-                norms.add(id(norm))
-    return len(norms)
-
-
-NORM_CLASSES = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-)
-
-
-def block(*, act: nn.Module | None = None, norm: type[nn.Module] = nn.BatchNorm2d, **options) -> nn.Sequential:
-    """A convolution, a normalisation and an activation."""
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, **options), norm(4), act or nn.LeakyReLU(0.2, inplace=True))
-
-
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A fused copy, and the plain network."""
-    fused = copy.deepcopy(model)
-    assert len(igan_fast.fuse(fused).fused) > 0
-    return fused, model
-
-
-X = torch.randn(4, 3, 6, 5, dtype=torch.float64)
 
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
@@ -427,122 +313,6 @@ def test_compiles_without_a_graph_break(network, training):
         assert error(a, e) < 1e-9
 
 
-class Wrapped(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
-
-
-def test_networks_in_wrappers():
-    for wrap in (nn.DataParallel, Wrapped, lambda model: torch.compile(model, backend="eager")):
-        model = block().double()
-        plain = copy.deepcopy(model)
-        assert len(igan_fast.fuse(wrap(model)).fused) == 2
-        assert_alike(model, plain, [X])
-
-
-def test_lazy_networks_are_left_alone():
-    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU())
-    assert not igan_fast.fuse(model).fused
-    assert "not initialised yet" in str(igan_fast.fuse(model))
-    model(X.float())
-    assert len(igan_fast.fuse(model).fused) == 2
-
-
-class Cyclic(nn.Module):
-    """Its forward depends on the data, and changes the module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
-        self.seen: list[Tensor] = []
-        self.register_buffer("steps", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x)
-        self.steps += 1
-        self.last = x
-        while x.sum() < 1e9:
-            x = self.act(self.norm(self.conv(x))) + torch.rand(1) + 1e6
-        return x
-
-
-def test_fuse_does_not_run_forward():
-    model = Cyclic().train()
-    state = torch.get_rng_state()
-    igan_fast.fuse(model)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.seen == []
-    assert not hasattr(model, "last")
-    assert isinstance(model.steps, Tensor)
-    assert model.steps == 0
-    assert model.training
-
-
-class Random(nn.Module):
-    """Uses every random number generator."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * random.random() + float(numpy.random.rand()) + torch.rand(())  # noqa: NPY002 - the global one is meant
-
-
-def test_fuse_draws_no_random_numbers():
-    def drawn() -> list[float]:
-        return [random.random(), float(numpy.random.rand()), torch.rand(()).item()]  # noqa: NPY002
-
-    for source in (random.seed, numpy.random.seed, torch.manual_seed):
-        source(1)
-    expected = drawn()
-    for source in (random.seed, numpy.random.seed, torch.manual_seed):
-        source(1)
-    igan_fast.fuse(Random())
-    assert drawn() == expected
-
-
-class Indexed(nn.Module):
-    """A method other than forward calls single layers of its block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.body[0](x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-def test_methods_beside_forward():
-    fused, plain = pair(Indexed().double())
-    assert error(fused.features(X), plain.features(X)) < 1e-12
-    assert_alike(fused, plain, [X])
-
-
-def test_a_replaced_forward_is_called():
-    fused = Wrapped(block().double())
-    fused.forward = lambda x: fused.inner[0](x)
-    expected = fused(X)
-    igan_fast.fuse(fused)
-    assert error(fused(X), expected) < 1e-12
-
-
-class Inherited(Indexed):
-    """Its forward, which calls its base's forward, uses single layers of the block."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[: int(x.shape[0])])
-
-
-def test_the_methods_of_base_classes():
-    fused, plain = pair(Inherited().double())
-    assert error(fused.features(X), plain.features(X)) < 1e-12
-    assert_alike(fused, plain, [X])
-
-
 #: Kept alive: PyTorch would wait for the threads of a process group with the GIL held, which these may need.
 DISTRIBUTED: list[nn.Module] = []
 
@@ -721,32 +491,3 @@ def test_the_environment_variable_switches_to_the_reference(kernels, monkeypatch
     monkeypatch.setattr(backend, "_DEFAULT", "reference")  # IGAN_FAST_IMPL
     critic(torch.randn(16, 16, 16, 16))
     assert len(kernels) == 2
-
-
-class HereAndThere(nn.Module):
-    """One activation module is used in blocks and by itself, also after layers that are not normalisations."""
-
-    def __init__(self, order: int) -> None:
-        super().__init__()
-        act = nn.LeakyReLU(0.2)
-        blocks = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), act) for _ in range(2)]
-        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-        names = ["first", "act", "last"]
-        for name in names[order:] + names[:order]:
-            self.add_module(name, act if name == "act" else blocks[name == "last"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        return self.last(self.act(self.act(self.norm(self.conv(y))) + y))
-
-
-@pytest.mark.parametrize("order", range(3))
-def test_an_activation_that_is_shared(order):
-    fused, plain = pair(HereAndThere(order).double())
-    assert_alike(fused, plain, [X])
-    assert_alike(fused, plain, [X])
-    assert_alike(fused.eval(), plain.eval(), [X])
-    igan_fast.unfuse(fused)
-    assert fused.act is fused.first[2]
-    assert fused.act is fused.last[2]
-    assert type(fused.act) is nn.LeakyReLU
