@@ -61,17 +61,17 @@ class GraphedStep:
         self.optimizer_d, self.optimizer_g = step.optimizer_d, step.optimizer_g
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
-        """As ``TrainStep``."""
+        """One iteration. Arguments and results are those of ``TrainStep``."""
         losses = self._run("iteration", lambda *batch: torch.stack(self._step(*batch)), (images, labels, noise))
         assert losses is not None
         return StepLosses(*losses.clone().unbind())  # clone: the next replay overwrites them
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
-        """As ``TrainStep``."""
+        """One more update of D and C, as ``TrainStep.extra_discriminator``."""
         self._run("extra D", self._step.extra_discriminator, (images, labels, noise))
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
-        """As ``TrainStep``."""
+        """One more update of G, as ``TrainStep.extra_generator``."""
         self._run("extra G", self._step.extra_generator, (labels, noise))
 
     def _run(self, kind: str, function: Callable[..., Tensor | None], batch: Sequence[Tensor]) -> Tensor | None:

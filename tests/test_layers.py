@@ -415,7 +415,7 @@ def test_a_layer_is_a_leaf_of_torch_fx(impl, name, training):
         assert torch.equal(graph(x), before(x).tanh())
     for a, e in zip(graph.buffers(), before.buffers(), strict=True):
         assert torch.equal(a, e)
-    with pytest.raises(TypeError, match=f"torch.fx takes a {name} as one piece and cannot trace it alone"):
+    with pytest.raises(TypeError, match=f"torch.fx treats a {name} as a leaf and cannot trace it alone"):
         torch.fx.symbolic_trace(layer)
 
 

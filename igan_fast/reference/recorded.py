@@ -35,7 +35,7 @@ class FxLeaf(Unscriptable):
         path = x.tracer.path_of_module(self)
         if not path:
             raise TypeError(
-                f"torch.fx takes a {type(self).__name__} as one piece and cannot trace it alone; put it into a module"
+                f"torch.fx treats a {type(self).__name__} as a leaf and cannot trace it alone; put it into a module"
             )
         return x.tracer.create_proxy("call_module", path, (x,), {})
 
