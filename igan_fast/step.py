@@ -98,7 +98,7 @@ class TrainStep:
             self._plain.extra_generator(labels, noise)
             return
         with products(self.config.precision, labels.device), frozen(self._d_and_c):
-            with self._arithmetic(labels.device):
+            with self._autocast(labels.device):
                 x_fake = self.model.generator(noise, labels)
             self.optimizer_g.zero_grad(set_to_none=True)
             self._backward_through_d_and_c(x_fake, labels, noise)
@@ -113,7 +113,7 @@ class TrainStep:
             self.optimizer_g.zero_grad(set_to_none=True)
             adversarial, label, latent = self._backward_through_d_and_c(x_fake, labels, noise)
             del x_fake
-            with self._arithmetic(images.device):
+            with self._autocast(images.device):
                 with filters_kept(uses=1):
                     x_rebuild = model.generator(z, c)
                 perceptual = perceptual_loss(model.discriminator.features(x_rebuild), features)
@@ -136,7 +136,7 @@ class TrainStep:
             detached.
         """
         config, discriminator, n = self.config, self.model.discriminator, len(images)
-        with self._arithmetic(images.device):
+        with self._autocast(images.device):
             with torch.set_grad_enabled(for_stage2):
                 x_fake = self.model.generator(noise, labels)
             batch = torch.cat([images.contiguous(memory_format=torch.channels_last), x_fake.detach().to(images.dtype)])
@@ -162,7 +162,7 @@ class TrainStep:
         Returns:
             The adversarial, label and latent terms, detached.
         """
-        with self._arithmetic(labels.device):
+        with self._autocast(labels.device):
             source, shared = self.model.discriminator.judge(self.model.discriminator.features(x_fake)[-1])
             codes = self.model.classifier(shared)
         adversarial = adversarial_loss(source, real=True)
@@ -178,7 +178,7 @@ class TrainStep:
         on_gpu = parameters[0].device.type == "cuda"
         return torch.optim.Adam(parameters, lr=self.config.lr, betas=self.config.betas, fused=True, capturable=on_gpu)
 
-    def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         return arithmetic(self.config.precision, device)
 
 

@@ -1,7 +1,6 @@
-"""The paper in plain PyTorch, written to be read beside it and not to be fast. Each equation names its section.
+"""The paper in plain PyTorch, to be read beside it: every equation has its place, and nothing here is fast on purpose.
 
-The fused modules (``igan_fast.layers``, ``losses``, ``models``, ``step``) have the same names, arguments, outputs and
-``state_dict`` keys. Tests compare their results with those of the modules here.
+The fused wing mirrors these names, arguments, outputs and ``state_dict`` keys, and is tested for equality with them.
 """
 
 from igan_fast.reference.models import Classifier, Codes, Discriminator, DiscriminatorOutput, Generator, IterativeGAN
