@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from igan_fast import layers
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.subpixel import conv_transpose2d
+from igan_fast.ops.convolution import ConvSettings, convolve
 from igan_fast.reference import models as reference
 from igan_fast.reference.layers.untouched import untouched
 from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
@@ -39,10 +39,16 @@ class Generator(reference.Generator):
         x = self.norm(x.contiguous(memory_format=torch.channels_last))
         x = self.up3(self.up2(self.up1(x)))
         rgb = self.to_rgb
-        if not _is_plain(rgb, nn.ConvTranspose2d):
+        if not _is_unmodified(rgb, nn.ConvTranspose2d):
             return torch.tanh(rgb(x))
-        settings = rgb.stride[0], int(rgb.padding[0]), rgb.output_padding[0]
-        return torch.tanh(conv_transpose2d(x, rgb.weight, *settings, bias=rgb.bias))
+        settings = ConvSettings.cached(
+            2,
+            transposed=True,
+            stride=rgb.stride[0],
+            padding=int(rgb.padding[0]),
+            output_padding=rgb.output_padding[0],
+        )
+        return torch.tanh(convolve(x, rgb.weight, rgb.bias, settings, differentiable=True))
 
 
 class Discriminator(reference.Discriminator):
@@ -59,7 +65,7 @@ class Discriminator(reference.Discriminator):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """h¹..h⁴ of images (N, 3, S, S)."""
         down1 = self.down1
-        if backend.plain_only(x) or not _is_plain(down1, nn.Conv2d):
+        if backend.plain_only(x) or not _is_unmodified(down1, nn.Conv2d):
             h1 = F.leaky_relu(down1(x), LEAK)
         else:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -88,8 +94,10 @@ class IterativeGAN(reference.IterativeGAN):
     discriminator: Discriminator
 
 
-def _is_plain(conv: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> bool:
-    """Whether the operators here take a convolution: one that nobody has replaced by another, or hooked to."""
+def _is_unmodified(conv: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> bool:
+    """Whether the operators may use the weight of ``conv`` without calling it: it is of PyTorch's class ``kind``, has
+    no hook and no ``forward`` of its own, pads with zeros, is the same in both directions, and has no dilation or
+    groups."""
     return (
         isinstance(conv, kind)
         and type(conv).forward is kind.forward

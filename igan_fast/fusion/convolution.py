@@ -19,7 +19,7 @@ from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.conv_norm_act import conv_norm_act
-from igan_fast.ops.geometry import Geometry, Given
+from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, plan_of
 from igan_fast.ops.layout import channels_first, no_view
 from igan_fast.ops.transforms import transformed
 
@@ -56,21 +56,21 @@ class FusedConvolution(Twin):
             folded = self._folded(x, weight, bias, place.norm)
             if folded is not None:
                 return folded
-        geometry = self._kernel(x, weight)
-        if geometry is None:
+        plan = self._plan(x, weight, bias)
+        if plan is None:
             y: Tensor = self.plain.forward(self, x)
             return y if recording else watch(y, place)
-        # For what may take its place the result has a copy of the weights, which is to cost next to nothing.
+        # A deferred result holds a copy of the weight, which is to cost little beside the convolution.
         expected = place.slope if x.numel() >= weight.numel() and not is_shared(x) else None
-        call = _Call(geometry, place, 1.0 if expected is None else expected)
+        call = _Call(plan, place, 1.0 if expected is None else expected)
         if recording:
             y = apply(_Convolve, x, weight, bias, call)
         else:
             y = _convolve(x, weight, bias, call)
         return watch(y, place)
 
-    def _kernel(self, x: Tensor, weight: Tensor) -> Geometry | None:
-        """The settings for our own kernels, where these compute, and faster than PyTorch's."""
+    def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Plan | None:
+        """The plan by which kernels of this package compute the convolution; None where PyTorch's own module does."""
         if (
             x.dim() != 4
             or weight.dim() != 4
@@ -81,16 +81,23 @@ class FusedConvolution(Twin):
             or torch.is_autocast_enabled(x.device.type)
         ):
             return None
-        geometry = self._settings(self.padding)
-        return geometry if geometry is not None and geometry.has_kernel(x, weight) else None
+        settings = self._settings(self.padding)
+        plan = None if settings is None else plan_of(x, weight, bias, settings)
+        return plan if plan is not None and plan.implementation.own_kernels else None
 
-    def _settings(self, padding: Any) -> Geometry | None:
-        """As they are now; None where only PyTorch knows what they mean."""
-        dimensions = self.weight.dim() - 2
-        settings = (self.stride, padding, self.output_padding, self.dilation)
+    def _settings(self, padding: Any) -> ConvSettings | None:
+        """The settings as they are now, with this padding; None where only PyTorch knows what they mean."""
         try:
-            return _geometry(dimensions, self.transposed, *settings, self.groups)
-        except (TypeError, ValueError):  # also a list, which cannot be looked up
+            return ConvSettings.cached(
+                self.weight.dim() - 2,
+                transposed=self.transposed,
+                stride=self.stride,
+                padding=padding,
+                output_padding=self.output_padding,
+                dilation=self.dilation,
+                groups=self.groups,
+            )
+        except (TypeError, ValueError):
             return None
 
     def _folded(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Any) -> Tensor | None:
@@ -112,14 +119,14 @@ class FusedConvolution(Twin):
         autocast = torch.is_autocast_enabled(x.device.type)
         casts = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else None
         padding = 0 if self.padding_mode != "zeros" or isinstance(self.padding, str) else self.padding
-        geometry = self._settings(padding)
+        settings = self._settings(padding)
         dtype = casts or x.dtype
-        if geometry is None or not norm.may_fold(dtype):
+        if settings is None or not norm.may_fold(dtype):
             return None
-        if self.padding == "same" and any(stride != 1 for stride in geometry.stride):
+        if self.padding == "same" and any(stride != 1 for stride in settings.stride):
             return None  # an error of PyTorch's
         state, slope = norm.state(), norm._place.slope
-        padded, padding = self._padded(x, geometry)
+        padded, padding = self._padded(x, settings)
         y = conv_norm_act(
             padded,
             weight,
@@ -128,10 +135,10 @@ class FusedConvolution(Twin):
             norm.running_mean,
             norm.running_var,
             transposed=self.transposed,
-            stride=geometry.stride,
+            stride=settings.stride,
             padding=padding,
-            output_padding=geometry.output_padding,
-            dilation=geometry.dilation,
+            output_padding=settings.output_padding,
+            dilation=settings.dilation,
             conv_groups=self.groups,
             conv_bias=bias,
             training=False,
@@ -156,23 +163,28 @@ class FusedConvolution(Twin):
         pad = functools.partial(F.pad, pad=sides, mode=self.padding_mode)
         return lambda x, *parameters: function(pad(x), *parameters, **settings)
 
-    def _padded(self, x: Tensor, geometry: Geometry) -> tuple[Tensor, Any]:
+    def _padded(self, x: Tensor, settings: ConvSettings) -> tuple[Tensor, Any]:
         """x, and the zeros that the convolution is to add: by a copy only where it has no numbers for what to add."""
         if self.padding_mode != "zeros":
             sides: Any = self._reversed_padding_repeated_twice  # two each for the last dimension, the one before, …
             return F.pad(x, sides, mode=self.padding_mode), 0
         if self.padding != "same":
-            return x, geometry.padding
-        wanted = [d * (k - 1) for d, k in zip(geometry.dilation, self.weight.shape[2:], strict=True)]
+            return x, settings.padding
+        wanted = [d * (k - 1) for d, k in zip(settings.dilation, self.weight.shape[2:], strict=True)]
         if not any(n % 2 for n in wanted):
             return x, [n // 2 for n in wanted]
         return F.pad(x, [side for n in reversed(wanted) for side in (n // 2, n - n // 2)]), 0
 
 
 class _Call(NamedTuple):
-    """The settings of one call; ``slope`` is that of the activation which is expected, 1 where none is."""
+    """One call of a convolution.
 
-    geometry: Geometry
+    Attributes:
+        plan: by which it is computed, also if it has to be computed again without the activation.
+        slope: of the activation that is expected; 1 where none is.
+    """
+
+    plan: Plan
     place: Place
     slope: float
 
@@ -183,7 +195,7 @@ class _Convolve(ConvAct):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, None)
-        ctx.settings, ctx.given = (call.geometry, 1.0), Given.of(x)
+        ctx.settings, ctx.negative_slope, ctx.input_spec = call.plan.settings, 1.0, InputSpec.of(x)
         return _convolve(x, weight, bias, call)
 
     @staticmethod
@@ -192,13 +204,14 @@ class _Convolve(ConvAct):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:
-    y = _laid_out(call.geometry.convolve(x, weight, bias, call.slope), x, weight)
+    y = _laid_out(call.plan.run(x, weight, bias, call.slope), x, weight)
     if call.slope == 1:
         return y
-    parameters: Any = copies(weight, bias)
+    copied: Any = copies(weight, bias)
+    weight, bias = copied
 
     def plain() -> Tensor:
-        return _laid_out(call.geometry.convolve(x, *parameters), x, parameters[0])
+        return _laid_out(call.plan.run(x, weight, bias, 1.0), x, weight)
 
     return guard(Deferred(y, Result(call.place, (x,), plain, y, call.slope, lean=False)))
 
@@ -206,21 +219,6 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Te
 def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], dtype: torch.dtype, other: Any) -> bool:
     """Whether another normalisation is this one, in this state, which is to be folded for a dtype."""
     return other is norm and norm.may_fold(dtype) and norm.state() == state
-
-
-@functools.lru_cache(maxsize=1024)
-def _geometry(
-    dimensions: int, transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
-) -> Geometry:
-    return Geometry(
-        dimensions,
-        transposed=transposed,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        dilation=dilation,
-        groups=groups,
-    )
 
 
 def _laid_out(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:

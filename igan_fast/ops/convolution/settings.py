@@ -1,43 +1,51 @@
-"""A convolution's settings, and which way it is computed: by our own kernels where these are faster, else PyTorch's."""
+"""The settings of a convolution, and what its gradient has to know of its input."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from igan_fast.ops import winograd_conv
-from igan_fast.ops.layout import channels_first
-from igan_fast.ops.subpixel import FEW_CHANNELS
-from igan_fast.ops.transforms import batched, transformed
 from igan_fast.reference.ops import per_dimension
 
-__all__ = ["Geometry", "Given"]
+__all__ = ["ConvSettings", "InputSpec"]
 
 
-class Given(NamedTuple):
-    """What there is to know of a convolution's input for its gradient."""
+class InputSpec(NamedTuple):
+    """What the gradients of a convolution have to know of its input, whose values the gradient of the input itself does
+    not need.
+
+    Attributes:
+        shape: (N, C_in, *spatial).
+        contiguous: whether the input is contiguous; its gradient is then contiguous too.
+    """
 
     shape: torch.Size
     contiguous: bool
 
     @classmethod
-    def of(cls, x: Tensor) -> Given:
-        """Of x itself."""
+    def of(cls, x: Tensor) -> InputSpec:
+        """Of the input x."""
         return cls(x.shape, x.is_contiguous())
 
 
-class Geometry:
-    """A convolution's settings; ``arguments`` are those of aten::convolution after weight and bias.
+class ConvSettings:
+    """The settings of a convolution. Two objects are equal if they are the same object: see ``cached``.
 
     Args:
-        dimensions: of space.
-        native: whether our own kernels may run.
+        dimensions: the number of spatial dimensions.
+        transposed, stride, padding, output_padding, dilation, groups: as in ``F.conv2d`` and ``F.conv_transpose2d``.
+        native: whether the kernels of this package's C++ extension may compute it.
+
+    Attributes:
+        arguments: the arguments of ``aten::convolution`` that follow weight and bias.
 
     Raises:
-        ValueError: a setting that has not one number for each dimension; an ``output_padding`` without ``transposed``.
+        ValueError: a setting has neither one number nor one for each dimension; ``output_padding`` is not 0 although
+            the convolution is not ``transposed``.
     """
 
     def __init__(
@@ -52,7 +60,7 @@ class Geometry:
         groups: int = 1,
         native: bool = True,
     ) -> None:
-        self.transposed, self.native, self.groups = transposed, native, groups
+        self.transposed, self.groups, self.native = transposed, groups, native
         self.stride = per_dimension("stride", stride, dimensions)
         self.padding = per_dimension("padding", padding, dimensions)
         self.output_padding = per_dimension("output_padding", output_padding, dimensions)
@@ -60,98 +68,93 @@ class Geometry:
         if any(self.output_padding) and not transposed:
             raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
         self.arguments = (self.stride, self.padding, self.dilation, transposed, self.output_padding, groups)
-        self._ours: dict[str, Any] = {"transposed": transposed, "stride": self.stride, "padding": self.padding}
 
-    def channels(self, conv_weight: Tensor) -> tuple[int, int]:
-        """Of the input and of the output."""
-        first, second = conv_weight.shape[0], conv_weight.shape[1] * self.groups
+    @classmethod
+    def cached(
+        cls,
+        dimensions: int,
+        *,
+        transposed: bool = False,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        native: bool = True,
+    ) -> ConvSettings:
+        """``ConvSettings`` of these arguments: the same object at each call, so that the plans that were made for it
+        are found again."""
+        make = _make if torch.compiler.is_compiling() else _cached  # a compiler does not see the cache
+        return make(
+            dimensions,
+            transposed,
+            _hashable(stride),
+            _hashable(padding),
+            _hashable(output_padding),
+            _hashable(dilation),
+            groups,
+            native,
+        )
+
+    def channels(self, weight: Tensor) -> tuple[int, int]:
+        """The numbers of input and of output channels that the weight is for."""
+        first, second = weight.shape[0], weight.shape[1] * self.groups
         return (first, second) if self.transposed else (second, first)
 
-    def size(self, x: Tensor, conv_weight: Tensor) -> list[int]:
-        """Of the result, in each dimension; below 1 where PyTorch's own convolution has no result, or an empty one."""
-        kernels = [d * (k - 1) + 1 for d, k in zip(self.dilation, conv_weight.shape[2:], strict=True)]
-        sides = zip(x.shape[2:], kernels, self.stride, self.padding, self.output_padding, strict=True)
+    def output_size(self, input_shape: Sequence[int], weight_shape: Sequence[int]) -> list[int]:
+        """The size of the output in each spatial dimension; below 1 where PyTorch's own convolution raises an error or
+        returns an empty tensor."""
+        kernels = [d * (k - 1) + 1 for d, k in zip(self.dilation, weight_shape[2:], strict=True)]
+        sides = zip(input_shape[2:], kernels, self.stride, self.padding, self.output_padding, strict=True)
         if self.transposed:
             return [
                 (side - 1) * stride - 2 * padding + kernel + extra for side, kernel, stride, padding, extra in sides
             ]
         return [(n + 2 * padding - kernel) // stride + 1 for n, kernel, stride, padding, _ in sides]
 
-    def fits(self, x: Tensor, conv_weight: Tensor, bias: Tensor | None) -> bool:
-        """Whether the three are of one dtype and device, and of shapes that give a result which is not empty. What does
-        not fit is for PyTorch's own convolution, to refuse or to take: oneDNN's and ours do not look."""
-        channels, out = self.channels(conv_weight)
+    def fits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+        """Whether the tensors have one dtype and device, and shapes whose convolution is not empty.
+
+        oneDNN's convolutions and ours do not check that. The caller leaves what does not fit to PyTorch's own
+        convolution, which computes it or raises the error.
+        """
+        channels, out = self.channels(weight)
         return (
-            x.dtype == conv_weight.dtype
-            and x.device == conv_weight.device
+            x.dtype == weight.dtype
+            and x.device == weight.device
             and x.shape[1] == channels
             and (bias is None or (bias.shape == (out,) and bias.dtype == x.dtype and bias.device == x.device))
-            and all(number > 0 for number in (*x.shape, *conv_weight.shape, *self.stride, *self.dilation))
+            and all(number > 0 for number in (*x.shape, *weight.shape, *self.stride, *self.dilation))
             and all(number >= 0 for number in (*self.padding, *self.output_padding))
             and all(e < max(s, d) for e, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True))
-            and all(side > 0 for side in self.size(x, conv_weight))
+            and all(side > 0 for side in self.output_size(x.shape, weight.shape))
         )
 
-    def few_channels(self, conv_weight: Tensor) -> bool:
-        """Whether a transposed convolution may be faster in sub-pixel form."""
-        return (
-            self.transposed
-            and conv_weight.dim() == 4
-            and conv_weight.shape[1] <= FEW_CHANNELS
-            and self.groups == 1
-            and self.dilation == [1, 1]
-            and all(len(set(pair)) == 1 for pair in (self.stride, self.padding, self.output_padding))
-        )
 
-    def has_kernel(self, x: Tensor, conv_weight: Tensor) -> bool:
-        """Whether our own kernels convolve."""
-        return (
-            self.native
-            and self.groups == 1
-            and self.dilation == [1, 1]
-            and winograd_conv.applies(x, conv_weight, output_padding=self.output_padding, **self._ours)
-        )
+def _hashable(value: int | Sequence[int]) -> int | tuple[int, ...]:
+    return value if isinstance(value, int) else tuple(value)
 
-    def convolve(
-        self, x: Tensor, conv_weight: Tensor, bias: Tensor | None = None, negative_slope: float = 1.0
-    ) -> Tensor:
-        """LeakyReLU of the convolution by our own kernels, out of autograd's sight; the result has channels last."""
-        return winograd_conv.convolve(
-            x,
-            conv_weight,
-            bias=None if bias is None else bias.detach().contiguous(),
-            negative_slope=negative_slope,
-            output_padding=self.output_padding,
-            **self._ours,
-        )
 
-    def gradients(
-        self,
-        grad: Tensor,
-        x: Tensor | None,
-        conv_weight: Tensor,
-        needs_x: bool,
-        needs_weight: bool,
-        given: Given,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Those of x and of the weights; x is None where the weights need none."""
-        if not (needs_x or needs_weight):
-            return None, None  # PyTorch's would still bring grad into its own layout first
-        seen = conv_weight.new_empty(1).expand(given.shape) if x is None else x
-        if not torch.is_grad_enabled() and not transformed(grad) and self.has_kernel(seen, conv_weight):
-            dx = dweight = None
-            if needs_x:
-                dx = winograd_conv.input_gradient(grad, conv_weight, given.shape[2:], **self._ours)
-                dx = channels_first(dx) if given.contiguous else dx
-            if needs_weight:
-                dweight = winograd_conv.weight_gradient(grad, seen, conv_weight.shape[2], **self._ours)
-            return dx, dweight
-        if x is None:  # only its memory format is looked at: it decides in which the gradient is found
-            last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(grad.dim(), torch.contiguous_format)
-            as_last = not batched(grad) and grad.is_contiguous(memory_format=last)
-            form = last if as_last else torch.contiguous_format
-            x = torch.empty(given.shape, dtype=conv_weight.dtype, device=conv_weight.device, memory_format=form)
-        dx, dweight, _none = torch.ops.aten.convolution_backward(
-            grad, x, conv_weight, None, *self.arguments, (needs_x, needs_weight, False)
-        )
-        return dx, dweight
+def _make(
+    dimensions: int,
+    transposed: bool,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    native: bool,
+) -> ConvSettings:
+    return ConvSettings(
+        dimensions,
+        transposed=transposed,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
+        groups=groups,
+        native=native,
+    )
+
+
+_cached = functools.lru_cache(maxsize=1024)(_make)
