@@ -13,12 +13,13 @@ import pytest
 import torch
 from oracles import HALF, error
 from torch import Tensor, nn
+from winograd_runs import count_winograd
 from zoo import NETWORKS
 
 import igan_fast
 from igan_fast import ops
 from igan_fast.fusion import Entry
-from igan_fast.ops import backend, winograd_conv
+from igan_fast.ops import backend
 
 
 def tensors_of(result) -> list[Tensor]:
@@ -566,19 +567,10 @@ def test_distributed_data_parallel_around_a_fused_network(tmp_path):
 
 @pytest.fixture
 def kernels(monkeypatch) -> list[str]:
-    """Which of our own convolutions ran."""
+    """What Winograd's kernels computed."""
     if ops.backends()["native-cpu"] != "available":
         pytest.skip(ops.backends()["native-cpu"])
-    ran: list[str] = []
-    for name in ("convolve", "weight_gradient"):
-        function = getattr(winograd_conv, name)
-
-        def counted(*arguments, name=name, function=function, **options):
-            ran.append(name)
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(winograd_conv, name, counted)
-    return ran
+    return count_winograd(monkeypatch)
 
 
 CRITICS = {

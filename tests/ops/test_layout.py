@@ -1,4 +1,4 @@
-"""Images from one memory layout to the other, against torch's own copy."""
+"""Copies from one memory format to another, against PyTorch's own copy."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def test_nan_and_infinity_travel():
     torch.testing.assert_close(channels_last(x), x, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("turn", [channels_first, channels_last])
+@pytest.mark.parametrize("transpose", [channels_first, channels_last])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
-def test_gradients_of_both_orders(turn, layout):
+def test_gradients_of_both_orders(transpose, layout):
     x = torch.randn(2, 8, 5, 4).contiguous(memory_format=layout).requires_grad_()
-    (first,) = torch.autograd.grad(turn(x).pow(3).sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(transpose(x).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert torch.equal(first, 3 * x.detach() ** 2)
     assert torch.equal(second, 6 * x.detach())
 
 
-@pytest.mark.parametrize("turn", [channels_first, channels_last])
+@pytest.mark.parametrize("transpose", [channels_first, channels_last])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
-def test_the_copy_may_be_written_into(turn, layout):
+def test_the_copy_may_be_written_into(transpose, layout):
     x = torch.randn(2, 8, 5, 4).contiguous(memory_format=layout).requires_grad_()
-    y = turn(x * 2)
+    y = transpose(x * 2)
     y += 1
     torch.nn.functional.leaky_relu_(y, 0.5)
     (grad,) = torch.autograd.grad(y.sum(), x)
