@@ -1,7 +1,7 @@
-"""The networks of the paper on the fused operators: the twins of ``igan_fast.reference.models``.
+"""The networks of the paper (Sec. 4) on the fused operators, with the same names as in ``igan_fast.reference.models``.
 
-Names, constructor arguments, outputs and ``state_dict`` are the same, so weights load either way. Images and
-activations have their channels last in memory, which is what the kernels are fastest with.
+Constructor arguments, outputs and ``state_dict`` are the reference's too, so weights can be exchanged. Images and
+feature maps are channels_last, the memory format in which the kernels are fastest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Generator(reference.Generator):
     layers: ClassVar[Any] = layers
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        """Draw images (N, 3, S, S) in [−1, 1] from noise (N, latent) and attributes (N, A) in [0, 1]."""
+        """Generate images (N, 3, S, S) in [−1, 1] from noise z (N, latent) and attributes c (N, A) in [0, 1]."""
         if backend.plain_only(z, c):
             return super().forward(z, c)
         c = c.to(z.dtype)
@@ -52,18 +52,18 @@ class Generator(reference.Generator):
 
 
 class Discriminator(reference.Discriminator):
-    """``reference.models.Discriminator``, fused, with its two halves to be called apart."""
+    """``reference.models.Discriminator``, fused. Its two halves can be called separately: ``features``, ``judge``."""
 
     layers: ClassVar[Any] = layers
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
-        """Judge images (N, 3, S, S) in [−1, 1]."""
+        """The source logit, the shared layer and the features h¹..h⁴ of images (N, 3, S, S) in [−1, 1]."""
         features = self.features(x)
         source, shared = self.judge(features[-1])
         return DiscriminatorOutput(source=source, shared=shared, features=features)
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """h¹..h⁴ of images (N, 3, S, S)."""
+        """The features h¹..h⁴ of images (N, 3, S, S): the outputs of D's four convolutional layers."""
         down1 = self.down1
         if backend.plain_only(x) or not _is_unmodified(down1, nn.Conv2d):
             h1 = F.leaky_relu(down1(x), LEAK)
@@ -76,16 +76,16 @@ class Discriminator(reference.Discriminator):
         return h1, h2, h3, self.down4(h3)
 
     def judge(self, h4: Tensor) -> tuple[Tensor, Tensor]:
-        """The source logit (N,) and the shared layer (N, 1024) of what h⁴ shows."""
+        """The source logit (N,) and the output of the shared layer (N, 1024), from the features h⁴."""
         flat = h4.flatten(1)
         return self.source(flat).squeeze(1), F.leaky_relu(self.shared(flat), LEAK)
 
 
 class IterativeGAN(reference.IterativeGAN):
-    """``reference.models.IterativeGAN``, fused: recognise attributes, generate faces, rebuild and edit a photo.
+    """``reference.models.IterativeGAN``, fused: recognises attributes, generates faces, rebuilds and edits photos.
 
     Args:
-        image_size, attributes, latent, width, signed_labels: as the reference's.
+        image_size, attributes, latent, width, signed_labels: as in the reference.
     """
 
     networks = (Generator, Discriminator, Classifier)
