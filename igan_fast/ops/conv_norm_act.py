@@ -54,8 +54,9 @@ def conv_norm_act(
         stride, padding, dilation: of the convolution, one number or one for each spatial dimension.
         output_padding: of the transposed convolution, likewise.
         conv_groups: of the convolution.
-        conv_bias: (C_out,), or None. A normalisation by the batch's statistics subtracts it again. It is therefore
-            added to the running mean alone, and its gradient is exactly 0, where PyTorch's is rounding noise around 0.
+        conv_bias: (C_out,), or None. A normalisation by the batch's statistics subtracts it again, so that it changes
+            the running mean alone, and its gradient is 0. PyTorch's gradient is rounding noise around 0; this one is
+            exactly 0, unless under ``torch.compile`` or of a transposed convolution to at most 4 channels on the CPU.
 
     Returns:
         (N, C_out, *spatial_out).
@@ -135,10 +136,10 @@ def conv_norm_act(
         return _folded(
             x, conv_weight, weight, bias, running_mean, running_var, conv_bias, settings, eps, negative_slope
         )
-    # In a node of its own, unless a compiler fuses the two itself, or the convolution is best left to autograd.
+    # One autograd node for both, unless a compiler fuses them itself, or autograd differentiates the convolution best.
     apart = evaluating or torch.compiler.is_compiling()
     plan = None if apart else plan_of(x, conv_weight, None, settings)
-    if plan is None or plan.implementation.autograd:
+    if plan is None or plan.implementation.composite:
         z = convolve(x, conv_weight, conv_bias, settings, differentiable=True)
         return norm_act(
             z,

@@ -57,10 +57,10 @@ def convolve(
         x: (N, C_in, *spatial).
         weight: (C_out, C_in / groups, *kernel), or (C_in, C_out / groups, *kernel) for a transposed convolution.
         bias: (C_out,), or None.
-        settings: of the convolution; such as ``ConvSettings.fits`` the tensors.
+        settings: of the convolution. ``settings.fits(x, weight, bias)`` has to be true.
         negative_slope: of the LeakyReLU: 0 is ReLU, 1 is no activation.
-        differentiable: whether autograd has to record it. Where not, the caller computes the gradients itself by
-            ``gradients``, in a node of its own in the graph, or there are none to be computed.
+        differentiable: whether autograd has to record the computation. False for a caller that computes the gradients
+            by ``gradients`` in an autograd function of its own, and where nothing needs a gradient.
 
     Returns:
         (N, C_out, *spatial_out), in a memory format that the implementation chooses.
@@ -78,7 +78,10 @@ def plan_of(
     *,
     differentiable: bool = False,
 ) -> Plan:
-    """The plan by which ``convolve`` computes these arguments now."""
+    """The plan by which ``convolve`` would compute these arguments now, in the modes that are active.
+
+    For a caller that computes the same convolution several times, or depends on properties of the implementation.
+    """
     if backend.plain_only(x, weight, bias):
         return Plan(settings, _PYTORCH, functools.partial(pytorch.convolve, settings))
     compiling = torch.compiler.is_compiling()
@@ -108,9 +111,9 @@ def gradients(
     needs_input: bool,
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a convolution's input and of its weight, None where not needed.
+    """The gradients of a convolution's input and of its weight; None for one that is not needed.
 
-    In grad mode (``create_graph=True``) they are differentiable themselves.
+    In grad mode, as with ``create_graph=True``, they are differentiable themselves.
 
     Args:
         grad: the gradient of the convolution's output.
@@ -158,7 +161,7 @@ def _gradient_plan_of(
 
 def _choose(problem: Problem) -> Plan:
     for implementation in IMPLEMENTATIONS:
-        if implementation.autograd or not problem.differentiable:
+        if implementation.composite or not problem.differentiable:
             run = implementation.convolve(problem)
             if run is not None:
                 return Plan(problem.settings, implementation, run)
@@ -168,7 +171,7 @@ def _choose(problem: Problem) -> Plan:
 def _choose_gradients(problem: Problem) -> _GradientPlan:
     input_gradient, weight_gradient = None, None
     for implementation in IMPLEMENTATIONS:
-        if implementation.autograd or not problem.differentiable:
+        if implementation.composite or not problem.differentiable:
             input_gradient = input_gradient or implementation.input_gradient(problem)
             weight_gradient = weight_gradient or implementation.weight_gradient(problem)
     return _GradientPlan(input_gradient, weight_gradient)

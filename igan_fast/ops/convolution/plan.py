@@ -53,20 +53,21 @@ class Problem(NamedTuple):
 
 
 class Implementation:
-    """One way to compute convolutions. Each method returns the function that solves a problem, with all that can be
-    computed beforehand; None where this implementation cannot solve it, or not faster than the next one.
+    """One way to compute convolutions. Each method returns the function that solves a problem, for which everything
+    that depends on shapes alone is computed already; None where this implementation cannot solve the problem, or not
+    faster than the next one.
 
     Attributes:
         name: for tests and reports.
         own_kernels: whether kernels of this package compute it, and not a library that PyTorch calls.
-        autograd: whether it consists of PyTorch's differentiable functions, so that autograd and compilers see each
-            step. Its gradients are then best left to autograd; those of the other implementations are computed by
-            ``dispatch.gradients``.
+        composite: whether it is composed of several of PyTorch's differentiable functions. Autograd and compilers then
+            see each of them, and the gradients are best left to autograd. For the other implementations
+            ``dispatch.gradients`` computes the gradients.
     """
 
     name: ClassVar[str]
     own_kernels: ClassVar[bool] = False
-    autograd: ClassVar[bool] = False
+    composite: ClassVar[bool] = False
 
     def convolve(self, problem: Problem) -> Convolve | None:
         """The convolution, the bias and the LeakyReLU."""

@@ -41,14 +41,14 @@ class _Phases(NamedTuple):
 
 
 class Subpixel(Implementation):
-    """Transposed convolutions to at most ``MAX_CHANNELS`` channels, and the input gradient of convolutions of as few
-    channels, which is a transposed convolution.
+    """Transposed convolutions to at most ``MAX_CHANNELS`` channels without a LeakyReLU behind them, and the input
+    gradient of convolutions of as few channels, which is such a transposed convolution.
 
-    The output has to be ``stride`` times as large as the input. Not where a LeakyReLU follows.
+    The output of the transposed convolution has to be ``stride`` times as large as its input.
     """
 
     name = "subpixel"
-    autograd = True
+    composite = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
         settings = problem.settings
@@ -65,7 +65,7 @@ class Subpixel(Implementation):
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
         settings = problem.settings
-        if settings.transposed:
+        if settings.transposed or settings.stride[0] == 1:  # with one phase alone there is nothing to gain (measured)
             return None
         output_size = settings.output_size(problem.input_shape, problem.weight_shape)
         # The rows and columns at the end of the input that the convolution leaves out.

@@ -44,6 +44,18 @@ def test_our_own_convolution_gives_the_gradient_in_the_layout_of_x(operator, lay
     assert gradient.stride() == x.stride()
 
 
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
+def test_the_gradient_of_an_image_has_the_sub_pixel_form(operator, monkeypatch):
+    x, weight = torch.randn(4, 3, 12, 12, requires_grad=True), torch.randn(9, 3, 5, 5)
+    y = operator(x, weight)
+
+    def never(*arguments):
+        raise AssertionError("PyTorch's function was called")
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", never)
+    y.sum().backward()
+
+
 def test_a_gradient_that_is_not_needed_is_not_computed(monkeypatch):
     settings = ConvSettings(2, stride=2, padding=2)
     grad, x, weight = torch.randn(2, 9, 6, 6), torch.randn(2, 8, 12, 12), torch.randn(9, 8, 5, 5)
