@@ -1,4 +1,4 @@
-"""Convolution, bias and LeakyReLU in one node, against torch's own two."""
+"""Convolution, bias and LeakyReLU in one autograd node, against PyTorch's own functions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), rea
     ],
 )
 def test_equals_torch(dtype, allowed, shape, options, device):
-    """A GPU's library may take a fast convolution (Winograd, FFT), which costs it a digit."""
+    """cuDNN may choose a fast algorithm (Winograd, FFT), which is less precise by a digit."""
     allowed *= 10 if device == "cuda" and dtype == torch.float32 else 1
     tensors = [None if t is None else t.detach().to(device).requires_grad_() for t in leaves(dtype, **shape)]
     exact = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
@@ -74,7 +74,7 @@ def test_an_empty_batch():
         assert torch.equal(a, e)
 
 
-def test_nan_and_inf_stand_where_torch_has_them():
+def test_nan_and_inf_are_where_torch_has_them():
     x, weight, bias = leaves()
     with torch.no_grad():
         x[1, 2, 3, 4] = float("nan")
@@ -85,14 +85,14 @@ def test_nan_and_inf_stand_where_torch_has_them():
     assert torch.equal(y[y.isinf()], expected[expected.isinf()])
 
 
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
-def test_only_the_gradients_that_are_wanted(wanted):
-    """From one upstream value, spread: what y.sum() sends back."""
-    tensors = [t.detach().requires_grad_(k in wanted) for k, t in enumerate(leaves())]
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_only_the_gradients_that_are_needed(needed):
+    """From an expanded gradient of the output, as ``y.sum()`` has it."""
+    tensors = [t.detach().requires_grad_(k in needed) for k, t in enumerate(leaves())]
     conv_act(*tensors).sum().backward()
-    assert [t.grad is not None for t in tensors] == [k in wanted for k in range(3)]
-    needed = [tensors[k] for k in wanted]
-    for t, e in zip(needed, torch.autograd.grad(plain(*tensors).sum(), needed), strict=True):
+    assert [t.grad is not None for t in tensors] == [k in needed for k in range(3)]
+    leaves_needed = [tensors[k] for k in needed]
+    for t, e in zip(leaves_needed, torch.autograd.grad(plain(*tensors).sum(), leaves_needed), strict=True):
         assert error(t.grad, e) < 1e-5
 
 
@@ -116,7 +116,7 @@ def test_frozen_weights_need_no_input():
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize(("default", "ours"), [("auto", 1), ("native", 1), ("reference", 0)])
-def test_whose_convolution_runs(default, ours, monkeypatch):
+def test_which_convolution_runs(default, ours, monkeypatch):
     runs = count_winograd(monkeypatch)
     monkeypatch.setattr(backend, "_DEFAULT", default)  # IGAN_FAST_IMPL
     x, weight, bias = leaves(c_in=16, size=(16, 16))
@@ -196,7 +196,7 @@ def test_a_result_that_is_written_into(dtype, c_in, negative_slope):
         assert error(a, e) < (1e-10 if dtype == torch.float64 else 1e-4)
 
 
-def test_what_the_sign_costs():
+def test_the_signs_are_saved_as_bytes():
     saved: list[Tensor] = []
     x, weight, bias = leaves()
     for writable in (False, True):
@@ -206,7 +206,7 @@ def test_what_the_sign_costs():
 
 
 def outcome(function, *tensors, **options):
-    """What it gives, or what it raises."""
+    """What it returns, or the error that it raises."""
     try:
         return function(*tensors, **options)
     except (RuntimeError, ValueError) as error:

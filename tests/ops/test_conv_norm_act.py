@@ -44,7 +44,7 @@ def arguments(layer, dtype, place, channels_last=False):
 
 
 def run(function, *tensors, where=None, **options):
-    """The output, its gradients (from a gradient that is 0 but ``where``) and the running statistics."""
+    """The output, the gradients, and the running statistics. ``where`` is a mask of the output's gradient."""
     generator = torch.Generator().manual_seed(2)
     c_out = tensors[2].shape[0]
     mean, var = torch.rand(2, c_out, generator=generator, dtype=torch.float64).to(tensors[2].device, tensors[2].dtype)
@@ -66,7 +66,7 @@ def test_equals_the_reference(place, layer, dtype, groups, training):
     tensors, options = arguments(layer, dtype, place)
     options |= {"groups": groups, "training": training}
     if dtype == torch.bfloat16:
-        # Where rounding alone decides the side of the LeakyReLU the gradient is not compared.
+        # Where rounding alone decides the sign of the LeakyReLU's input, the gradient is not compared.
         (y, *_) = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
         options["where"] = y.detach().abs() > 0.03
     actual = run(ops.conv_norm_act, *tensors, **options, impl=place.impl)
@@ -97,7 +97,7 @@ SETTINGS = {
 @pytest.mark.parametrize("mode", ["training", "eval", "eval without gradient"])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_all_settings_of_a_convolution(native, setting, mode, groups):
-    """Against torch's own modules in float64: pairs, dilation, convolution groups and a bias, its gradient too."""
+    """Against PyTorch's own modules in float64: pairs, dilation, convolution groups, and a bias and its gradient."""
     conv, spatial = SETTINGS[setting]
     x = torch.randn(4, conv.in_channels, *spatial, device=native.device, requires_grad=True)
     dtype = torch.float32 if conv.in_channels == 16 else torch.float64
@@ -233,8 +233,8 @@ def wide(transposed: bool) -> tuple[list[Tensor], dict]:
     return [x, conv_weight, weight, bias], {"transposed": transposed, "output_padding": int(transposed)}
 
 
-def far_from_the_bend(*tensors: Tensor, **options) -> Tensor:
-    """Where rounding does not decide the side of the LeakyReLU."""
+def far_from_zero(*tensors: Tensor, **options) -> Tensor:
+    """Where rounding does not decide the sign of the LeakyReLU's input."""
     (y, *_) = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
     return y.detach().abs() > 1e-4
 
@@ -247,7 +247,7 @@ def test_our_own_convolution_equals_the_reference(transposed, training, groups):
     options |= {"training": training, "groups": groups}
     settings = ConvSettings(2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed))
     assert plan_of(*tensors[:2], None, settings).implementation.own_kernels
-    options["where"] = far_from_the_bend(*tensors, **options)
+    options["where"] = far_from_zero(*tensors, **options)
     actual = run(ops.conv_norm_act, *tensors, **options, impl="native")
     exact = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
     for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
@@ -286,9 +286,9 @@ def test_second_derivatives_with_frozen_parts(native, layer, frozen, threads):
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_gradient_penalty_through_our_own_convolution(transposed):
-    """Of cubes, against float64: the squares of normalised values sum to almost a constant."""
+    """Of cubes, because the squares of normalised values sum to almost a constant. Against float64."""
     tensors, options = wide(transposed)
-    where = far_from_the_bend(*tensors, **options)
+    where = far_from_zero(*tensors, **options)
 
     def penalty(function, *tensors: Tensor, **impl) -> list[Tensor]:
         y = function(*tensors, **options, **impl) * where
@@ -304,7 +304,7 @@ def test_a_gradient_penalty_through_our_own_convolution(transposed):
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_when_our_own_convolution_runs(transposed, monkeypatch):
-    """Elsewhere PyTorch's does, whose results are as good: only counting tells."""
+    """Elsewhere PyTorch's does. Its results are as good, so the calls are counted."""
     calls = count_winograd(monkeypatch)
     (x, conv_weight, weight, bias), options = wide(transposed)
     kept = torch.rand(2, 24)
@@ -340,7 +340,7 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_our_own_convolution_takes_any_layout(transposed, layout):
     tensors, options = wide(transposed)
-    options |= {"impl": "native", "where": far_from_the_bend(*tensors, **options)}
+    options |= {"impl": "native", "where": far_from_zero(*tensors, **options)}
     laid = [LAYOUTS[layout](t.detach()).requires_grad_() if t.dim() == 4 else t for t in tensors]
     for a, e in zip(run(ops.conv_norm_act, *laid, **options), run(ops.conv_norm_act, *tensors, **options), strict=True):
         assert error(a, e) < 1e-6
@@ -361,7 +361,7 @@ def test_frozen_convolution_in_eval_mode(transposed):
 
 
 def test_frozen_and_missing_parameters(place):
-    """As G's step sees D: a gradient to the input alone."""
+    """A gradient of the input alone, as D is used in G's step."""
     (x, conv_weight, weight, _), options = arguments("D's layer", torch.float32, place)
     for given in ((conv_weight.detach(), weight.detach(), None), (conv_weight.detach(), None, None)):
         gradients = []
@@ -391,7 +391,7 @@ def test_under_autocast(place, layer, training):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 def test_tensors_without_data(transposed, training):
-    """Wide enough for our own convolution, whose filters have no size that is known without the kernels."""
+    """Wide enough for our own convolution, whose filters have a size that only the kernels know."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.no_grad():

@@ -27,14 +27,14 @@ def test_equals_torch(shape, dtype):
         assert first.stride() == given.contiguous().stride()
 
 
-def test_what_lies_right_already_is_no_copy():
+def test_no_copy_where_the_memory_format_is_right_already():
     x = torch.randn(2, 8, 5, 5)
     last = x.contiguous(memory_format=LAST)
     assert channels_first(x).data_ptr() == x.data_ptr()
     assert channels_last(last).data_ptr() == last.data_ptr()
 
 
-def test_nan_and_infinity_travel():
+def test_nan_and_infinity_are_copied():
     x = torch.randn(2, 20, 9, 9)
     x[0, 3, 2, 1], x[1, 17, 8, 8] = float("nan"), float("-inf")
     assert torch.equal(channels_last(x), x) is False  # NaN
@@ -43,7 +43,7 @@ def test_nan_and_infinity_travel():
 
 @pytest.mark.parametrize("transpose", [channels_first, channels_last])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
-def test_gradients_of_both_orders(transpose, layout):
+def test_first_and_second_derivatives(transpose, layout):
     x = torch.randn(2, 8, 5, 4).contiguous(memory_format=layout).requires_grad_()
     (first,) = torch.autograd.grad(transpose(x).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -64,7 +64,7 @@ def test_the_copy_may_be_written_into(transpose, layout):
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize(("shape", "ours"), [((2, 4, 2, 2), 1), ((2, 3, 8, 8), 0), ((2, 8, 1, 3), 0)])
-def test_whose_copy_it_is(shape, ours, monkeypatch):
+def test_which_copy_runs(shape, ours, monkeypatch):
     made, transpose = [], torch.ops.igan_fast.transpose
     monkeypatch.setattr(torch.ops.igan_fast, "transpose", lambda x: made.append(0) or transpose(x))
     channels_last(torch.randn(shape))

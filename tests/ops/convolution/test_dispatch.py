@@ -12,7 +12,8 @@ from winograd_runs import count_winograd
 
 from igan_fast.ops import backend, conv_norm_act
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, dispatch, gradients, plan_of
+from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, dispatch, gradients, plan_of, pytorch
+from igan_fast.ops.convolution.plan import Implementation
 
 OPERATORS = {
     "conv_act": lambda x, weight: conv_act(x, weight, None),
@@ -23,7 +24,7 @@ OPERATORS = {
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_frozen_weights_change_neither_the_gradient_nor_its_layout(operator, dtype, layout):
+def test_frozen_weights_change_neither_the_gradient_nor_its_memory_format(operator, dtype, layout):
     x = torch.randn(4, 8, 12, 10, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(9, 8, 5, 5, dtype=dtype, requires_grad=True)
     learning, frozen = (torch.autograd.grad(operator(x, w).pow(2).sum(), x)[0] for w in (weight, weight.detach()))
@@ -35,7 +36,7 @@ def test_frozen_weights_change_neither_the_gradient_nor_its_layout(operator, dty
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_our_own_convolution_gives_the_gradient_in_the_layout_of_x(operator, layout, frozen):
+def test_the_gradient_of_our_own_convolution_has_the_memory_format_of_x(operator, layout, frozen):
     x = torch.randn(4, 32, 16, 16).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(32, 32, 5, 5, requires_grad=not frozen)
     plan = plan_of(x, weight, None, ConvSettings(2, stride=2, padding=2))
@@ -134,7 +135,7 @@ def test_what_differs_from_call_to_call_is_asked_at_each_call(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_a_compiler_sees_differentiable_functions_alone():
+def test_a_compiler_is_given_pytorchs_functions_alone():
     torch._dynamo.reset()
     image, weight = torch.randn(2, 8, 4, 4), torch.randn(8, 3, 5, 5)
     few = SETTINGS["to few channels"]
@@ -179,3 +180,32 @@ def test_gradients_in_grad_mode_are_differentiable(monkeypatch):
     assert runs == (["input_gradient", "weight_gradient"] if backend.has_native_cpu() else [])
     for a, e in zip(again, found, strict=True):
         assert error(a, e) < 1e-5
+
+
+def test_a_new_implementation_is_one_entry(monkeypatch):
+    """Every caller uses it, except where autograd has to record the computation."""
+    solved = []
+
+    class Toy(Implementation):
+        name = "toy"
+
+        def convolve(self, problem):
+            def run(x, weight, bias, negative_slope):
+                solved.append(problem.settings.transposed)
+                return pytorch.convolve(problem.settings, x, weight, bias, negative_slope)
+
+            return run
+
+    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", (Toy(), *dispatch.IMPLEMENTATIONS))
+    monkeypatch.setattr(dispatch, "_kept", dispatch._choose)
+    x, weight = torch.randn(4, 8, 12, 10, requires_grad=True), torch.randn(9, 8, 5, 5, requires_grad=True)
+    for function in OPERATORS.values():
+        function(x, weight).pow(2).sum().backward()
+    assert solved == [False, False]
+    with torch.no_grad():
+        folded = conv_norm_act(x, weight, None, None, torch.zeros(9), torch.ones(9), training=False)
+    assert solved == [False, False, False]
+    expected = F.leaky_relu(F.conv2d(x, weight, None, 2, 2) / (1 + 1e-5) ** 0.5, 0.2)
+    assert error(folded, expected) < 1e-5
+    convolve(x, weight, None, SETTINGS["Winograd"], differentiable=True)
+    assert len(solved) == 3

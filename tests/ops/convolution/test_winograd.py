@@ -59,7 +59,7 @@ PAYS = winograd._pays
 
 @pytest.fixture(autouse=True)
 def always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However little there is to be computed."""
+    """The kernels compute every problem, however small."""
     monkeypatch.setattr(winograd, "_pays", lambda *_: True)
 
 
@@ -93,7 +93,7 @@ def weight_gradient(grad: Tensor, x: Tensor, weight_shape: Sequence[int], settin
 
 @pytest.fixture(params=[2, 4])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every call takes tiles of this size."""
+    """Every call uses tiles of this size."""
     monkeypatch.setattr(winograd, "_tile", lambda *_: request.param)
     return request.param
 
@@ -171,7 +171,7 @@ def test_equals_torch_in_float64(tile, filter, shape):
 
 
 @pytest.mark.parametrize("filter", EVERY, ids=name_of)
-def test_the_smallest_images(tile, filter):
+def test_the_smallest_feature_maps(tile, filter):
     """Of one value, and of the fewest values with which the padded input is as large as the filter."""
     kernel, stride, padding = filter
     for size in range(max(1, kernel - 2 * padding), kernel - 2 * padding + stride + 2):
@@ -218,7 +218,7 @@ def test_bias_and_leaky_relu(tile, usual, transposed, slope):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_stays_near_and_in_its_own_image(tile, usual, bad):
+def test_nan_stays_in_its_neighbourhood_and_image(tile, usual, bad):
     c = case(usual, (3, 16, 16, 24, 24))
     clean = three(c)
     c.large[1, 3, 0, 0] = bad
@@ -233,8 +233,8 @@ def test_nan_stays_near_and_in_its_own_image(tile, usual, bad):
     assert not found[2][~expected[2].isfinite()].isfinite().any()
 
 
-def test_nothing_stays_in_a_threads_own_memory(tile, usual):
-    """It is kept from call to call, and calls of fewer channels leave places in it unused."""
+def test_nothing_remains_in_the_scratch_memory_of_a_thread(tile, usual):
+    """The memory is kept from call to call, and calls with fewer channels do not write all of it."""
     fewer, more = case(usual, (5, 33, 35, 18, 14)), case(usual, (5, 64, 64, 20, 20))
     expected = three(fewer)
     three(Case(*(torch.full_like(t, float("nan")) for t in more[:3]), usual))
@@ -243,7 +243,7 @@ def test_nothing_stays_in_a_threads_own_memory(tile, usual):
 
 
 def test_which_tiles_are_taken():
-    """Those of 4 where there are many; those of 2 where few places, or many of the tiles beyond the image, remain."""
+    """Tiles of 4 where there are many; tiles of 2 for few outputs, and where much of a tile lies beyond the edge."""
     for kernel, stride in winograd.FILTERS:
         for batch, height, width, expected in (
             (16, 32, 32, 4),
@@ -258,8 +258,8 @@ def test_which_tiles_are_taken():
             assert winograd._tile(batch, (height, width), kernel, stride) == expected, (kernel, stride, height)
 
 
-def test_filter_image_and_gradient_agree_about_the_tiles(usual, monkeypatch):
-    """Also where that of the transposed convolution is not that of the convolution."""
+def test_filter_feature_map_and_gradient_agree_about_the_tiles(usual, monkeypatch):
+    """Also where a convolution and its transposed convolution have tiles of different sizes."""
     found = {}
     for size, filter_tiles in ((4, 0), (2, 1000)):
         monkeypatch.setattr(winograd, "FILTER_TILES", filter_tiles)
@@ -411,7 +411,7 @@ def test_filters_are_kept_in_the_thread_that_asked(made):
 
 
 def test_kept_filters_belong_to_their_weights(tile):
-    """Also where the next weights come to lie where freed ones lay."""
+    """Also where new weights are allocated in the memory of freed ones."""
     c = case(USUAL[0], (2, 16, 16, 8, 8))
     with filters_kept(uses=2):
         for _ in range(4):
@@ -421,7 +421,7 @@ def test_kept_filters_belong_to_their_weights(tile):
 
 
 def test_one_filter_of_two_strides(made):
-    """The weights are the same, what is made of them is not."""
+    """The weights are the same, their transformed filters are not."""
     x, weight = torch.randn(2, 16, 8, 8), torch.randn(16, 16, 3, 3)
     with filters_kept(uses=2):
         for stride in (1, 2, 1, 2):
@@ -430,7 +430,7 @@ def test_one_filter_of_two_strides(made):
     assert len(made) == 2
 
 
-def test_an_error_ends_the_keeping():
+def test_an_error_discards_the_kept_filters():
     x, _, weight, _ = case(USUAL[0], (2, 16, 16, 8, 8))
 
     def interrupted() -> None:
@@ -445,7 +445,7 @@ def test_an_error_ends_the_keeping():
     assert error(found, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
 
 
-def test_the_operators_name_what_is_wrong():
+def test_the_operators_name_the_wrong_argument():
     operators = torch.ops.igan_fast
     x, weight, small = torch.randn(2, 8, 8, 16), torch.randn(20, 16, 4, 4), torch.randn(2, 4, 4, 20)
     filter = operators.winograd_filter(weight, 2, False, 2)
@@ -526,8 +526,8 @@ def test_shapes_without_data():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is Linux's")
-def test_a_call_without_memory_leaves_the_next_ones_alone():
-    """Each in the thread whose scratch the failed call wanted to enlarge."""
+def test_a_call_that_runs_out_of_memory_does_not_disturb_the_next():
+    """Each in the thread whose scratch memory the failed call tried to enlarge."""
     code = """
 import resource
 import torch
