@@ -87,16 +87,16 @@ def plan_of(
     compiling = torch.compiler.is_compiling()
     problem = Problem(
         settings,
-        settings.native and backend.has_native_cpu(),
-        x.shape,
-        weight.shape,
-        x.dtype,
-        weight.dtype,
-        x.device.type,
-        weight.is_contiguous(),
-        bias is not None,
-        negative_slope != 1,
-        differentiable or compiling,
+        native=settings.native and backend.has_native_cpu(),
+        input_shape=x.shape,
+        weight_shape=weight.shape,
+        input_dtype=x.dtype,
+        weight_dtype=weight.dtype,
+        device=x.device.type,
+        weight_contiguous=weight.is_contiguous(),
+        bias=bias is not None,
+        activation=negative_slope != 1,
+        differentiable=differentiable or compiling,
     )
     return _choose(problem) if compiling else _kept(problem)
 
@@ -145,16 +145,16 @@ def _gradient_plan_of(
     compiling = torch.compiler.is_compiling()
     problem = Problem(
         settings,
-        settings.native and backend.has_native_cpu(),
-        input_spec.shape,
-        weight.shape,
-        weight.dtype,
-        weight.dtype,
-        weight.device.type,
-        True,
-        False,
-        False,
-        torch.is_grad_enabled() or compiling,
+        native=settings.native and backend.has_native_cpu(),
+        input_shape=input_spec.shape,
+        weight_shape=weight.shape,
+        input_dtype=weight.dtype,
+        weight_dtype=weight.dtype,
+        device=weight.device.type,
+        weight_contiguous=weight.is_contiguous(),
+        bias=False,
+        activation=False,
+        differentiable=torch.is_grad_enabled() or compiling,
     )
     return _choose_gradients(problem) if compiling else _kept_gradients(problem)
 

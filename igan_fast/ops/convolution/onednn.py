@@ -17,10 +17,10 @@ _IS_AVAILABLE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution
 class OneDNN(Implementation):
     """Convolutions and transposed convolutions of four-dimensional float32 and bfloat16 tensors.
 
-    Not without a bias and an activation, where there is nothing to be applied in the last step. Not transposed ones
-    with a contiguous weight either: oneDNN's is slower than PyTorch's at 1×1 pixels, and elsewhere no faster
-    (measured). And not under a compiler, in whose tensors without data PyTorch gives the output of the transposed
-    one the wrong number of channels.
+    Three cases are left to PyTorch's convolution. Without a bias and an activation there is nothing to apply in the
+    last step. A transposed convolution with a contiguous weight is slower here at 1×1 pixels, and no faster elsewhere
+    (measured). Under a compiler the output of the transposed convolution would get the wrong number of channels,
+    because PyTorch's shape function for it is wrong.
     """
 
     name = "onednn"

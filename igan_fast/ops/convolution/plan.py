@@ -34,9 +34,9 @@ class Problem(NamedTuple):
         input_dtype, weight_dtype: their data types.
         device: the input's device type, such as "cpu".
         weight_contiguous: whether the weight is contiguous; it may be channels_last instead.
-        bias: whether there is a bias.
-        activation: whether a LeakyReLU follows.
-        differentiable: whether autograd or a compiler has to see the single steps of the computation.
+        bias: whether a bias is added. False where gradients are computed.
+        activation: whether a LeakyReLU follows. False where gradients are computed.
+        differentiable: whether autograd or a compiler has to see each step of the computation.
     """
 
     settings: ConvSettings

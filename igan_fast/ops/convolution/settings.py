@@ -15,8 +15,9 @@ __all__ = ["ConvSettings", "InputSpec"]
 
 
 class InputSpec(NamedTuple):
-    """What the gradients of a convolution have to know of its input, whose values the gradient of the input itself does
-    not need.
+    """What the gradients of a convolution have to know of its input, besides the values.
+
+    The values are needed for the gradient of the weight alone. A convolution with frozen weights keeps only this.
 
     Attributes:
         shape: (N, C_in, *spatial).
@@ -33,7 +34,8 @@ class InputSpec(NamedTuple):
 
 
 class ConvSettings:
-    """The settings of a convolution. Two objects are equal if they are the same object: see ``cached``.
+    """The settings of a convolution. Objects are compared by identity; ``cached`` returns the same one for the same
+    arguments.
 
     Args:
         dimensions: the number of spatial dimensions.
@@ -97,7 +99,7 @@ class ConvSettings:
         )
 
     def channels(self, weight: Tensor) -> tuple[int, int]:
-        """The numbers of input and of output channels that the weight is for."""
+        """The numbers of input and of output channels of a convolution with this weight."""
         first, second = weight.shape[0], weight.shape[1] * self.groups
         return (first, second) if self.transposed else (second, first)
 
@@ -113,10 +115,10 @@ class ConvSettings:
         return [(n + 2 * padding - kernel) // stride + 1 for n, kernel, stride, padding, _ in sides]
 
     def fits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-        """Whether the tensors have one dtype and device, and shapes whose convolution is not empty.
+        """Whether the tensors have the same dtype and device, and shapes whose convolution exists and is not empty.
 
-        oneDNN's convolutions and ours do not check that. The caller leaves what does not fit to PyTorch's own
-        convolution, which computes it or raises the error.
+        The implementations do not check that. For tensors that do not fit the caller has to call PyTorch's own
+        convolution, which computes the result or raises the error.
         """
         channels, out = self.channels(weight)
         return (
