@@ -21,7 +21,7 @@ from igan_fast.layers import normalised_apart
 from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
 from igan_fast.models import Discriminator, IterativeGAN
 from igan_fast.ops import backend
-from igan_fast.ops.winograd_conv import filters_kept
+from igan_fast.ops.convolution import filters_kept
 from igan_fast.reference import step as reference
 from igan_fast.reference.frozen import frozen
 from igan_fast.reference.step import StepConfig, StepLosses, arithmetic, check_precision, products

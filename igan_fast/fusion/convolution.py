@@ -20,7 +20,7 @@ from igan_fast.fusion.watched import guard, watch
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.conv_norm_act import conv_norm_act
-from igan_fast.ops.geometry import Geometry, Given
+from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, plan_of
 from igan_fast.ops.layout import channels_first, no_view
 from igan_fast.ops.transforms import transformed
 
@@ -60,22 +60,22 @@ class FusedConvolution(FusedModule):
             folded = self._folded(x, weight, bias, expectation.norm)
             if folded is not None:
                 return folded
-        geometry = self._kernel(x, weight)
-        if geometry is None:
+        plan = self._plan(x, weight, bias)
+        if plan is None:
             y: Tensor = self.plain_class.forward(self, x)
             return y if recorded else watch(y, expectation)
         # A Deferred clones the weights, for its plain result: not where that would cost as much as it gains.
         may_defer = x.numel() >= weight.numel() and not may_change_unseen(x)
         slope = expectation.slope if may_defer else None
-        call = _Call(geometry, expectation, 1.0 if slope is None else slope)
+        call = _Call(plan, expectation, 1.0 if slope is None else slope)
         if recorded:
             y = apply_function(_Convolve, x, weight, bias, call)
         else:
             y = _convolve(x, weight, bias, call)
         return watch(y, expectation)
 
-    def _kernel(self, x: Tensor, weight: Tensor) -> Geometry | None:
-        """The settings for our own kernels; None where these do not support the call or are not faster."""
+    def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Plan | None:
+        """The plan by which kernels of this package compute the convolution; None where PyTorch's own module does."""
         if (
             x.dim() != 4
             or weight.dim() != 4
@@ -86,16 +86,23 @@ class FusedConvolution(FusedModule):
             or torch.is_autocast_enabled(x.device.type)
         ):
             return None
-        geometry = self._settings(self.padding)
-        return geometry if geometry is not None and geometry.has_kernel(x, weight) else None
+        settings = self._settings(self.padding)
+        plan = None if settings is None else plan_of(x, weight, bias, settings)
+        return plan if plan is not None and plan.implementation.own_kernels else None
 
-    def _settings(self, padding: Any) -> Geometry | None:
-        """The settings of the module as they are now; None where they are of a kind that only PyTorch understands."""
-        dimensions = self.weight.dim() - 2
-        settings = (self.stride, padding, self.output_padding, self.dilation)
+    def _settings(self, padding: Any) -> ConvSettings | None:
+        """The module's settings as they are now, with this padding; None for a kind that only PyTorch understands."""
         try:
-            return _geometry(dimensions, self.transposed, *settings, self.groups)
-        except (TypeError, ValueError):  # TypeError also for a list, which is not hashable
+            return ConvSettings.cached(
+                self.weight.dim() - 2,
+                transposed=self.transposed,
+                stride=self.stride,
+                padding=padding,
+                output_padding=self.output_padding,
+                dilation=self.dilation,
+                groups=self.groups,
+            )
+        except (TypeError, ValueError):
             return None
 
     def _folded(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Any) -> Tensor | None:
@@ -120,14 +127,14 @@ class FusedConvolution(FusedModule):
         autocast = torch.is_autocast_enabled(x.device.type)
         casts = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else None
         padding = 0 if self.padding_mode != "zeros" or isinstance(self.padding, str) else self.padding
-        geometry = self._settings(padding)
+        settings = self._settings(padding)
         dtype = casts or x.dtype
-        if geometry is None or not norm.can_fold(dtype):
+        if settings is None or not norm.can_fold(dtype):
             return None
-        if self.padding == "same" and any(stride != 1 for stride in geometry.stride):
+        if self.padding == "same" and any(stride != 1 for stride in settings.stride):
             return None  # PyTorch raises an error
         state, slope = norm.folding_state(), norm._expectation.slope
-        padded, padding = self._padded(x, geometry)
+        padded, padding = self._padded(x, settings)
         y = conv_norm_act(
             padded,
             weight,
@@ -136,10 +143,10 @@ class FusedConvolution(FusedModule):
             norm.running_mean,
             norm.running_var,
             transposed=self.transposed,
-            stride=geometry.stride,
+            stride=settings.stride,
             padding=padding,
-            output_padding=geometry.output_padding,
-            dilation=geometry.dilation,
+            output_padding=settings.output_padding,
+            dilation=settings.dilation,
             conv_groups=self.groups,
             conv_bias=bias,
             training=False,
@@ -164,24 +171,29 @@ class FusedConvolution(FusedModule):
         pad = functools.partial(F.pad, pad=sides, mode=self.padding_mode)
         return lambda x, *parameters: function(pad(x), *parameters, **settings)
 
-    def _padded(self, x: Tensor, geometry: Geometry) -> tuple[Tensor, Any]:
+    def _padded(self, x: Tensor, settings: ConvSettings) -> tuple[Tensor, Any]:
         """x and the ``padding`` to call the operator with. x is padded here, in a copy, where the operator has no such
         padding: another ``padding_mode``, or "same" with an odd number of rows or columns to add."""
         if self.padding_mode != "zeros":
             sides: Any = self._reversed_padding_repeated_twice  # F.pad's order: last dimension first, two numbers each
             return F.pad(x, sides, mode=self.padding_mode), 0
         if self.padding != "same":
-            return x, geometry.padding
-        total = [d * (k - 1) for d, k in zip(geometry.dilation, self.weight.shape[2:], strict=True)]
+            return x, settings.padding
+        total = [d * (k - 1) for d, k in zip(settings.dilation, self.weight.shape[2:], strict=True)]
         if not any(n % 2 for n in total):
             return x, [n // 2 for n in total]
         return F.pad(x, [side for n in reversed(total) for side in (n // 2, n - n // 2)]), 0
 
 
 class _Call(NamedTuple):
-    """The settings of one call. ``slope`` is that of the expected activation, 1 where none is expected."""
+    """One call of a convolution.
 
-    geometry: Geometry
+    Attributes:
+        plan: how it is computed, also if it has to be computed again without the activation.
+        slope: of the expected activation, 1 where none is expected.
+    """
+
+    plan: Plan
     expectation: Expectation
     slope: float
 
@@ -192,7 +204,7 @@ class _Convolve(ConvAct):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, None)
-        ctx.settings, ctx.given = (call.geometry, 1.0), Given.of(x)
+        ctx.settings, ctx.negative_slope, ctx.input_spec = call.plan.settings, 1.0, InputSpec.of(x)
         return _convolve(x, weight, bias, call)
 
     @staticmethod
@@ -201,13 +213,14 @@ class _Convolve(ConvAct):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:
-    y = _in_memory_format_of_result(call.geometry.convolve(x, weight, bias, call.slope), x, weight)
+    y = _in_memory_format_of_result(call.plan.run(x, weight, bias, call.slope), x, weight)
     if call.slope == 1:
         return y
-    parameters: Any = clones(weight, bias)
+    copied: Any = clones(weight, bias)
+    weight, bias = copied
 
     def plain() -> Tensor:
-        return _in_memory_format_of_result(call.geometry.convolve(x, *parameters), x, parameters[0])
+        return _in_memory_format_of_result(call.plan.run(x, weight, bias, 1.0), x, weight)
 
     return guard(Deferred(y, Result(call.expectation, (x,), plain, y, call.slope, recompute=False)))
 
@@ -215,21 +228,6 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Te
 def _is_unchanged(norm: FusedBatchNorm, state: tuple[Any, ...], dtype: torch.dtype, other: Any) -> bool:
     """Whether ``other`` is ``norm``, still in this state and foldable into a convolution in ``dtype``."""
     return other is norm and norm.can_fold(dtype) and norm.folding_state() == state
-
-
-@functools.lru_cache(maxsize=1024)
-def _geometry(
-    dimensions: int, transposed: bool, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int
-) -> Geometry:
-    return Geometry(
-        dimensions,
-        transposed=transposed,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        dilation=dilation,
-        groups=groups,
-    )
 
 
 def _in_memory_format_of_result(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ import torch
 from fused_networks import X, assert_alike, block, pair, tensors_of
 from oracles import HALF, error
 from torch import Tensor, nn
+from winograd_runs import count_winograd
 from zoo import NETWORKS
 
 import igan_fast
 from igan_fast import ops
 from igan_fast.fusion import Entry
-from igan_fast.ops import backend, winograd_conv
+from igan_fast.ops import backend
 
 
 @pytest.fixture(autouse=True)
@@ -339,16 +340,7 @@ def kernels(monkeypatch) -> list[str]:
     """The calls of our own convolution kernels."""
     if ops.backends()["native-cpu"] != "available":
         pytest.skip(ops.backends()["native-cpu"])
-    ran: list[str] = []
-    for name in ("convolve", "weight_gradient"):
-        function = getattr(winograd_conv, name)
-
-        def counted(*arguments, name=name, function=function, **options):
-            ran.append(name)
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(winograd_conv, name, counted)
-    return ran
+    return count_winograd(monkeypatch)
 
 
 CRITICS = {
