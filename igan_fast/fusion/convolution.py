@@ -203,9 +203,12 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Te
     return guard(Deferred(y, Result(call.place, (x,), plain, y, call.slope, lean=False)))
 
 
-def _is_still(norm: FusedBatchNorm, state: tuple[Any, ...], dtype: torch.dtype, other: Any) -> bool:
+def _is_still(norm: FusedBatchNorm, state: Any, dtype: torch.dtype, other: Any) -> bool:
     """Whether another normalisation is this one, in this state, which is to be folded for a dtype."""
-    return other is norm and norm.may_fold(dtype) and norm.state() == state
+    if other is not norm or not norm.may_fold(dtype):
+        return False
+    counted, values = norm.state()
+    return counted == state[0] and all(a is b or torch.equal(a, b) for a, b in zip(values, state[1], strict=True))
 
 
 @functools.lru_cache(maxsize=1024)

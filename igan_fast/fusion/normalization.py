@@ -166,16 +166,19 @@ class FusedBatchNorm(FusedNorm):
             and self.running_mean is not None
             and self.running_var is not None
             and not self.observed()
+            and not self._forward_pre_hooks  # which may change it after the convolution
             and not records(self.weight, self.bias)
             and not transformed(*tensors)
             and not any(t is not None and t.is_inference() for t in tensors)  # whose changes are not counted
             and all(t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in _HALF) for t in tensors)
         )
 
-    def state(self) -> tuple[Any, ...]:
-        """What its result in evaluation depends on, to be compared."""
+    def state(self) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
+        """What its result in evaluation depends on; by value too, as ``.data`` changes tensors uncounted."""
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
-        return (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
+        counted = (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
+        # To compare values on a GPU is to wait for it.
+        return counted, copies(*tensors) if self.running_mean.device.type == "cpu" else ()
 
     def _joined(self, input: Tensor) -> Tensor | None:
         if type(input) is not Deferred or input.is_computed():  # which C++ may have written into
