@@ -60,7 +60,7 @@ class _Activate(torch.autograd.Function):
             result.kept = (y.detach(), y._version)
         # PyTorch's own saves one tensor of this shape too, so that a checkpoint meets the same number at each call.
         ctx.save_for_backward(Deferred(y, result) if result.lean or slope else y)
-        ctx.slope, ctx.place = slope, result.place
+        ctx.slope, ctx.place, ctx.anchor = slope, result.place, result.anchor
         return y
 
     @staticmethod
@@ -72,7 +72,11 @@ class _Activate(torch.autograd.Function):
                 with torch._C.DisableTorchFunctionSubclass():
                     return _DeferredGradient(side, grad, ctx.slope, ctx.place), None
             side = result.side()
-        return before_activation(grad, side.detach(), ctx.slope), None
+        before = before_activation(grad, side.detach(), ctx.slope)
+        if ctx.anchor is not None and torch.is_grad_enabled():
+            # A second derivative by what the activation was given is zero, not absent; the sum is one of no values.
+            before = before + ctx.anchor.sum()
+        return before, None
 
 
 class _DeferredGradient(Wrapper):

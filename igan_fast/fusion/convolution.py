@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.fusion.deferred import Deferred, guard, settle, watch
-from igan_fast.fusion.nodes import apply
+from igan_fast.fusion.nodes import anchored
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.place import Place
 from igan_fast.fusion.result import Result, copies
@@ -64,7 +64,7 @@ class FusedConvolution(Twin):
         expected = place.slope if x.numel() >= weight.numel() and not is_shared(x) else None
         call = _Call(geometry, place, 1.0 if expected is None else expected)
         if recording:
-            y = apply(_Convolve, x, weight, bias, call)
+            y = anchored(_Convolve, x, weight, bias, call)
         else:
             y = _convolve(x, weight, bias, call)
         return watch(y, place)
@@ -181,13 +181,15 @@ class _Convolve(ConvAct):
     """A convolution in the graph, by our own kernels; its result is a Deferred where an activation is expected."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, None)
         ctx.settings, ctx.given = (call.geometry, 1.0), Given.of(x)
-        return _convolve(x, weight, bias, call)
+        return _convolve(x, weight, bias, call), None if call.slope == 1 else x.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return ConvAct.backward(ctx, settle(grad))[:4]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from igan_fast.fusion import twin
 from igan_fast.fusion.activation import parts_of
 from igan_fast.fusion.deferred import Deferred, guard, learn, settle, watch
-from igan_fast.fusion.nodes import apply
+from igan_fast.fusion.nodes import anchored
 from igan_fast.fusion.place import Place
 from igan_fast.fusion.result import Result, copies
 from igan_fast.fusion.twin import Twin, is_shared, is_small, layout_of, records
@@ -93,7 +93,7 @@ class FusedNorm(Twin):
         groups = x.shape[0] if self.averages and statistics is None else 1
         call = _Call(namespace, place, groups, self.eps, slope, statistics, update, [], self.averages)
         if records(x, weight, bias):
-            y: Tensor = apply(_Normalize, x, weight, bias, call)
+            y = anchored(_Normalize, x, weight, bias, call)
         else:
             y, _, _ = _normalize(x, weight, bias, call)
         if call.late:
@@ -271,15 +271,17 @@ class _Normalize(torch.autograd.Function):
     """A normalisation in the graph. Its backward pass computes the activation's too, where that gives it both parts."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _Call
+    ) -> tuple[Tensor, Tensor | None]:
         y, mean, var = _normalize(x, weight, bias, call)
         # The bias of its own: PyTorch's normalisation does not need it afterwards, and lets it be changed.
         ctx.save_for_backward(x, weight, None if bias is None else bias.clone(), mean, var)
         ctx.call = call
-        return y
+        return y, None if call.slope is None else x.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, var = ctx.saved_tensors
         call: _Call = ctx.call
         grad, slope = parts_of(grad, call.place)

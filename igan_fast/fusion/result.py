@@ -26,11 +26,14 @@ class Result:
             expected.
         autocast: the dtype that autocast had at the call, where it was on.
         lean: whether an activation's backward pass finds the plain result again instead of keeping ``activated``.
+
+    ``anchor`` is an empty tensor at the node of autograd's graph that the plain result is at, where there is one.
     """
 
     __slots__ = (
         "__weakref__",
         "activated",
+        "anchor",
         "autocast",
         "compute",
         "consumed",
@@ -62,6 +65,7 @@ class Result:
         self.expects, self.lean, self.autocast = expects, lean, autocast
         self.consumed = False
         self.value: Tensor | None = None
+        self.anchor: Tensor | None = None
         self.kept: tuple[Tensor, int] | None = None
         self.inference = torch.is_inference_mode_enabled()
         self.versions = [version_of(t) for t in inputs]
