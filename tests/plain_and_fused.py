@@ -35,7 +35,7 @@ class Net(nn.Module):
 
     def __init__(self, conv: nn.Module | None = None, norm: nn.Module | None = None, act: nn.Module | None = None):
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 1) if conv is None else conv
+        self.conv = nn.Conv2d(3, 16, 3, padding=1) if conv is None else conv
         self.norm = nn.BatchNorm2d(16) if norm is None else norm
         self.act = nn.ReLU() if act is None else act
 

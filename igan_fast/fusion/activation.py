@@ -61,7 +61,7 @@ class _Activate(torch.autograd.Function):
             result.saved = (y.detach(), y._version)
         # One tensor of this shape, as PyTorch's activation saves: a checkpoint counts the saved tensors of both calls.
         ctx.save_for_backward(Deferred(y, result) if result.recompute or slope else y)
-        ctx.slope, ctx.expectation = slope, result.expectation
+        ctx.slope, ctx.expectation, ctx.anchor = slope, result.expectation, result.anchor
         return y
 
     @staticmethod
@@ -73,7 +73,11 @@ class _Activate(torch.autograd.Function):
                 with torch._C.DisableTorchFunctionSubclass():
                     return _DeferredGradient(saved, grad, ctx.slope, ctx.expectation), None
             saved = result.with_signs()
-        return before_activation(grad, saved.detach(), ctx.slope), None
+        before = before_activation(grad, saved.detach(), ctx.slope)
+        if ctx.anchor is not None and torch.is_grad_enabled():
+            # The second derivative with respect to the activation's input is zero, and not None: a sum of no elements.
+            before = before + ctx.anchor.sum()
+        return before, None
 
 
 class _DeferredGradient(Wrapper):

@@ -7,14 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["apply_function", "is_recorded"]
+__all__ = ["apply_function", "apply_with_anchor", "is_recorded"]
 
 
-def apply_function(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)``, but faster: PyTorch's ``apply`` first looks for a transform of ``torch.func``, which a
     fused module has done by then."""
-    y: Tensor = super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
-    return y
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
+def apply_with_anchor(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+    """The result of a function that returns a Deferred and its anchor (``Result``), or an ordinary tensor and None."""
+    y: Any
+    y, anchor = apply_function(function, *args)
+    if anchor is not None:
+        y.result.anchor = anchor
+    return y  # type: ignore[no-any-return]
 
 
 def is_recorded(*tensors: Tensor | None) -> bool:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.fusion.autograd import apply_function, is_recorded
+from igan_fast.fusion.autograd import apply_with_anchor, is_recorded
 from igan_fast.fusion.deferred import Deferred, to_ordinary
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.fused_module import FusedModule, is_small, may_change_unseen, memory_format_of
@@ -69,7 +69,7 @@ class FusedConvolution(FusedModule):
         slope = expectation.slope if may_defer else None
         call = _Call(plan, expectation, 1.0 if slope is None else slope)
         if recorded:
-            y = apply_function(_Convolve, x, weight, bias, call)
+            y = apply_with_anchor(_Convolve, x, weight, bias, call)
         else:
             y = _convolve(x, weight, bias, call)
         return watch(y, expectation)
@@ -202,13 +202,15 @@ class _Convolve(ConvAct):
     """The autograd node of a convolution by our own kernels. The result is Deferred where an activation is expected."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, None)
         ctx.settings, ctx.negative_slope, ctx.input_spec = call.plan.settings, 1.0, InputSpec.of(x)
-        return _convolve(x, weight, bias, call)
+        return _convolve(x, weight, bias, call), None if call.slope == 1 else x.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return ConvAct.backward(ctx, to_ordinary(grad))[:4]
 
 
@@ -225,9 +227,12 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Te
     return guard(Deferred(y, Result(call.expectation, (x,), plain, y, call.slope, recompute=False)))
 
 
-def _is_unchanged(norm: FusedBatchNorm, state: tuple[Any, ...], dtype: torch.dtype, other: Any) -> bool:
+def _is_unchanged(norm: FusedBatchNorm, state: Any, dtype: torch.dtype, other: Any) -> bool:
     """Whether ``other`` is ``norm``, still in this state and foldable into a convolution in ``dtype``."""
-    return other is norm and norm.can_fold(dtype) and norm.folding_state() == state
+    if other is not norm or not norm.can_fold(dtype):
+        return False
+    counted, values = norm.folding_state()
+    return counted == state[0] and all(a is b or torch.equal(a, b) for a, b in zip(values, state[1], strict=True))
 
 
 def _in_memory_format_of_result(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:

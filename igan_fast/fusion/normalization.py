@@ -140,16 +140,19 @@ class FusedBatchNorm(FusedNorm):
             and self.running_mean is not None
             and self.running_var is not None
             and not self.has_backward_hooks()
+            and not self._forward_pre_hooks  # they may change it after the convolution's call
             and not is_recorded(self.weight, self.bias)
             and not transformed(*tensors)
             and not any(t is not None and t.is_inference() for t in tensors)  # they have no version counter
             and all(t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in _HALF) for t in tensors)
         )
 
-    def folding_state(self) -> tuple[Any, ...]:
-        """What the result in evaluation depends on. Equal tuples mean that nothing has changed in between."""
+    def folding_state(self) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
+        """What the result in evaluation depends on: identities and version counters, and on a CPU clones of the values,
+        because a change by ``.data`` is not counted. On a GPU comparing values would synchronise."""
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
-        return (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
+        counted = (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
+        return counted, clones(*tensors) if self.running_mean.device.type == "cpu" else ()
 
     def _folded_result(self, input: Tensor) -> Tensor | None:
         if type(input) is not Deferred or input.is_computed():  # C++ may have written into the computed data

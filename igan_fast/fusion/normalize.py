@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.fusion.activation import gradient_and_slope
-from igan_fast.fusion.autograd import apply_function, is_recorded
+from igan_fast.fusion.autograd import apply_with_anchor, is_recorded
 from igan_fast.fusion.deferred import Deferred
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.result import Result, clones
@@ -56,7 +56,7 @@ class NormCall(NamedTuple):
 def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall) -> Tensor:
     """The normalisation's result: Deferred where an activation is expected. Updates the running statistics."""
     if is_recorded(x, weight, bias):
-        y: Tensor = apply_function(_Normalize, x, weight, bias, call)
+        y = apply_with_anchor(_Normalize, x, weight, bias, call)
     else:
         y, _, _ = _normalize(x, weight, bias, call)
     if call.late_update:
@@ -110,15 +110,17 @@ class _Normalize(torch.autograd.Function):
     (``gradient_and_slope``), its backward pass computes the gradient of both."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall
+    ) -> tuple[Tensor, Tensor | None]:
         y, mean, var = _normalize(x, weight, bias, call)
         # PyTorch's normalisation does not save the bias, so it allows a change of it before the backward pass: clone.
         ctx.save_for_backward(x, weight, None if bias is None else bias.clone(), mean, var)
         ctx.call = call
-        return y
+        return y, None if call.slope is None else x.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, var = ctx.saved_tensors
         call: NormCall = ctx.call
         grad, slope = gradient_and_slope(grad, call.expectation)

@@ -33,6 +33,7 @@ class Result:
         autocast: the dtype of autocast during the call; None where autocast was off.
 
     Attributes:
+        anchor: an empty tensor with the autograd node of the plain result; None where autograd does not record.
         consumed: ``activated`` has been returned to the caller.
         value: the plain result, once it was computed ahead of its use (``Guarded``).
         saved: ``activated`` and its version counter, for the activation's backward pass.
@@ -42,6 +43,7 @@ class Result:
     __slots__ = (
         "__weakref__",
         "activated",
+        "anchor",
         "autocast",
         "compute",
         "consumed",
@@ -72,6 +74,7 @@ class Result:
         self.activated: Tensor | None = activated
         self.is_expected_norm, self.recompute, self.autocast = is_expected_norm, recompute, autocast
         self.consumed = False
+        self.anchor: Tensor | None = None
         self.value: Tensor | None = None
         self.saved: tuple[Tensor, int] | None = None
         self.inference_mode = torch.is_inference_mode_enabled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import threading
 import weakref
 
@@ -166,6 +167,46 @@ def test_change_between_the_calls(change, training, context):
     net = randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
     assert_alike(net, CHANGES[change], base, context=context)  # each call starts from what the last one has changed
     assert_alike(net, CHANGES[change], base, context=context, calls="taught")
+
+
+#: Changes between the calls of the convolution and of the normalisation, which may be folded in evaluation.
+EARLIER_CHANGES = {
+    "weight by data": lambda net, h: net.norm.weight.data.mul_(1.5),
+    "bias' data set": lambda net, h: setattr(net.norm.bias, "data", net.norm.bias.data + 0.2),
+    "bias by NumPy": lambda net, h: net.norm.bias.detach().numpy().__iadd__(0.3),
+    "mean by data": lambda net, h: net.norm.running_mean.data.add_(0.1),
+    "variance by NumPy": lambda net, h: net.norm.running_var.numpy().__imul__(2.0),
+    "convolution's weight by data": lambda net, h: net.conv.weight.data.mul_(1.5),
+    "eps": lambda net, h: setattr(net.norm, "eps", net.norm.eps + 0.7),
+    "a not-a-number": lambda net, h: net.norm.weight.data[:2].fill_(math.nan),
+    "nothing": lambda net, h: None,
+}
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad", "inference"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("change", EARLIER_CHANGES)
+def test_change_between_the_convolution_and_the_normalisation(change, training, context):
+    def way(net, x):
+        h = net.conv(x)
+        EARLIER_CHANGES[change](net, h)
+        return net.act(net.norm(h))
+
+    net = randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
+    assert_alike(net, way, images(), context=context)
+    assert_alike(net, way, images(), context=context, calls="taught first")
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad", "inference"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_hook_before_the_normalisation_writes_its_parameters(training, context):
+    def scale_weight(norm, given):
+        norm.weight.data.mul_(0.9)
+
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2))).train(training))
+    for model in (fused, plain):
+        model.norm.register_forward_pre_hook(scale_weight)
+    assert_alike(plain, lambda net, x: net(x), images(), fused=fused, context=context, calls="taught first again")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

@@ -23,6 +23,16 @@ def second(net, x):
     return grad.detach()
 
 
+def second_alone(net, x):
+    """The second derivative with respect to the bias is zero, and not None."""
+    y = net(x)
+    if not y.requires_grad:
+        return y
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    inputs = [*net.norm.parameters(), net.conv.weight]
+    return grad.detach(), torch.autograd.grad(grad.square().sum(), inputs, allow_unused=True)
+
+
 def penalty(net, x):
     """WGAN-GP's gradient penalty, of the normalisation's result and of the activation's."""
     h = net.norm(net.conv(x))
@@ -86,6 +96,7 @@ def anomaly_found(net, x):
 
 WAYS = {
     "second derivatives": second,
+    "second derivatives alone": second_alone,
     "gradient penalty": penalty,
     "second derivatives to the hidden": to_hidden,
     "some gradients": only_some,
@@ -107,6 +118,22 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_derivatives(way, net, training, context):
     assert_alike(randomised(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_the_second_derivative_by_a_convolutions_bias_is_zero(slope):
+    """One of our own kernels computes the convolution and the activation."""
+    fused, plain = pair(randomised(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.LeakyReLU(slope)), torch.float32))
+    for net in (fused, plain):
+        for _ in range(3):
+            net.zero_grad(set_to_none=True)
+            x = images((8, 16, 32, 32), torch.float32).requires_grad_()
+            (grad,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+            grad.square().sum().backward()
+            assert net[0].bias.grad is not None
+            assert not net[0].bias.grad.any()
+    difference = (fused[0].weight.grad - plain[0].weight.grad).abs().max()
+    assert difference < 1e-4 * plain[0].weight.grad.abs().max()
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
