@@ -1,15 +1,16 @@
-"""Convolutions of well-known GANs, by minimal filtering against PyTorch's own in either layout, on a CPU in float32."""
+"""Convolutions of well-known GANs, by Winograd against PyTorch's own in either memory format, on the CPU in float32."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
 from bench import core, subjects
-from igan_fast.ops import backend, winograd_conv
+from igan_fast.ops import backend
+from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, gradients, plan_of
 
 
 class Convolution(NamedTuple):
@@ -56,35 +57,35 @@ def test_convolution(compare, batches, device, request, case, layout):
         pytest.skip("only the CPU has these kernels")
     if request.config.getoption("--quick"):
         case = case._replace(c_in=16, c_out=16, size=8 + case.size % 4, batch=16)
-    options: dict[str, Any] = {"transposed": case.transposed, "stride": case.stride, "padding": case.padding}
+    settings = ConvSettings.cached(
+        2, transposed=case.transposed, stride=case.stride, padding=case.padding, output_padding=case.output_padding
+    )
     channels = (case.c_in, case.c_out) if case.transposed else (case.c_out, case.c_in)
     x = torch.randn(case.batch, case.c_in, case.size, case.size)
     weight = torch.randn(*channels, case.kernel, case.kernel) * 0.02
-    assert winograd_conv.applies(x, weight, output_padding=case.output_padding, **options)
-    grad = torch.randn_like(winograd_conv.convolve(x, weight, output_padding=case.output_padding, **options))
+    assert plan_of(x, weight, None, settings).implementation.name == "winograd"
+    grad = torch.randn_like(convolve(x, weight, None, settings))
 
     def ours() -> core.Peer:
         given, upstream = (t.contiguous(memory_format=subjects.LAYOUTS[layout]) for t in (x, grad))
 
-        def backward(_: Tensor) -> tuple[Tensor, Tensor]:
-            return (
-                winograd_conv.input_gradient(upstream, weight, x.shape[2:], **options),
-                winograd_conv.weight_gradient(upstream, given, case.kernel, **options),
-            )
+        @torch.no_grad()
+        def backward(_: Tensor) -> tuple[Tensor | None, Tensor | None]:
+            spec = InputSpec(given.shape, contiguous=False)
+            return gradients(upstream, given, weight, settings, spec, needs_input=True, needs_weight=True)
 
-        return lambda: winograd_conv.convolve(given, weight, output_padding=case.output_padding, **options), backward
+        return lambda: convolve(given, weight, None, settings), backward
 
     def eager(arranged: str) -> core.Peer:
         given, upstream, w = (t.contiguous(memory_format=subjects.LAYOUTS[arranged]) for t in (x, grad, weight))
-        sides = [[case.stride] * 2, [case.padding] * 2, [1, 1], case.transposed, [case.output_padding] * 2, 1]
 
         def backward(_: Tensor) -> tuple[Tensor, Tensor]:
             dx, dweight, _none = torch.ops.aten.convolution_backward(
-                upstream, given, w, None, *sides, (True, True, False)
+                upstream, given, w, None, *settings.arguments, (True, True, False)
             )
             return dx, dweight
 
-        return lambda: torch.ops.aten.convolution(given, w, None, *sides), backward
+        return lambda: torch.ops.aten.convolution(given, w, None, *settings.arguments), backward
 
     small = x if case.transposed else grad
     compare(

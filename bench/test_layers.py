@@ -1,6 +1,6 @@
-"""Each convolution of the model apart: forward, the gradient of its input and that of its weights, in FLOP/s.
+"""Each convolution of the model by itself: forward, input gradient and weight gradient, in FLOP/s.
 
-What PyTorch's library (cuDNN, oneDNN) makes of a layer is the most that an iteration on top of it can reach.
+The FLOP/s of PyTorch's library (cuDNN, oneDNN) for a layer are the most that an iteration which calls it can reach.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from igan_fast.devices import has_bfloat16
-from igan_fast.ops.geometry import Geometry, Given
+from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, gradients
 
 #: The layers of D and G at 128² and width 64: input channels, output channels, larger size, transposed or not.
 LAYERS = {
@@ -51,22 +51,20 @@ def test_layers(compare, request, batches, device, layer, precision):
     x, grad = image(c_in, small if transposed else size), image(c_out, size if transposed else small)
     shape = (c_in, c_out, 5, 5) if transposed else (c_out, c_in, 5, 5)
     weight = torch.randn(shape, device=device).to(kind, memory_format=torch.channels_last)
-    geometry = Geometry(2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed))
+    settings = ConvSettings.cached(2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed))
 
     def forward() -> Any:
-        return torch.ops.aten.convolution(x, weight, None, *geometry.arguments)
+        return torch.ops.aten.convolution(x, weight, None, *settings.arguments)
 
     def gradient(of_x: bool) -> Callable[[], Any]:
         mask = [of_x, not of_x, False]
-        return lambda: torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry.arguments, mask)
+        return lambda: torch.ops.aten.convolution_backward(grad, x, weight, None, *settings.arguments, mask)
 
     def ours() -> Any:
         with torch.no_grad():
-            if geometry.has_kernel(x, weight):
-                y = geometry.convolve(x, weight)
-            else:
-                y = forward()
-            return y, geometry.gradients(grad, x, weight, True, True, Given.of(x))
+            y = convolve(x, weight, None, settings)
+            spec = InputSpec.of(x)
+            return y, gradients(grad, x, weight, settings, spec, needs_input=True, needs_weight=True)
 
     library = dict(zip(PASSES, (forward, gradient(True), gradient(False)), strict=True))
     compare(

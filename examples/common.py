@@ -1,4 +1,4 @@
-"""What the examples share: options, faces that need no download, the loop around a step, a picture of the results."""
+"""Code that the examples share: options, drawn faces as data, the training loop, and saving images of the results."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ class Options:
     iterations: int = 20
     batch_size: int = 16
     fuse: bool = True
-    """Fuse the networks' layers; without, everything runs as PyTorch has it."""
+    """Run the networks on the fused operators, by igan_fast.fuse; otherwise plain PyTorch."""
     seed: int = 0
-    """Of the weights, the data and its order."""
+    """Seed of the weights, the data and its order."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
 class ImageOptions(Options):
     image_size: int = 64
-    """Height and width; a power of two from 32 up."""
+    """Height and width in pixels; a power of two, at least 32."""
     faces: int = 256
-    """How many faces are drawn to learn from."""
+    """Number of drawn faces to train on."""
     out: Path | None = None
-    """Where to write a picture of what was learned (.png)."""
+    """File for an image of the results (.png)."""
 
 
 def options_of(kind: type[AnyOptions], description: str | None, arguments: Sequence[str] | None) -> AnyOptions:
-    """The command line as ``kind``, the global random state seeded."""
+    """Parse the command line into ``kind``, and seed the global random state."""
     options = tyro.cli(kind, description=description, args=arguments)
     torch.manual_seed(options.seed)
     return options
 
 
 def faces(options: ImageOptions, attributes: Sequence[str] = ("Male",)) -> tuple[Tensor, Tensor]:
-    """Drawn faces, (N, 3, S, S) in [−1, 1], and their labels, (N, attributes) in {0, 1}."""
+    """Drawn faces (N, 3, S, S) in [−1, 1], and their labels (N, attributes) in {0, 1}."""
     source = DrawnFaces(options.faces, seed=options.seed, attributes=attributes)
-    pictures = [torch.from_numpy(source.image(index, options.image_size)) for index in range(len(source))]
-    images = to_float(torch.stack(pictures)).contiguous()
+    drawn = [torch.from_numpy(source.image(index, options.image_size)) for index in range(len(source))]
+    images = to_float(torch.stack(drawn)).contiguous()
     return images.to(options.device), torch.from_numpy(source.labels).to(images).to(options.device)
 
 
 def shuffled(tensors: Sequence[Tensor], batch_size: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
-    """Batches without end, of the same places in all ``tensors``."""
+    """An endless stream of batches: the same random rows of all ``tensors``."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         rows = torch.randint(len(tensors[0]), (batch_size,), generator=generator)
@@ -70,7 +70,7 @@ def train(
     batches: Iterator[Any],
     options: Options,
 ) -> None:
-    """Run ``step`` on a batch for each iteration; losses every tenth of the way, the time at the end."""
+    """Call ``step(model, batch)`` for each iteration. Prints the losses ten times, and the speed at the end."""
     count = options.iterations
     start = time.perf_counter()
     for iteration, batch in zip(range(1, count + 1), batches, strict=False):
@@ -82,21 +82,21 @@ def train(
     print(f"{count} iterations in {seconds:.1f} s, {count * options.batch_size / seconds:.1f} examples/s")
 
 
-def save_pictures(rows: Mapping[str, Tensor], out: Path | None) -> None:
-    """A row of pictures, (N, 3, S, S) in [−1, 1], for each name; nothing where ``out`` is None."""
+def save_images(rows: Mapping[str, Tensor], out: Path | None) -> None:
+    """Save one row of images (N, 3, S, S) in [−1, 1] for each name; nothing if ``out`` is None."""
     if out is not None:
-        pictures = [to_uint8(images).cpu().numpy() for images in rows.values()]
-        print(f"written: {save_png(grid(pictures, list(rows)), out)}", file=sys.stderr)
+        arrays = [to_uint8(images).cpu().numpy() for images in rows.values()]
+        print(f"written: {save_png(grid(arrays, list(rows)), out)}", file=sys.stderr)
 
 
-def set_requires_grad(networks: Sequence[nn.Module], wanted: bool) -> None:
-    """Whether gradients of the networks' parameters are computed."""
+def set_requires_grad(networks: Sequence[nn.Module], requires_grad: bool) -> None:
+    """Set ``requires_grad`` of all parameters of the networks."""
     for network in networks:
-        network.requires_grad_(wanted)
+        network.requires_grad_(requires_grad)
 
 
 def normal_weights(module: nn.Module) -> None:
-    """DCGAN's start for ``Module.apply``: convolutions N(0, 0.02), norms N(1, 0.02)."""
+    """DCGAN's initialisation, for ``Module.apply``: convolutions N(0, 0.02), norms N(1, 0.02)."""
     name = type(module).__name__
     if "Conv" in name:
         nn.init.normal_(module.weight, 0.0, 0.02)

@@ -1,6 +1,7 @@
 """CycleGAN (Zhu et al., 2017, arXiv 1703.10593), after github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
 
-Two ResNet generators turn women's faces into men's and back; each has a PatchGAN (that of ``pix2pix.py``) to please.
+Two ResNet generators change women's faces into men's, and men's into women's. Each is trained against a PatchGAN
+discriminator (that of ``pix2pix.py``).
 By default 64², six residual blocks at half the original's width and batches of 2: 20 iterations take under a minute on
 two cores.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common import ImageOptions, faces, normal_weights, options_of, save_pictures, set_requires_grad, shuffled, train
+from common import ImageOptions, faces, normal_weights, options_of, save_images, set_requires_grad, shuffled, train
 from pix2pix import NormLayer, PatchDiscriminator
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ class ResnetGenerator(nn.Module):
 
 
 class ImagePool:
-    """The last 50 fakes: a discriminator sees an older one half of the time."""
+    """The last 50 generated images. Half of the time the discriminator gets an older one instead of a new one."""
 
     def __init__(self, size: int = 50) -> None:
         self.size, self.images = size, list[Tensor]()
@@ -88,7 +89,7 @@ class CycleGan(nn.Module):
 
 
 def build(image_size: int = 64, width: int = 32, blocks: int = 6) -> CycleGan:
-    """The networks take pictures of any size; ``image_size`` stands here as in the other examples."""
+    """The networks accept images of any size; ``image_size`` is here because the other examples have it."""
     return CycleGan(width, blocks)
 
 
@@ -138,12 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, labels = faces(options, ["Male"])
     women, men = images[labels[:, 0] == 0], images[labels[:, 0] == 1]
     model = build(options.image_size).to(options.device)
-    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
+    report = igan_fast.fuse(model) if options.fuse else "not fused"
     train(model, training_step, unpaired(women, men, options), options)
     print(report)
     with torch.no_grad():
         changed, back = model.to_b(women[:8]), model.to_a(model.to_b(women[:8]))
-    save_pictures({"real": women[:8], "changed": changed, "and back": back}, options.out)
+    save_images({"real": women[:8], "changed": changed, "and back": back}, options.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common import ImageOptions, faces, normal_weights, options_of, save_pictures, shuffled, train
+from common import ImageOptions, faces, normal_weights, options_of, save_images, shuffled, train
 from torch import Tensor, nn
 
 import igan_fast
@@ -102,11 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(Options, __doc__, arguments)
     images, _ = faces(options)
     model = build(options.image_size).to(options.device)
-    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
+    report = igan_fast.fuse(model) if options.fuse else "not fused"
     train(model, training_step, shuffled([images], options.batch_size, options.seed), options)
     print(report)
     with torch.no_grad():
-        save_pictures({"real": images[:8], "noise": model.eval().generator(model.noise(images[:8]))}, options.out)
+        save_images({"real": images[:8], "noise": model.eval().generator(model.noise(images[:8]))}, options.out)
 
 
 if __name__ == "__main__":

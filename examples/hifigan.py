@@ -1,9 +1,9 @@
 """HiFi-GAN (Kong et al., 2020, arXiv 2010.05646), after github.com/jik876/hifi-gan.
 
-A generator makes sound out of a mel spectrogram; discriminators of several periods and scales hand out lists of lists
-of features. Nothing here normalises activations (weight norm does not), so ``fuse`` finds nothing to do; the feature
-matching loss over some fifty feature maps is where igan_fast serves. By default an eighth of the original's widths,
-2,048 samples of made-up notes at 8 kHz and batches of 8: 20 iterations take under a minute on two cores.
+A generator makes sound from a mel spectrogram; discriminators of several periods and scales return lists of lists of
+feature maps. The layers have weight norm, which ``fuse`` leaves alone; igan_fast computes the feature matching loss
+over some fifty feature maps. By default an eighth of the original's widths, 2,048 samples of synthetic notes at 8 kHz
+and batches of 8: 20 iterations take under a minute on two cores.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class HifiGan(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.generator = Generator(width)
-        judges = [PeriodDiscriminator(period, width // 16) for period in (2, 3, 5, 7, 11)]
-        judges += [ScaleDiscriminator(pool, width // 16) for pool in (1, 2, 4)]
-        self.discriminators = nn.ModuleList(judges)
+        discriminators = [PeriodDiscriminator(period, width // 16) for period in (2, 3, 5, 7, 11)]
+        discriminators += [ScaleDiscriminator(pool, width // 16) for pool in (1, 2, 4)]
+        self.discriminators = nn.ModuleList(discriminators)
         self.feature_matching = FeatureMatchingLoss.hifigan(weight=2.0)
         self.optimizer_g = torch.optim.AdamW(self.generator.parameters(), lr=2e-4, betas=(0.8, 0.99))
         self.optimizer_d = torch.optim.AdamW(self.discriminators.parameters(), lr=2e-4, betas=(0.8, 0.99))
 
-    def judge(self, sound: Tensor) -> tuple[Scores, Features]:
-        scores, features = zip(*(judge(sound) for judge in self.discriminators), strict=True)
+    def discriminate(self, sound: Tensor) -> tuple[Scores, Features]:
+        scores, features = zip(*(discriminator(sound) for discriminator in self.discriminators), strict=True)
         return list(scores), list(features)
 
 
@@ -57,15 +57,15 @@ def training_step(model: HifiGan, batch: tuple[Tensor]) -> dict[str, Tensor]:
     fake = model.generator(mel)
     set_requires_grad([model.discriminators], True)
     model.optimizer_d.zero_grad()
-    loss_d = adversarial(model.judge(real)[0], 1.0) + adversarial(model.judge(fake.detach())[0], 0.0)
+    loss_d = adversarial(model.discriminate(real)[0], 1.0) + adversarial(model.discriminate(fake.detach())[0], 0.0)
     loss_d.backward()
     model.optimizer_d.step()
 
     set_requires_grad([model.discriminators], False)
     model.optimizer_g.zero_grad()
-    scores, fake_features = model.judge(fake)
+    scores, fake_features = model.discriminate(fake)
     with torch.no_grad():
-        _, real_features = model.judge(real)
+        _, real_features = model.discriminate(real)
     loss_g = adversarial(scores, 1.0)
     loss_features = model.feature_matching(fake_features, real_features)
     loss_mel = 45.0 * F.l1_loss(log_mel(fake), mel)
@@ -79,14 +79,14 @@ def training_step(model: HifiGan, batch: tuple[Tensor]) -> dict[str, Tensor]:
 class Options(CommonOptions):
     batch_size: int = 8
     samples: int = 2048
-    """How long a sound is; a multiple of HOP."""
+    """Samples per sound; a multiple of HOP."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(Options, __doc__, arguments)
     sounds = notes(256, options.samples, options.seed).to(options.device)
     model = build().to(options.device)
-    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
+    report = igan_fast.fuse(model) if options.fuse else "not fused"
     train(model, training_step, shuffled([sounds], options.batch_size, options.seed), options)
     print(report)
 

@@ -70,7 +70,7 @@ class _Discriminator(nn.Module):
 
 
 class PeriodDiscriminator(_Discriminator):
-    """Sees the sound as a picture with ``period`` samples in a row."""
+    """Its input is the sound as a matrix with ``period`` samples in each row."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class PeriodDiscriminator(_Discriminator):
 
 
 class ScaleDiscriminator(_Discriminator):
-    """Sees the sound averaged over ``pool`` samples."""
+    """Its input is the sound averaged over ``pool`` samples."""
 
     def __init__(self, pool: int, width: int) -> None:
         super().__init__()

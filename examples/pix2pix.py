@@ -1,7 +1,8 @@
 """pix2pix (Isola et al., 2017, arXiv 1611.07004), after github.com/junyanz/pytorch-CycleGAN-and-pix2pix.
 
-A U-Net of blocks within blocks draws a face from its outlines; a 70×70 PatchGAN sees outlines and face. By default 64²,
-half the original's widths and batches of 8: 20 iterations take under a minute on two cores.
+A U-Net made of nested blocks generates a face from its outlines; the discriminator, a 70×70 PatchGAN, gets the outlines
+and the face. By default 64², half the original's widths and batches of 8: 20 iterations take under a minute on two
+cores.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common import ImageOptions, faces, normal_weights, options_of, save_pictures, set_requires_grad, shuffled, train
+from common import ImageOptions, faces, normal_weights, options_of, save_images, set_requires_grad, shuffled, train
 from torch import Tensor, nn
 
 import igan_fast
@@ -20,7 +21,7 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class UnetSkipConnectionBlock(nn.Module):
-    """Down, whatever lies within, up; its input is joined to its output."""
+    """Downsampling, a submodule, upsampling; the input is concatenated to the output."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class UnetSkipConnectionBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.outermost = channels_in is not None
-        bias = not _has_scale(norm_layer)
+        bias = not _is_affine(norm_layer)
         down_conv = nn.Conv2d(channels_in or outer, inner, 4, 2, 1, bias=bias)
         down_relu, up_relu = nn.LeakyReLU(0.2, True), nn.ReLU(True)
         up_channels = inner if submodule is None else 2 * inner
@@ -52,7 +53,7 @@ class UnetSkipConnectionBlock(nn.Module):
 
 
 class UnetGenerator(nn.Module):
-    """As many blocks as halve the picture to one pixel."""
+    """A U-Net with as many blocks as it takes to halve the image to one pixel."""
 
     def __init__(self, image_size: int, width: int, norm_layer: NormLayer) -> None:
         super().__init__()
@@ -69,11 +70,11 @@ class UnetGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """70×70 PatchGAN: a map of logits, each of what 70×70 pixels look like."""
+    """70×70 PatchGAN: returns a map of logits, each for a patch of 70×70 pixels."""
 
     def __init__(self, channels_in: int, width: int, norm_layer: NormLayer) -> None:
         super().__init__()
-        bias = not _has_scale(norm_layer)
+        bias = not _is_affine(norm_layer)
         sequence = [nn.Conv2d(channels_in, width, 4, 2, 1), nn.LeakyReLU(0.2, True)]
         for channels, stride in ((width, 2), (width * 2, 2), (width * 4, 1)):
             sequence += [
@@ -87,8 +88,8 @@ class PatchDiscriminator(nn.Module):
         return self.model(x)
 
 
-def _has_scale(norm_layer: NormLayer) -> bool:
-    """Whether the norm has a shift of its own, which makes a bias before it idle."""
+def _is_affine(norm_layer: NormLayer) -> bool:
+    """Whether the norm has a weight and a bias. Then a bias of the convolution before it is redundant."""
     return norm_layer(1).weight is not None
 
 
@@ -131,7 +132,7 @@ def training_step(model: Pix2pix, batch: tuple[Tensor, Tensor]) -> dict[str, Ten
 
 
 def outlines_of(images: Tensor) -> Tensor:
-    """How much brightness changes from pixel to pixel: dark lines on white, (N, 3, S, S) in [−1, 1]."""
+    """Dark lines where brightness changes from pixel to pixel, on white: (N, 3, S, S) in [−1, 1]."""
     grey = F.pad(images.mean(1, keepdim=True), (1, 0, 1, 0), mode="replicate")
     change = (grey[..., 1:, 1:] - grey[..., 1:, :-1]).abs() + (grey[..., 1:, 1:] - grey[..., :-1, 1:]).abs()
     return (1 - 4 * change).clamp(-1, 1).expand_as(images)
@@ -147,13 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, _ = faces(options)
     pairs = outlines_of(images), images
     model = build(options.image_size).to(options.device)
-    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
+    report = igan_fast.fuse(model) if options.fuse else "not fused"
     train(model, training_step, shuffled(pairs, options.batch_size, options.seed), options)
     print(report)
-    with torch.no_grad():  # in training mode, as the original: dropout is its noise
-        save_pictures(
-            {"outlines": pairs[0][:8], "drawn": model.generator(pairs[0][:8]), "real": images[:8]}, options.out
-        )
+    with torch.no_grad():  # in training mode, as in the original, where dropout is the noise
+        save_images({"outlines": pairs[0][:8], "drawn": model.generator(pairs[0][:8]), "real": images[:8]}, options.out)
 
 
 if __name__ == "__main__":

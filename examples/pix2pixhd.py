@@ -1,8 +1,8 @@
 """pix2pixHD (Wang et al., 2018, arXiv 1711.11585), after github.com/NVIDIA/pix2pixHD.
 
-The global generator paints a face by a map of labels; discriminators at two scales hand out their features, which are
-matched. Without the original's VGG loss, whose weights would have to be downloaded. By default 64², four residual
-blocks at half the original's width and batches of 4: 20 iterations take under a minute on two cores.
+The global generator makes a face from a label map. Discriminators at two scales return their feature maps for the
+feature matching loss. The original's VGG loss is left out, because its weights would have to be downloaded. By default
+64², four residual blocks at half the original's width and batches of 4: 20 iterations take under a minute on two cores.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common import ImageOptions, faces, normal_weights, options_of, save_pictures, set_requires_grad, shuffled, train
+from common import ImageOptions, faces, normal_weights, options_of, save_images, set_requires_grad, shuffled, train
 from torch import Tensor, nn
 
 import igan_fast
@@ -38,7 +38,7 @@ class ResnetBlock(nn.Module):
 class GlobalGenerator(nn.Module):
     def __init__(self, width: int, blocks: int, downsampling: int = 3) -> None:
         super().__init__()
-        activation = nn.ReLU(True)  # one for all
+        activation = nn.ReLU(True)  # one module, used everywhere
         model = [nn.ReflectionPad2d(3), nn.Conv2d(LABELS, width, 7), norm_layer(width), activation]
         channels = width
         for _ in range(downsampling):
@@ -55,7 +55,7 @@ class GlobalGenerator(nn.Module):
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """For each scale the features of all its layers, the last of them the scores."""
+    """Returns for each scale the outputs of all layers; the last of them is the map of scores."""
 
     def __init__(self, width: int, scales: int = 2, layers: int = 3) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Pix2pixHd(nn.Module):
 
 
 def build(image_size: int = 64, width: int = 32, blocks: int = 4) -> Pix2pixHd:
-    """The networks take pictures of any size; ``image_size`` stands here as in the other examples."""
+    """The networks accept images of any size; ``image_size`` is here because the other examples have it."""
     return Pix2pixHd(width, blocks)
 
 
@@ -127,7 +127,7 @@ def training_step(model: Pix2pixHd, batch: tuple[Tensor, Tensor]) -> dict[str, T
 
 
 def labels_of(images: Tensor) -> Tensor:
-    """A one-hot map of how bright the picture is, (N, LABELS, S, S): what stands for a segmentation here."""
+    """A one-hot map of levels of brightness (N, LABELS, S, S), in place of a segmentation."""
     smooth = F.avg_pool2d(images.mean(1), 5, stride=1, padding=2)
     return F.one_hot(((smooth + 1) / 2 * LABELS).long().clamp(0, LABELS - 1), LABELS).movedim(-1, 1).to(images)
 
@@ -142,12 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, _ = faces(options)
     pairs = labels_of(images), images
     model = build(options.image_size).to(options.device)
-    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
+    report = igan_fast.fuse(model) if options.fuse else "not fused"
     train(model, training_step, shuffled(pairs, options.batch_size, options.seed), options)
     print(report)
     shown = pairs[0][:8].argmax(1, keepdim=True).expand(-1, 3, -1, -1) / (LABELS - 1) * 2 - 1
     with torch.no_grad():
-        save_pictures({"labels": shown, "painted": model.generator(pairs[0][:8]), "real": images[:8]}, options.out)
+        save_images({"labels": shown, "painted": model.generator(pairs[0][:8]), "real": images[:8]}, options.out)
 
 
 if __name__ == "__main__":

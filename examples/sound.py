@@ -1,4 +1,4 @@
-"""Sounds that need no download, and what HiFi-GAN hears of them."""
+"""Synthetic sounds, and their mel spectrograms for HiFi-GAN."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RATE, WINDOW, HOP, MELS = 8000, 256, 64, 40
 
 
 def notes(count: int, samples: int, seed: int) -> Tensor:
-    """(count, 1, samples) in [−1, 1]: notes of random pitch, with overtones, a vibrato, and a little noise."""
+    """Sounds (count, 1, samples) in [−1, 1]: notes of random pitch with overtones, vibrato and a little noise."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -27,7 +27,7 @@ def notes(count: int, samples: int, seed: int) -> Tensor:
 
 
 def log_mel(sound: Tensor) -> Tensor:
-    """(N, 1, T) → (N, MELS, T // HOP): the logarithm of the energy in bands that lie as the ear hears them."""
+    """The mel spectrogram of sounds: (N, 1, T) → (N, MELS, T // HOP), the logarithm of the magnitude per mel band."""
     padded = torch.nn.functional.pad(sound, ((WINDOW - HOP) // 2,) * 2, mode="reflect").squeeze(1)
     window = torch.hann_window(WINDOW, dtype=sound.dtype, device=sound.device)
     spectrum = torch.stft(padded, WINDOW, HOP, window=window, center=False, return_complex=True)
@@ -37,7 +37,7 @@ def log_mel(sound: Tensor) -> Tensor:
 
 @functools.cache
 def _filters() -> Tensor:
-    """(MELS, frequencies): triangles of equal area, evenly spaced on the mel scale."""
+    """The mel filter bank (MELS, frequencies): triangles of equal area, evenly spaced on the mel scale."""
     top = 2595 * torch.tensor(1 + RATE / 2 / 700, dtype=torch.float64).log10()
     edges = 700 * (10 ** (torch.linspace(0, 1, MELS + 2, dtype=torch.float64) * top / 2595) - 1)
     frequencies = torch.linspace(0, RATE / 2, WINDOW // 2 + 1, dtype=torch.float64)

@@ -1,8 +1,9 @@
 """StarGAN (Choi et al., 2018, arXiv 1711.09020), after github.com/yunjey/stargan.
 
-One generator changes any of five attributes; its instance norms keep running statistics. The discriminator classifies
-too, and its gradient is penalised (WGAN-GP), which takes second derivatives. By default 64², half the original's widths
-and batches of 4, five discriminator updates to one of the generator: 20 iterations take under a minute on two cores.
+One generator changes any of five attributes; its instance norms have running statistics. The discriminator also
+classifies, and is trained with a gradient penalty (WGAN-GP), which needs second derivatives. By default 64², half the
+original's widths, batches of 4, and five discriminator updates per generator update: 20 iterations take under a minute
+on two cores.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common import ImageOptions, faces, options_of, save_pictures, set_requires_grad, shuffled, train
+from common import ImageOptions, faces, options_of, save_images, set_requires_grad, shuffled, train
 from torch import Tensor, nn
 
 import igan_fast
@@ -60,7 +61,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A map of scores, and logits of the labels."""
+    """Returns a map of scores, and the logits of the labels."""
 
     def __init__(self, image_size: int, width: int, labels: int) -> None:
         super().__init__()
@@ -93,20 +94,20 @@ def build(image_size: int = 64, width: int = 32, blocks: int = 6, critic: int = 
 
 
 def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """How far the norm of the gradient by the picture is from 1, between real and fake."""
-    share = torch.rand(len(real), 1, 1, 1, dtype=real.dtype, device=real.device)
-    between = (share * real + (1 - share) * fake).requires_grad_()
+    """mean (‖∇D(x)‖ − 1)² for images x between real and fake ones."""
+    mix = torch.rand(len(real), 1, 1, 1, dtype=real.dtype, device=real.device)
+    between = (mix * real + (1 - mix) * fake).requires_grad_()
     scores, _ = discriminator(between)
     (gradient,) = torch.autograd.grad(scores, between, torch.ones_like(scores), create_graph=True)
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 
 
 def training_step(model: StarGan, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """One update of the discriminator; every ``critic``-th time one of the generator."""
+    """One update of the discriminator, and in every ``critic``-th call one of the generator."""
     real, labels = batch
-    wanted = labels[torch.randperm(len(labels), device="cpu").to(labels.device)]
+    targets = labels[torch.randperm(len(labels), device="cpu").to(labels.device)]
     with torch.no_grad():
-        fake = model.generator(real, wanted)
+        fake = model.generator(real, targets)
     set_requires_grad([model.discriminator], True)
     model.optimizer_d.zero_grad()
     scores, logits = model.discriminator(real)
@@ -121,10 +122,10 @@ def training_step(model: StarGan, batch: tuple[Tensor, Tensor]) -> dict[str, Ten
     if model.iteration % model.critic == 0:
         set_requires_grad([model.discriminator], False)
         model.optimizer_g.zero_grad()
-        fake = model.generator(real, wanted)
+        fake = model.generator(real, targets)
         scores, logits = model.discriminator(fake)
         loss_g = -scores.mean()
-        loss_labels = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(labels)
+        loss_labels = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(labels)
         loss_rebuild = 10.0 * F.l1_loss(model.generator(fake, labels), real)
         (loss_g + loss_labels + loss_rebuild).backward()
         model.optimizer_g.step()
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(Options, __doc__, arguments)
     images, labels = faces(options, ATTRIBUTES)
     model = build(options.image_size).to(options.device)
-    report = igan_fast.fuse(model) if options.fuse else "as PyTorch has it"
+    report = igan_fast.fuse(model) if options.fuse else "not fused"
     train(model, training_step, shuffled([images, labels], options.batch_size, options.seed), options)
     print(report)
     rows = {"real": images[:8]}
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reversed_[:, index] = 1 - reversed_[:, index]
         with torch.no_grad():
             rows[f"{name} ⇄"] = model.generator(images[:8], reversed_)
-    save_pictures(rows, options.out)
+    save_images(rows, options.out)
 
 
 if __name__ == "__main__":

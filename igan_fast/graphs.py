@@ -1,4 +1,4 @@
-"""The iteration as CUDA graphs: recorded once, then replayed with one launch instead of hundreds."""
+"""The training iteration as a CUDA graph: captured once, then replayed by one launch instead of hundreds."""
 
 from __future__ import annotations
 
@@ -11,35 +11,43 @@ from torch import Tensor
 
 from igan_fast.step import StepLosses, TrainStep
 
-__all__ = ["GraphedStep", "built_in", "state_preserved"]
+__all__ = ["GraphedStep", "captured_constants", "state_preserved"]
 
-#: Runs of an iteration before it is recorded: libraries choose their algorithms and Triton compiles in the first.
+#: Iterations before the capture: in the first ones libraries choose their algorithms, and Triton compiles.
 WARM_UPS = 3
 
 
 @dataclass
-class _Recording:
-    """A graph, the tensors that it reads, the numbers that it writes, and what it has built in."""
+class _Capture:
+    """A captured graph.
+
+    inputs: the tensors that it reads its batch from.
+    losses: the tensor that it writes the losses to; None for an extra update.
+    constants: what it holds for good, see ``captured_constants``.
+    """
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     losses: Tensor | None
-    built_in: tuple[object, ...]
+    constants: tuple[object, ...]
 
 
 class GraphedStep:
-    """A ``TrainStep`` on a CUDA device whose iterations are replayed: the plain one, and each kind of extra update.
+    """A ``TrainStep`` on a CUDA device that replays its iterations, and its extra updates, as CUDA graphs.
 
-    An iteration is recorded when its first batch of that shape arrives; the warm-up before leaves weights, statistics
-    and the optimisers' state bit for bit as they were, and draws no random numbers. Results are those of the step.
-    It is recorded anew when an optimiser's setting has changed, its learning rate say, which takes as long as several
-    iterations: a rate that is to change in each iteration belongs into a tensor on the device, changed in place.
+    A graph is captured at the first batch of each shape. The warm-up iterations before the capture leave weights,
+    statistics and the optimisers' state bit for bit as they were, and draw no random numbers. Results are those of the
+    step.
+
+    A graph is captured again when an optimiser's setting has changed, such as its learning rate. That takes as long as
+    several iterations: for a learning rate that changes at each iteration use a tensor on the device, and change it in
+    place.
 
     Args:
         step: its model on a CUDA device.
 
     Raises:
-        ValueError: the model is elsewhere.
+        ValueError: the model is on another device.
     """
 
     def __init__(self, step: TrainStep) -> None:
@@ -47,60 +55,61 @@ class GraphedStep:
         if device.type != "cuda":
             raise ValueError(f"step: its model is on {device}; expected a CUDA device")
         self._step = step
-        self._recordings: dict[tuple[object, ...], _Recording] = {}
-        self._pool = torch.cuda.graph_pool_handle()  # one for all: they never run at once
+        self._captures: dict[tuple[object, ...], _Capture] = {}
+        self._pool = torch.cuda.graph_pool_handle()  # shared by all graphs, of which only one runs at a time
         self.model, self.config = step.model, step.config
         self.optimizer_d, self.optimizer_g = step.optimizer_d, step.optimizer_g
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
-        """As ``TrainStep``."""
+        """One iteration. Arguments and results are those of ``TrainStep``."""
         losses = self._run("iteration", lambda *batch: torch.stack(self._step(*batch)), (images, labels, noise))
         assert losses is not None
-        return StepLosses(*losses.clone().unbind())  # the next replay writes over them
+        return StepLosses(*losses.clone().unbind())  # clone: the next replay overwrites them
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
-        """As ``TrainStep``."""
+        """One more update of D and C, as ``TrainStep.extra_discriminator``."""
         self._run("extra D", self._step.extra_discriminator, (images, labels, noise))
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
-        """As ``TrainStep``."""
+        """One more update of G, as ``TrainStep.extra_generator``."""
         self._run("extra G", self._step.extra_generator, (labels, noise))
 
     def _run(self, kind: str, function: Callable[..., Tensor | None], batch: Sequence[Tensor]) -> Tensor | None:
         key = (kind, *((t.shape, t.dtype, t.stride()) for t in batch))
-        present = built_in(self._step)
-        recording = self._recordings.get(key)
-        # A state that was loaded may have brought tensors of its own.
-        if recording is None or recording.built_in != present:
-            recording = self._recordings[key] = self._record(function, batch)
-        for static, given in zip(recording.inputs, batch, strict=True):
+        constants = captured_constants(self._step)
+        capture = self._captures.get(key)
+        # load_state_dict may have replaced the optimisers' tensors.
+        if capture is None or capture.constants != constants:
+            capture = self._captures[key] = self._capture(function, batch)
+        for static, given in zip(capture.inputs, batch, strict=True):
             static.copy_(given)
-        recording.graph.replay()
-        return recording.losses
+        capture.graph.replay()
+        return capture.losses
 
-    def _record(self, function: Callable[..., Tensor | None], batch: Sequence[Tensor]) -> _Recording:
+    def _capture(self, function: Callable[..., Tensor | None], batch: Sequence[Tensor]) -> _Capture:
         inputs = [t.clone() for t in batch]
         device = inputs[0].device
         with torch.cuda.device(device):
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside), state_preserved(self._step):
+            side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side_stream), state_preserved(self._step):
                 for _ in range(WARM_UPS):
                     function(*inputs)
-            torch.cuda.current_stream().wait_stream(aside)
+            torch.cuda.current_stream().wait_stream(side_stream)
             for optimizer in (self.optimizer_d, self.optimizer_g):
-                optimizer.zero_grad(set_to_none=True)  # so that gradients live in the graph's own memory
+                optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's memory pool
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
                 losses = function(*inputs)
-        return _Recording(graph, inputs, losses, built_in(self._step))
+        return _Capture(graph, inputs, losses, captured_constants(self._step))
 
 
 @contextmanager
 def state_preserved(step: TrainStep) -> Iterator[None]:
-    """Whatever iterations run inside the block, weights, statistics and optimisers end as they began, in place.
+    """Undo, at the end of the block, what the iterations inside it did to weights, statistics and optimiser states.
 
-    An optimiser without a state yet ends with one of zeros, which is what it would start from.
+    The values are restored in place. An optimiser that had no state yet ends with one of zeros, which is what it would
+    start from.
     """
     before = [(tensor, tensor.detach().clone()) for tensor in _state(step)]
     try:
@@ -116,7 +125,7 @@ def state_preserved(step: TrainStep) -> Iterator[None]:
 
 
 def _state(step: TrainStep) -> list[Tensor]:
-    """Every tensor that an iteration changes."""
+    """Every tensor that an iteration changes, gradients aside."""
     moments = [
         value
         for optimizer in (step.optimizer_d, step.optimizer_g)
@@ -127,9 +136,9 @@ def _state(step: TrainStep) -> list[Tensor]:
     return [*step.model.parameters(), *step.model.buffers(), *moments]
 
 
-def built_in(step: TrainStep) -> tuple[object, ...]:
-    """What a graph of the step holds for good, whatever becomes of it outside: where the state lies on which the step
-    works, and the optimisers' settings, of a tensor among them (as a learning rate can be) its place."""
+def captured_constants(step: TrainStep) -> tuple[object, ...]:
+    """What a graph of the step has captured as a constant: the addresses of all tensors that the step changes, and the
+    optimisers' settings. A setting that is a tensor, as a learning rate can be, counts by its address."""
     settings = [
         value.data_ptr() if isinstance(value, Tensor) else value
         for optimizer in (step.optimizer_d, step.optimizer_g)

@@ -1,6 +1,6 @@
-"""The blocks of G and D on the fused operators: the twins of ``igan_fast.reference.layers``.
+"""The layers of G and D on the fused operators, with the same names as in ``igan_fast.reference.layers``.
 
-Arguments, parameters, buffers and ``state_dict`` are those of the reference, and documented there.
+Arguments, parameters, buffers and ``state_dict`` are those of the reference, and are documented there.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ class ConvTransposeNormAct2d(reference.ConvTransposeNormAct2d):
 
 @contextmanager
 def normalised_apart(module: nn.Module, groups: int) -> Iterator[None]:
-    """Inside the block every normalisation of ``module`` takes its batch as ``groups`` parts, each of its own
-    statistics: several batches go through the network together and come out as if each had gone alone.
+    """Inside the block every batch normalisation of ``module`` splits its batch into ``groups`` equal parts and
+    normalises each by its own statistics. Several batches then pass through the network in one call, with the same
+    results as in separate calls.
 
-    Those by instance are as they are: their images never knew of each other.
+    Instance normalisations stay as they are: they normalise each image by itself anyway.
     """
     norms = [p for p in module.modules() if isinstance(p, reference.NormAct2d) and p.groups != "instance"]
     before = [norm.groups for norm in norms]

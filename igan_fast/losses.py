@@ -1,7 +1,7 @@
-"""The losses on the fused operators: the twins of ``igan_fast.reference.losses``, and documented there.
+"""The losses on the fused operators. They equal those of ``igan_fast.reference.losses`` and are documented there.
 
-The L1 distances over images and activations are where the time goes; the others are means over a few thousand numbers,
-and are the reference's own.
+The L1 distances of images and of feature maps take nearly all of the time, and are fused. The other losses are means of
+a few thousand numbers: they are the reference's own functions.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ __all__ = [
 
 
 def perceptual_loss(fake: Sequence[Tensor], real: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
-    """Σᵢ αᵢ · mean|hⁱ(fake) − hⁱ(real)| over D's activations (Sec. 3.3.2). ``real`` is a target: no gradient.
+    """Σᵢ αᵢ · mean|hⁱ(fake) − hⁱ(real)| over D's feature maps (Sec. 3.3.2). ``real`` is detached.
 
     Args:
         fake, real: h¹..h⁴ as D returns them.
-        weights: αᵢ, 1 each where omitted.
+        weights: αᵢ, one per feature map; 1 each where omitted.
     """
     return ops.feature_l1(fake, [feature.detach() for feature in real], weights)
 
 
 def pixel_loss(fake: Tensor, real: Tensor) -> Tensor:
-    """mean|real − fake| of two batches of images (Sec. 3.3.1)."""
+    """mean|real − fake| of two batches of images of one shape (Sec. 3.3.1)."""
     if backend.switched_off():
         return reference.pixel_loss(fake, real)
     return ops.feature_l1([fake], [real])
 
 
 class FeatureMatchingLoss(reference.FeatureMatchingLoss):
-    """``reference.losses.FeatureMatchingLoss``, fused: one launch, however the feature maps are nested."""
+    """``reference.losses.FeatureMatchingLoss`` on the fused operators: one call for all feature maps, nested or not."""
 
     operators: ClassVar[Any] = ops
 
 
 class PerceptualL1Loss(reference.PerceptualL1Loss):
-    """``reference.losses.PerceptualL1Loss``, its distances fused."""
+    """``reference.losses.PerceptualL1Loss``, with its distances on the fused operators."""
 
     operators: ClassVar[Any] = ops
 
 
 class IntegratedLoss(reference.IntegratedLoss):
-    """``reference.losses.IntegratedLoss``, fused: its terms are all L1 distances, which are found in one launch."""
+    """``reference.losses.IntegratedLoss`` on the fused operators: its terms are L1 distances, computed in one call."""
 
     operators: ClassVar[Any] = ops

@@ -1,7 +1,7 @@
-"""The networks of the paper on the fused operators: the twins of ``igan_fast.reference.models``.
+"""The networks of the paper (Sec. 4) on the fused operators, with the same names as in ``igan_fast.reference.models``.
 
-Names, constructor arguments, outputs and ``state_dict`` are the same, so weights load either way. Images and
-activations have their channels last in memory, which is what the kernels are fastest with.
+Constructor arguments, outputs and ``state_dict`` are the reference's too, so weights can be exchanged. Images and
+feature maps are channels_last, the memory format in which the kernels are fastest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from igan_fast import layers
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.subpixel import conv_transpose2d
+from igan_fast.ops.convolution import ConvSettings, convolve
 from igan_fast.reference import models as reference
 from igan_fast.reference.layers.untouched import untouched
 from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
@@ -29,7 +29,7 @@ class Generator(reference.Generator):
     layers: ClassVar[Any] = layers
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        """Draw images (N, 3, S, S) in [−1, 1] from noise (N, latent) and attributes (N, A) in [0, 1]."""
+        """Generate images (N, 3, S, S) in [−1, 1] from noise z (N, latent) and attributes c (N, A) in [0, 1]."""
         if backend.plain_only(z, c):
             return super().forward(z, c)
         c = c.to(z.dtype)
@@ -39,27 +39,33 @@ class Generator(reference.Generator):
         x = self.norm(x.contiguous(memory_format=torch.channels_last))
         x = self.up3(self.up2(self.up1(x)))
         rgb = self.to_rgb
-        if not _is_plain(rgb, nn.ConvTranspose2d):
+        if not _is_unmodified(rgb, nn.ConvTranspose2d):
             return torch.tanh(rgb(x))
-        settings = rgb.stride[0], int(rgb.padding[0]), rgb.output_padding[0]
-        return torch.tanh(conv_transpose2d(x, rgb.weight, *settings, bias=rgb.bias))
+        settings = ConvSettings.cached(
+            2,
+            transposed=True,
+            stride=rgb.stride[0],
+            padding=int(rgb.padding[0]),
+            output_padding=rgb.output_padding[0],
+        )
+        return torch.tanh(convolve(x, rgb.weight, rgb.bias, settings, differentiable=True))
 
 
 class Discriminator(reference.Discriminator):
-    """``reference.models.Discriminator``, fused, with its two halves to be called apart."""
+    """``reference.models.Discriminator``, fused. Its two halves can be called separately: ``features``, ``judge``."""
 
     layers: ClassVar[Any] = layers
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
-        """Judge images (N, 3, S, S) in [−1, 1]."""
+        """The source logit, the shared layer and the features h¹..h⁴ of images (N, 3, S, S) in [−1, 1]."""
         features = self.features(x)
         source, shared = self.judge(features[-1])
         return DiscriminatorOutput(source=source, shared=shared, features=features)
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """h¹..h⁴ of images (N, 3, S, S)."""
+        """The features h¹..h⁴ of images (N, 3, S, S): the outputs of D's four convolutional layers."""
         down1 = self.down1
-        if backend.plain_only(x) or not _is_plain(down1, nn.Conv2d):
+        if backend.plain_only(x) or not _is_unmodified(down1, nn.Conv2d):
             h1 = F.leaky_relu(down1(x), LEAK)
         else:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -70,16 +76,16 @@ class Discriminator(reference.Discriminator):
         return h1, h2, h3, self.down4(h3)
 
     def judge(self, h4: Tensor) -> tuple[Tensor, Tensor]:
-        """The source logit (N,) and the shared layer (N, 1024) of what h⁴ shows."""
+        """The source logit (N,) and the output of the shared layer (N, 1024), from the features h⁴."""
         flat = h4.flatten(1)
         return self.source(flat).squeeze(1), F.leaky_relu(self.shared(flat), LEAK)
 
 
 class IterativeGAN(reference.IterativeGAN):
-    """``reference.models.IterativeGAN``, fused: recognise attributes, generate faces, rebuild and edit a photo.
+    """``reference.models.IterativeGAN``, fused: recognises attributes, generates faces, rebuilds and edits photos.
 
     Args:
-        image_size, attributes, latent, width, signed_labels: as the reference's.
+        image_size, attributes, latent, width, signed_labels: as in the reference.
     """
 
     networks = (Generator, Discriminator, Classifier)
@@ -88,8 +94,10 @@ class IterativeGAN(reference.IterativeGAN):
     discriminator: Discriminator
 
 
-def _is_plain(conv: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> bool:
-    """Whether the operators here take a convolution: one that nobody has replaced by another, or hooked to."""
+def _is_unmodified(conv: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> bool:
+    """Whether the operators may use the weight of ``conv`` without calling it: it is of PyTorch's class ``kind``, has
+    no hook and no ``forward`` of its own, pads with zeros, is the same in both directions, and has no dilation or
+    groups."""
     return (
         isinstance(conv, kind)
         and type(conv).forward is kind.forward

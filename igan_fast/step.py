@@ -1,9 +1,13 @@
-"""One training iteration on the fused operators: the twin of ``igan_fast.reference.step``, equal but for rounding.
+"""One training iteration on the fused operators. It equals ``igan_fast.reference.step`` up to rounding.
 
-Nothing is computed twice, and nothing that no one uses. In stage 1 D sees photos and images of G together, normalised
-apart, so that the statistics are those of two passes. In stage 2 D's and C's parameters are frozen: neither their
-gradients are computed nor is kept what these would need; and each branch of G's loss is differentiated as soon as it is
-there, so that the activations of both are never in memory at once.
+It is faster than the reference because nothing is computed twice or in vain:
+
+* In stage 1 the discriminator sees photos and generated images in one batch. The two halves are normalised separately,
+  so that the statistics are those of two passes.
+* In stage 2 the parameters of D and C do not require gradients: autograd neither computes these nor saves the tensors
+  that they would need.
+* The generator's loss has two branches, one per batch of images. The backward pass of each runs as soon as its loss is
+  computed, so that the saved tensors of the two are never in memory together.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from igan_fast.layers import normalised_apart
 from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
 from igan_fast.models import Discriminator, IterativeGAN
 from igan_fast.ops import backend
-from igan_fast.ops.winograd_conv import filters_kept
+from igan_fast.ops.convolution import filters_kept
 from igan_fast.reference import step as reference
 from igan_fast.reference.precision import autocast, check_precision, frozen, tf32_mode
 from igan_fast.reference.step import StepConfig, StepLosses
@@ -26,24 +30,26 @@ __all__ = ["StepConfig", "StepLosses", "TrainStep"]
 
 
 class TrainStep:
-    """``reference.TrainStep``, fused: stage 1 trains D and C, stage 2 trains G. With the environment variable
-    IGAN_FAST_IMPL=reference it is that, bit for bit.
+    """``reference.TrainStep`` on the fused operators: stage 1 trains D and C, stage 2 trains G.
+
+    With the environment variable IGAN_FAST_IMPL=reference it runs ``reference.TrainStep`` itself, bit for bit.
 
     Args:
-        model: the networks, on their device, in training mode. On a CUDA device the weights of their convolutions are
-            laid out with channels last; the parameters stay the same objects.
-        config: losses and optimiser; the paper's where omitted.
+        model: the networks, on their device, in training mode. On a CUDA device the weights of its convolutions are
+            converted to channels_last; the parameters stay the same objects.
+        config: settings of losses and optimisers; the paper's where omitted.
 
     Raises:
-        TypeError: the discriminator of ``model`` is not the fused one: its two halves are called apart here.
-        ValueError: ``config.precision`` is not to be had on the model's device.
+        TypeError: the discriminator of ``model`` is not ``igan_fast.models.Discriminator``, whose methods ``features``
+            and ``judge`` are called here.
+        ValueError: the model's device does not support ``config.precision``.
     """
 
     def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
         if not isinstance(getattr(model, "discriminator", None), Discriminator):
             raise TypeError(
                 f"model: found {type(model).__module__}.{type(model).__name__}, expected igan_fast.IterativeGAN; "
-                "igan_fast.reference.TrainStep takes the models of both wings"
+                "igan_fast.reference.TrainStep takes any model"
             )
         self.model = model
         self.config = config or StepConfig()
@@ -54,12 +60,12 @@ class TrainStep:
         if self._plain is not None:
             self.optimizer_d, self.optimizer_g = self._plain.optimizer_d, self._plain.optimizer_g
             return
-        self._judges = nn.ModuleList([model.discriminator, model.classifier])
+        self._d_and_c = nn.ModuleList([model.discriminator, model.classifier])
         if device.type == "cuda":
-            # As the activations lie: cuDNN would else turn the weights at each use, and their gradients back.
-            # Before the optimisers: moments take their parameter's layout.
+            # The memory format of the activations: cuDNN would otherwise transpose the weights at each use, and their
+            # gradients back. Before the optimisers are made: their moments take the memory format of the parameters.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer_d = self._adam(self._judges)
+        self.optimizer_d = self._adam(self._d_and_c)
         self.optimizer_g = self._adam(model.generator)
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
@@ -67,8 +73,11 @@ class TrainStep:
 
         Args:
             images: real photos (N, 3, S, S) in [−1, 1].
-            labels: their attributes (N, A) in {0, 1}; the generated images are given the same.
+            labels: their attributes (N, A) in {0, 1}. N images are generated with the same attributes.
             noise: z (N, latent), uniform on [−1, 1].
+
+        Returns:
+            The loss terms, detached scalars.
         """
         if self._plain is not None:
             return self._plain(images, labels, noise)
@@ -88,23 +97,23 @@ class TrainStep:
         if self._plain is not None:
             self._plain.extra_generator(labels, noise)
             return
-        with tf32_mode(self.config.precision, labels.device), frozen(self._judges):
-            with self._arithmetic(labels.device):
+        with tf32_mode(self.config.precision, labels.device), frozen(self._d_and_c):
+            with self._autocast(labels.device):
                 x_fake = self.model.generator(noise, labels)
             self.optimizer_g.zero_grad(set_to_none=True)
-            self._learn_from_judges(x_fake, labels, noise)
+            self._backward_through_d_and_c(x_fake, labels, noise)
             _update(self.optimizer_g)
 
     def _iterate(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
         """Both stages."""
         config, model = self.config, self.model
         x_fake, features, (z, c), losses_d = self._stage1(images, labels, noise)
-        # In stage 2 two branches use the same convolutions, but for G's forward pass.
-        with filters_kept(uses=2), frozen(self._judges):
+        # Both branches use each transformed filter, except those of G's forward pass: only the rebuild runs it here.
+        with filters_kept(uses=2), frozen(self._d_and_c):
             self.optimizer_g.zero_grad(set_to_none=True)
-            adversarial, label, latent = self._learn_from_judges(x_fake, labels, noise)
+            adversarial, label, latent = self._backward_through_d_and_c(x_fake, labels, noise)
             del x_fake
-            with self._arithmetic(images.device):
+            with self._autocast(images.device):
                 with filters_kept(uses=1):
                     x_rebuild = model.generator(z, c)
                 perceptual = perceptual_loss(model.discriminator.features(x_rebuild), features)
@@ -117,18 +126,22 @@ class TrainStep:
     def _stage1(
         self, images: Tensor, labels: Tensor, noise: Tensor, *, for_stage2: bool = True
     ) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """D and C see the photos and G's images; one Adam step over D's and C's parameters together.
+        """D and C see the photos and G's images; one Adam step over the parameters of D and C together.
+
+        Args:
+            for_stage2: record G's forward pass in the autograd graph, because stage 2 uses G's images.
 
         Returns:
-            G's images; of the photos h¹..h⁴ and the codes (z̃, σ(c̃)), not differentiated; the loss terms.
+            G's images; h¹..h⁴ of the photos; the codes (z̃, σ(c̃)) of the photos; the loss terms. All but G's images are
+            detached.
         """
         config, discriminator, n = self.config, self.model.discriminator, len(images)
-        with self._arithmetic(images.device):
+        with self._autocast(images.device):
             with torch.set_grad_enabled(for_stage2):
                 x_fake = self.model.generator(noise, labels)
-            both = torch.cat([images.contiguous(memory_format=torch.channels_last), x_fake.detach().to(images.dtype)])
+            batch = torch.cat([images.contiguous(memory_format=torch.channels_last), x_fake.detach().to(images.dtype)])
             with normalised_apart(discriminator, 2):
-                features = discriminator.features(both)
+                features = discriminator.features(batch)
             source, shared = discriminator.judge(features[-1])
             codes = self.model.classifier(shared)
         adversarial = adversarial_loss(source[:n], real=True) + adversarial_loss(source[n:], real=False)
@@ -140,12 +153,16 @@ class TrainStep:
         torch.autograd.backward(loss)
         _update(self.optimizer_d)
         losses = (adversarial.detach(), label_real.detach(), label_fake.detach(), latent.detach())
-        of_photos = (codes.z[:n].detach(), torch.sigmoid(codes.label_logits[:n].detach()))
-        return x_fake, [h[:n].detach() for h in features], of_photos, losses
+        codes_of_photos = (codes.z[:n].detach(), torch.sigmoid(codes.label_logits[:n].detach()))
+        return x_fake, [h[:n].detach() for h in features], codes_of_photos, losses
 
-    def _learn_from_judges(self, x_fake: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """G's gradient from what D and C say of its images: source, labels and noise. Returns these terms."""
-        with self._arithmetic(labels.device):
+    def _backward_through_d_and_c(self, x_fake: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The backward pass of the loss that D and C give to G's images (source, labels and noise).
+
+        Returns:
+            The adversarial, label and latent terms, detached.
+        """
+        with self._autocast(labels.device):
             source, shared = self.model.discriminator.judge(self.model.discriminator.features(x_fake)[-1])
             codes = self.model.classifier(shared)
         adversarial = adversarial_loss(source, real=True)
@@ -155,16 +172,17 @@ class TrainStep:
         return adversarial.detach(), label.detach(), latent.detach()
 
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
-        """One launch for all parameters; on a GPU with its step count there, so that a graph can hold it."""
+        """Fused Adam: one kernel for all parameters. On a GPU it is capturable: its step count is a tensor there, as
+        CUDA graphs need it."""
         parameters = list(module.parameters())
         on_gpu = parameters[0].device.type == "cuda"
         return torch.optim.Adam(parameters, lr=self.config.lr, betas=self.config.betas, fused=True, capturable=on_gpu)
 
-    def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         return autocast(self.config.precision, device)
 
 
 def _update(optimizer: torch.optim.Optimizer) -> None:
-    """One step with the gradients that there are, which then make room."""
+    """One optimiser step with the present gradients, whose memory is then freed."""
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,9 @@
-"""Which tests come out the same whether the native extension was built or not, so that ``.ci/run`` runs them once.
+"""The tests whose result does not depend on the native extension, so that ``.ci/run`` runs them for one build only.
 
-A test is taken to depend on it unless it is named here, or marked ``any_build``. What is said so is held to it: in such
-a test whoever looks at a fact about the extension, calls an operator of it, or starts a process, whose looks nobody
-sees, fails. A file that can start one, because it imports what does, is left out of what is named by folder.
+A test counts as dependent unless its file is named here, or it is marked ``any_build``. That claim is checked: such a
+test fails when it reads whether the extension exists, or calls an operator of it. It also fails when it starts a
+process, because that could do the same unseen. A file of a folder named here counts as dependent nevertheless if it
+imports a module that starts processes.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import torch
 
 from igan_fast.ops import backend
 
-__all__ = ["blindfold", "mark"]
+__all__ = ["hide_extension", "mark"]
 
 TESTS = Path(__file__).resolve().parent
 
-#: Files and folders; and why a process that they start cannot look either, where they start any.
+#: Files and folders that do not depend on the extension. The text: why the processes that they start do not either.
 ANY_BUILD = {
     "app/test_report.py": "",
     "baselines": "",
@@ -43,44 +44,48 @@ ANY_BUILD = {
 _FACTS = ("_NATIVE_CPU", "_BUILD_INFO", "_CUDA_TARGETS")
 _PROCESSES = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
 _STARTERS = {"subprocess", "multiprocessing"}
-_watched = False  # whether a process must not be started now
+_processes_forbidden = False  # whether starting a process is forbidden now
 
 
 def mark(items: Iterable[pytest.Function]) -> None:
-    """Mark what is named above, unless it is marked ``every_build``, which also lifts a parameter's ``any_build``."""
-    places = {TESTS / name: why for name, why in ANY_BUILD.items()}
+    """Mark the tests of ``ANY_BUILD`` with ``any_build``. A test marked ``every_build`` loses that mark instead."""
+    reasons = {TESTS / name: why for name, why in ANY_BUILD.items()}
     for item in items:
         if item.get_closest_marker("every_build"):
             item.own_markers = [marker for marker in item.own_markers if marker.name != "any_build"]
             continue
-        place = next((place for place in (item.path, *item.path.parents) if place in places), None)
-        if place and (places[place] or not _STARTERS & set(vars(item.module))):
-            item.add_marker(pytest.mark.any_build(processes=places[place]))
+        named = next((named for named in (item.path, *item.path.parents) if named in reasons), None)
+        if named and (reasons[named] or not _STARTERS & set(vars(item.module))):
+            item.add_marker(pytest.mark.any_build(processes=reasons[named]))
 
 
 @contextlib.contextmanager
-def blindfold(*, processes: bool) -> Iterator[None]:
-    """Until left, nobody here sees whether there is an extension; ``processes``: whether one may be started."""
-    global _watched
+def hide_extension(*, processes: bool) -> Iterator[None]:
+    """Inside the block it is an error to read whether the extension exists, and to call its operators.
+
+    Args:
+        processes: whether processes may be started.
+    """
+    global _processes_forbidden
     with pytest.MonkeyPatch.context() as patch:
         for name in _FACTS:
-            patch.setattr(backend, name, Unseen())
-        patch.setattr(torch.ops, backend.NATIVE, Unseen())
-        _watched = not processes
+            patch.setattr(backend, name, Hidden())
+        patch.setattr(torch.ops, backend.NATIVE, Hidden())
+        _processes_forbidden = not processes
         try:
             yield
         finally:
-            _watched = False
+            _processes_forbidden = False
 
 
-class Unseen:
-    """In place of a fact: every look fails the test, past any ``except Exception``."""
+class Hidden:
+    """Replaces a fact about the extension: every access fails the test, even inside ``except Exception``."""
 
-    def _look(self, *_: Any, **__: Any) -> NoReturn:
-        _fail("it looks at a fact about the native extension")
+    def _fail_on_access(self, *_: Any, **__: Any) -> NoReturn:
+        _fail("it reads a fact about the native extension")
 
-    __eq__ = __ne__ = __hash__ = __bool__ = __str__ = __repr__ = __iter__ = __len__ = __getitem__ = _look
-    __contains__ = __getattr__ = _look
+    __eq__ = __ne__ = __hash__ = __bool__ = __str__ = __repr__ = __iter__ = __len__ = __getitem__ = _fail_on_access
+    __contains__ = __getattr__ = _fail_on_access
 
 
 def _fail(what: str) -> NoReturn:
@@ -88,21 +93,21 @@ def _fail(what: str) -> NoReturn:
 
 
 def _on_audit(event: str, arguments: Any) -> None:
-    if _watched and event in _PROCESSES and not _lists_fonts(event, arguments):
-        _fail("it starts a process, which may look at the native extension")
+    if _processes_forbidden and event in _PROCESSES and not _lists_fonts(event, arguments):
+        _fail("it starts a process, which may use the native extension")
 
 
 def _lists_fonts(event: str, arguments: Any) -> bool:
-    """matplotlib asks for the machine's fonts where it has no list of them yet, in whichever test loads it first."""
+    """Whether matplotlib lists the machine's fonts, which it does once, in whichever test imports it first."""
     return event == "subprocess.Popen" and Path(os.fspath(arguments[0])).name == "fc-list"
 
 
 def _spawn(*arguments: Any) -> Any:
-    if _watched:
-        _fail("multiprocessing starts a process, which may look at the native extension")
+    if _processes_forbidden:
+        _fail("multiprocessing starts a process, which may use the native extension")
     return _start(*arguments)
 
 
-_start = multiprocessing.util.spawnv_passfds  # which raises no event
+_start = multiprocessing.util.spawnv_passfds  # it raises no audit event
 multiprocessing.util.spawnv_passfds = _spawn
 sys.addaudithook(_on_audit)

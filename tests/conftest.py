@@ -46,7 +46,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     markers = [*item.iter_markers("any_build")]
     if not markers:
         return (yield)
-    with builds.blindfold(processes=any(marker.kwargs.get("processes") for marker in markers)):
+    with builds.hide_extension(processes=any(marker.kwargs.get("processes") for marker in markers)):
         return (yield)
 
 

@@ -1,4 +1,7 @@
-"""Plain PyTorch as the oracle for ``fuse(model)``: one way of calling, on the network as it was and on a fused copy."""
+"""Compares a fused copy of a network with the plain one: a function calls each, and everything observable must agree.
+
+A *way* is a function ``way(net, x)`` that calls a network, or its modules, and returns the results.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,17 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "inference": torch.inference_mode,
 }
 
-#: 64 K elements behind the convolution: enough that a fused operator has something to gain.
+#: Shape of the input. ``tests/fusion/conftest.py`` lets ``fuse`` take tensors of any size.
 SHAPE = (4, 3, 6, 6)
 TOLERANCE = 1e-9
 
 
 class Net(nn.Module):
-    """What everybody writes: three attributes."""
+    """The usual network: convolution, normalisation and activation as three attributes."""
 
     def __init__(self, conv: nn.Module | None = None, norm: nn.Module | None = None, act: nn.Module | None = None):
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 1) if conv is None else conv
+        self.conv = nn.Conv2d(3, 16, 3, padding=1) if conv is None else conv
         self.norm = nn.BatchNorm2d(16) if norm is None else norm
         self.act = nn.ReLU() if act is None else act
 
@@ -40,8 +43,8 @@ class Net(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
-def varied(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """In dtype, with parameters and running statistics that are nobody's default."""
+def randomised(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The module in ``dtype``, with random parameters and running statistics, some parameters negative."""
     generator = torch.Generator().manual_seed(5)
     module.to(dtype)
     with torch.no_grad():
@@ -57,12 +60,12 @@ def images(shape: Iterable[int] = SHAPE, dtype: torch.dtype = torch.float64, see
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def facts(tensor: Tensor) -> dict[str, Any]:
-    """All that can be seen of a tensor beside its values."""
+def metadata(tensor: Tensor) -> dict[str, Any]:
+    """Everything observable of a tensor except its values."""
     if tensor.layout != torch.strided:
         return {"layout": tensor.layout, "shape": tensor.shape}
     return {
-        "type": "Parameter" if isinstance(tensor, nn.Parameter) else "Tensor",  # a subclass of our own may stand in
+        "type": "Parameter" if isinstance(tensor, nn.Parameter) else "Tensor",  # or a subclass of ours
         "shape": tuple(tensor.shape),
         "stride": tensor.stride(),
         "offset": tensor.storage_offset(),
@@ -78,7 +81,7 @@ def facts(tensor: Tensor) -> dict[str, Any]:
 
 
 def leaves_of(result: Any) -> list[Any]:
-    """What a way returns, flat."""
+    """The results of a way as a flat list."""
     if isinstance(result, dict):
         result = list(result.values())
     if isinstance(result, list | tuple):
@@ -87,7 +90,7 @@ def leaves_of(result: Any) -> list[Any]:
 
 
 def loss_of(leaves: Iterable[Any]) -> Tensor | None:
-    """Every element that has a gradient, with a weight of its own."""
+    """The sum of all elements that require gradients, each with its own weight; None where there are none."""
     terms = []
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf.requires_grad:
@@ -96,7 +99,7 @@ def loss_of(leaves: Iterable[Any]) -> Tensor | None:
     return torch.stack([term.double() for term in terms]).sum() if terms else None
 
 
-def kept(leaf: Any) -> Any:
+def snapshot(leaf: Any) -> Any:
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
@@ -107,19 +110,23 @@ def record(
     *,
     layout: Callable[[Tensor], Tensor] = lambda x: x,
     context: str = "grad",
-    turns: str = "first taught again",
+    calls: str = "first taught again",
 ) -> dict[str, Any]:
-    """What can be seen of ``way(net, x)``, called several times, backward each time.
+    """Everything observable of ``way(net, x)`` and its backward pass, for several calls.
 
-    A place of a fused network may learn from the calls before. Taught: by the network's own forward, which is called
-    just before with the same input and in the same context.
+    Args:
+        base: the input, a leaf tensor.
+        layout: makes x from the input.
+        context: one of ``CONTEXTS``.
+        calls: the names of the calls, separated by spaces. Before the call named "taught" the network's own forward is
+            called, so that the fused modules expect the normalisation and the activation.
     """
     seen: dict[str, Any] = {}
-    for turn in turns.split():
-        torch.default_generator.manual_seed(7)  # alone: each absent device would note who asked
+    for call in calls.split():
+        torch.default_generator.manual_seed(7)  # not torch.manual_seed: it would also ask for each GPU
         if isinstance(net, nn.Module):
             net.zero_grad(set_to_none=True)
-        if turn == "taught":
+        if call == "taught":
             with contextlib.suppress(Exception), CONTEXTS[context]():
                 net(layout(base.detach().clone().requires_grad_(base.is_floating_point())))
         leaf = base.detach().clone().requires_grad_(base.is_floating_point())
@@ -129,27 +136,29 @@ def record(
             with CONTEXTS[context]():
                 leaves = leaves_of(way(net, layout(leaf)))
             for index, value in enumerate(leaves):
-                seen[f"{turn}, result {index}, facts"] = facts(value) if isinstance(value, Tensor) else type(value)
+                seen[f"{call}, result {index}, metadata"] = (
+                    metadata(value) if isinstance(value, Tensor) else type(value)
+                )
             loss = loss_of(leaves)
             if loss is not None:
                 loss.backward()
         except Exception as error:
             raised = error
-        seen[f"{turn}, raised"] = raised
+        seen[f"{call}, raised"] = raised
         for index, value in enumerate(leaves):
-            seen[f"{turn}, result {index}"] = kept(value)
-        seen[f"{turn}, gradient of the input"] = kept(leaf.grad)
+            seen[f"{call}, result {index}"] = snapshot(value)
+        seen[f"{call}, gradient of the input"] = snapshot(leaf.grad)
         if isinstance(net, nn.Module):
             for name, parameter in net.named_parameters():
-                seen[f"{turn}, gradient of {name}"] = kept(parameter.grad)
-                seen[f"{turn}, {name}"] = kept(parameter)
+                seen[f"{call}, gradient of {name}"] = snapshot(parameter.grad)
+                seen[f"{call}, {name}"] = snapshot(parameter)
             for name, buffer in net.named_buffers():
-                seen[f"{turn}, {name}"] = kept(buffer)
+                seen[f"{call}, {name}"] = snapshot(buffer)
     return seen
 
 
 def differences(actual: dict[str, Any], expected: dict[str, Any], tolerance: float = TOLERANCE) -> list[str]:
-    """One line for each that is not plain PyTorch's."""
+    """One line for each observation that differs from plain PyTorch's."""
     found = []
     gradients = [v for k, v in expected.items() if "gradient" in k and v is not None and v.numel()]
     scale = max([1.0, *(v.abs().max().item() for v in gradients)])
@@ -189,16 +198,16 @@ def difference(key: str, a: Tensor, e: Tensor, tolerance: float, scale: float) -
 
 
 def pair(plain: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A fused copy, and a plain one."""
+    """A fused copy of the network, and a plain copy."""
     fused = copy.deepcopy(plain)
     igan_fast.fuse(fused)
     return fused, copy.deepcopy(plain)
 
 
-def refused(seen: dict[str, Any]) -> list[str]:
-    """The turns whose backward pass would have needed what was changed in place."""
+def calls_refused_by_autograd(seen: dict[str, Any]) -> list[str]:
+    """The calls that raised autograd's error "modified by an inplace operation"."""
     raised = {k.split(",")[0]: v for k, v in seen.items() if isinstance(v, Exception)}
-    return [turn for turn, error in raised.items() if "modified by an inplace operation" in str(error)]
+    return [call for call, error in raised.items() if "modified by an inplace operation" in str(error)]
 
 
 def assert_alike(
@@ -210,28 +219,27 @@ def assert_alike(
     tolerance: float = TOLERANCE,
     **options: Any,
 ) -> None:
-    """``way`` on a fused copy and on the plain network: results, errors, gradients, buffers.
+    """Assert that ``way`` has the same results, errors, gradients and buffers on a fused copy and on the plain network.
 
-    Keyword Args:
-        fused: fused already, where the plain one cannot be copied.
-        layout: what the input becomes before the call; gradients are those of what it was made from.
-        context: one of ``CONTEXTS``.
-        turns: how often it is called, and how, as in ``record``.
+    Args:
+        fused: a fused network equal to ``plain``, where that cannot be copied.
+        options: as of ``record``.
     """
     other = None
     if fused is None:
-        other = plain  # as it was: both are copies
+        other = plain  # unchanged: the two are copies
         fused, plain = pair(plain)
     expected = record(way, plain, base, **options)
     actual = record(way, fused, base, **options)
-    freer = [turn for turn in refused(expected) if actual[f"{turn}, raised"] is None]
-    if freer and other is not None:
-        # PyTorch refuses for what it keeps itself. Who keeps something else may go on, and must be right then.
+    allowed_when_fused = [call for call in calls_refused_by_autograd(expected) if actual[f"{call}, raised"] is None]
+    if allowed_when_fused and other is not None:
+        # PyTorch raises that error for a tensor that it has saved. A fused operator may have saved others; then it has
+        # to compute the right gradients.
         with torch.autograd.graph.allow_mutation_on_saved_tensors():
             allowed = record(way, other, base, **options)
-        for turn in freer:
-            expected = {k: v for k, v in expected.items() if not k.startswith(turn)}
-            expected |= {k: v for k, v in allowed.items() if k.startswith((f"{turn}, result", f"{turn}, gradient"))}
-            actual = {k: v for k, v in actual.items() if not k.startswith(turn) or k in expected}
+        for call in allowed_when_fused:
+            expected = {k: v for k, v in expected.items() if not k.startswith(call)}
+            expected |= {k: v for k, v in allowed.items() if k.startswith((f"{call}, result", f"{call}, gradient"))}
+            actual = {k: v for k, v in actual.items() if not k.startswith(call) or k in expected}
     found = differences(actual, expected, tolerance)
     assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""A test that runs once for all builds cannot see which one it is."""
+"""A test that runs for one build only cannot read which build that is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from igan_fast import ops
 from igan_fast.ops import backend
 
-LOOKS = {
+ACCESSES = {
     "auto": lambda: ops.norm_act(torch.ones(3, 4), None, None),
     "by name": lambda: ops.feature_l1([torch.ones(3)], [torch.ones(3)], impl="native"),
     "backends": ops.backends,
@@ -29,33 +29,33 @@ LOOKS = {
 }
 
 
-@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
-def test_whoever_looks_fails_and_no_handler_hides_it(look):
+@pytest.mark.parametrize("access", ACCESSES.values(), ids=ACCESSES)
+def test_an_access_fails_the_test_even_inside_a_handler(access):
     def hidden() -> None:
         with contextlib.suppress(Exception):
-            look()
+            access()
 
-    with builds.blindfold(processes=False), pytest.raises(pytest.fail.Exception, match="mark it every_build"):
+    with builds.hide_extension(processes=False), pytest.raises(pytest.fail.Exception, match="mark it every_build"):
         hidden()
 
 
-def test_what_does_not_look_works():
+def test_code_that_does_not_use_the_extension_works():
     x = torch.ones(3, 4)
-    with builds.blindfold(processes=True):
+    with builds.hide_extension(processes=True):
         assert ops.norm_act(x, None, None, impl="reference").shape == x.shape
         subprocess.run([sys.executable, "-c", ""], check=True)
 
 
-def test_afterwards_all_is_as_before():
+def test_afterwards_the_extension_is_visible_again():
     before = ops.backends()
-    with builds.blindfold(processes=False):
+    with builds.hide_extension(processes=False):
         pass
     assert ops.backends() == before
     assert ops.norm_act(torch.ones(3, 4), None, None).shape == (3, 4)
     subprocess.run([sys.executable, "-c", ""], check=True)
 
 
-def test_every_named_place_exists():
+def test_every_named_file_exists():
     assert [name for name in builds.ANY_BUILD if not (builds.TESTS / name).exists()] == []
 
 
@@ -72,6 +72,6 @@ def test_every_build_lifts_the_mark_of_a_parameter(where, request):
 
 
 @pytest.mark.any_build
-def test_a_marked_test_is_blindfolded():
+def test_the_extension_is_hidden_from_a_marked_test():
     with pytest.raises(pytest.fail.Exception):
         ops.backends()

@@ -1,4 +1,4 @@
-"""Feature matching against the formulas of the projects that it is named after, restated in plain PyTorch."""
+"""Feature matching against the formulas of pix2pixHD, SPADE and HiFi-GAN, written again in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from igan_fast import losses, ops
 from igan_fast.reference import losses as reference
 
-WINGS = pytest.mark.parametrize("loss_class", [losses.FeatureMatchingLoss, reference.FeatureMatchingLoss])
+IMPLS = pytest.mark.parametrize("loss_class", [losses.FeatureMatchingLoss, reference.FeatureMatchingLoss])
 
 
 def maps(*counts: int, dtype=torch.float64, seed: int = 0) -> list[list[Tensor]]:
-    """A list of maps for each discriminator, all of another shape, 1-D and 2-D."""
+    """A list of feature maps for each discriminator: all of different shapes, 1-D and 2-D."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [
         (2, 3, 4 + d, 5 + layer) if (d + layer) % 2 else (2, 3, 7 + layer) for d in range(9) for layer in range(9)
@@ -30,7 +30,7 @@ def maps(*counts: int, dtype=torch.float64, seed: int = 0) -> list[list[Tensor]]
 
 
 def pix2pixhd(fake, real, weight):
-    """Over n_layers_D + 1 of n_layers_D + 2 maps: 4 / (n_layers_D + 1) · 1 / num_D."""
+    """Each of the first n_layers_D + 1 feature maps (of n_layers_D + 2) has the weight 4 / (n_layers_D + 1) / num_D."""
     n_layers = len(fake[0]) - 2
     total = 0.0
     for fakes, reals in zip(fake, real, strict=True):
@@ -58,10 +58,10 @@ def hifigan(fake, real, weight):
 ORIGINALS = [(pix2pixhd, 10.0, (5, 5)), (pix2pixhd, 10.0, (6, 6, 6)), (spade, 10.0, (5, 5)), (hifigan, 2.0, (6,) * 5)]
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize(("original", "default", "counts"), ORIGINALS)
 @pytest.mark.parametrize("weight", [None, 3.5])
-def test_the_originals(loss_class, original, default, counts, weight):
+def test_the_losses_of_the_original_projects(loss_class, original, default, counts, weight):
     fake, real = maps(*counts), maps(*counts, seed=1)
     make = getattr(loss_class, original.__name__)
     loss = make() if weight is None else make(weight)
@@ -71,16 +71,16 @@ def test_the_originals(loss_class, original, default, counts, weight):
     leaves = [f for fakes in fake for f in fakes]
     gradients = (torch.autograd.grad(value, leaves, allow_unused=True) for value in (found, expected))
     for a, e in zip(*gradients, strict=True):
-        assert (a is None) == (e is None)  # the map that is left out
+        assert (a is None) == (e is None)  # without the last feature map
         assert a is None or error(a, e) < 1e-12
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize(
     ("reduction", "expected"), [("sum", 1 + 2 + 3 + 4 + 5), ("discriminator_mean", 15 / 2), ("mean", (1.5 + 4) / 2)]
 )
 def test_reductions_by_hand(loss_class, reduction, expected):
-    """Of two and of three maps."""
+    """One discriminator has two feature maps, the other three."""
     fake = [[torch.full((2,), value) for value in values] for values in ((1.0, 2.0), (3.0, 4.0, 5.0))]
     real = [[torch.zeros(2) for _ in values] for values in fake]
     assert loss_class(2.0, reduction)(fake, real).item() == pytest.approx(2 * expected)
@@ -89,7 +89,7 @@ def test_reductions_by_hand(loss_class, reduction, expected):
     assert loss_class(2.0, reduction)(flat, [r for reals in real for r in reals]).item() == pytest.approx(2 * of_one)
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize("reduction", ["sum", "discriminator_mean", "mean"])
 def test_weights(loss_class, reduction):
     fake, real = maps(4, 4, 4), maps(4, 4, 4, seed=1)
@@ -108,9 +108,9 @@ def test_weights(loss_class, reduction):
     assert error(loss(fake, real), 3 * expected) < 1e-12
 
 
-@WINGS
+@IMPLS
 def test_groups_of_discriminators(loss_class):
-    """HiFi-GAN's multi-period and multi-scale ones together: a discriminator is an innermost sequence."""
+    """HiFi-GAN's multi-period and multi-scale discriminators together: each innermost sequence is one discriminator."""
     fake, real = maps(3, 3, 3), maps(3, 3, 3, seed=1)
 
     def nested(side):
@@ -121,9 +121,9 @@ def test_groups_of_discriminators(loss_class):
         assert torch.equal(loss(nested(fake), nested(real)), loss(fake, real))
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize("detach_real", [True, False])
-def test_the_real_side_is_a_target(loss_class, detach_real):
+def test_the_real_feature_maps_are_detached(loss_class, detach_real):
     fake, real = maps(2, 2), maps(2, 2, seed=1)
     loss = loss_class(detach_real=detach_real)(fake, real)
     gradients = torch.autograd.grad(loss, [real[0][0], fake[0][0]], allow_unused=True)
@@ -131,7 +131,7 @@ def test_the_real_side_is_a_target(loss_class, detach_real):
     assert gradients[0] is None or torch.equal(gradients[0], -gradients[1])
 
 
-def test_one_launch_whatever_the_nesting(monkeypatch):
+def test_the_operator_is_called_once_however_deep_the_nesting(monkeypatch):
     calls = []
 
     class Counting:
@@ -151,7 +151,7 @@ def test_half_types(dtype):
     found = losses.FeatureMatchingLoss.hifigan()(fake, real)
     assert found.dtype == torch.float32
     wide = [[[t.detach().double() for t in ts] for ts in side] for side in (fake, real)]
-    assert error(found, hifigan(*wide, 2.0)) < 1e-6  # sums are float32's, not the half type's
+    assert error(found, hifigan(*wide, 2.0)) < 1e-6  # sums are in float32, not in the half type
     (gradient,) = torch.autograd.grad(found, fake[0][0])
     assert gradient.dtype == dtype
 
@@ -167,7 +167,7 @@ def test_autocast_changes_nothing():
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_without_a_break(dynamic):
+def test_compiles_without_a_graph_break(dynamic):
     torch._dynamo.reset()
     loss = losses.FeatureMatchingLoss.pix2pixhd()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -178,7 +178,7 @@ def test_compiles_without_a_break(dynamic):
         assert error(a, e) < 1e-6
 
 
-@WINGS
+@IMPLS
 def test_first_and_second_derivatives(loss_class):
     real = maps(2, 2, seed=1)
     loss = loss_class.spade()
@@ -192,7 +192,7 @@ def test_first_and_second_derivatives(loss_class):
     assert torch.autograd.gradgradcheck(squared, leaves)
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize(
     ("fake", "real", "options", "kind", "message"),
     [
@@ -229,12 +229,12 @@ def test_first_and_second_derivatives(loss_class):
         ),
     ],
 )
-def test_refuses(loss_class, fake, real, options, kind, message):
+def test_raises(loss_class, fake, real, options, kind, message):
     with pytest.raises(kind, match=message):
         loss_class(**options)(fake, real)
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
@@ -246,12 +246,12 @@ def test_refuses(loss_class, fake, real, options, kind, message):
         ({"discriminator_weights": [float("inf")]}, ValueError, r"discriminator_weights\[0\] is inf"),
     ],
 )
-def test_refuses_settings(loss_class, options, kind, message):
+def test_raises_for_settings(loss_class, options, kind, message):
     with pytest.raises(kind, match=message):
         loss_class(**options)
 
 
-@WINGS
+@IMPLS
 def test_has_no_state(loss_class):
     loss = loss_class.spade()
     assert not loss.state_dict()

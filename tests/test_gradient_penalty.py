@@ -1,4 +1,4 @@
-"""The gradient penalties of GANs, WGAN-GP's and R1: second derivatives of networks, layers and losses; and third."""
+"""Gradient penalties of GANs (WGAN-GP and R1): second derivatives of networks, layers and losses, and third ones."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from igan_fast.reference import layers as reference_layers
 from igan_fast.reference import losses as reference_losses
 from igan_fast.reference import ops as reference_ops
 
-Judge = Callable[[Tensor], Tensor]
+Critic = Callable[[Tensor], Tensor]
 
 
-def wgan_gp(judge: Judge, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """(‖∇D(x̂)‖ − 1)² between real and fake images (Gulrajani et al. 2017), and the gradient."""
+def wgan_gp(critic: Critic, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """(‖∇D(x̂)‖ − 1)² for x̂ between real and fake images (Gulrajani et al. 2017), and the gradient ∇D(x̂)."""
     share = torch.linspace(0, 1, len(real), dtype=real.dtype).view(-1, 1, 1, 1)
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(judge(between).sum(), between, create_graph=True)
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean(), gradient
 
 
-def r1(judge: Judge, real: Tensor, _fake: Tensor) -> tuple[Tensor, Tensor]:
-    """‖∇D(x)‖² of real images (Mescheder et al. 2018), and the gradient."""
+def r1(critic: Critic, real: Tensor, _fake: Tensor) -> tuple[Tensor, Tensor]:
+    """‖∇D(x)‖² for real images x (Mescheder et al. 2018), and the gradient ∇D(x)."""
     real = real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(judge(real).sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(critic(real).sum(), real, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean(), gradient
 
 
 PENALTIES = pytest.mark.parametrize("penalty", [wgan_gp, r1])
 
 
-def twins(dtype: torch.dtype, *, width: int = 16) -> tuple[nn.Module, nn.Module]:
-    """Both wings' D, of the same weights, larger than DCGAN's so that the penalty does not vanish."""
+def discriminators(dtype: torch.dtype, *, width: int = 16) -> tuple[nn.Module, nn.Module]:
+    """The fused discriminator and the reference's, with the same weights: larger than DCGAN's initial ones, so that the
+    penalty is not near 0."""
     torch.manual_seed(0)
     theirs = reference.Discriminator(32, width).to(dtype)
     for parameter in theirs.parameters():
@@ -55,88 +56,90 @@ def images(dtype: torch.dtype, batch: int = 4) -> tuple[Tensor, Tensor]:
     return real.to(dtype), fake.to(dtype)
 
 
-def learn(judge: nn.Module, penalty, dtype: torch.dtype) -> list[Tensor]:
-    """The penalty, the gradient it is of, and what D learns from it with its own loss in one backward."""
+def learn(discriminator: nn.Module, penalty, dtype: torch.dtype) -> list[Tensor]:
+    """The penalty, its input gradient, and the gradients that D gets from one backward pass of penalty and loss."""
     real, fake = images(dtype)
-    value, gradient = penalty(lambda x: judge(x).source, real, fake)
-    (value * 10 + judge(fake).source.mean()).backward()
-    learnt = [p.grad for p in judge.parameters() if p.grad is not None]
-    return [value, gradient, *learnt, *(b for b in judge.buffers() if b.is_floating_point())]
+    value, gradient = penalty(lambda x: discriminator(x).source, real, fake)
+    (value * 10 + discriminator(fake).source.mean()).backward()
+    learnt = [p.grad for p in discriminator.parameters() if p.grad is not None]
+    return [value, gradient, *learnt, *(b for b in discriminator.buffers() if b.is_floating_point())]
 
 
 @PENALTIES
 @pytest.mark.parametrize("training", [True, False])
-def test_the_discriminator_learns_as_the_references(penalty, training):
-    found = [learn(judge.train(training), penalty, torch.float64) for judge in twins(torch.float64)]
-    assert len(found[0]) == len(found[1]) == 2 + 13 + 6  # of 15 parameters: the shared layer is not asked
+def test_the_discriminators_gradients_equal_the_references(penalty, training):
+    found = [
+        learn(discriminator.train(training), penalty, torch.float64) for discriminator in discriminators(torch.float64)
+    ]
+    assert len(found[0]) == len(found[1]) == 2 + 13 + 6  # 13 of 15 parameters: the shared layer is not used
     for index, (a, e) in enumerate(zip(*found, strict=True)):
         assert error(a, e) < 1e-9, index
 
 
 @PENALTIES
-def test_in_float32_too(penalty):
-    """Where our own convolution kernels run, on a CPU."""
-    ours, _ = twins(torch.float32)
-    _, exact = twins(torch.float64)
+def test_in_float32(penalty):
+    """On a CPU our own convolution kernels run in float32."""
+    ours, _ = discriminators(torch.float32)
+    _, exact = discriminators(torch.float64)
     found = learn(ours, penalty, torch.float32), learn(exact, penalty, torch.float64)
     for index, (a, e) in enumerate(zip(*found, strict=True)):
         assert error(a, e) < 2e-5, index
 
 
 @PENALTIES
-def test_with_parameters_frozen_in_part(penalty):
-    """D's first layer and its head learn nothing; what does learns as in the reference."""
+def test_with_some_parameters_that_do_not_require_grad(penalty):
+    """The first layer, one normalisation and the head do not require gradients; the others' gradients are equal."""
     found = []
-    for judge in twins(torch.float64):
-        for part in (judge.down1, judge.source, judge.down2.norm):
+    for discriminator in discriminators(torch.float64):
+        for part in (discriminator.down1, discriminator.source, discriminator.down2.norm):
             part.requires_grad_(False)
-        found.append(learn(judge, penalty, torch.float64))
+        found.append(learn(discriminator, penalty, torch.float64))
     assert len(found[0]) == len(found[1]) == 2 + 13 - 6 + 6
     for index, (a, e) in enumerate(zip(*found, strict=True)):
         assert error(a, e) < 1e-9, index
 
 
-def of_images(judge: nn.Module, penalty) -> list[Tensor]:
-    """What a frozen D's penalty teaches whoever drew the images."""
+def of_images(discriminator: nn.Module, penalty) -> list[Tensor]:
+    """The penalty's gradient with respect to the images, with a D whose parameters do not require gradients."""
     x = images(torch.float64)[1].requires_grad_()
-    (gradient,) = torch.autograd.grad(judge.requires_grad_(False)(x).source.sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(discriminator.requires_grad_(False)(x).source.sum(), x, create_graph=True)
     return [gradient, *torch.autograd.grad(gradient.flatten(1).norm(dim=1).square().mean(), x)]
 
 
 def test_a_frozen_discriminator_in_eval_mode():
-    """Its gradient is constant but for the bends: the penalty teaches nothing, and says so without an error."""
-    found = [of_images(judge.eval(), r1) for judge in twins(torch.float64)]
+    """D is then piecewise linear, and its input gradient piecewise constant: the penalty's gradient is 0."""
+    found = [of_images(discriminator.eval(), r1) for discriminator in discriminators(torch.float64)]
     assert error(found[0][0], found[1][0]) < 1e-9
     assert not found[0][1].any()
     assert not found[1][1].any()
 
 
 def test_a_frozen_discriminator_in_training():
-    found = [of_images(judge, r1) for judge in twins(torch.float64)]
+    found = [of_images(discriminator, r1) for discriminator in discriminators(torch.float64)]
     assert found[1][1].any()
     for a, e in zip(*found, strict=True):
         assert error(a, e) < 1e-9
 
 
 def penalised(function: Callable[..., Tensor], *tensors: Tensor) -> list[Tensor]:
-    """function's gradient of the first tensor, and the gradients of its norm."""
+    """The gradient g of ``function`` with respect to the first tensor, and the gradients of a penalty of ‖g‖."""
     (gradient,) = torch.autograd.grad(function(*tensors), tensors[0], create_graph=True)
-    wanted = [t for t in tensors if t.requires_grad]
-    return [gradient, *torch.autograd.grad((gradient.flatten(1).norm(dim=1) - 1).square().mean(), wanted)]
+    inputs = [t for t in tensors if t.requires_grad]
+    return [gradient, *torch.autograd.grad((gradient.flatten(1).norm(dim=1) - 1).square().mean(), inputs)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["norm", "instance", "groups", "conv", "transposed"])
 def test_layers(kind, training, dtype):
-    def made(wing, dtype) -> nn.Module:
+    def made(impl, dtype) -> nn.Module:
         torch.manual_seed(0)
         layer = {
-            "norm": lambda: wing.NormAct2d(20),
-            "instance": lambda: wing.NormAct2d(20, groups="instance"),
-            "groups": lambda: wing.NormAct2d(20, groups=2),
-            "conv": lambda: wing.ConvNormAct2d(20, 24),
-            "transposed": lambda: wing.ConvTransposeNormAct2d(20, 24, negative_slope=0.2),
+            "norm": lambda: impl.NormAct2d(20),
+            "instance": lambda: impl.NormAct2d(20, groups="instance"),
+            "groups": lambda: impl.NormAct2d(20, groups=2),
+            "conv": lambda: impl.ConvNormAct2d(20, 24),
+            "transposed": lambda: impl.ConvTransposeNormAct2d(20, 24, negative_slope=0.2),
         }[kind]()
         return layer.to(dtype).train(training)
 
@@ -145,7 +148,7 @@ def test_layers(kind, training, dtype):
     ours, theirs = made(layers, dtype), made(reference_layers, torch.float64)
 
     def of(layer: nn.Module, x: Tensor) -> list[Tensor]:
-        # Of cubes: the squares of normalised values sum to almost a constant.
+        # Cubes, because the sum of the squares of normalised values is almost constant.
         return penalised(lambda x, *_: layer(x).pow(3).sum() / 100, x, *layer.parameters())
 
     for index, (a, e) in enumerate(zip(of(ours, x), of(theirs, x.detach().double().requires_grad_()), strict=True)):
@@ -154,14 +157,14 @@ def test_layers(kind, training, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_feature_matching(dtype):
-    """Its gradient is of constant size: what the penalty teaches comes from the network that made the features."""
+    """The loss has a gradient of constant size: the penalty's gradient comes from the network before it."""
     generator = torch.Generator().manual_seed(1)
     x, real, weight = (torch.randn(3, 4, 5, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3))
     x, weight = x.requires_grad_(), weight.requires_grad_()
 
-    def loss(wing, x: Tensor, weight: Tensor) -> Tensor:
+    def loss(impl, x: Tensor, weight: Tensor) -> Tensor:
         maps = [[(x * weight).tanh(), x.square()], [weight * x.pow(3), x]]
-        return wing.FeatureMatchingLoss.spade()(maps, [[real.to(x.dtype)] * 2] * 2)
+        return impl.FeatureMatchingLoss.spade()(maps, [[real.to(x.dtype)] * 2] * 2)
 
     found = penalised(lambda *t: loss(losses, *t), x, weight)
     exact = in_float64(lambda *t: penalised(lambda *u: loss(reference_losses, *u), *t), x, weight)
@@ -169,23 +172,23 @@ def test_feature_matching(dtype):
         assert error(a, e) < (1e-9 if dtype == torch.float64 else 1e-5)
 
 
-def test_a_compiled_discriminator_is_refused_by_the_compiler():
-    """torch.compile has no second derivatives, and says so; nothing is silently wrong."""
+def test_a_compiled_discriminator_raises():
+    """torch.compile does not support second derivatives: an error, and no wrong result."""
     torch._dynamo.reset()
-    ours, _ = twins(torch.float32)
+    ours, _ = discriminators(torch.float32)
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
         learn(compiled, r1, torch.float32)
 
 
 def convolved(o: object, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """conv_act, which the reference has not."""
+    """``conv_act``, or the same in PyTorch where ``o`` is the reference, which has no ``conv_act``."""
     return conv_act(x, w, b, **CONV) if o is ops else F.leaky_relu(F.conv2d(x, w, b, **CONV), 0.2)
 
 
 CONV = {"stride": 1, "padding": 1}
 RUNNING = {"running_mean": torch.full((5,), 0.2).double(), "running_var": torch.full((5,), 1.3).double()}
-#: Of either wing's operators o and of an image, a convolution's weights, a scale and a shift.
+#: Functions of the operators ``o`` of either implementation, a batch x, convolution weights w, a scale s and a bias b.
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "norm_act": lambda o, x, w, s, b: o.norm_act(x, s, b),
     "norm_act, two groups": lambda o, x, w, s, b: o.norm_act(x, s, None, groups=2),
@@ -203,7 +206,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
 
 
 def elementary_batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps):
-    """``F.batch_norm``, which leaves the running statistics alone."""
+    """``F.batch_norm`` in elementary functions, without the update of the running statistics."""
     if training:
         mean = x.mean((0, 2, 3), keepdim=True)
         var = (x - mean).square().mean((0, 2, 3), keepdim=True)
@@ -218,21 +221,21 @@ def elementary_batch_norm(x, running_mean, running_var, weight, bias, training, 
 @pytest.mark.parametrize("frozen", [(), (1,), (1, 2, 3)])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_three_derivatives(operator, frozen, monkeypatch):
-    """Each of the sum of the cubes of those before; the last without a graph of its own.
+    """Each time the gradient of the sum of the cubes of the last gradients; the third time without a graph.
 
-    The reference's batch norm in elementary functions: the third derivative of PyTorch's own takes the statistics for
-    constants.
+    For the reference batch norm is computed in elementary functions: in its third derivative PyTorch's own treats the
+    statistics as constants.
     """
     torch.manual_seed(0)
     shapes = ((4, 5, 3, 3), (5, 5, 3, 3), (5,), (5,))
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=k not in frozen) for k, shape in enumerate(shapes)]
-    wanted = [t for t in given if t.requires_grad]
+    inputs = [t for t in given if t.requires_grad]
 
     def derivatives(of: object) -> list[Tensor]:
         found: list[Tensor] = []
         value = OPERATORS[operator](of, *given).pow(3).sum()
         for graph in (True, True, False):
-            gradients = torch.autograd.grad(value, wanted, create_graph=graph, materialize_grads=True)
+            gradients = torch.autograd.grad(value, inputs, create_graph=graph, materialize_grads=True)
             found += gradients
             value = sum((g / 10).pow(3).sum() for g in gradients)
         return found
@@ -240,6 +243,6 @@ def test_three_derivatives(operator, frozen, monkeypatch):
     monkeypatch.setattr(F, "batch_norm", elementary_batch_norm)
     expected = derivatives(reference_ops)
     monkeypatch.undo()
-    assert expected[-len(wanted)].any()
+    assert expected[-len(inputs)].any()
     for index, (a, e) in enumerate(zip(derivatives(ops), expected, strict=True)):
         assert error(a, e) < 1e-8, index

@@ -1,4 +1,4 @@
-"""CUDA graphs of the iteration equal the plain run; the warm-up before them leaves no trace, which shows anywhere."""
+"""CUDA graphs of the iteration equal the plain step; the warm-up before a capture changes nothing (also on a CPU)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from igan_fast import IterativeGAN, StepConfig, TrainStep
-from igan_fast.graphs import GraphedStep, built_in, state_preserved
+from igan_fast.graphs import GraphedStep, captured_constants, state_preserved
 
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
 
 @pytest.fixture
-def one_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuDNN sums weight gradients in an order of chance unless told otherwise, and Adam makes much of little."""
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make cuDNN deterministic: else it sums weight gradients in random order, and Adam enlarges rounding noise."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
@@ -35,14 +35,14 @@ def batch(seed: int, device: str = "cpu", n: int = 6) -> tuple[Tensor, Tensor, T
     return images.to(device), labels.to(device), noise.to(device)
 
 
-def everything(step: TrainStep) -> list[Tensor]:
+def state_of(step: TrainStep) -> list[Tensor]:
     optimizers = [copy.deepcopy(o.state_dict()["state"]) for o in (step.optimizer_d, step.optimizer_g)]
     moments = [value for state in optimizers for one in state.values() for value in one.values()]
     return [*(t.clone() for t in step.model.state_dict().values()), *moments]
 
 
 @pytest.mark.parametrize("iterations_before", [0, 2])
-def test_a_warm_up_leaves_no_trace(iterations_before):
+def test_a_warm_up_changes_nothing(iterations_before):
     ours, theirs = make_step(), make_step()
     for step in (ours, theirs):
         for k in range(iterations_before):
@@ -57,12 +57,12 @@ def test_a_warm_up_leaves_no_trace(iterations_before):
     assert [p.data_ptr() for p in ours.model.parameters()] == addresses
     for step in (ours, theirs):
         step(*batch(9))
-    assert all(torch.equal(a, e) for a, e in zip(everything(ours), everything(theirs), strict=True))
+    assert all(torch.equal(a, e) for a, e in zip(state_of(ours), state_of(theirs), strict=True))
 
 
 @pytest.mark.parametrize("iterations_before", [0, 2])
-def test_a_failure_inside_restores_too(monkeypatch, iterations_before):
-    """One in the midst of the second iteration, between D's update and G's."""
+def test_the_state_is_restored_after_an_error_too(monkeypatch, iterations_before):
+    """The error comes in the second iteration, between the updates of D and G."""
     ours, theirs = make_step(), make_step()
     for step in (ours, theirs):
         for k in range(iterations_before):
@@ -85,7 +85,7 @@ def test_a_failure_inside_restores_too(monkeypatch, iterations_before):
     assert all(torch.equal(a, e) for a, e in zip(ours.model.state_dict().values(), before, strict=True))
     for step in (ours, theirs):
         step(*batch(9))
-    assert all(torch.equal(a, e) for a, e in zip(everything(ours), everything(theirs), strict=True))
+    assert all(torch.equal(a, e) for a, e in zip(state_of(ours), state_of(theirs), strict=True))
 
 
 def test_a_model_on_the_cpu_is_refused():
@@ -94,8 +94,8 @@ def test_a_model_on_the_cpu_is_refused():
 
 
 @pytest.mark.parametrize("precision", [pytest.param(p, marks=on_gpu) for p in ("fp32", "tf32", "bf16")])
-@pytest.mark.usefixtures("one_order")
-def test_replays_equal_the_plain_run(precision):
+@pytest.mark.usefixtures("deterministic")
+def test_replays_equal_the_plain_step(precision):
     plain, graphed = make_step("cuda", precision), GraphedStep(make_step("cuda", precision))
     for k in range(5):
         n = 6 if k < 4 else 4  # another shape is another graph
@@ -110,8 +110,8 @@ def test_replays_equal_the_plain_run(precision):
 
 
 @pytest.mark.parametrize("loads", [pytest.param(True, marks=on_gpu)])
-@pytest.mark.usefixtures("one_order")
-def test_a_state_that_is_loaded_between_replays_is_what_goes_on(loads):
+@pytest.mark.usefixtures("deterministic")
+def test_replays_continue_from_a_state_dict_that_was_loaded_in_between(loads):
     graphed = GraphedStep(make_step("cuda"))
     graphed(*batch(0, "cuda"))
     model = copy.deepcopy(graphed.model.state_dict())
@@ -125,36 +125,36 @@ def test_a_state_that_is_loaded_between_replays_is_what_goes_on(loads):
         torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-6)
 
 
-def test_what_a_graph_has_built_in_changes_with_the_settings_alone():
+def test_captured_constants_change_only_with_settings_and_tensors():
     step = make_step()
     step(*batch(0))
-    before = built_in(step)
+    before = captured_constants(step)
     step(*batch(1))
     step.extra_generator(*batch(2)[1:])
-    assert built_in(step) == before
+    assert captured_constants(step) == before
     group = step.optimizer_g.param_groups[0]
     for name, value in {"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1}.items():
         kept, group[name] = group[name], value
-        assert built_in(step) != before, name
+        assert captured_constants(step) != before, name
         group[name] = kept
-    assert built_in(step) == before
+    assert captured_constants(step) == before
     step.optimizer_d.load_state_dict(copy.deepcopy(step.optimizer_d.state_dict()))  # moments of its own
-    assert built_in(step) != before
+    assert captured_constants(step) != before
 
 
 def test_a_learning_rate_in_a_tensor_may_change_in_place():
     step = make_step()
     step.optimizer_d.param_groups[0]["lr"] = rate = torch.tensor(1e-3)
-    before = built_in(step)
+    before = captured_constants(step)
     rate.fill_(1e-4)
-    assert built_in(step) == before
+    assert captured_constants(step) == before
     step.optimizer_d.param_groups[0]["lr"] = rate.clone()
-    assert built_in(step) != before
+    assert captured_constants(step) != before
 
 
 @pytest.mark.parametrize("setting", [pytest.param(s, marks=on_gpu) for s in ({"lr": 1e-3}, {"betas": (0.9, 0.9)})])
-@pytest.mark.usefixtures("one_order")
-def test_settings_that_change_between_replays_are_heeded(setting):
+@pytest.mark.usefixtures("deterministic")
+def test_settings_that_change_between_replays_take_effect(setting):
     plain, graphed = make_step("cuda"), GraphedStep(make_step("cuda"))
     for k in range(4):
         if k == 2:

@@ -1,4 +1,4 @@
-"""The fast wing's losses against the reference's, and the integrated loss against the sum of its functions."""
+"""The fused losses against the reference's, and the integrated loss against the sum of its three terms."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from igan_fast import losses, ops
 from igan_fast.reference import losses as reference
 
-WINGS = pytest.mark.parametrize("wing", [losses, reference], ids=["fast", "reference"])
+IMPLS = pytest.mark.parametrize("impl", [losses, reference], ids=["fused", "reference"])
 
 
-def test_the_same_losses_with_the_same_arguments():
+def test_names_and_arguments_are_the_references():
     assert losses.__all__ == reference.__all__
     for name in losses.__all__:
         assert inspect.signature(getattr(losses, name)) == inspect.signature(getattr(reference, name)), name
@@ -45,7 +45,7 @@ def test_pixel_loss(dtype):
 
 
 def rebuild(dtype: torch.dtype = torch.float64) -> list[list[Tensor] | Tensor]:
-    """Arguments of the integrated loss, all leaves."""
+    """Arguments of the integrated loss, all of them leaf tensors."""
     generator = torch.Generator().manual_seed(0)
 
     def leaf(*shape: int) -> Tensor:
@@ -59,12 +59,12 @@ def leaves_of(arguments: list[list[Tensor] | Tensor]) -> list[Tensor]:
     return [t for argument in arguments for t in (argument if isinstance(argument, list) else [argument])]
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize(("lambdas", "layer_weights"), [(None, None), ((5, 2.0, 20), [1.0, 0.5, 0])])
-def test_integrated_loss_is_the_sum_of_the_functions(wing, lambdas, layer_weights):
+def test_integrated_loss_is_the_sum_of_its_terms(impl, lambdas, layer_weights):
     arguments = rebuild()
     fake, real, image, real_image, code, noise = arguments
-    loss = wing.IntegratedLoss(layer_weights=layer_weights, **({} if lambdas is None else {"lambdas": lambdas}))
+    loss = impl.IntegratedLoss(layer_weights=layer_weights, **({} if lambdas is None else {"lambdas": lambdas}))
     expected = reference.integrated_loss(
         reference.perceptual_loss(fake, real, layer_weights),
         reference.pixel_loss(image, real_image),
@@ -73,7 +73,7 @@ def test_integrated_loss_is_the_sum_of_the_functions(wing, lambdas, layer_weight
     )
     terms = loss.terms(*arguments)
     assert type(terms) is losses.IntegratedTerms
-    for found in (loss(*arguments), wing.integrated_loss(*terms, loss.lambdas)):
+    for found in (loss(*arguments), impl.integrated_loss(*terms, loss.lambdas)):
         assert error(found, expected) < 1e-12
         gradients = (
             torch.autograd.grad(value, leaves_of(arguments), allow_unused=True, retain_graph=True)
@@ -84,7 +84,7 @@ def test_integrated_loss_is_the_sum_of_the_functions(wing, lambdas, layer_weight
             assert a is None or error(a, e) < 1e-12
 
 
-def test_the_integrated_loss_is_one_launch(monkeypatch):
+def test_the_integrated_loss_calls_its_operator_once(monkeypatch):
     calls = []
 
     class Counting:
@@ -116,18 +116,18 @@ def test_integrated_loss_of_half_types(dtype):
     assert error(found, reference.IntegratedLoss()(*wide)) < 1e-6
 
 
-def test_integrated_loss_compiles_without_a_break():
+def test_integrated_loss_compiles_without_a_graph_break():
     torch._dynamo.reset()
     loss, arguments = losses.IntegratedLoss(), rebuild(torch.float32)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     found, expected = compiled(*arguments), loss(*arguments)
     assert error(found, expected) < 1e-6
-    wanted = [*arguments[0], arguments[2], arguments[4]]
-    for a, e in zip(*(torch.autograd.grad(value, wanted) for value in (found, expected)), strict=True):
+    inputs = [*arguments[0], arguments[2], arguments[4]]
+    for a, e in zip(*(torch.autograd.grad(value, inputs) for value in (found, expected)), strict=True):
         assert error(a, e) < 1e-6
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize(
     ("options", "change", "kind", "message"),
     [
@@ -142,7 +142,7 @@ def test_integrated_loss_compiles_without_a_break():
         ({}, {5: [1.0]}, TypeError, "predicted_noise's real counterpart is a list; expected a tensor"),
     ],
 )
-def test_integrated_loss_refuses(wing, options, change, kind, message):
+def test_integrated_loss_raises(impl, options, change, kind, message):
     arguments = [change.get(index, argument) for index, argument in enumerate(rebuild())]
     with pytest.raises(kind, match=message):
-        wing.IntegratedLoss(**options)(*arguments)
+        impl.IntegratedLoss(**options)(*arguments)

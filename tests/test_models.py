@@ -1,4 +1,4 @@
-"""The fast wing's networks and layers: equal to the reference's, in results, gradients, statistics and state."""
+"""The fused networks and layers equal the reference's: results, gradients, statistics and state."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from igan_fast.reference import ops as reference_ops
 SIZES = {"image_size": 32, "attributes": 5, "latent": 6, "width": 16}  # wide enough for our own convolution kernels
 
 
-def twins(dtype: torch.dtype = torch.float32, **sizes) -> tuple[reference.IterativeGAN, igan_fast.IterativeGAN]:
-    """A model of each wing, of the same weights."""
+def model_pair(dtype: torch.dtype = torch.float32, **sizes) -> tuple[reference.IterativeGAN, igan_fast.IterativeGAN]:
+    """The reference's model and the fused one, with the same weights."""
     torch.manual_seed(0)
     theirs = reference.IterativeGAN(**SIZES | sizes).to(dtype)
     ours = igan_fast.IterativeGAN(**SIZES | sizes).to(dtype)
@@ -31,12 +31,12 @@ def twins(dtype: torch.dtype = torch.float32, **sizes) -> tuple[reference.Iterat
 
 
 def results_of(model: reference.IterativeGAN, images: Tensor, z: Tensor, c: Tensor) -> list[Tensor]:
-    """Everything that the networks give, the gradients of a mixture of it, and the buffers afterwards."""
+    """All outputs of the three networks, the gradients of a weighted sum of them, and all buffers afterwards."""
     images, z, c = (t.clone().requires_grad_() for t in (images, z, c))
-    drawn = model.generate(z, c)
-    judged = model.discriminator(images)
-    codes = model.classifier(judged.shared)
-    outputs = [drawn, judged.source, judged.shared, *judged.features, *codes]
+    generated = model.generate(z, c)
+    scores = model.discriminator(images)
+    codes = model.classifier(scores.shared)
+    outputs = [generated, scores.source, scores.shared, *scores.features, *codes]
     generator = torch.Generator().manual_seed(1)
     mixture = sum((out * torch.rand(out.shape, generator=generator).to(out)).sum() / out.numel() for out in outputs)
     gradients = torch.autograd.grad(mixture, [images, z, c, *model.parameters()])
@@ -54,9 +54,9 @@ def results_of(model: reference.IterativeGAN, images: Tensor, z: Tensor, c: Tens
     ],
 )
 def test_equals_the_reference(training, dtype, sizes, allowed):
-    theirs, ours = twins(dtype, **sizes)
+    theirs, ours = model_pair(dtype, **sizes)
     theirs.train(training), ours.train(training)
-    for model in (theirs, ours):  # statistics that are no longer 0 and 1
+    for model in (theirs, ours):  # so that the running statistics are not 0 and 1
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name.endswith("running_var"):
@@ -69,7 +69,7 @@ def test_equals_the_reference(training, dtype, sizes, allowed):
 
 
 def test_transform_and_rebuild_equal_the_reference():
-    theirs, ours = twins()
+    theirs, ours = model_pair()
     theirs.eval(), ours.eval()
     images = torch.rand(3, 3, 32, 32) * 2 - 1
     with torch.inference_mode():
@@ -90,12 +90,12 @@ def test_the_same_names_arguments_and_state(name):
 
 
 def operators_of(module: nn.Module) -> list[object]:
-    """What each layer that has its operators from one of the wings runs on."""
+    """The module of operators of each layer that has one."""
     return [part.operators for part in module.modules() if hasattr(part, "operators")]
 
 
 @pytest.mark.parametrize("name", ["NormAct2d", "ConvNormAct2d", "ConvTransposeNormAct2d"])
-def test_layers_are_twins(name):
+def test_layers_equal_the_references(name):
     ours, theirs = getattr(layers, name), getattr(reference_layers, name)
     assert inspect.signature(ours) == inspect.signature(theirs)
     arguments = (16,) if name == "NormAct2d" else (16, 20)
@@ -109,15 +109,15 @@ def test_layers_are_twins(name):
     assert operators_of(a) == [ops] * (1 if name == "NormAct2d" else 2)
 
 
-def test_every_layer_of_the_fast_wing_is_fused():
-    """None is left in plain PyTorch by an oversight."""
-    theirs, ours = twins()
-    assert operators_of(ours) == [ops] * 13  # three blocks of two each in G and in D, and G's first normalisation
+def test_every_layer_of_the_fused_model_runs_on_fused_operators():
+    """None was left in plain PyTorch by mistake."""
+    theirs, ours = model_pair()
+    assert operators_of(ours) == [ops] * 13  # G and D: 3 blocks each, of 2 layers; and G's first norm
     assert operators_of(theirs) == [reference_ops] * 13
 
 
-def test_both_halves_of_the_discriminator_are_the_whole():
-    _, ours = twins()
+def test_features_and_judge_together_equal_the_discriminators_forward():
+    _, ours = model_pair()
     ours.eval()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     whole = ours.discriminator(images)
@@ -128,8 +128,8 @@ def test_both_halves_of_the_discriminator_are_the_whole():
     assert all(torch.equal(a, b) for a, b in zip(whole.features, features, strict=True))
 
 
-def test_normalised_apart_is_one_pass_each():
-    theirs, ours = twins()
+def test_normalised_apart_equals_one_pass_per_part():
+    theirs, ours = model_pair()
     first, second = torch.rand(2, 5, 3, 32, 32) * 2 - 1
     expected = [theirs.discriminator(x).features for x in (first, second)]
     with layers.normalised_apart(ours.discriminator, 2):
@@ -141,28 +141,28 @@ def test_normalised_apart_is_one_pass_each():
     assert {m.groups for m in ours.modules() if isinstance(m, reference_layers.NormAct2d)} == {1}
 
 
-def test_normalised_apart_ends_with_the_block_also_on_an_error():
+def test_normalised_apart_ends_after_an_error_too():
     norm = layers.NormAct2d(3)
     with pytest.raises(ValueError, match="divisor"), layers.normalised_apart(norm, 2):
         norm(torch.randn(3, 3, 2, 2))
     assert norm.groups == 1
 
 
-def test_it_is_what_the_package_exports():
+def test_the_package_exports_the_fused_model():
     assert igan_fast.IterativeGAN is models.IterativeGAN
     assert issubclass(igan_fast.IterativeGAN, nn.Module)
 
 
 @pytest.fixture
 def switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by IGAN_FAST_IMPL=reference."""
+    """As with IGAN_FAST_IMPL=reference."""
     monkeypatch.setattr(backend, "_DEFAULT", "reference")
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("sizes", [{}, {"image_size": 48, "signed_labels": True}, {"width": 33}])
-def test_switched_off_it_is_the_reference_bit_for_bit(switched_off, training, sizes):
-    theirs, ours = twins(**sizes)
+def test_switched_off_it_equals_the_reference_bit_for_bit(switched_off, training, sizes):
+    theirs, ours = model_pair(**sizes)
     theirs.train(training), ours.train(training)
     size = theirs.arguments()["image_size"]
     batch = torch.rand(4, 3, size, size) * 2 - 1, torch.randn(4, 6), torch.rand(4, 5)
@@ -186,30 +186,30 @@ def leaves(found) -> list[Tensor]:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("recorder", ["fx", "trace", "export"])
-def test_recorded_networks(name, training, recorder):
-    """With a batch of another size, and with the statistics that move."""
-    theirs, ours = (getattr(model.train(training), name) for model in twins())
+@pytest.mark.parametrize("tracer", ["fx", "trace", "export"])
+def test_traced_and_exported_networks(name, training, tracer):
+    """Called with another batch size; the running statistics are updated as in the reference."""
+    theirs, ours = (getattr(model.train(training), name) for model in model_pair())
     example, given = NETWORKS[name](4), NETWORKS[name](6)
-    if recorder == "fx":
-        recorded = torch.fx.symbolic_trace(ours)
-    elif recorder == "trace":
-        recorded = torch.jit.trace(copy.deepcopy(ours), example, check_trace=False)
+    if tracer == "fx":
+        traced = torch.fx.symbolic_trace(ours)
+    elif tracer == "trace":
+        traced = torch.jit.trace(copy.deepcopy(ours), example, check_trace=False)
     else:
         batch = torch.export.Dim("batch", min=2)
-        recorded = torch.export.export(ours, example, dynamic_shapes=[{0: batch}] * len(example)).module()
-    if recorder != "fx":  # what was recorded has seen the example
+        traced = torch.export.export(ours, example, dynamic_shapes=[{0: batch}] * len(example)).module()
+    if tracer != "fx":  # tracing ran the network on the example
         ours.load_state_dict(theirs.state_dict())
-    for a, e in zip(leaves(recorded(*given)), leaves(theirs(*given)), strict=True):
+    for a, e in zip(leaves(traced(*given)), leaves(theirs(*given)), strict=True):
         assert error(a, e) < 1e-5
-    if recorder == "fx":
-        for a, e in zip(recorded.buffers(), theirs.buffers(), strict=True):
+    if tracer == "fx":
+        for a, e in zip(traced.buffers(), theirs.buffers(), strict=True):
             assert error(a, e) < 1e-5
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_functional_call_under_transforms(name):
-    theirs, ours = (getattr(model, name) for model in twins())
+    theirs, ours = (getattr(model, name) for model in model_pair())
     given = NETWORKS[name](4)
 
     def loss(network, parameters, buffers):
@@ -231,8 +231,8 @@ def test_functional_call_under_transforms(name):
 @pytest.mark.parametrize(
     "make", [lambda m: m, lambda m: m.generator, lambda m: m.discriminator, lambda m: m.classifier]
 )
-def test_torch_jit_script_is_refused_in_one_line(make):
-    network = make(twins()[1])
+def test_torch_jit_script_raises_an_error_of_one_line(make):
+    network = make(model_pair()[1])
     with pytest.raises(RuntimeError, match=r"^torch.jit.script cannot compile igan_fast's \w+; use torch.jit.trace or"):
         torch.jit.script(nn.Sequential(network))
 
@@ -255,9 +255,9 @@ def test_torch_jit_script_is_refused_in_one_line(make):
         lambda m: setattr(m.discriminator.down1, "forward", lambda x: x[:, :1, ::2, ::2].expand(-1, 16, -1, -1)),
     ],
 )
-def test_a_convolution_that_somebody_changed(change):
-    """Hooks are called (the older spectral_norm and weight_norm are hooks), and another convolution is another one."""
-    models = twins()
+def test_a_convolution_with_hooks_or_replaced_by_another(change):
+    """Hooks are called (the older spectral_norm and weight_norm are hooks), and a replacement is used."""
+    models = model_pair()
     for model in models:
         torch.manual_seed(1)
         change(model)

@@ -1,4 +1,4 @@
-"""The perceptual loss over other people's networks, against the same computed by hand from their layers."""
+"""The perceptual loss against the same distance computed by hand from the layers of a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from igan_fast import layers, losses
 from igan_fast.reference import losses as reference
 
-WINGS = pytest.mark.parametrize("loss_class", [losses.PerceptualL1Loss, reference.PerceptualL1Loss])
+IMPLS = pytest.mark.parametrize("loss_class", [losses.PerceptualL1Loss, reference.PerceptualL1Loss])
 JOINT = pytest.mark.parametrize("joint", [False, True])
 
 
@@ -33,19 +33,19 @@ def images(seed: int = 1, batch: int = 3) -> Tensor:
 
 
 def by_hand(net: nn.Sequential, fake: Tensor, real: Tensor, weights=(1.0, 1.0)) -> Tensor:
-    """Of the layers "0.0", before its activation, and "1"."""
+    """The loss for the layers "0.0" (before its activation) and "1"."""
     (conv, _), second, _ = copy.deepcopy(net).requires_grad_(False)
     conv_fake, conv_real = conv(fake), conv(real.detach())
     first = F.l1_loss(conv_fake, conv_real)
     return weights[0] * first + weights[1] * F.l1_loss(second(conv_fake.relu()), second(conv_real.relu()))
 
 
-@WINGS
+@IMPLS
 @JOINT
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("weights", [None, (0.5, 3)])
 def test_equals_the_layers_by_hand(loss_class, joint, inplace, weights):
-    """Also where the activation behind a layer overwrites its output."""
+    """Also where the activation after a layer is in-place and overwrites its output."""
     net, fake, real = network(inplace=inplace), images(), images(2)
     loss = loss_class(net, ["0.0", "1"], weights, joint=joint)
     found, expected = loss(fake, real), by_hand(network(), fake, real, weights or (1, 1))
@@ -56,7 +56,7 @@ def test_equals_the_layers_by_hand(loss_class, joint, inplace, weights):
     assert none is None
 
 
-@WINGS
+@IMPLS
 def test_precomputed_features(loss_class):
     net, fake, real = network(inplace=True), images(), images(2)
     loss = loss_class(net, ["0.0", "1"])
@@ -68,14 +68,14 @@ def test_precomputed_features(loss_class):
 
 
 def passes(net: nn.Module, loss: nn.Module, *arguments) -> list[tuple[int, bool]]:
-    """Batch and grad mode of each of the extractor's passes."""
+    """The batch size and the grad mode of each forward pass of the extractor."""
     seen: list[tuple[int, bool]] = []
     with net.register_forward_pre_hook(lambda _, inputs: seen.append((len(inputs[0]), torch.is_grad_enabled()))):
         loss(*arguments)
     return seen
 
 
-@WINGS
+@IMPLS
 def test_two_passes_or_one(loss_class):
     net = network()
     assert passes(net, loss_class(net, ["1"]), images(), images(2)) == [(3, False), (3, True)]
@@ -87,14 +87,14 @@ def hooks_of(net: nn.Module) -> list[dict]:
     return [dict(module._forward_hooks) for module in net.modules()]
 
 
-@WINGS
+@IMPLS
 @JOINT
-def test_the_extractor_is_left_as_it_was(loss_class, joint):
+def test_the_extractor_is_not_changed(loss_class, joint):
     net = network()
     net[1].requires_grad_(False)
     net[0].eval()
     net[2].register_forward_hook(lambda *_: None)
-    wanted, modes, hooks = (
+    requires_grad, modes, hooks = (
         [p.requires_grad for p in net.parameters()],
         [m.training for m in net.modules()],
         hooks_of(net),
@@ -103,24 +103,24 @@ def test_the_extractor_is_left_as_it_was(loss_class, joint):
     assert hooks_of(net) == hooks
     loss(images(), images(2)).backward()
     with pytest.raises(RuntimeError):
-        loss(images()[:, :2], images()[:, :2])  # fails within the pass
-    assert [p.requires_grad for p in net.parameters()] == wanted
+        loss(images()[:, :2], images()[:, :2])  # an error within the forward pass
+    assert [p.requires_grad for p in net.parameters()] == requires_grad
     assert [m.training for m in net.modules()] == modes
     assert hooks_of(net) == hooks
-    assert all(p.grad is None for p in net.parameters())  # it measures, and does not learn
+    assert all(p.grad is None for p in net.parameters())  # it is not trained
 
 
-@WINGS
+@IMPLS
 def test_a_users_hook_comes_first(loss_class):
-    """What the layer's reader sees is what counts."""
+    """The loss uses the output that the hook returns."""
     net, fake, real = network(), images(), images(2)
     before = loss_class(net, ["0.0"])(fake, real)
     net[0][0].register_forward_hook(lambda _m, _a, output: output * 3)
     assert error(loss_class(net, ["0.0"])(fake, real), before * 3) < 1e-12
 
 
-@WINGS
-def test_the_extractor_is_no_part_of_the_loss_but_moves_with_it(loss_class):
+@IMPLS
+def test_the_extractor_is_no_submodule_but_moves_with_the_loss(loss_class):
     net = network()
     holder = nn.ModuleDict({"loss": loss_class(net, ["1"])})
     assert not list(holder.parameters())
@@ -136,7 +136,7 @@ def test_the_extractor_is_no_part_of_the_loss_but_moves_with_it(loss_class):
 
 
 class Odd(nn.Module):
-    """A layer of several results, and one that runs twice; its parts are shared under two names."""
+    """One layer returns several tensors, one runs twice; its submodules have two names each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Several(nn.Module):
         return x * 2, [x + 1, x.square().sum(1)]
 
 
-@WINGS
+@IMPLS
 @JOINT
 def test_several_outputs_and_several_calls_count_as_their_mean(loss_class, joint):
     torch.manual_seed(0)
@@ -172,14 +172,14 @@ def test_several_outputs_and_several_calls_count_as_their_mean(loss_class, joint
         assert error(loss_class(net, [name], joint=joint)(fake, real), expected) < 1e-12
 
 
-@WINGS
+@IMPLS
 def test_a_layer_that_does_not_run(loss_class):
     with pytest.raises(RuntimeError, match="layer 'never' did not run"):
         loss_class(Odd(), ["twice", "never"])(torch.ones(1, 2), torch.ones(1, 2))
 
 
 class Meeting(nn.Module):
-    """Two threads are inside at once."""
+    """Makes two threads run its forward pass at the same time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,9 +190,9 @@ class Meeting(nn.Module):
         return x
 
 
-@WINGS
+@IMPLS
 def test_two_threads_with_one_extractor(loss_class):
-    """Both watch the layers before either runs one."""
+    """Both register their hooks before either runs a layer."""
     net = network()
     given = [(images(seed), images(seed + 1)) for seed in (1, 3)]
     expected = [by_hand(net, *pair) for pair in given]
@@ -207,15 +207,15 @@ def test_two_threads_with_one_extractor(loss_class):
 
 
 class Elsewhere(nn.Sequential):
-    """Runs its layers in a thread of its own, as nn.DataParallel does."""
+    """Runs its layers in another thread, as nn.DataParallel does."""
 
     def forward(self, x: Tensor) -> Tensor:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(super().forward, x).result()
 
 
-@WINGS
-def test_layers_that_run_in_another_thread_are_out_of_sight(loss_class):
+@IMPLS
+def test_layers_that_run_in_another_thread_raise(loss_class):
     with pytest.raises(RuntimeError, match=r"layer '0.0' did not run .* in threads of its own .* give it"):
         loss_class(Elsewhere(*network()), ["0.0"])(images(), images(2))
 
@@ -225,7 +225,7 @@ class Mapped(nn.Module):
         return {"x": x}
 
 
-@WINGS
+@IMPLS
 def test_a_layer_that_returns_no_tensors(loss_class):
     net = nn.Sequential(Mapped())
     with pytest.raises(TypeError, match="layer '0' returns a dict; expected a tensor"):
@@ -238,7 +238,7 @@ class Nothing(nn.Module):
         return []
 
 
-@WINGS
+@IMPLS
 def test_a_layer_that_returns_nothing(loss_class):
     with pytest.raises(ValueError, match="layer '0' returns no tensor; expected at least one"):
         loss_class(nn.Sequential(Nothing()), ["0"])(torch.ones(1), torch.ones(1))
@@ -249,32 +249,32 @@ def normalised(norm: nn.Module, *, training: bool) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(inplace=True)).double().train(training)
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, layers.NormAct2d])
-def test_joint_refuses_common_statistics(loss_class, norm):
+def test_joint_raises_for_statistics_of_both_batches(loss_class, norm):
     for made, training in ((norm(4), True), (norm(4, track_running_stats=False), False)):
         net = normalised(made, training=training)
         loss = loss_class(net, ["2"], joint=True)
         with pytest.raises(RuntimeError, match=rf"joint would normalise fake and real .* in '1', a {norm.__name__}"):
             loss(images(), images(2))
         features = loss.features(images(2))
-        loss(images(), features)  # each alone
+        loss(images(), features)  # each batch by itself
     frozen = normalised(norm(4), training=True)
     frozen[1].eval()
     found = [loss_class(frozen, ["2"], joint=joint)(images(), images(2)) for joint in (False, True)]
     assert error(found[1], found[0]) < 1e-12
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4), layers.NormAct2d(4, groups="instance"), nn.GroupNorm(2, 4)])
-def test_joint_takes_normalisation_by_image(loss_class, norm):
+def test_joint_allows_instance_normalisation(loss_class, norm):
     net = normalised(norm, training=True)
     found = [loss_class(net, ["1"], joint=joint)(images(), images(2)) for joint in (False, True)]
     assert error(found[1], found[0]) < 1e-12
 
 
-@WINGS
-def test_joint_wants_the_batch_first(loss_class):
+@IMPLS
+def test_joint_needs_the_batch_in_the_first_dimension(loss_class):
     net = nn.Sequential(nn.Flatten(0))
     assert loss_class(net, ["0"])(images(), images()).item() == 0
     with pytest.raises(ValueError, match=r"joint: layer '0' returns shape \(1296,\); expected 6 images first"):
@@ -304,8 +304,8 @@ def test_first_and_second_derivatives():
     assert torch.autograd.gradgradcheck(lambda x: loss(x, real), fake)
 
 
-def test_a_network_compiled_before_is_refused():
-    """Its code does not look for hooks that come later."""
+def test_a_network_that_was_compiled_before_raises():
+    """Compiled code does not call hooks that are registered later."""
     torch._dynamo.reset()
     compiled = torch.compile(network().requires_grad_(False), backend="eager")
     fake, real = images(), images(2)
@@ -316,7 +316,7 @@ def test_a_network_compiled_before_is_refused():
         losses.PerceptualL1Loss(compiled, ["_orig_mod.0.0"])(fake, real)
 
 
-def test_compiled_with_breaks():
+def test_compiled_with_graph_breaks():
     torch._dynamo.reset()
     loss = losses.PerceptualL1Loss(network(inplace=True), ["0.0", "1"])
     compiled = torch.compile(loss, backend="aot_eager")
@@ -325,7 +325,7 @@ def test_compiled_with_breaks():
     assert not any(hooks_of(loss.extractor))
 
 
-@WINGS
+@IMPLS
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
@@ -340,13 +340,13 @@ def test_compiled_with_breaks():
         ((network(), ["1"], [float("inf")]), ValueError, r"weights\[0\] is inf"),
     ],
 )
-def test_refuses_settings(loss_class, arguments, kind, message):
+def test_raises_for_settings(loss_class, arguments, kind, message):
     with pytest.raises(kind, match=message):
         loss_class(*arguments)
 
 
-@WINGS
-def test_refuses_images_that_do_not_match(loss_class):
+@IMPLS
+def test_raises_for_images_that_do_not_match(loss_class):
     loss = loss_class(network(), ["0", "1"])
     with pytest.raises(ValueError, match=r"fake has shape \(3, 3, 9, 8\), real \(2, 3, 9, 8\); expected the same"):
         loss(images(), images(2, 2))

@@ -1,4 +1,4 @@
-"""The fast wing's iteration against the reference's: losses, weights, statistics, what it touches, what it keeps."""
+"""The fused training iteration against the reference's: losses, weights, statistics, side effects and memory."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from igan_fast import reference
 from igan_fast.data import to_float
 from igan_fast.data.drawn_faces import DrawnFaces
 from igan_fast.graphs import GraphedStep
-from igan_fast.ops import winograd_conv
+from igan_fast.ops.convolution import winograd
 from igan_fast.reference.step import StepConfig, StepLosses
 
 CONFIG = StepConfig(lr=1e-5, lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
-WINGS = {"reference": reference, "fast": igan_fast}
+IMPLS = {"reference": reference, "fused": igan_fast}
 
 
 def make_step(
-    wing: str, dtype: torch.dtype = torch.float32, config: StepConfig = CONFIG, device: str = "cpu", **sizes
+    impl: str, dtype: torch.dtype = torch.float32, config: StepConfig = CONFIG, device: str = "cpu", **sizes
 ) -> object:
-    """A step of either wing, of the same weights whichever the wing and dtype."""
+    """A training step of either implementation. The initial weights are the same for both, and for every dtype."""
     arguments = {"image_size": 32, "attributes": 5, "latent": 6, "width": 16} | sizes
     torch.manual_seed(3)
-    model = WINGS[wing].IterativeGAN(**arguments)
-    return WINGS[wing].TrainStep(model.to(device, dtype), config)
+    model = IMPLS[impl].IterativeGAN(**arguments)
+    return IMPLS[impl].TrainStep(model.to(device, dtype), config)
 
 
 def batches(count: int, dtype: torch.dtype = torch.float32, n: int = 6, size: int = 32):
-    """The same stream whatever the dtype."""
+    """The same batches for every dtype."""
     generator = torch.Generator().manual_seed(7)
     for _ in range(count):
         images = torch.rand(n, 3, size, size, generator=generator) * 2 - 1
@@ -45,7 +45,7 @@ def batches(count: int, dtype: torch.dtype = torch.float32, n: int = 6, size: in
 
 
 def run(step, count: int, dtype: torch.dtype = torch.float32, *, extra: bool = False, **options) -> list[Tensor]:
-    """The losses of each iteration; with ``extra`` updates of D and of G after every one."""
+    """Run iterations; return the losses of each. ``extra``: each is followed by an extra update of D and one of G."""
     losses = []
     device = next(step.model.parameters()).device
     for batch in batches(count, dtype, **options):
@@ -70,12 +70,12 @@ on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), rea
     ("size", "device"), [(32, "cpu"), (64, "cpu"), (128, "cpu"), pytest.param(32, "cuda", marks=on_gpu)]
 )
 def test_twenty_iterations_end_in_the_same_weights_in_float64(size, device, extra):
-    """At 128² with few of them: their number does not change what is computed."""
+    """At 128² the network is narrow and the iterations are few: neither changes what is computed."""
     count, width = {32: (20, 16), 64: (20, 4), 128: (4, 2)}[size]
     config = StepConfig(lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
     ends = []
-    for wing in WINGS:
-        step = make_step(wing, torch.float64, config, device, image_size=size, width=width)
+    for impl in IMPLS:
+        step = make_step(impl, torch.float64, config, device, image_size=size, width=width)
         ends.append((run(step, count, torch.float64, extra=extra, size=size, n=4), step))
     (their_losses, theirs), (our_losses, ours) = ends
     torch.testing.assert_close(torch.stack(our_losses), torch.stack(their_losses), rtol=1e-8, atol=1e-10)
@@ -87,51 +87,51 @@ def test_twenty_iterations_end_in_the_same_weights_in_float64(size, device, extr
 @pytest.mark.parametrize(("size", "width"), [(32, 16), (64, 16)])
 def test_twenty_iterations_end_in_the_same_weights_in_float32(size, width, extra):
     ends = []
-    for wing in WINGS:
-        step = make_step(wing, image_size=size, width=width)
+    for impl in IMPLS:
+        step = make_step(impl, image_size=size, width=width)
         run(step, 20, extra=extra, size=size)
         ends.append(state(step))
     assert ((ends[1] - ends[0]).norm() / ends[0].norm()).item() < 1e-3
 
 
-def test_as_near_to_float64_as_the_reference_at_a_learning_rate_that_trains():
-    """Adam's first steps are ±lr whatever the gradient's size, so that rounding decides where it is nearly 0: in
-    float32 the reference itself leaves its float64 run."""
+def test_at_a_usual_learning_rate_the_error_against_float64_is_like_the_references():
+    """Adam's first steps are ±lr, however small the gradient is. Where it is nearly 0, rounding decides its sign: the
+    reference in float32 also differs from its own float64 run."""
     config = StepConfig(lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
     exact = make_step("reference", torch.float64, config)
     run(exact, 20, torch.float64)
     away = {}
-    for wing in WINGS:
-        step = make_step(wing, config=config)
+    for impl in IMPLS:
+        step = make_step(impl, config=config)
         run(step, 20)
-        away[wing] = (state(step) - state(exact)).norm().item()
-    assert away["fast"] < 4 * away["reference"]
+        away[impl] = (state(step) - state(exact)).norm().item()
+    assert away["fused"] < 4 * away["reference"]
 
 
-def test_bf16_is_as_near_as_the_references_bf16():
+def test_the_error_of_bf16_is_like_that_of_the_references_bf16():
     exact = run(make_step("reference", torch.float64), 1, torch.float64)[0]
     away = {}
-    for wing in WINGS:
+    for impl in IMPLS:
         config = StepConfig(lr=1e-5, label_weight_d=3.0, label_weight_g=7.0, lambdas=(2.0, 0.5, 1.5), precision="bf16")
-        step = make_step(wing, config=config)
-        away[wing] = (run(step, 1)[0] - exact).abs()
+        step = make_step(impl, config=config)
+        away[impl] = (run(step, 1)[0] - exact).abs()
         assert {p.dtype for p in step.model.parameters()} == {torch.float32}
-    assert (away["fast"] <= 2 * away["reference"] + 0.01).all(), away
+    assert (away["fused"] <= 2 * away["reference"] + 0.01).all(), away
 
 
-def test_the_same_interface():
+def test_the_interface_is_the_references():
     assert igan_fast.StepConfig is reference.StepConfig
     assert igan_fast.StepLosses is reference.StepLosses
     for name in ("__init__", "__call__", "extra_discriminator", "extra_generator"):
-        ours, theirs = (list(inspect.signature(getattr(w.TrainStep, name)).parameters) for w in WINGS.values())
+        ours, theirs = (list(inspect.signature(getattr(w.TrainStep, name)).parameters) for w in IMPLS.values())
         assert ours == theirs, name
-    losses = make_step("fast")(*next(batches(1)))
+    losses = make_step("fused")(*next(batches(1)))
     assert isinstance(losses, StepLosses)
     assert all(loss.shape == () and loss.dtype == torch.float32 and not loss.requires_grad for loss in losses)
 
 
-def test_a_model_of_the_other_wing():
-    """The reference asks nothing but the paper's outputs; the fast one calls the halves of its own discriminator."""
+def test_a_model_of_the_other_implementation():
+    """The reference's step trains any model. The fused step calls methods that only the fused discriminator has."""
     model = reference.IterativeGAN(image_size=32, attributes=5, latent=6, width=4)
     with pytest.raises(TypeError, match=r"reference\.models\.IterativeGAN, expected igan_fast\.IterativeGAN"):
         igan_fast.TrainStep(model)
@@ -144,20 +144,20 @@ def test_a_model_of_the_other_wing():
 
 
 def test_the_optimisers_hold_the_same_parameters_in_the_same_order():
-    ours, theirs = make_step("fast"), make_step("reference")
+    ours, theirs = make_step("fused"), make_step("reference")
     for name in ("optimizer_d", "optimizer_g"):
         shapes = [[p.shape for p in getattr(s, name).param_groups[0]["params"]] for s in (ours, theirs)]
         assert shapes[0] == shapes[1]
 
 
-def test_each_stage_trains_its_own_networks_and_leaves_everything_thawed():
+def test_each_stage_trains_its_own_networks_and_afterwards_all_parameters_require_grad():
     images, labels, noise = next(batches(1))
     for act, expected in (
         (lambda s: s(images, labels, noise), {"generator", "discriminator", "classifier"}),
         (lambda s: s.extra_discriminator(images, labels, noise), {"discriminator", "classifier"}),
         (lambda s: s.extra_generator(labels, noise), {"generator"}),
     ):
-        step = make_step("fast")
+        step = make_step("fused")
         before = {name: p.detach().clone() for name, p in step.model.named_parameters()}
         act(step)
         changed = {n.split(".")[0] for n, p in step.model.named_parameters() if not torch.equal(p, before[n])}
@@ -165,8 +165,8 @@ def test_each_stage_trains_its_own_networks_and_leaves_everything_thawed():
         assert all(p.requires_grad for p in step.model.parameters())
 
 
-def test_parameters_that_the_user_froze_stay_frozen():
-    step = make_step("fast")
+def test_parameters_that_do_not_require_grad_are_not_trained():
+    step = make_step("fused")
     frozen = step.model.discriminator.source.weight.requires_grad_(False)
     before = frozen.clone()
     step(*next(batches(1)))
@@ -174,9 +174,9 @@ def test_parameters_that_the_user_froze_stay_frozen():
     assert torch.equal(frozen, before)
 
 
-def test_every_pass_counts_once():
+def test_num_batches_tracked_counts_each_pass_once():
     images, labels, noise = next(batches(1))
-    step = make_step("fast")
+    step = make_step("fused")
     theirs = make_step("reference")
     for s in (step, theirs):
         s(images, labels, noise)
@@ -187,19 +187,19 @@ def test_every_pass_counts_once():
     assert set(counts[0].values()) == {4, 7}
 
 
-def test_same_start_same_end_bit_for_bit():
+def test_two_runs_are_bit_for_bit_equal():
     ends = []
     for _ in range(2):
-        step = make_step("fast")
+        step = make_step("fused")
         run(step, 3, extra=True)
         ends.append(state(step))
     assert torch.equal(*ends)
 
 
 def test_memory_does_not_grow():
-    """Fifty iterations leave as many tensors behind as five."""
-    step = make_step("fast")  # wide enough for our own convolution kernels, whose filters are kept for a while
-    outside = winograd_conv._of_thread.kept
+    """After fifty more iterations as many tensors are alive as after five."""
+    step = make_step("fused")  # wide enough for our own convolution kernels, which keep transformed filters for a while
+    outside = winograd._thread.filters
 
     def alive() -> int:
         gc.collect()
@@ -209,10 +209,10 @@ def test_memory_does_not_grow():
     before = alive()
     run(step, 50)
     assert alive() <= before + 5
-    assert winograd_conv._of_thread.kept is outside
+    assert winograd._thread.filters is outside
 
 
-#: Whose which function fails, and at which call of it.
+#: For each failure: the object, its method that raises an error, and at which call.
 FAILURES = {
     "D in stage 1": (lambda step: step.model.discriminator.down4, "forward", 1),
     "Adam in stage 1": (lambda step: step.optimizer_d, "step", 1),
@@ -225,8 +225,9 @@ FAILURES = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failed_iteration_leaves_the_step_usable(monkeypatch, failure):
-    """Nothing stays frozen, kept or normalised apart: the next iteration is a new step's, from the same state."""
-    step, new = make_step("fast"), make_step("fast")
+    """No parameter stays without requires_grad, no filter is kept, no layer keeps its groups: the next iteration equals
+    that of a new step in the same state."""
+    step, new = make_step("fused"), make_step("fused")
     whose, name, call = FAILURES[failure]
     owner, calls = whose(step), itertools.count(1)
     function = getattr(owner, name)
@@ -237,13 +238,13 @@ def test_a_failed_iteration_leaves_the_step_usable(monkeypatch, failure):
         return function(*arguments)
 
     given = next(batches(1))
-    outside = winograd_conv._of_thread.kept
+    outside = winograd._thread.filters
     monkeypatch.setattr(owner, name, fails)
     with pytest.raises(RuntimeError, match="interrupted"):
         step(*given)
     monkeypatch.undo()
     assert all(p.requires_grad for p in step.model.parameters())
-    assert winograd_conv._of_thread.kept is outside
+    assert winograd._thread.filters is outside
     for ours, theirs in ((step.model, new.model), (step.optimizer_d, new.optimizer_d)):
         theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
     losses = [torch.stack(s(*given)) for s in (step, new)]
@@ -251,9 +252,9 @@ def test_a_failed_iteration_leaves_the_step_usable(monkeypatch, failure):
     assert torch.equal(state(step), state(new))
 
 
-def test_gradients_that_lie_around_do_not_count():
-    """Those of another loss, or of an iteration that failed half-way."""
-    steps = [make_step("fast") for _ in range(2)]
+def test_gradients_of_an_earlier_backward_pass_are_ignored():
+    """Such as the gradients of another loss, or of an iteration that failed."""
+    steps = [make_step("fused") for _ in range(2)]
     for parameter in steps[0].model.parameters():
         parameter.grad = torch.ones_like(parameter)
     for step in steps:
@@ -261,10 +262,10 @@ def test_gradients_that_lie_around_do_not_count():
     assert torch.equal(*(state(step) for step in steps))
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_tf32_is_refused_where_there_is_none(wing):
+@pytest.mark.parametrize("impl", IMPLS)
+def test_tf32_is_refused_on_a_device_without_it(impl):
     with pytest.raises(ValueError, match="precision: found tf32, which cpu does not have; expected fp32 or bf16"):
-        make_step(wing, config=StepConfig(precision="tf32"))
+        make_step(impl, config=StepConfig(precision="tf32"))
 
 
 PRODUCT_FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -276,7 +277,7 @@ def product_flags() -> list[str]:
 
 @pytest.fixture
 def set_product_flags():
-    """A function that sets both; afterwards they are as they were."""
+    """A function that sets the precision of matrix products and of convolutions. Both are restored after the test."""
 
     def set_to(*values: str) -> None:
         for backend, value in zip(PRODUCT_FLAGS, values, strict=True):
@@ -289,18 +290,18 @@ def set_product_flags():
 
 @pytest.mark.parametrize("act", ["__call__", "extra_discriminator", "extra_generator"])
 @pytest.mark.parametrize(("precision", "before"), [("fp32", "tf32"), ("tf32", "ieee")])
-@pytest.mark.parametrize("wing", WINGS)
-def test_the_flags_of_a_gpus_products_are_set_throughout_a_step_and_only_there(
-    monkeypatch, set_product_flags, wing, precision, before, act
+@pytest.mark.parametrize("impl", IMPLS)
+def test_the_precision_flags_of_a_gpu_are_set_during_a_step_and_restored(
+    monkeypatch, set_product_flags, impl, precision, before, act
 ):
-    """They are there on a CPU too, where nothing reads them: the step is told that it is on a GPU."""
-    rooms = (reference.step, igan_fast.step)
+    """The flags exist on a CPU too, where nothing reads them. The step runs as if its device were a GPU."""
+    modules = (reference.step, igan_fast.step)
     tf32_mode = reference.precision.tf32_mode
-    for room in rooms:
-        monkeypatch.setattr(room, "tf32_mode", lambda precision, _: tf32_mode(precision, torch.device("cuda")))
-        monkeypatch.setattr(room, "check_precision", lambda *_: None)
+    for module in modules:
+        monkeypatch.setattr(module, "tf32_mode", lambda precision, _: tf32_mode(precision, torch.device("cuda")))
+        monkeypatch.setattr(module, "check_precision", lambda *_: None)
     set_product_flags(before, before)
-    step = make_step(wing, config=StepConfig(precision=precision), width=4)
+    step = make_step(impl, config=StepConfig(precision=precision), width=4)
     assert product_flags() == [before] * 2
     seen = {"forward": [], "backward": []}
     for network in (step.model.generator, step.model.classifier):
@@ -321,7 +322,7 @@ def test_the_flags_of_a_gpus_products_are_set_throughout_a_step_and_only_there(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_flags_that_are_right_are_left_as_they_are(set_product_flags, precision):
+def test_precision_flags_that_are_right_are_not_set(set_product_flags, precision):
     right = "tf32" if precision == "tf32" else "none"  # none: what torch.backends.fp32_precision says
     set_product_flags(right, right)
     with reference.precision.tf32_mode(precision, torch.device("cuda")):
@@ -331,7 +332,7 @@ def test_flags_that_are_right_are_left_as_they_are(set_product_flags, precision)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_a_step_on_a_gpu_leaves_the_flags_as_they_were(precision):
+def test_a_step_on_a_gpu_restores_the_precision_flags(precision):
     before = product_flags()
     model = igan_fast.IterativeGAN(image_size=32, attributes=5, latent=6, width=16).to("cuda")
     step = GraphedStep(igan_fast.TrainStep(model, StepConfig(precision=precision)))
@@ -343,14 +344,14 @@ def test_a_step_on_a_gpu_leaves_the_flags_as_they_were(precision):
 
 @pytest.fixture(scope="module")
 def faces() -> tuple[Tensor, Tensor]:
-    """Built-in faces (N, 3, 32, 32) in [−1, 1], and five of their attributes."""
+    """Drawn faces (N, 3, 32, 32) in [−1, 1], and five of their attributes."""
     source = DrawnFaces(192, seed=0, attributes=("Male", "Smiling", "Eyeglasses", "Blond_Hair", "Bangs"))
     images = torch.stack([torch.from_numpy(source.image(index, 32)) for index in range(len(source))])
     return to_float(images).contiguous(), torch.from_numpy(source.labels).float()
 
 
 def learned(step, faces: tuple[Tensor, Tensor], iterations: int = 120) -> tuple[Tensor, Tensor]:
-    """Rebuild and label loss, the means of the first ten iterations and of the last thirty."""
+    """The pixel and label losses: their means over the first ten iterations, and over the last thirty."""
     generator = torch.Generator().manual_seed(1)
     device = next(step.model.parameters()).device
     seen = []
@@ -367,20 +368,20 @@ LEARNING = {"lr": 1e-3, "lambdas": (2.0, 10.0, 1.0), "label_weight_d": 5.0, "lab
 
 
 @pytest.mark.slow
-def test_both_wings_learn_alike(faces):
-    """From one state on one stream of built-in faces: rounding leads them apart, chance does not."""
+def test_both_implementations_learn_equally_well(faces):
+    """From the same state, on the same batches of drawn faces: only rounding makes a difference."""
     ends = {}
-    for wing in WINGS:
+    for impl in IMPLS:
         torch.manual_seed(0)
-        start, ends[wing] = learned(make_step(wing, config=StepConfig(**LEARNING)), faces)
-        assert (ends[wing] < 0.85 * start).all(), (wing, start, ends[wing])
-    assert (ends["fast"] < 1.15 * ends["reference"]).all(), ends
-    assert (ends["reference"] < 1.15 * ends["fast"]).all(), ends
+        start, ends[impl] = learned(make_step(impl, config=StepConfig(**LEARNING)), faces)
+        assert (ends[impl] < 0.85 * start).all(), (impl, start, ends[impl])
+    assert (ends["fused"] < 1.15 * ends["reference"]).all(), ends
+    assert (ends["reference"] < 1.15 * ends["fused"]).all(), ends
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_on_a_gpu_weights_and_moments_lie_as_the_activations_do():
+def test_on_a_gpu_weights_and_moments_are_channels_last():
     torch.manual_seed(3)
     model = igan_fast.IterativeGAN(image_size=32, attributes=5, latent=6, width=16).to("cuda")
     parameters = list(model.parameters())
@@ -396,8 +397,8 @@ def test_on_a_gpu_weights_and_moments_lie_as_the_activations_do():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_lower_precisions_learn_alike_on_a_gpu(faces, precision):
-    """As graphs, against float32 as graphs."""
+def test_lower_precisions_learn_as_well_as_float32_on_a_gpu(faces, precision):
+    """Both as CUDA graphs."""
     ends = []
     for kind in ("fp32", precision):
         torch.manual_seed(3)

@@ -1,12 +1,12 @@
-"""Memory that nobody wrote holds NaN, or a very large integer: what reads it shows.
+"""Fills new memory with NaN, or with very large integers, so that a test notices when uninitialised memory is read.
 
-glibc fills each block that it hands out (``M_PERTURB``), whoever asks: ``torch.empty`` and its kin, an operator's
-output, the scratch of a C++ kernel, a large NumPy array. A child process cannot be reached by the call, and its
-variable takes no byte of which floats are NaN: there they are about 3e38.
+glibc fills every block that it allocates (``M_PERTURB``): for ``torch.empty`` and the like, the output of an operator,
+the scratch memory of a C++ kernel, or a large NumPy array. For child processes an environment variable does the same.
+It cannot name a byte of which floats are NaN: there they are about 3e38.
 
-A thread's own cache of blocks up to 1 KiB would hand some of them out as they are. It can be left out from a process's
-start alone: for pytest-xdist's workers, which ``make test`` takes; in a plain pytest a small block is now and then
-missed.
+Each thread has a cache of blocks up to 1 KiB, which are allocated without being filled. The cache can be switched off
+only when a process starts. That is done for the workers of pytest-xdist, which ``make test`` uses; in a plain pytest
+run a small block is sometimes not filled.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import torch
 __all__ = ["poison", "poison_gpu", "small_blocks_too"]
 
 _M_PERTURB = -6
-_ONES = 256  # glibc writes the low byte of its complement: 0xFF, of which every float is NaN
-_LARGE = "128"  # 0x7F, the nearest that the environment variable can name
+_ONES = 256  # glibc writes the complement of its low byte: 0xFF, and floats of these bytes are NaN
+_LARGE = "128"  # written as 0x7F, floats of about 3e38: the variable cannot name 0xFF
 _NO_CACHE = "glibc.malloc.tcache_count=0"
 
 
 def poison() -> bool:
-    """From now on, in this process and those that it starts; False where there is no glibc to do it."""
+    """Fill new memory from now on, in this process and those that it starts. Returns False without glibc."""
     _poison_numpy()
     os.environ.setdefault("MALLOC_PERTURB_", _LARGE)
     tunables = os.environ.get("GLIBC_TUNABLES", "")
@@ -44,13 +44,13 @@ def poison() -> bool:
 
 
 def small_blocks_too() -> bool:
-    """Whether this process was started without a cache of small blocks."""
+    """Whether small blocks are filled too: this process was started without the cache of small blocks."""
     environment = Path("/proc/self/environ")
     return environment.is_file() and _NO_CACHE.encode() in environment.read_bytes()
 
 
 def poison_gpu() -> None:
-    """What PyTorch's allocator has at hand for the next allocations holds NaN: small ones, and large ones to 256 MB."""
+    """Fill the free blocks of PyTorch's GPU allocator with NaN: those for small tensors, and one of 256 MB."""
     torch.cuda.empty_cache()
     ones = functools.partial(torch.full, fill_value=255, dtype=torch.uint8, device="cuda")
     blocks = [*(ones((1 << 20,)) for _ in range(32)), ones((1 << 28,))]
@@ -58,7 +58,7 @@ def poison_gpu() -> None:
 
 
 def _poison_numpy() -> None:
-    """NumPy keeps small blocks of its own, which never come back from malloc."""
+    """Fill NumPy's new arrays too: NumPy has its own cache of small blocks, which do not come from malloc."""
 
     def filled(allocate: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(allocate)

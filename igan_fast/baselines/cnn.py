@@ -1,7 +1,7 @@
-"""A plain CNN that recognises attributes, trained on real photos alone.
+"""A plain CNN that recognises attributes, trained on real photos only.
 
-It is the paper's CNN baseline (Sec. 5.3, Fig. 4), and the judge of edits: it has never seen a generated image, so what
-it recognises in one is really to be seen there.
+It is the paper's CNN baseline (Sec. 5.3, Fig. 4), and the judge of edits in the evaluation: it was never trained on
+generated images, so an attribute that it recognises in one is visible there.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ from igan_fast.progress import progress_bar
 
 __all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
 
-#: Part of every cached network's name: raise it when the architecture or the recipe changes.
+#: A part of the name of every cached network: increase it when the architecture or the training changes.
 CACHE_FORMAT = 2
 
-#: No layer has more channels.
+#: Upper limit of the channels of a layer.
 MAX_CHANNELS = 256
 
 
 @dataclass(frozen=True)
 class CNNConfig:
-    """How the network is trained. With these, 6,800 CelebA photos of 64² take two minutes on two cores."""
+    """Settings of the training. With the defaults, 6,800 CelebA photos of 64² take two minutes on two cores."""
 
     epochs: float = 12.0
     """Passes over the training photos."""
     max_photos: int = 200_000
-    """No more photos than this are shown in all, so that a large data set takes minutes too."""
+    """Upper limit of the photos over all epochs, so that a large data set takes minutes too."""
     batch_size: int = 64
     lr: float = 2e-3
-    """Highest learning rate of the one-cycle schedule (AdamW)."""
+    """Maximum learning rate of the one-cycle schedule (AdamW)."""
     weight_decay: float = 1e-2
     dropout: float = 0.3
-    """Before the last layer."""
+    """Dropout probability before the last layer."""
     seed: int = 0
-    """Of the weights, the order of the photos, the flips and the dropout."""
+    """Seed of the weights, the order of the photos, the flips and the dropout."""
 
 
 class AttributeCNN(nn.Module):
-    """Image → attribute logits. Pairs of 3×3 convolutions, the second of stride 2, down to a map of 4 to 8 pixels.
+    """Image → attribute logits: pairs of 3×3 convolutions, the second of stride 2, down to 4×4 to 8×8 pixels.
 
     Args:
         image_size: side S of the square images, at least 8. The weights fit any size with the same number of halvings.
         attributes: number A of attributes.
         width: channels of the first pair, doubled at each halving up to 256; by default 32 below 64 pixels, else 16.
-        dropout: before the last layer, in training.
+        dropout: dropout probability before the last layer.
     """
 
     def __init__(self, image_size: int, attributes: int, *, width: int | None = None, dropout: float = 0.3) -> None:
@@ -98,7 +98,7 @@ def train_cnn(
 ) -> AttributeCNN:
     """Train a network on the ``"train"`` photos of ``store``, in bfloat16 where the hardware computes in it.
 
-    The result depends on the store, the config and the hardware; the caller's random state is left as it was.
+    The result depends on the store, the config and the hardware. The global random state is restored.
 
     Args:
         progress: show a progress bar on stderr.
@@ -140,15 +140,16 @@ def cached_cnn(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> AttributeCNN:
-    """``train_cnn``, once: the network is kept in the cache, by photos, attributes, labels, size and config.
+    """``train_cnn`` with a cache: one file for each set of photos, attributes, labels, size and config.
 
-    The file holds a digest of the weights. A damaged one is replaced by training again, with a warning that says why.
+    The file holds a digest of the weights. If it is damaged, a warning says so, and the network is trained
+    again.
 
     Args:
         cache: the folder, ``igan_fast.data.store.cache_folder()`` by default.
 
     Raises:
-        InputError: as ``train_cnn``; also a cache folder that cannot be written, or a folder in the file's place.
+        InputError: as ``train_cnn``; or the cache folder cannot be written, or there is a folder in the file's place.
     """
     config = config or CNNConfig()
     device = resolve_device(device)
@@ -157,7 +158,7 @@ def cached_cnn(
     cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
     problem = _load(cnn, path)
     if problem is not None:
-        check_place(path)  # before the minutes of training, not after
+        check_place(path)  # now, and not after minutes of training
         if path.is_dir():
             raise InputError(f"{path}: found a folder, expected the weights of the plain CNN; move it away")
         if problem:
@@ -168,7 +169,7 @@ def cached_cnn(
 
 
 def predict(cnn: AttributeCNN, images: NDArray[np.uint8] | Tensor, *, batch_size: int = 250) -> NDArray[np.float32]:
-    """The probabilities (N, A) of the attributes in images (N, S, S, 3) uint8. The network should be in eval mode."""
+    """Images (N, S, S, 3) uint8 → the probabilities (N, A) of the attributes. The network should be in eval mode."""
     device = cnn.labels.weight.device
     parts = [np.empty((0, cnn.labels.out_features), np.float32)]
     with torch.inference_mode():
@@ -179,7 +180,7 @@ def predict(cnn: AttributeCNN, images: NDArray[np.uint8] | Tensor, *, batch_size
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 where the hardware has it; elsewhere it would be emulated, slower than float32."""
+    """Autocast to bfloat16 where the hardware supports it; elsewhere emulation would be slower than float32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -189,7 +190,7 @@ def _autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _key(store: FaceStore, config: CNNConfig) -> str:
-    """A digest of all that decides what the network learns."""
+    """A digest of everything that the trained network depends on."""
     rows = store.splits["train"]
     settings = {"format": CACHE_FORMAT, "attributes": store.attributes, "config": dataclasses.asdict(config)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -208,16 +209,18 @@ def _save(cnn: AttributeCNN, path: Path) -> None:
 
 
 def _load(cnn: AttributeCNN, path: Path) -> str | None:
-    """Give ``cnn`` the weights in a file. Returns None, or what is wrong with the file, in no words where it is absent.
+    """Load the weights in a file into ``cnn``.
 
-    The network is of no use after a problem.
+    Returns:
+        None, or a description of the problem, empty where there is no file. ``cnn`` must not be used then.
     """
     try:
         open_regular(path).close()
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
             if shapes != {name: list(tensor.shape) for name, tensor in cnn.state_dict().items()}:
-                return "is damaged: it holds the weights of another network"  # of any size, so they are not read
+                # Not read: they may be of any size.
+                return "is damaged: it holds the weights of another network"
             tensors = {name: file.get_tensor(name) for name in shapes}
             metadata = file.metadata() or {}
         if metadata.get("sha256") != _digest(tensors):

@@ -1,4 +1,4 @@
-"""The (Leaky)ReLU that takes a fused module's result."""
+"""Handlers for (Leaky)ReLU functions that are called with a fused module's result."""
 
 from __future__ import annotations
 
@@ -10,109 +10,126 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from igan_fast.fusion.deferred import HANDLERS, Deferred, Watched, Wrapper, settle
-from igan_fast.fusion.nodes import apply
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.autograd import apply_function
+from igan_fast.fusion.deferred import HANDLERS, Deferred, Wrapper, to_ordinary
+from igan_fast.fusion.expectation import Expectation
+from igan_fast.fusion.watched import Watched
 from igan_fast.ops.conv_act import before_activation
 from igan_fast.ops.transforms import transformed
 
-__all__ = ["parts_of"]
+__all__ = ["gradient_and_slope"]
 
 
 def _activate(x: Any, slope: float | None, in_place: bool) -> Any:
-    """The (Leaky)ReLU of x where it is at hand; NotImplemented where PyTorch is to compute it."""
+    """The (Leaky)ReLU of x, where x is Deferred and this activation is the expected one; else NotImplemented."""
     if type(x) is Watched:
-        x.activated(slope)
-    if torch.compiler.is_compiling():  # which would look into what follows here
+        x.used_by_activation(slope)
+    if torch.compiler.is_compiling():  # which would trace the lines below
         return NotImplemented
-    if type(x) is not Deferred or x.is_computed():  # which C++ may have written into
+    if type(x) is not Deferred or x.is_computed():  # C++ may have written into the computed data
         return NotImplemented
     result = x.result
     if (
         result.activated is None
         or slope is None
         or result.slope != slope
-        or result.expects is not None
-        or torch.is_inference_mode_enabled() != result.inference
+        or result.is_expected_norm is not None
+        or torch.is_inference_mode_enabled() != result.inference_mode
         or transformed()
     ):
         return NotImplemented
     with torch._C.DisableTorchFunctionSubclass():
-        if in_place and x.retains_grad:  # which C++ moves to the new node
+        if in_place and x.retains_grad:  # PyTorch's in-place function moves retain_grad to its own node
             return F.leaky_relu_(x, slope) if slope else torch.relu_(x)
         recorded = x.requires_grad and torch.is_grad_enabled()
-    # Not with __torch_function__ off: what a hook for saved tensors does here is somebody else's.
-    y = apply(_Activate, x, slope) if recorded else result.take()
+    # Outside of that block: save_for_backward may call a user's saved-tensor hook, which needs __torch_function__.
+    y = apply_function(_Activate, x, slope) if recorded else result.take_activated()
     if not in_place:
         return y
-    x.become_written(y)  # the caller may go on with x
+    x.become_written(y)  # the caller may use x after this, as the result
     return x
 
 
 class _Activate(torch.autograd.Function):
-    """The activation's place in the graph; its gradient waits to be computed with the normalisation's."""
+    """The activation's autograd node. Its backward pass leaves the computation to the normalisation's node."""
 
     @staticmethod
     def forward(ctx: Any, x: Deferred, slope: float) -> Tensor:
         result = x.result
-        y = result.take()
-        if not result.lean and slope:
-            result.kept = (y.detach(), y._version)
-        # PyTorch's own saves one tensor of this shape too, so that a checkpoint meets the same number at each call.
-        ctx.save_for_backward(Deferred(y, result) if result.lean or slope else y)
-        ctx.slope, ctx.place = slope, result.place
+        y = result.take_activated()
+        if not result.recompute and slope:
+            result.saved = (y.detach(), y._version)
+        # One tensor of this shape, as PyTorch's activation saves: a checkpoint counts the saved tensors of both calls.
+        ctx.save_for_backward(Deferred(y, result) if result.recompute or slope else y)
+        ctx.slope, ctx.expectation, ctx.anchor = slope, result.expectation, result.anchor
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (side,) = ctx.saved_tensors
-        if type(side) is Deferred:
-            result = side.result
-            if result.lean and type(grad) is Tensor and not torch.is_grad_enabled() and not transformed(grad):
+        (saved,) = ctx.saved_tensors
+        if type(saved) is Deferred:
+            result = saved.result
+            if result.recompute and type(grad) is Tensor and not torch.is_grad_enabled() and not transformed(grad):
                 with torch._C.DisableTorchFunctionSubclass():
-                    return _DeferredGradient(side, grad, ctx.slope, ctx.place), None
-            side = result.side()
-        return before_activation(grad, side.detach(), ctx.slope), None
+                    return _DeferredGradient(saved, grad, ctx.slope, ctx.expectation), None
+            saved = result.with_signs()
+        before = before_activation(grad, saved.detach(), ctx.slope)
+        if ctx.anchor is not None and torch.is_grad_enabled():
+            # The second derivative with respect to the activation's input is zero, and not None: a sum of no elements.
+            before = before + ctx.anchor.sum()
+        return before, None
 
 
 class _DeferredGradient(Wrapper):
-    """The gradient of a normalisation's result, of which the normalisation's own backward pass takes the two parts: the
-    gradient behind the activation, and the slope. Whoever else looks at it gets the product."""
+    """The gradient of a normalisation's result, not computed yet.
 
-    def __init__(self, side: Deferred, upstream: Tensor, slope: float, place: Place) -> None:
-        self.side, self.upstream, self.slope, self.place = side, upstream, slope, place
-        self.instead = None
+    The normalisation's backward pass takes the two factors out of it and multiplies them in its own operator. Anything
+    else, such as a hook, gets their product.
+
+    normalized: the normalisation's result, whose signs decide where the slope applies.
+    upstream: the gradient of the activation's result.
+    slope: negative slope of the activation.
+    expectation: of the normalisation.
+    """
+
+    def __init__(self, normalized: Deferred, upstream: Tensor, slope: float, expectation: Expectation) -> None:
+        self.normalized, self.upstream, self.slope, self.expectation = normalized, upstream, slope, expectation
+        self.replacement = None
 
     def is_computed(self) -> bool:
-        return self.instead is not None
+        return self.replacement is not None
 
-    def again(self) -> _DeferredGradient:
-        return _DeferredGradient(self.side, self.upstream, self.slope, self.place)
+    def detached(self) -> _DeferredGradient:
+        return _DeferredGradient(self.normalized, self.upstream, self.slope, self.expectation)
 
     def data_for_cpp(self) -> Tensor:
-        if self.instead is None:
+        if self.replacement is None:
             with _disable_current_modes(), torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-                product = before_activation(self.upstream, self.side.result.plain(), self.slope)
-                self.instead = product if product.stride() == self.stride() else product.contiguous()
-        return self.instead
+                product = before_activation(self.upstream, self.normalized.result.plain(), self.slope)
+                self.replacement = product if product.stride() == self.stride() else product.contiguous()
+        return self.replacement
 
-    def settled(self) -> Tensor:
+    def to_ordinary(self) -> Tensor:
         return self.data_for_cpp()
 
 
-def parts_of(grad: Tensor, place: Place) -> tuple[Tensor, float]:
-    """A normalisation's gradient as its backward pass takes it: what is behind the activation, and the slope.
+def gradient_and_slope(grad: Tensor, expectation: Expectation) -> tuple[Tensor, float]:
+    """The arguments of a normalisation's backward operator, from the gradient that autograd passes to its node.
 
-    The slope is 1, and the gradient that of the normalisation's own result, where somebody has looked at it: who looks
-    may write.
+    Args:
+        expectation: of the normalisation.
+
+    Returns:
+        The gradient of the activation's result, and the slope. Or the gradient of the normalisation's result, and 1:
+        where there was no activation, or where a hook has read this gradient and may have changed it.
     """
-    if type(grad) is _DeferredGradient and grad.place is place and grad.instead is None:
+    if type(grad) is _DeferredGradient and grad.expectation is expectation and grad.replacement is None:
         return grad.upstream, grad.slope
-    return settle(grad), 1.0
+    return to_ordinary(grad), 1.0
 
 
-def _slope(value: Any) -> float | None:
-    """A slope that the fused operators take; None for any other."""
+def _supported_slope(value: Any) -> float | None:
+    """``value`` as a slope that the fused operators support; None where they do not."""
     if type(value) in (int, float) and 0 <= value < float("inf") and value != 1:
         return float(value)
     return None
@@ -124,10 +141,10 @@ def _relu(args: Any, kwargs: Any) -> tuple[float | None, bool]:
 
 def _leaky_relu(args: Any, kwargs: Any) -> tuple[float | None, bool]:
     slope = args[1] if len(args) > 1 else kwargs.get("negative_slope", 0.01)
-    return _slope(slope), bool(args[2] if len(args) > 2 else kwargs.get("inplace", False))
+    return _supported_slope(slope), bool(args[2] if len(args) > 2 else kwargs.get("inplace", False))
 
 
-#: How each function is called: the slope, and whether it writes into its input.
+#: For each function: the slope and whether it is in-place, from its arguments and keyword arguments.
 _ACTIVATIONS: dict[Any, Callable[[Any, Any], tuple[float | None, bool]]] = {
     F.relu: _relu,
     torch.relu: lambda args, kwargs: (0.0, False),

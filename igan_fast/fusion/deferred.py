@@ -1,25 +1,33 @@
-"""Results of a fused model that wait for what comes next.
+"""Results of fused modules that are computed when it is known what they are used for.
 
-A normalisation that a ReLU usually follows computes both at once. What it returns is a ``Deferred`` tensor: it has the
-shape, the dtype and the place in autograd's graph of the normalisation's result, and no data. Who uses it next decides:
+A normalisation that expects a ReLU computes both in one operator. What it returns is a ``Deferred`` tensor: it has the
+shape, the dtype and the autograd node of the normalisation's result, but no data. Its first use decides:
 
-* the (Leaky)ReLU that was expected, as a module, a function or a method, gets what is computed already;
-* anything else gets the normalisation's plain result, computed then. ``__torch_function__`` sees what Python calls;
-  ``__torch_dispatch__`` sees what C++ calls (custom autograd functions, views, checkpointing).
+* the expected (Leaky)ReLU, called as a module, a function or a method, returns what is already computed;
+* anything else gets the normalisation's plain result, which is computed at that moment.
 
-What to expect is learnt from an ordinary tensor: a module's first result is ``Watched`` until its first use. Nothing is
-ever assumed about a network's source, and a place where no activation follows returns ordinary tensors from then on.
+``__torch_function__`` sees uses that Python makes; ``__torch_dispatch__`` sees those that C++ makes (custom autograd
+functions, views, checkpointing). Nothing is assumed about the source code of a network.
 
-One call followed, ``relu(bn(x))`` in training, at a place where a ReLU is expected: ``bn`` computes ``relu(bn(x))`` in
-one pass, moves its running statistics, and returns a Deferred ``h`` that holds it. ``relu(h)`` arrives at
-``__torch_function__``, which hands it out (``activation.py``). ``h + 1`` instead would arrive there too: ``settle``
-computes ``bn(x)`` from the statistics at hand, and ``h`` becomes an ordinary tensor before the addition runs.
+Example: ``F.relu(bn(x))`` in training, called several times.
+
+1. *First call.* ``bn`` expects nothing yet. It returns its plain result as a ``Watched`` tensor: ordinary but for its
+   class. ``F.relu`` arrives at ``__torch_function__``, which notes in the ``Expectation`` of ``bn`` that a ReLU
+   followed, and makes the tensor ordinary. PyTorch computes the ReLU.
+2. *Second call.* ``bn`` computes ``relu(bn(x))`` in one operator, updates its running statistics, and returns a
+   Deferred ``h`` that holds this activated result (``Result``). ``F.relu(h)`` arrives at ``__torch_function__``;
+   ``HANDLERS`` has a function for it (``activation.py``), which returns the activated result with an autograd node of
+   its own. In the backward pass that node passes its gradient on unchanged, with the slope, and the node of ``bn``
+   computes the gradient of both in one operator.
+3. *Another call, where* ``h + 1`` *follows.* ``HANDLERS`` has nothing for an addition, so ``to_ordinary(h)`` computes
+   ``bn(x)`` from ``x`` again; the running statistics are not updated twice. ``h`` becomes an ordinary tensor with this
+   value, the addition runs, and the Expectation counts a miss: the next result is Watched again, and after three misses
+   ``bn`` returns ordinary tensors only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,19 +38,18 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from igan_fast.fusion.place import Place
 from igan_fast.fusion.result import Result, version_of
-from igan_fast.ops.transforms import transformed
 
-__all__ = ["HANDLERS", "Deferred", "Pending", "Wrapper", "guard", "learn", "ordinary_list", "settle", "watch"]
+__all__ = ["HANDLERS", "Deferred", "Intercepted", "Wrapper", "ordinary_list", "to_ordinary"]
 
-#: What some functions do with tensors of ours instead of settling them, by function: a handler that is called with the
-#: function, its arguments and its keyword arguments. It returns NotImplemented where it has nothing to do.
+#: Functions that can use an Intercepted tensor as it is, each with the handler that is called instead of it, as
+#: ``handler(function, args, kwargs)``. A handler returns NotImplemented if the tensor has to become ordinary first.
 HANDLERS: dict[Any, Callable[[Any, Any, Any], Any]] = {}
 
 
-class Pending(Tensor):
-    """A tensor whose next use is seen first."""
+class Intercepted(Tensor):
+    """A tensor whose next use arrives here first. If the function has a handler, that is called. Otherwise the tensor
+    is made an ordinary one, and the function is called with it."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,122 +59,66 @@ class Pending(Tensor):
             result = handler(func, args, kwargs)
             if result is not NotImplemented:
                 return result
-        given: list[Deferred] = []
+        deferred: list[Deferred] = []
 
-        def ordinary(t: Pending) -> Tensor:
+        def ordinary(t: Intercepted) -> Tensor:
             if isinstance(t, Deferred):
-                given.append(t)
-            return t.settled()
+                deferred.append(t)
+            return t.to_ordinary()
 
-        def ordinary_leaf(found: Any) -> Any:
-            if isinstance(found, Pending):
-                return ordinary(found)
-            return tree_map_only(Pending, ordinary, ordinary_list(found))
+        def ordinary_leaf(leaf: Any) -> Any:
+            if isinstance(leaf, Intercepted):
+                return ordinary(leaf)
+            return tree_map_only(Intercepted, ordinary, ordinary_list(leaf))
 
-        args, kwargs = tree_map_only((Pending, list, tuple), ordinary_leaf, (args, kwargs))
+        args, kwargs = tree_map_only((Intercepted, list, tuple), ordinary_leaf, (args, kwargs))
         result = func(*args, **kwargs)
-        written = {id(t.instead): t for t in given if type(t) is Deferred and t.was_written_into()}
+        # If an in-place function has changed the replacement of a Deferred, the Deferred object becomes that tensor and
+        # is returned in its place.
+        written = {id(t.replacement): t for t in deferred if type(t) is Deferred and t.was_written()}
         for t in written.values():
-            t.become_written(t.instead)
+            t.become_written(t.replacement)
         return tree_map_only(Tensor, lambda r: written.get(id(r), r), result) if written else result
 
     @abstractmethod
-    def settled(self) -> Tensor:
-        """An ordinary tensor in its place: itself wherever that is possible."""
+    def to_ordinary(self) -> Tensor:
+        """An ordinary tensor of the same value and autograd node: this object itself wherever that is possible."""
 
     def as_subclass(self, cls: Any) -> Any:
-        """PyTorch's does not ask ``__torch_function__``."""
-        return self.settled().as_subclass(cls)
+        """PyTorch's ``as_subclass`` does not call ``__torch_function__``, so the tensor is made ordinary here."""
+        return self.to_ordinary().as_subclass(cls)
 
-    def _as_ordinary(self: Any) -> Tensor:
-        """Itself, which is an ordinary tensor but for its class."""
-        for name in ("_place", "_dependents"):
+    def _drop_class(self: Any) -> Tensor:
+        """This object as a ``torch.Tensor``; its data and its node stay."""
+        for name in ("_expectation", "_dependents"):
             vars(self).pop(name, None)
         self.__class__ = Tensor
         ordinary: Tensor = self
         return ordinary
 
 
-def ordinary_list(derived: Any) -> Any:
-    """A list or a tuple of a derived class, into which pytree does not look, as a list where it has tensors of ours."""
-    return [*derived] if any(isinstance(t, Pending) for t in derived) else derived
+def ordinary_list(leaf: Any) -> Any:
+    """``leaf``, a list or tuple of a derived class, as a plain list if it holds an Intercepted tensor: pytree does not
+    look into derived classes. Otherwise ``leaf`` itself."""
+    return [*leaf] if any(isinstance(t, Intercepted) for t in leaf) else leaf
 
 
-def settle(x: Tensor) -> Tensor:
-    """x, or an ordinary tensor in its place."""
-    return x.settled() if isinstance(x, Pending) else x
+def to_ordinary(x: Tensor) -> Tensor:
+    """x as an ordinary tensor: computed, where it has no data yet."""
+    return x.to_ordinary() if isinstance(x, Intercepted) else x
 
 
-class Watched(Pending):
-    """An ordinary tensor whose first use its module learns from."""
+class Wrapper(Intercepted):
+    """A tensor without data of its own (a *wrapper subclass* in PyTorch's words). They are computed when C++ asks.
 
-    _place: Place
-
-    def settled(self) -> Tensor:
-        self._place.alone()
-        return self._as_ordinary()
-
-    def activated(self, slope: float | None) -> None:
-        """A (Leaky)ReLU is its first use."""
-        self._place.follows(slope)
-        self._as_ordinary()
-
-
-def watch(y: Tensor, place: Place) -> Tensor:
-    """y, the plain result of a module of whom it is not known yet what follows."""
-    if place.unknown and type(y) is Tensor and not transformed():
-        watched: Any = y
-        watched.__class__, watched._place = Watched, place
-    return y
-
-
-def learn(x: Tensor, norm: Any) -> Tensor:
-    """``settle`` for a fused normalisation that is given x: the module before it learns what follows."""
-    if type(x) is not Watched:
-        return settle(x)
-    if not getattr(norm, "_is_replica", False):  # nn.DataParallel's live for one call
-        x._place.precedes(norm)
-    return x._as_ordinary()
-
-
-class Guarded(Pending):
-    """An inference tensor that a Deferred is computed from. Such tensors do not count their changes: before anything
-    happens to this one, what depends on it is computed."""
-
-    _dependents: list[weakref.ref[Result]]
-
-    def settled(self) -> Tensor:
-        for reference in self._dependents:
-            dependent = reference()
-            if dependent is not None and not dependent.consumed:
-                dependent.value = dependent.plain()
-        return self._as_ordinary()
-
-
-def guard(deferred: Deferred) -> Deferred:
-    """Have what it is computed from guarded, where changes are not counted."""
-    if not deferred.result.inference:
-        return deferred
-    for t in deferred.result.inputs:
-        if type(t) in (Tensor, Guarded) and t.is_inference():
-            guarded: Any = t
-            if type(t) is Tensor:
-                guarded.__class__, guarded._dependents = Guarded, []
-            guarded._dependents.append(weakref.ref(deferred.result))
-    return deferred
-
-
-class Wrapper(Pending):
-    """A tensor without data: what C++ is given instead is computed when it asks.
-
-    instead: what is used in its place once it was computed, where it could not become an ordinary tensor itself.
+    replacement: the ordinary tensor that is used in place of this one, once it was computed; None before.
     """
 
-    instead: Tensor | None
+    replacement: Tensor | None
 
     @staticmethod
     def __new__(cls, like: Tensor, *_: Any) -> Any:
-        """With the shape, the strides, the dtype and the device of ``like``."""
+        """A tensor with the shape, the strides, the dtype and the device of ``like``."""
         return Tensor._make_wrapper_subclass(
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device=like.device
         )
@@ -178,74 +129,75 @@ class Wrapper(Pending):
     ) -> Any:
         if func is torch.ops.aten.detach.default and not args[0].is_computed():
             with torch._C.DisableTorchFunctionSubclass():
-                return args[0].again()
+                return args[0].detached()
         values: dict[int, Tensor] = {}
 
         def value(t: Wrapper) -> Tensor:
-            values[id(t)] = found = t.data_for_cpp()
-            return found
+            values[id(t)] = data = t.data_for_cpp()
+            return data
 
         plain_args, plain_kwargs = tree_map_only(Wrapper, value, (args, kwargs or {}))
         result = func(*plain_args, **plain_kwargs)
-        # What writes into its argument returns it: the argument that was given, not what stands behind it.
-        given = {id(values[id(t)]): t for t in tree_leaves((args, kwargs)) if id(t) in values}
-        return tree_map_only(Tensor, lambda t: given.get(id(t), t), result)
+        # An in-place operator returns its argument: here the Wrapper that was given, instead of its data.
+        wrappers = {id(values[id(t)]): t for t in tree_leaves((args, kwargs)) if id(t) in values}
+        return tree_map_only(Tensor, lambda t: wrappers.get(id(t), t), result)
 
     @abstractmethod
     def is_computed(self) -> bool:
-        """Whether there are data by now."""
+        """Whether the data exist."""
 
     @abstractmethod
-    def again(self) -> Wrapper:
-        """Another one of the same."""
+    def detached(self) -> Wrapper:
+        """Another Wrapper of the same value, which is not computed either."""
 
     @abstractmethod
     def data_for_cpp(self) -> Tensor:
-        """What stands behind it: the same tensor at each call."""
+        """The tensor that C++ works on: the same one at each call."""
 
 
 class Deferred(Wrapper):
-    """A module's result without data.
+    """The result of a fused module, without data.
 
-    result: what it stands for.
-    pinned: something holds on to this very node of the graph: a hook, retain_grad, a gradient that is asked for.
+    result: the ``Result`` that it can turn into.
+    node_in_use: something refers to its autograd node: a hook, ``retain_grad``, or a gradient that was asked for.
     """
 
     result: Result
-    pinned: bool
+    node_in_use: bool
     _value: Tensor | None
-    _instead_version: int
+    _replacement_version: int
 
     def __init__(self, like: Tensor, result: Result) -> None:
-        self.result, self.pinned = result, False
-        self._value = self.instead = None
+        self.result, self.node_in_use = result, False
+        self._value = self.replacement = None
 
     def is_computed(self) -> bool:
-        return self._value is not None or self.instead is not None
+        return self._value is not None or self.replacement is not None
 
-    def again(self) -> Deferred:
+    def detached(self) -> Deferred:
         return Deferred(self, self.result)
 
     def data_for_cpp(self) -> Tensor:
-        if self.instead is not None:
-            return self.instead.detach()
+        if self.replacement is not None:
+            return self.replacement.detach()
         if self._value is None:
             with _disable_current_modes():
                 self._value = self.result.plain()
         return self._value
 
-    def was_written_into(self) -> bool:
-        """Whether what is used in its place was changed in place: its own node in the graph knows nothing of that."""
-        return self.instead is not None and version_of(self.instead) != self._instead_version
+    def was_written(self) -> bool:
+        """Whether the replacement was changed in place. The autograd node of this tensor does not contain that change,
+        the replacement's node does."""
+        return self.replacement is not None and version_of(self.replacement) != self._replacement_version
 
     def become_written(self, written: Tensor | None) -> None:
-        """Have its owner go on with what was written, which has a node of its own, as plain PyTorch's would have: hooks
-        stay with the node that they were registered at.
+        """Make this object the tensor that an in-place function has written, with that tensor's autograd node. Hooks
+        stay at the node where they were registered, as in plain PyTorch.
 
         Raises:
-            RuntimeError: something else holds on to it.
+            RuntimeError: something else refers to this tensor.
         """
-        self.pinned = False
+        self.node_in_use = False
         with torch._C.DisableTorchFunctionSubclass():
             if written is None or not self.become(written):
                 raise RuntimeError(
@@ -253,38 +205,40 @@ class Deferred(Wrapper):
                     "autograd function); use what a function that is not in place returns, or igan_fast.unfuse(model)"
                 )
 
-    def settled(self) -> Tensor:
-        if self.instead is not None:
-            return self.instead
+    def to_ordinary(self) -> Tensor:
+        if self.replacement is not None:
+            return self.replacement
         with torch._C.DisableTorchFunctionSubclass():
-            self.result.place.missed()  # also beside the activation: it would be computed twice at each call
-            with _as_at_its_call(self.result):
-                plain: Tensor = _Reveal.apply(self)  # type: ignore[no-untyped-call]
+            # A miss even where the activation has used the result before: each call would then compute twice.
+            self.result.expectation.count_miss()
+            with _modes_of_call(self.result):
+                plain: Tensor = _ToPlain.apply(self)  # type: ignore[no-untyped-call]
             if not self.result.consumed and self.become(plain):
                 return self
-            return self.replaced_by(plain)
+            return self.replace_by(plain)
 
     def become(self, plain: Tensor) -> bool:
-        """Make the tensor that its owner holds, this one, the ordinary ``plain``; False where more hold on to it."""
-        if self.pinned or self._use_count() != 1 or plain._use_count() != 1:  # type: ignore[attr-defined]
+        """Make this object the ordinary tensor ``plain``. Returns False, and does nothing, where something else than
+        its one owner refers to it."""
+        if self.node_in_use or self._use_count() != 1 or plain._use_count() != 1:  # type: ignore[attr-defined]
             return False
         try:
             torch._C._swap_tensor_impl(self, plain)
-        except RuntimeError:  # it has weak references of C++
+        except RuntimeError:  # C++ holds a weak reference to it
             return False
-        for name in ("result", "pinned", "_value", "instead"):
+        for name in ("result", "node_in_use", "_value", "replacement"):
             vars(self).pop(name)
-        self._as_ordinary()
+        self._drop_class()
         return True
 
-    def replaced_by(self, plain: Tensor) -> Tensor:
-        """``plain``, to be used in its place from now on."""
-        self.instead, self._instead_version = plain, version_of(plain)
+    def replace_by(self, plain: Tensor) -> Tensor:
+        """Use ``plain`` in place of this tensor from now on."""
+        self.replacement, self._replacement_version = plain, version_of(plain)
         return plain
 
 
-class _Reveal(torch.autograd.Function):
-    """From a Deferred to an ordinary tensor with the plain result."""
+class _ToPlain(torch.autograd.Function):
+    """The plain result of a Deferred, as an ordinary tensor."""
 
     @staticmethod
     def forward(ctx: Any, deferred: Deferred) -> Tensor:
@@ -297,12 +251,13 @@ class _Reveal(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _as_at_its_call(result: Result) -> Iterator[None]:
-    """In the modes of the call that gave a result, whatever is on now: it belongs to that call's graph."""
+def _modes_of_call(result: Result) -> Iterator[None]:
+    """Inside the block the modes are those of the call that returned ``result``, whichever are on now: what is computed
+    here belongs to the autograd graph of that call."""
     with (
         temporarily_clear_interpreter_stack(),
         _disable_current_modes(),
-        torch.inference_mode(result.inference),
+        torch.inference_mode(result.inference_mode),
         torch.enable_grad(),
     ):
         yield

@@ -1,8 +1,8 @@
-"""The classes of a fused model's convolutions and normalisations: PyTorch's own with another ``forward``.
+"""The classes that ``fuse`` gives to convolutions and normalisations.
 
-``fuse`` gives a module its class *in place*: parameters, buffers, hooks, name and identity stay, and the class's name.
-Each is right by itself, whatever comes before it and behind it: what it returns is PyTorch's result, in PyTorch's
-memory layout, or a ``Deferred`` that becomes it.
+There is one class per class of PyTorch, of the same name. A module gets it *in place*: its parameters, buffers, hooks
+and identity stay. A fused module is right by itself, whatever is called before and after it: it returns PyTorch's
+result in PyTorch's memory format, or a ``Deferred`` tensor that turns into that.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from torch import nn
 
 from igan_fast.fusion.convolution import FusedConvolution
+from igan_fast.fusion.fused_module import FusedModule, fused_class_of
 from igan_fast.fusion.normalization import FusedBatchNorm, FusedInstanceNorm
-from igan_fast.fusion.twin import Twin, derived
 
-__all__ = ["TWINS"]
+__all__ = ["FUSED_CLASSES"]
 
-_KINDS: dict[type[Twin], tuple[type[nn.Module], ...]] = {
+_PLAIN_CLASSES: dict[type[FusedModule], tuple[type[nn.Module], ...]] = {
     FusedBatchNorm: (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     FusedInstanceNorm: (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     FusedConvolution: (
@@ -24,9 +24,10 @@ _KINDS: dict[type[Twin], tuple[type[nn.Module], ...]] = {
     ),
 }
 
-#: The fused class of each of PyTorch's.
-TWINS: dict[type[nn.Module], type[Twin]] = {
-    plain: derived(twin, plain, __name__) for twin, kinds in _KINDS.items() for plain in kinds
+#: For each class of PyTorch, the fused class of the same name.
+FUSED_CLASSES: dict[type[nn.Module], type[FusedModule]] = {
+    plain: fused_class_of(plain, base, __name__) for base, classes in _PLAIN_CLASSES.items() for plain in classes
 }
 
-globals().update({plain.__name__: twin for plain, twin in TWINS.items()})  # where pickle looks for them
+# Pickle finds a class by its name in this module.
+globals().update({plain.__name__: fused_class for plain, fused_class in FUSED_CLASSES.items()})

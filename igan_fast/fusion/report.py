@@ -1,4 +1,4 @@
-"""What ``fuse`` did, to read and to print."""
+"""The report that ``fuse`` returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from igan_fast.fusion.convolution import FusedConvolution
-from igan_fast.fusion.twin import Twin
+from igan_fast.fusion.fused_module import FusedModule
 
 __all__ = ["Entry", "FusionReport"]
 
@@ -16,10 +16,10 @@ __all__ = ["Entry", "FusionReport"]
 class Entry(NamedTuple):
     """One convolution or normalisation.
 
-    name: qualified, as in ``named_modules``.
-    kind: the module's class.
-    fused: whether it has a class of ours; where not, it is as it was.
-    result: what its last results were computed with, as far as calls have shown; or why it was left alone.
+    name: the module's qualified name, as in ``named_modules``.
+    kind: the name of its class in ``torch.nn``.
+    fused: whether it is fused; if not, it was left alone.
+    result: what it computes in the same operator, as learnt from the calls so far; or why it was left alone.
     """
 
     name: str
@@ -29,9 +29,9 @@ class Entry(NamedTuple):
 
 
 class FusionReport(Sequence[Entry]):
-    """The entries of a model, in the order of its modules; prints as a table.
+    """One entry per convolution or normalisation, in the order of ``named_modules``. Prints as a table.
 
-    It tells of now: once the model has run, what its modules are computed with.
+    The entries are read from the model at each access: they show what it has learnt by then.
     """
 
     def __init__(self, model: nn.Module, left_alone: Mapping[str, str]) -> None:
@@ -39,20 +39,20 @@ class FusionReport(Sequence[Entry]):
 
     @property
     def fused(self) -> tuple[Entry, ...]:
-        """What runs on the fused operators."""
+        """The entries of modules that are fused."""
         return tuple(entry for entry in self if entry.fused)
 
     @property
     def left_alone(self) -> tuple[Entry, ...]:
-        """What is as it was."""
+        """The entries of modules that were left alone."""
         return tuple(entry for entry in self if not entry.fused)
 
     def _entries(self) -> list[Entry]:
         names = {id(module): name for name, module in self._model.named_modules()}
         entries = []
         for name, module in self._model.named_modules():
-            if isinstance(module, Twin) and module.active():
-                entries.append(Entry(name, module.plain.__name__, True, _seen(module, names)))
+            if isinstance(module, FusedModule) and module.is_fused():
+                entries.append(Entry(name, module.plain_class.__name__, True, _learnt(module, names)))
             elif name in self._left_alone:
                 entries.append(Entry(name, type(module).__name__, False, f"left alone: {self._left_alone[name]}"))
         return entries
@@ -77,12 +77,13 @@ class FusionReport(Sequence[Entry]):
         return "\n".join([*lines, f"{len(self.fused)} fused, {len(self.left_alone)} left alone"])
 
 
-def _seen(module: Twin, names: Mapping[int, str]) -> str:
-    place = module._place
-    if place.slope is not None:
-        return f"with the {f'LeakyReLU({place.slope:g})' if place.slope else 'ReLU'} behind it"
-    if place.norm is not None and id(place.norm) in names:
-        return f"folded with {names[id(place.norm)]} in evaluation without gradients"
-    if place.unknown:
-        return "nothing seen yet that is large enough to gain"
+def _learnt(module: FusedModule, names: Mapping[int, str]) -> str:
+    """What a fused module computes in the same operator."""
+    expectation = module._expectation
+    if expectation.slope is not None:
+        return f"with the {f'LeakyReLU({expectation.slope:g})' if expectation.slope else 'ReLU'} after it"
+    if expectation.norm is not None and id(expectation.norm) in names:
+        return f"folded with {names[id(expectation.norm)]} in evaluation without gradients"
+    if expectation.unknown:
+        return "not called yet with a tensor large enough to gain"
     return "alone" if not isinstance(module, FusedConvolution) else "alone, by the faster of our kernels and PyTorch's"

@@ -1,4 +1,4 @@
-"""What a result that is not computed yet stands for."""
+"""The two results that a Deferred tensor can turn into: with the expected activation, or plain."""
 
 from __future__ import annotations
 
@@ -8,38 +8,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from igan_fast.fusion.place import Place
+from igan_fast.fusion.expectation import Expectation
 
-__all__ = ["Result", "copies", "version_of"]
+__all__ = ["Result", "clones", "version_of"]
 
 
 class Result:
-    """What a Deferred tensor stands for.
+    """The result of one call of a fused module, before it is known which of its two forms is needed.
+
+    *Activated*: with the expected activation applied. It is computed during the call. *Plain*: what PyTorch's module
+    returns. It is computed only if something else than the expected activation uses the result.
 
     Args:
-        place: of the module that returns it; it learns from what happens.
-        inputs: the tensors that the plain result is computed from, but for what ``compute`` has copies of.
-        compute: gives the plain result, outside of autograd's sight, whatever became of its module since.
-        activated: the result with the expected activation behind it, computed at the module's call.
-        slope: of the expected activation; None where a normalisation is expected.
-        expects: whether this module, as it is now, is what ``activated`` was computed with; None: an activation is
-            expected.
-        autocast: the dtype that autocast had at the call, where it was on.
-        lean: whether an activation's backward pass finds the plain result again instead of keeping ``activated``.
+        expectation: of the module that was called; a wrong guess is counted there.
+        inputs: the tensors that ``compute`` reads and has not cloned. Their version counters are remembered, so that
+            an in-place change is noticed.
+        compute: returns the plain result, outside of autograd. It must not depend on the module, which may change.
+        activated: the result with the expected activation, or with the expected normalisation (and its activation).
+        slope: negative slope of the expected activation. Where a normalisation is expected: of the activation that is
+            expected after it, or None.
+        is_expected_norm: where a normalisation is expected: whether a given module is that one, with its parameters
+            and statistics unchanged since the call. None where an activation is expected.
+        recompute: the activation's backward pass recomputes the plain result, instead of keeping ``activated`` for it.
+        autocast: the dtype of autocast during the call; None where autocast was off.
+
+    Attributes:
+        anchor: an empty tensor with the autograd node of the plain result; None where autograd does not record.
+        consumed: ``activated`` has been returned to the caller.
+        value: the plain result, once it was computed ahead of its use (``Guarded``).
+        saved: ``activated`` and its version counter, for the activation's backward pass.
+        inference_mode: the call was made in inference mode.
     """
 
     __slots__ = (
         "__weakref__",
         "activated",
+        "anchor",
         "autocast",
         "compute",
         "consumed",
-        "expects",
-        "inference",
+        "expectation",
+        "inference_mode",
         "inputs",
-        "kept",
-        "lean",
-        "place",
+        "is_expected_norm",
+        "recompute",
+        "saved",
         "slope",
         "value",
         "versions",
@@ -47,37 +60,38 @@ class Result:
 
     def __init__(
         self,
-        place: Place,
+        expectation: Expectation,
         inputs: tuple[Tensor, ...],
         compute: Callable[[], Tensor],
         activated: Tensor,
         slope: float | None,
         *,
-        expects: Callable[[Any], bool] | None = None,
-        lean: bool = True,
+        is_expected_norm: Callable[[Any], bool] | None = None,
+        recompute: bool = True,
         autocast: torch.dtype | None = None,
     ) -> None:
-        self.place, self.inputs, self.compute, self.slope = place, inputs, compute, slope
+        self.expectation, self.inputs, self.compute, self.slope = expectation, inputs, compute, slope
         self.activated: Tensor | None = activated
-        self.expects, self.lean, self.autocast = expects, lean, autocast
+        self.is_expected_norm, self.recompute, self.autocast = is_expected_norm, recompute, autocast
         self.consumed = False
+        self.anchor: Tensor | None = None
         self.value: Tensor | None = None
-        self.kept: tuple[Tensor, int] | None = None
-        self.inference = torch.is_inference_mode_enabled()
+        self.saved: tuple[Tensor, int] | None = None
+        self.inference_mode = torch.is_inference_mode_enabled()
         self.versions = [version_of(t) for t in inputs]
 
-    def take(self) -> Tensor:
-        """The activated result; it is handed out once."""
+    def take_activated(self) -> Tensor:
+        """Return the activated result, once, and keep no reference to it: the caller may write into it."""
         y, self.activated, self.consumed = self.activated, None, True
         if y is None:
-            raise AssertionError("an activated result was asked for twice")
+            raise AssertionError("an activated result was taken twice")
         return y
 
     def plain(self) -> Tensor:
-        """The plain result, in memory of its own.
+        """The plain result, in new memory.
 
         Raises:
-            RuntimeError: what it is to be computed from was changed in place since.
+            RuntimeError: an input was changed in place since the call.
         """
         if self.value is not None:
             return self.value.clone()
@@ -90,20 +104,24 @@ class Result:
             with torch.autocast(self.inputs[0].device.type, self.autocast, enabled=self.autocast is not None):
                 return self.compute()
 
-    def side(self) -> Tensor:
-        """A tensor with the signs of the plain result: the activated one, where that was kept and is what it was."""
-        if self.kept is not None:
-            y, version = self.kept
+    def with_signs(self) -> Tensor:
+        """A tensor with the signs of the plain result, from which the gradient of a (Leaky)ReLU is computed.
+
+        It is the saved activated result where nobody has changed that in place, else the plain result.
+        """
+        if self.saved is not None:
+            y, version = self.saved
             if y._version == version:
                 return y
         return self.plain()
 
 
 def version_of(t: Tensor) -> int:
-    """How often a tensor was changed in place; −1 for an inference tensor, which does not count."""
+    """How often t was changed in place; −1 for an inference tensor, which has no version counter."""
     return -1 if t.is_inference() else t._version
 
 
-def copies(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Parameters and statistics as they are now: they change by ``.data`` too, and in inference mode, uncounted."""
+def clones(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Parameters and statistics as they are now. A version counter would not show every later change of them: writes
+    through ``.data`` and in inference mode are not counted."""
     return tuple(None if t is None else t.clone() for t in tensors)

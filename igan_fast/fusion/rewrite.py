@@ -1,4 +1,4 @@
-"""fuse and unfuse: which modules get a class of ours, and which are left alone, and why."""
+"""``fuse`` and ``unfuse``: change the classes of a model's modules, and change them back."""
 
 from __future__ import annotations
 
@@ -7,48 +7,53 @@ from typing import Any
 import torch
 from torch import nn
 
-from igan_fast.fusion.modules import TWINS
+from igan_fast.fusion.fused_module import FusedModule
+from igan_fast.fusion.modules import FUSED_CLASSES
 from igan_fast.fusion.report import FusionReport
-from igan_fast.fusion.twin import Twin
 
 __all__ = ["fuse", "unfuse"]
 
 
 def fuse(model: nn.Module) -> FusionReport:
-    """Put a network's convolutions, normalisations and the (Leaky)ReLUs behind them on the fused operators: in place,
-    and with the same results.
+    """Run a model's convolutions, normalisations and the (Leaky)ReLUs after them on the fused operators.
 
-    Every convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d`` and ``nn.InstanceNorm1d/2d/3d``
-    gets a class of ours. What belongs together is found while the model runs, from what happens: a (Leaky)ReLU
-    that takes a normalisation's result, as a module, a function or a method, is computed with it from the second call
-    on. In evaluation without gradients a batch normalisation is computed by the convolution before it. Convolutions for
-    which there are faster kernels of ours on a CPU are computed by them, with a (Leaky)ReLU behind them. Where
-    anything else takes a result it gets PyTorch's, and from then on nothing is fused there that would have to be
-    computed twice.
+    The model is changed in place, and its results stay the same up to rounding. Every convolution and transposed
+    convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d`` and ``nn.InstanceNorm1d/2d/3d`` is given a fused class, which is
+    derived from its own class. Parameters and buffers stay the same tensors under the same names: existing optimisers
+    and checkpoints stay valid. Activations are not changed. ``fuse`` runs none of the model's code.
 
-    Every parameter and buffer stays the same tensor under the same name: optimisers made before go on, ``state_dict``
-    is as it was. Modules keep their identity and stay instances of their classes; activations are not touched. Left
-    alone are modules of derived classes: your own, parametrised ones (``parametrizations``), lazy ones that are not
-    initialised yet, ``SyncBatchNorm``. ``fuse`` runs none of the model's code. Hooks, ``copy.deepcopy``, pickling,
-    checkpointing, ``DataParallel``, ``DistributedDataParallel`` and autocast work as ever. Under ``torch.compile``,
-    ``torch.func``'s transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export the model is plain
-    PyTorch, as it is where tensors are so small that nothing can be gained.
+    What is computed together is learnt while the model runs. In its first call a module sees what follows it. From the
+    second call on:
 
-    ``torch.ao.quantization.fuse_modules`` looks for PyTorch's own classes: ``unfuse`` before it.
+    * a normalisation computes the (Leaky)ReLU that follows it, called as a module, a function or a method;
+    * in evaluation without gradients, a convolution computes the batch normalisation that follows it, and the
+      (Leaky)ReLU after that;
+    * a convolution runs on our own CPU kernels where these are faster, together with the (Leaky)ReLU that follows it.
 
-    Between a module's call and the first use of its result, that result may be a tensor of a class of ours: it
-    answers ``isinstance(result, torch.Tensor)``, not ``type(result) is torch.Tensor``.
+    Where a result is used in any other way, that use gets PyTorch's result. A module to which that happens repeatedly
+    stops computing things together that would be computed twice.
 
-    On a CPU in float32, convolutions that our kernels take are computed by minimal filtering (Winograd): an error of
-    about 2e-6 of the largest value at most, where PyTorch's is about 3e-7, and a NaN or Inf spreads as far as its tile.
-    The environment variable ``IGAN_FAST_IMPL=reference`` turns all of this off.
+    Modules of derived classes are left as they are: your own subclasses, parametrised modules (``parametrizations``),
+    lazy modules that are not initialised yet, and ``SyncBatchNorm``. Hooks, ``copy.deepcopy``, pickling, checkpointing,
+    ``DataParallel``, ``DistributedDataParallel`` and autocast work as before. Under ``torch.compile``, ``torch.func``'s
+    transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export the model is plain PyTorch, and so it
+    is for tensors so small that nothing can be gained.
+
+    ``torch.ao.quantization.fuse_modules`` looks for PyTorch's own classes: call ``unfuse`` before it.
+
+    Between a module's call and the first use of its result, the result may be of a subclass of ``torch.Tensor``: then
+    ``isinstance(result, torch.Tensor)`` is True, but ``type(result) is torch.Tensor`` is not.
+
+    On a CPU in float32, our own convolution kernels use minimal filtering (Winograd). Their error is at most about 2e-6
+    of the largest value, where PyTorch's is about 3e-7, and a NaN or Inf spreads over the tile that contains it. The
+    environment variable ``IGAN_FAST_IMPL=reference`` switches all fused operators off.
 
     Args:
-        model: any module, in any mode, on any device. Called again for the same model, what was learnt is forgotten.
+        model: any module, in any mode, on any device. If it is fused already, what it has learnt is forgotten.
 
     Returns:
-        What has a class of ours, what was left alone, and why. It prints as a table, which tells after the model has
-        run what is computed together.
+        A report of the modules that are fused, of those that are left alone, and why. It prints as a table. After the
+        model has run, the table shows what is computed together.
 
     Raises:
         TypeError: ``model`` is not an ``nn.Module``.
@@ -57,29 +62,29 @@ def fuse(model: nn.Module) -> FusionReport:
     left_alone: dict[str, str] = {}
     for name, module in model.named_modules():
         changed: Any = module
-        if type(module) in TWINS:
-            changed.__class__ = TWINS[type(module)]
-        if type(module) in TWINS.values():
-            changed.begin()
-        elif isinstance(module, (*TWINS, nn.SyncBatchNorm)):
+        if type(module) in FUSED_CLASSES:
+            changed.__class__ = FUSED_CLASSES[type(module)]
+        if type(module) in FUSED_CLASSES.values():
+            changed.start_fusion()
+        elif isinstance(module, (*FUSED_CLASSES, nn.SyncBatchNorm)):
             left_alone[name] = _reason(changed)
     return FusionReport(model, left_alone)
 
 
 def unfuse(model: nn.Module) -> int:
-    """Undo ``fuse``: every module is again what it was, with its parameters and buffers as they are now.
+    """Undo ``fuse``: every module gets back its own class. Parameters and buffers keep their present values.
 
     Returns:
-        How many modules were fused.
+        The number of modules that were fused.
 
     Raises:
         TypeError: ``model`` is not an ``nn.Module``.
     """
     _check(model)
-    twins = [module for module in model.modules() if isinstance(module, Twin)]
-    for twin in twins:
-        twin.end()
-    return len(twins)
+    fused = [module for module in model.modules() if isinstance(module, FusedModule)]
+    for module in fused:
+        module.end_fusion()
+    return len(fused)
 
 
 def _check(model: nn.Module) -> None:
@@ -88,12 +93,13 @@ def _check(model: nn.Module) -> None:
 
 
 def _reason(module: nn.Module) -> str:
+    """Why a module is left alone."""
     if nn.utils.parametrize.is_parametrized(module):
         return f"parametrised: {', '.join(module.parametrizations)}"  # type: ignore[arg-type]
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "not initialised yet: call the model once, then fuse"
     if isinstance(module, nn.SyncBatchNorm):
-        return "its statistics are of all processes"
+        return "its statistics are computed over all processes"
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript"
-    return f"{type(module).__name__} is a class of its own"
+    return f"{type(module).__name__} is a derived class"

@@ -1,10 +1,9 @@
-"""Convolution, bias and LeakyReLU in one autograd node: what has no normalisation, as D's first layer (Sec. 4).
+"""Convolution, bias and LeakyReLU in one autograd node, for a layer without normalisation, such as D's first (Sec. 4).
 
-Only the result is saved: its sign is that of what the LeakyReLU was given. Where somebody may write into the result
-before the backward, as PyTorch's LeakyReLU allows, it is the sign alone, a byte for each value more. On a CPU the
-LeakyReLU runs in the convolution's last step, and the gradient of an image of few channels is found in sub-pixel form.
-The gradients are linear in what comes from above, and made of operators that autograd knows: they have gradients of
-their own, which a gradient penalty asks for.
+The node saves its output alone: the sign of the output is the sign of the LeakyReLU's input, which decides the slope.
+If the output may be changed in place before the backward pass (``writable``), the node saves these signs in a tensor of
+their own instead, one byte for each value. The gradients are linear in the output's gradient and consist of
+differentiable functions, so that they have gradients themselves, as a gradient penalty needs.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
-from igan_fast.ops.geometry import Geometry, Given
-from igan_fast.ops.subpixel import FEW_CHANNELS, conv_transpose2d
+from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, gradients
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference.ops import activate
 
@@ -47,8 +44,15 @@ def conv_act(
         bias: (C_out,), or None.
         stride, padding, output_padding: one number, or one for height and one for width.
         negative_slope: 0 is ReLU, 1 is no activation.
-        writable: the result may be changed in place before its gradient is asked for, unless ``negative_slope`` is 0.
-            Where not, PyTorch raises a RuntimeError there, as after ``F.relu`` and ``F.leaky_relu_``.
+        writable: whether the result may be changed in place before its backward pass; it has no effect where
+            ``negative_slope`` is 0. Where it may not and is, the backward pass raises a RuntimeError, as after
+            ``F.relu`` and ``F.leaky_relu_``.
+
+    Returns:
+        (N, C_out, H', W').
+
+    Raises:
+        RuntimeError, ValueError: as PyTorch's two functions.
     """
     tensors = (x, weight, bias)
     native = backend.namespace("auto", x.device, (x.dtype,), tensors) == backend.NATIVE
@@ -63,7 +67,7 @@ def conv_act(
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    geometry = Geometry(
+    settings = ConvSettings.cached(
         2,
         transposed=transposed,
         stride=stride,
@@ -71,68 +75,63 @@ def conv_act(
         output_padding=output_padding,
         native=native,
     )
-    if not geometry.fits(x, weight, bias):
+    if not settings.fits(x, weight, bias):
         return plain()
+    # The sign of the output is that of the LeakyReLU's input only for slopes of 0 and more.
     if torch.compiler.is_compiling() or not negative_slope >= 0:
-        return activate(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), negative_slope)
-    y: Tensor = ConvAct.apply(x, weight, bias, geometry, negative_slope, writable)  # type: ignore[no-untyped-call]
+        return activate(convolve(x, weight, bias, settings, differentiable=True), negative_slope)
+    y: Tensor = ConvAct.apply(x, weight, bias, settings, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y
 
 
 class ConvAct(torch.autograd.Function):
-    """Saves x only where the weights need a gradient, which is enough for the second derivatives too: the gradient of x
-    does not depend on x."""
+    """The node of ``conv_act``.
+
+    It saves x only where the weight needs a gradient. That is enough for the second derivatives too: the gradient of x
+    does not depend on x.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, slope: float, writable: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        settings: ConvSettings,
+        negative_slope: float,
+        writable: bool,
     ) -> Tensor:
-        if geometry.has_kernel(x, weight):
-            y = geometry.convolve(x, weight, bias, slope)
-        elif has_epilogue(x):
-            y = convolve_with_epilogue(x, weight, bias, geometry.arguments, slope)
-        else:
-            y = _activate(torch.ops.aten.convolution(x, weight, bias, *geometry.arguments), slope)
-        side = None if slope == 1 else y
-        if side is not None and writable and slope and any(ctx.needs_input_grad):
-            side = y > 0
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, side)
-        ctx.settings, ctx.given = (geometry, slope), Given.of(x)
+        y = convolve(x, weight, bias, settings, negative_slope)
+        signs = None if negative_slope == 1 else y
+        if signs is not None and writable and negative_slope and any(ctx.needs_input_grad):
+            signs = y > 0
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, signs)
+        ctx.settings, ctx.negative_slope, ctx.input_spec = settings, negative_slope, InputSpec.of(x)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, side = ctx.saved_tensors
-        geometry, slope = ctx.settings
+        x, weight, signs = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        # Detached: the side of the bend that y is on has no derivative, and is not to be followed for one.
-        dz = grad if side is None else before_activation(grad, side.detach().to(grad.dtype), slope)
-        dx = _image_gradient(dz, weight, ctx.given.shape, geometry) if needs_x else None
-        other, dweight = geometry.gradients(dz, x, weight, needs_x and dx is None, needs_weight, ctx.given)
-        return other if dx is None else dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, *[None] * 3
+        # Detached, because the slope is constant on either side of 0: it has no derivative by y.
+        dz = grad if signs is None else before_activation(grad, signs.detach().to(grad.dtype), ctx.negative_slope)
+        dx, dweight = gradients(
+            dz, x, weight, ctx.settings, ctx.input_spec, needs_input=needs_x, needs_weight=needs_weight
+        )
+        return dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, *[None] * 3
 
 
-def _activate(z: Tensor, slope: float) -> Tensor:
-    if slope == 1:
-        return z
-    return F.leaky_relu_(z, slope) if slope else F.relu_(z)
+def before_activation(grad: Tensor, signs: Tensor, negative_slope: float) -> Tensor:
+    """The gradient of a LeakyReLU's input.
 
-
-def before_activation(grad: Tensor, side: Tensor, slope: float) -> Tensor:
-    """The gradient before a LeakyReLU, from that behind it; ``side`` has the signs of its input, as its result has."""
+    Args:
+        grad: the gradient of the LeakyReLU's output.
+        signs: a tensor with the signs of the LeakyReLU's input; its output has them, for example.
+        negative_slope: of the LeakyReLU, 0 or more.
+    """
     gradient: Tensor = (
-        torch.ops.aten.leaky_relu_backward(grad, side, slope, True)
-        if slope
-        else torch.ops.aten.threshold_backward(grad, side, 0)
+        torch.ops.aten.leaky_relu_backward(grad, signs, negative_slope, True)
+        if negative_slope
+        else torch.ops.aten.threshold_backward(grad, signs, 0)
     )
     return gradient
-
-
-def _image_gradient(dz: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor | None:
-    """The gradient of an image of few channels, where the sub-pixel form gives it."""
-    (stride, across), (padding, sideways) = geometry.stride, geometry.padding
-    if geometry.transposed or weight.shape[1] > FEW_CHANNELS or stride != across or padding != sideways:
-        return None
-    # What the convolution left over of the height and of the width; they differ where one is odd.
-    extra = [shape[d] - ((dz.shape[d] - 1) * stride - 2 * padding + weight.shape[d]) for d in (2, 3)]
-    return conv_transpose2d(dz, weight, stride, padding, extra[0]) if extra[0] == extra[1] else None

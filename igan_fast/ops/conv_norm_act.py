@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.epilogue import convolve_with_epilogue, has_epilogue
-from igan_fast.ops.geometry import Geometry, Given
+from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, convolve, gradients, plan_of
 from igan_fast.ops.layout import dense
 from igan_fast.ops.norm_act import check_arguments, check_count, launchable, norm_act, of_groups
 from igan_fast.ops.norm_act_gradient import gradient
-from igan_fast.ops.subpixel import conv_transpose2d
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference import ops as reference
 
@@ -48,8 +45,8 @@ def conv_norm_act(
 ) -> Tensor:
     """A (transposed) convolution, then ``norm_act``; ``groups`` and ``average_groups`` are those of ``norm_act``.
 
-    With running statistics in eval mode, where no gradient is wanted, the normalisation is folded into the
-    convolution's weights, and on a CPU the LeakyReLU into its last step.
+    With running statistics, in eval mode and where nothing needs a gradient, the normalisation is folded into the
+    weight and the bias of the convolution, and on the CPU the LeakyReLU into the convolution's last step.
 
     Args:
         x: (N, C_in, *spatial) with one to three spatial dimensions.
@@ -57,8 +54,9 @@ def conv_norm_act(
         stride, padding, dilation: of the convolution, one number or one for each spatial dimension.
         output_padding: of the transposed convolution, likewise.
         conv_groups: of the convolution.
-        conv_bias: (C_out,), or None. Statistics of the batch take it out again: it shows in the running mean alone, is
-            added nowhere else, and its gradient is exactly 0 (where PyTorch's is rounding noise around 0).
+        conv_bias: (C_out,), or None. A normalisation by the batch's statistics subtracts it again, so that it changes
+            the running mean alone, and its gradient is 0. PyTorch's gradient is rounding noise around 0; this one is
+            exactly 0, unless under ``torch.compile`` or of a transposed convolution to at most 4 channels on the CPU.
 
     Returns:
         (N, C_out, *spatial_out).
@@ -103,7 +101,7 @@ def conv_norm_act(
         raise ValueError(
             f"x has shape {tuple(x.shape)}, conv_weight {tuple(conv_weight.shape)}; expected 3 to 5 dimensions, both"
         )
-    geometry = Geometry(
+    settings = ConvSettings.cached(
         x.dim() - 2,
         transposed=transposed,
         stride=stride,
@@ -113,7 +111,7 @@ def conv_norm_act(
         groups=conv_groups,
         native=namespace == backend.NATIVE,
     )
-    c_in, channels = geometry.channels(conv_weight)
+    c_in, channels = settings.channels(conv_weight)
     if x.shape[1] != c_in:
         raise ValueError(f"x has {x.shape[1]} channels; expected {c_in}, as conv_weight {tuple(conv_weight.shape)}")
     if conv_bias is not None and conv_bias.shape != (channels,):
@@ -122,31 +120,27 @@ def conv_norm_act(
         dtype = torch.get_autocast_dtype(x.device.type)
         x, conv_weight = x.to(dtype), conv_weight.to(dtype)
         conv_bias = None if conv_bias is None else conv_bias.to(dtype)
-    if not geometry.fits(x, conv_weight, conv_bias):
+    if not settings.fits(x, conv_weight, conv_bias):
         return plain()  # nothing to normalise, or an error of PyTorch's own
     check_arguments(x, channels, weight, bias, running_mean, running_var, groups)
     if impl == "auto" and not launchable(
-        namespace, x.device, (x.shape[0], channels, *geometry.size(x, conv_weight)), groups
+        namespace, x.device, (x.shape[0], channels, *settings.output_size(x.shape, conv_weight.shape)), groups
     ):
         return plain()
 
     evaluating = not training and running_mean is not None
-    differentiable = torch.is_grad_enabled() and any(
+    needs_gradient = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, conv_weight, weight, bias, conv_bias)
     )
-    if not training and not differentiable and running_mean is not None and running_var is not None:
+    if not training and not needs_gradient and running_mean is not None and running_var is not None:
         return _folded(
-            x, conv_weight, weight, bias, running_mean, running_var, conv_bias, geometry, eps, negative_slope
+            x, conv_weight, weight, bias, running_mean, running_var, conv_bias, settings, eps, negative_slope
         )
-    few_channels = geometry.few_channels(conv_weight)
-    if evaluating or few_channels or torch.compiler.is_compiling():  # a compiler makes one of the two itself
-        z: Tensor = (
-            conv_transpose2d(
-                x, conv_weight, geometry.stride[0], geometry.padding[0], geometry.output_padding[0], bias=conv_bias
-            )
-            if few_channels
-            else torch.ops.aten.convolution(x, conv_weight, conv_bias, *geometry.arguments)
-        )
+    # One autograd node for both, unless a compiler fuses them itself, or autograd differentiates the convolution best.
+    apart = evaluating or torch.compiler.is_compiling()
+    plan = None if apart else plan_of(x, conv_weight, None, settings)
+    if plan is None or plan.implementation.composite:
+        z = convolve(x, conv_weight, conv_bias, settings, differentiable=True)
         return norm_act(
             z,
             weight,
@@ -158,7 +152,7 @@ def conv_norm_act(
         )
     y: Tensor
     y, mean, var, _ = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
-        x, conv_weight, weight, bias, conv_bias, namespace, geometry, eps, negative_slope, groups
+        x, conv_weight, weight, bias, conv_bias, namespace, plan, eps, negative_slope, groups
     )
     if training and running_mean is not None:
         count = y.numel() // (channels * groups)
@@ -170,10 +164,11 @@ def conv_norm_act(
 
 
 class _ConvNormAct(torch.autograd.Function):
-    """Saves the convolution's output z and the statistics; its input only where the weights need a gradient.
+    """Convolution, normalisation by the batch's statistics, and LeakyReLU.
 
-    z is an output of the node for the second derivatives alone: saved as one, it comes back in the backward as a
-    function of x and conv_weight, whose gradient arrives here too.
+    It saves the convolution's output z and the statistics, and the input x only where the weight needs a gradient. z is
+    an output of the node for the sake of second derivatives alone: an output that is saved is in the backward pass a
+    function of x and conv_weight, and its gradient arrives there as ``grad_z``.
     """
 
     @staticmethod
@@ -185,22 +180,20 @@ class _ConvNormAct(torch.autograd.Function):
         bias: Tensor | None,
         conv_bias: Tensor | None,
         namespace: str,
-        geometry: Geometry,
+        plan: Plan,
         eps: float,
         negative_slope: float,
         groups: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if geometry.has_kernel(x, conv_weight):
-            z = geometry.convolve(x, conv_weight)
-        else:
-            z = dense(torch.ops.aten.convolution(x, conv_weight, None, *geometry.arguments))
+        z = dense(plan.run(x, conv_weight, None, 1.0))
         check_count(z, groups)
         y, mean, var = getattr(torch.ops, namespace).norm_act(z, weight, bias, eps, negative_slope, groups)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, conv_weight, weight, bias, z, mean, var)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
-        ctx.settings = namespace, geometry, eps, negative_slope
-        ctx.given, ctx.conv_bias = Given.of(x), None if conv_bias is None else (conv_bias.shape, conv_bias.dtype)
+        ctx.arguments = namespace, plan.settings, eps, negative_slope
+        ctx.input_spec = InputSpec.of(x)
+        ctx.conv_bias = None if conv_bias is None else (conv_bias.shape, conv_bias.dtype)
         return y, mean, var, z
 
     @staticmethod
@@ -208,16 +201,18 @@ class _ConvNormAct(torch.autograd.Function):
         ctx: Any, grad: Tensor | None, _mean: None, _var: None, grad_z: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         x, conv_weight, weight, bias, z, mean, var = ctx.saved_tensors
-        namespace, geometry, eps, slope = ctx.settings
+        namespace, settings, eps, negative_slope = ctx.arguments
         dz, dweight, dbias = grad_z, None, None
         if grad is not None:
             operators = getattr(torch.ops, namespace)
-            dz, dweight, dbias = gradient(operators, grad, z, weight, bias, mean, var, eps, slope, True)
+            dz, dweight, dbias = gradient(operators, grad, z, weight, bias, mean, var, eps, negative_slope, True)
             dz = dz if grad_z is None else dz + grad_z
         if dz is None:
             return (None,) * 10
         needs_x, needs_conv_weight, needs_weight, needs_bias, needs_conv_bias = ctx.needs_input_grad[:5]
-        dx, dconv_weight = geometry.gradients(dz, x, conv_weight, needs_x, needs_conv_weight, ctx.given)
+        dx, dconv_weight = gradients(
+            dz, x, conv_weight, settings, ctx.input_spec, needs_input=needs_x, needs_weight=needs_conv_weight
+        )
         return (
             dx,
             dconv_weight,
@@ -236,11 +231,12 @@ def _folded(
     running_mean: Tensor,
     running_var: Tensor,
     conv_bias: Tensor | None,
-    geometry: Geometry,
+    settings: ConvSettings,
     eps: float,
     negative_slope: float,
 ) -> Tensor:
-    """LeakyReLU(conv(x, W·s) + (b − (mean − conv_bias)·s)) with s = weight / √(var + eps)."""
+    """LeakyReLU(conv(x, conv_weight · scale) + shift) with scale = weight / √(running_var + eps) and
+    shift = bias − (running_mean − conv_bias) · scale."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale = (running_var.to(wide) + eps).rsqrt()
     if weight is not None:
@@ -250,17 +246,10 @@ def _folded(
         shift = shift + conv_bias.to(wide) * scale
     if bias is not None:
         shift = shift + bias.to(wide)
-    if geometry.transposed:  # (C_in, C_out / groups, …): each group of rows has output channels of its own
-        rows = conv_weight.to(wide).reshape(geometry.groups, -1, *conv_weight.shape[1:])
-        scaled = rows * scale.view(geometry.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
+    if settings.transposed:  # (C_in, C_out / groups, …): each group of input channels has output channels of its own
+        by_group = conv_weight.to(wide).reshape(settings.groups, -1, *conv_weight.shape[1:])
+        scaled = by_group * scale.view(settings.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
         folded = scaled.flatten(0, 1).to(x.dtype)
     else:
         folded = (conv_weight.to(wide) * scale.view(-1, *[1] * (conv_weight.dim() - 1))).to(x.dtype)
-    shift = shift.to(x.dtype)
-    if geometry.has_kernel(x, folded):
-        return geometry.convolve(x, folded, shift, negative_slope)
-    # Of a transposed one with contiguous weights oneDNN's own is slower at 1×1 pixels, and elsewhere no faster.
-    if has_epilogue(x) and not (geometry.transposed and folded.is_contiguous()):
-        return convolve_with_epilogue(x, folded, shift, geometry.arguments, negative_slope)
-    z: Tensor = torch.ops.aten.convolution(x, folded, shift, *geometry.arguments)
-    return F.leaky_relu_(z, negative_slope) if negative_slope else F.relu_(z)
+    return convolve(x, folded, shift.to(x.dtype), settings, negative_slope)

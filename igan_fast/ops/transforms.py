@@ -1,9 +1,9 @@
-"""Where only PyTorch's own functions give the right answer: function transforms, tracing, export, other tensors.
+"""Where only PyTorch's own functions give the right result: function transforms, tracing, export, tensor subclasses.
 
-Our operators read numbers out of memory. Under ``torch.func`` and ``is_grads_batched`` a tensor stands for several,
-under ``torch.jit.trace`` and ``torch.export`` for all that will ever be given, in a subclass for whatever that says;
-and a dispatch mode (``FlopCounterMode``, ``make_fx``) looks at each of PyTorch's operators. PyTorch's own functions
-know how, so ours stand back for them.
+Our operators read numbers from a tensor's memory. That is not enough where a tensor stands for something else: for a
+batch of tensors under ``torch.func`` and ``is_grads_batched``, for all later inputs under ``torch.jit.trace`` and
+``torch.export``, for whatever a subclass defines. A dispatch mode (``FlopCounterMode``, ``make_fx``) has to see each of
+PyTorch's operators. In all these cases our operators call PyTorch's own functions, which support them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def transformed(*tensors: Tensor | None) -> bool:
-    """Whether a transform, a tracer, an exporter or a dispatch mode is at work, or a tensor is not an ordinary one.
+    """Whether a function transform, tracing, export or a dispatch mode is active, or one of the tensors is not an
+    ordinary one: a subclass, sparse, or a batch of tensors.
 
-    Asked by every call, so that it has to be quick: about half a microsecond.
+    Every call of an operator asks, so it has to be quick: about half a microsecond.
     """
-    if torch.compiler.is_compiling():  # which takes our operators as they are, unless it exports
+    if torch.compiler.is_compiling():  # torch.compile supports our operators; torch.export must not record them
         return exporting() or in_functorch() or forward_mode()
     if (
         _functorch.maybe_current_level() is not None
@@ -51,8 +52,9 @@ def transformed(*tensors: Tensor | None) -> bool:
 
 
 def batched(*gradients: Tensor | None) -> bool:
-    """Whether gradients that arrive in a backward pass may each stand for several: under a transform of ``torch.func``,
-    or by ``is_grads_batched`` and ``jacobian(vectorize=True)``, which have batches of their own kind."""
+    """Whether the gradients that a backward pass receives may each stand for a batch of gradients: under a transform of
+    ``torch.func``, and under ``is_grads_batched`` and ``jacobian(vectorize=True)``, whose batched tensors are of
+    another kind."""
     return in_functorch() or any(g is not None and _functorch.is_legacy_batchedtensor(g) for g in gradients)
 
 
@@ -75,13 +77,13 @@ exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def forward_mode() -> bool:
-    """Whether derivatives may be asked for in forward mode, which the reference alone has."""
+    """Whether forward-mode differentiation is active, which only the reference supports."""
     return forward_ad._current_level >= 0
 
 
 def overridable(function: Callable[P, R]) -> Callable[P, R]:
-    """An operator that tensor-like arguments may take over, as they may PyTorch's own functions
-    (``__torch_function__``): ``torch.fx.symbolic_trace`` notes it down as one call, a subclass sees it."""
+    """Make an operator overridable by ``__torch_function__``, as PyTorch's own functions are: a subclass sees its
+    calls, and ``torch.fx.symbolic_trace`` records each of them as one node."""
 
     @functools.wraps(function)
     def operator(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""The networks of the paper (Sec. 4): generator G, discriminator D, classifier C, and the model of the three."""
+"""The paper's networks (Sec. 4): generator G, discriminator D, classifier C, and the model that holds the three."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Gener
 SHARED = 1024
 #: Units of C's hidden layer before the attribute logits (Sec. 5.3.1).
 LABEL_HIDDEN = 128
-#: No layer has more: their bytes would not fit on any machine, and at some size not into 64 bits either.
-MOST_WEIGHTS = 2**40
-#: Slope of every LeakyReLU (DCGAN's).
+#: Upper limit of a layer's weights: more would not fit into any machine's memory, and at some size not into 64 bits.
+MAX_WEIGHTS = 2**40
+#: Negative slope of every LeakyReLU, as in DCGAN.
 LEAK = 0.2
 
 
@@ -32,11 +32,11 @@ class Generator(Unscriptable):
         image_size: side S of the square images in pixels, a multiple of 16 from 32 up.
         attributes: number A of attributes.
         latent: size of the noise z.
-        width: channels w of the last hidden map; the first has 8w.
-        signed_labels: give the network 2c − 1 ∈ [−1, 1], the range of z, instead of c ∈ [0, 1].
+        width: channels w of the last hidden feature map; the first has 8w.
+        signed_labels: feed 2c − 1 ∈ [−1, 1], the range of z, to the network instead of c ∈ [0, 1].
     """
 
-    #: What it is made of; the fast wing's networks put their layers here.
+    #: The module that its layers are taken from. The fused networks put ``igan_fast.layers`` here.
     layers: ClassVar[Any] = layers
 
     def __init__(
@@ -61,7 +61,7 @@ class Generator(Unscriptable):
         _initialise(self)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        """Draw images.
+        """Generate images.
 
         Args:
             z: noise (N, latent), uniform on [−1, 1] in training.
@@ -79,18 +79,18 @@ class Generator(Unscriptable):
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What D says of N images."""
+    """D's output for N images."""
 
     source: Tensor
-    """(N,): logit of "this is a real photo"."""
+    """(N,): logit of the probability that the image is a real photo."""
     shared: Tensor
-    """(N, 1024): the layer that C reads."""
+    """(N, 1024): the shared layer, C's input."""
     features: tuple[Tensor, Tensor, Tensor, Tensor]
-    """h¹..h⁴: the four activations (N, w·2ⁱ⁻¹, S/2ⁱ, S/2ⁱ), in which the perceptual loss is measured."""
+    """h¹..h⁴: the four feature maps (N, w·2ⁱ⁻¹, S/2ⁱ, S/2ⁱ), which the perceptual loss compares."""
 
 
 class Discriminator(Unscriptable):
-    """D: image → source logit, shared layer, activations. Four 5×5 stride-2 convolutions and two Linear layers.
+    """D: image → source logit, shared layer, feature maps. Four 5×5 stride-2 convolutions and two Linear layers.
 
     Args:
         image_size, width: as ``Generator``.
@@ -101,7 +101,7 @@ class Discriminator(Unscriptable):
     def __init__(self, image_size: int = 128, width: int = 64) -> None:
         super().__init__()
         _check_sizes(image_size, 1, 1, width)
-        self.down1 = nn.Conv2d(3, width, 5, stride=2, padding=2)  # DCGAN: no normalisation next to the image
+        self.down1 = nn.Conv2d(3, width, 5, stride=2, padding=2)  # no normalisation in the first layer, as in DCGAN
         self.down2 = self.layers.ConvNormAct2d(width, 2 * width, negative_slope=LEAK)
         self.down3 = self.layers.ConvNormAct2d(2 * width, 4 * width, negative_slope=LEAK)
         self.down4 = self.layers.ConvNormAct2d(4 * width, 8 * width, negative_slope=LEAK)
@@ -111,7 +111,7 @@ class Discriminator(Unscriptable):
         _initialise(self)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
-        """Judge images (N, 3, S, S) in [−1, 1]."""
+        """Images (N, 3, S, S) in [−1, 1] → ``DiscriminatorOutput``."""
         h1 = F.leaky_relu(self.down1(x), LEAK)
         h2 = self.down2(h1)
         h3 = self.down3(h2)
@@ -125,12 +125,12 @@ class Discriminator(Unscriptable):
 
 
 class Codes(NamedTuple):
-    """What C reads off N images: enough for G to draw them again."""
+    """C's output for N images: the input from which G rebuilds them."""
 
     z: Tensor
     """z̃ (N, latent) in [−1, 1]."""
     label_logits: Tensor
-    """(N, A); their sigmoid is c̃, the probability of each attribute."""
+    """(N, A): their sigmoid is c̃, the probability of each attribute."""
 
 
 class Classifier(Unscriptable):
@@ -148,7 +148,7 @@ class Classifier(Unscriptable):
         _initialise(self)
 
     def forward(self, shared: Tensor) -> Codes:
-        """Read codes off the shared layer (N, 1024)."""
+        """The shared layer (N, 1024) → ``Codes``."""
         return Codes(
             z=torch.tanh(self.latent(shared)),
             label_logits=self.labels(F.leaky_relu(self.hidden(shared), LEAK)),
@@ -195,7 +195,7 @@ class IterativeGAN(Unscriptable):
         self.classifier = classifier(attributes, latent)
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments: ``IterativeGAN(**model.arguments())`` has the same shape."""
+        """The constructor's arguments: ``IterativeGAN(**model.arguments())`` is a new model of the same sizes."""
         return dict(self._arguments)
 
     def encode(self, x: Tensor) -> Codes:
@@ -209,21 +209,22 @@ class IterativeGAN(Unscriptable):
         return images
 
     def rebuild(self, x: Tensor) -> Tensor:
-        """Draw images (N, 3, S, S) again from their own codes: G(z̃, σ(c̃))."""
+        """Rebuild images (N, 3, S, S) from their own codes: G(z̃, σ(c̃))."""
         return self.transform(x, {})
 
     def transform(self, x: Tensor, changes: Mapping[int, float | Literal["flip"]]) -> Tensor:
-        """Draw images (N, 3, S, S) again with some attributes changed (Sec. 1, "two-stage approach").
+        """Rebuild images (N, 3, S, S) with some attributes changed (Sec. 1, "two-stage approach").
 
         Args:
-            changes: by position, the attribute's new value in [0, 1], or ``"flip"``: 1 where it is recognised as
-                absent, else 0. The other attributes stay as recognised.
+            changes: for the index of each attribute to change, its new value in [0, 1], or ``"flip"``: 1 where its
+                probability is below 0.5, else 0. The other attributes keep their probabilities.
 
         Raises:
-            ValueError: a position or value out of range.
+            ValueError: an index or a value is out of range.
         """
         z, label_logits = self.encode(x)
-        c = torch.sigmoid(label_logits).clone()  # edited in place below, which the sigmoid's gradient must not see
+        # A clone, because c is changed in place below, and the backward pass of sigmoid needs its own result.
+        c = torch.sigmoid(label_logits).clone()
         for index, value in changes.items():
             if not 0 <= index < c.shape[1]:
                 raise ValueError(f"changes: attribute {index} is out of range; the model has {c.shape[1]}")
@@ -237,7 +238,7 @@ class IterativeGAN(Unscriptable):
 
 
 def _initialise(module: nn.Module) -> None:
-    """DCGAN's: weights ~ N(0, 0.02), normalisation weights ~ N(1, 0.02), biases 0."""
+    """As in DCGAN: weights ~ N(0, 0.02), normalisation weights ~ N(1, 0.02), biases 0."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(part.weight, 0.0, 0.02)
@@ -252,7 +253,8 @@ def _check_sizes(image_size: int, attributes: int, latent: int, width: int) -> N
     for name, value in sizes.items():
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} is {value!r}; expected a whole number")
-    image_size, attributes, latent, width = map(operator.index, sizes.values())  # NumPy's would overflow below
+    # As Python's integers: those of NumPy would overflow below.
+    image_size, attributes, latent, width = map(operator.index, sizes.values())
     if image_size < 32 or image_size % 16:
         raise ValueError(f"image_size is {image_size}; expected a multiple of 16 from 32 up")
     for name in ("attributes", "latent", "width"):
@@ -260,6 +262,6 @@ def _check_sizes(image_size: int, attributes: int, latent: int, width: int) -> N
             raise ValueError(f"{name} is {sizes[name]}; expected at least 1")
     flat = 8 * width * (image_size // 16) ** 2
     weights = max(flat * (latent + attributes), flat * SHARED, (8 * width) * (4 * width) * 25)
-    if weights >= MOST_WEIGHTS:
+    if weights >= MAX_WEIGHTS:
         described = ", ".join(f"{name} {value}" for name, value in sizes.items())
         raise ValueError(f"{described}: a layer would have {weights:.1e} weights; expected fewer than 2⁴⁰")

@@ -1,4 +1,4 @@
-"""What modules are to those who read or record a network instead of running it."""
+"""How modules behave when a network is scripted, traced or exported."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.fx import Proxy
 
-__all__ = ["Piece", "Unscriptable", "is_proxy", "recording"]
+__all__ = ["FxLeaf", "Unscriptable", "is_proxy", "is_tracing"]
 
 
 class Unscriptable(nn.Module):
-    """A module that ``torch.jit.script`` refuses in one line."""
+    """A module for which ``torch.jit.script`` raises an error of one line, which says what to use instead."""
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
@@ -20,31 +20,34 @@ class Unscriptable(nn.Module):
         )
 
 
-class Piece(Unscriptable):
-    """A layer that ``torch.fx.symbolic_trace`` takes as one piece, as it takes those of ``torch.nn``."""
+class FxLeaf(Unscriptable):
+    """A layer that is a leaf of a graph of ``torch.fx.symbolic_trace``, as the layers of ``torch.nn`` are."""
 
-    def place_in_graph(self, x: Any) -> Any:
-        """The layer's call as one node of the graph that the proxy x belongs to. Looked into, what the layer does to
-        its buffers would happen while it is traced, and never again.
+    def fx_node(self, x: Any) -> Any:
+        """The call of this layer as one node of the graph that the proxy x belongs to.
+
+        If ``forward`` were traced, the update of the running statistics would happen once, during the tracing, and not
+        in the graph.
 
         Raises:
-            TypeError: it is the layer alone that is traced.
+            TypeError: this layer is the whole traced model.
         """
         path = x.tracer.path_of_module(self)
         if not path:
             raise TypeError(
-                f"torch.fx takes a {type(self).__name__} as one piece and cannot trace it alone; put it into a module"
+                f"torch.fx treats a {type(self).__name__} as a leaf and cannot trace it alone; put it into a module"
             )
         return x.tracer.create_proxy("call_module", path, (x,), {})
 
 
 def is_proxy(x: object) -> bool:
-    """Whether x stands for a tensor while ``torch.fx`` traces a network."""
+    """Whether x is a proxy, which stands for a tensor while ``torch.fx`` traces a model."""
     return isinstance(x, Proxy)
 
 
-def recording() -> bool:
-    """Whether the run is recorded for batches of other sizes: by ``torch.jit.trace``, ``torch.export`` or ONNX."""
+def is_tracing() -> bool:
+    """Whether this call is traced by ``torch.jit.trace``, ``torch.export`` or an ONNX export. The graph may run on
+    batches of other sizes later."""
     return bool(torch.jit.is_tracing()) or _exporting()  # type: ignore[attr-defined, no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""The examples: fused and plain are the same networks that learn the same; each script runs."""
+"""The examples: fused and plain networks have the same results and train alike; each script runs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,21 @@ Inputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Example:
-    """How a small one is made, and with what it and its networks are called. ``options`` make its script quick."""
+    """A small version of one example.
+
+    build: arguments of its ``build``.
+    batch: makes a batch for its ``training_step``.
+    networks: for the name of each network, what makes its inputs.
+    options: command-line options that make its script quick.
+    writes_image: whether it writes an image.
+    """
 
     build: dict[str, Any]
     batch: Callable[[], Inputs]
     networks: dict[str, Callable[[], Inputs]]
     iterations: int = 3
     options: tuple[str, ...] = ("--image-size", "32", "--batch-size", "2", "--faces", "20")
-    pictures: bool = True
+    writes_image: bool = True
 
 
 def images(count: int = 2, channels: int = 3, size: int = 32) -> Tensor:
@@ -83,7 +90,7 @@ SMALL = {
         lambda: (sounds(),),
         {"generator": lambda: (torch.randn(2, 40, 8),), **{f"discriminators.{i}": lambda: (sounds(),) for i in (1, 6)}},
         options=("--samples", "512", "--batch-size", "2"),
-        pictures=False,
+        writes_image=False,
     ),
 }
 NETWORKS = [(name, network) for name, example in SMALL.items() for network in example.networks]
@@ -91,12 +98,12 @@ NETWORKS = [(name, network) for name, example in SMALL.items() for network in ex
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for ``python examples/NAME.py``: the script's own folder comes first."""
+    """Put the folder of the examples first on the path, as ``python examples/NAME.py`` does."""
     monkeypatch.syspath_prepend(EXAMPLES)
 
 
 def make(name: str, dtype: torch.dtype = torch.float64, *, fused: bool = False) -> Any:
-    """The small example, always of the same weights; its norms' parameters and statistics far from 1 and 0."""
+    """The small example, always with the same weights. Parameters and statistics of its norms are not 1 and 0."""
     torch.manual_seed(0)
     model = importlib.import_module(name).build(**SMALL[name].build)
     with torch.no_grad():
@@ -137,8 +144,8 @@ def run(network: nn.Module, inputs: Inputs, *, training: bool) -> dict[str, list
 
 
 def distance(actual: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference, relative to the largest of all the expected values: a bias before a norm has a gradient
-    that is rounding noise in one and 0 in the other."""
+    """The largest difference of all tensors, relative to the largest expected value of all. Not per tensor, because the
+    gradient of a bias before a norm is 0 in one network and rounding noise in the other."""
     assert [a.shape for a in actual] == [e.shape for e in expected]
     largest = max((e.abs().max().item() for e in expected), default=1.0)
     differences = [(a.double() - e.double()).abs().max().item() for a, e in zip(actual, expected, strict=True)]
@@ -170,7 +177,7 @@ def test_float32_is_as_near_to_float64_as_plain(name, network, training):
 
 @pytest.mark.parametrize(("name", "network"), NETWORKS)
 def test_eval_without_gradients_equals_plain(name, network):
-    """Where a batch norm is folded into its convolution."""
+    """Here a batch norm is folded into its convolution."""
     inputs = given(SMALL[name].networks[network])
     with torch.inference_mode():
         expected = flat(make(name).get_submodule(network).eval()(*inputs))
@@ -190,7 +197,7 @@ def test_every_norm_is_fused(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_keys_and_parameters_stay(name):
+def test_state_dict_keys_and_parameters_stay(name):
     model = make(name)
     keys, parameters = list(model.state_dict()), [(path, id(p)) for path, p in model.named_parameters()]
     igan_fast.fuse(model)
@@ -200,7 +207,7 @@ def test_keys_and_parameters_stay(name):
 
 
 @pytest.mark.parametrize(("name", "network"), NETWORKS)
-def test_unfused_is_bit_for_bit_the_original(name, network):
+def test_after_unfuse_the_network_equals_the_original_bit_for_bit(name, network):
     inputs = given(SMALL[name].networks[network], torch.float32)
     model = make(name, torch.float32)
     kinds = [type(part) for part in model.modules()]
@@ -244,21 +251,21 @@ def test_every_network_learns(name):
     assert idle == []
 
 
-def test_pix2pixhd_matches_features_as_the_original():
+def test_feature_matching_equals_that_of_the_original_pix2pixhd():
     model, (label_map, real) = make("pix2pixhd"), given(SMALL["pix2pixhd"].batch)
     fake = model.generator(label_map)
     seen = [model.discriminator(torch.cat([label_map, image], 1)) for image in (fake, real)]
     expected = torch.zeros((), dtype=torch.float64)
     for fake_scale, real_scale in zip(*seen, strict=True):
-        for fake_map, real_map in list(zip(fake_scale, real_scale, strict=True))[:-1]:  # not the scores
+        for fake_map, real_map in list(zip(fake_scale, real_scale, strict=True))[:-1]:  # without the scores
             expected += 4 / (3 + 1) * 1 / 2 * 10.0 * (fake_map - real_map).abs().mean()
     assert distance([model.feature_matching(*seen)], [expected]) < 1e-12
 
 
-def test_hifigan_matches_features_as_the_original():
+def test_feature_matching_equals_that_of_the_original_hifigan():
     model, (real,) = make("hifigan"), given(SMALL["hifigan"].batch)
     fake = 0.9 * real + 0.01
-    (scores, fake_features), (_, real_features) = model.judge(fake), model.judge(real)
+    (scores, fake_features), (_, real_features) = model.discriminate(fake), model.discriminate(real)
     assert len(scores) == len(fake_features) == 8
     pairs = [
         (f, r)
@@ -276,11 +283,11 @@ def test_generated_sound_is_as_long_as_its_spectrogram_says():
     mel = sound.log_mel(real)
     assert mel.shape == (2, sound.MELS, real.shape[2] // sound.HOP)
     assert model.generator(mel).shape == real.shape
-    # A louder sound has a higher spectrogram everywhere, by the logarithm of how much.
+    # For a sound that is k times as loud the log spectrogram is higher by log k everywhere.
     assert distance([sound.log_mel(4 * real + 0) - mel], [torch.full_like(mel, 4.0).log()]) < 1e-2
 
 
-def test_image_pool_hands_out_what_it_was_given():
+def test_image_pool_returns_images_that_it_was_given():
     pool = importlib.import_module("cyclegan").ImagePool(size=3)
     fresh = [torch.full((1, 1), float(i)) for i in range(40)]
     out = [pool.query(image.view(1, 1, 1, 1)).item() for image in fresh]
@@ -292,9 +299,9 @@ def test_image_pool_hands_out_what_it_was_given():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_script_runs(name, capsys, tmp_path):
-    out = tmp_path / "pictures.png"
+    out = tmp_path / "images.png"
     arguments = ["--iterations", "2", *SMALL[name].options, "--device", "cpu"]
-    if SMALL[name].pictures:
+    if SMALL[name].writes_image:
         arguments += ["--out", str(out)]
     importlib.import_module(name).main(arguments)
     printed = capsys.readouterr().out
@@ -302,9 +309,9 @@ def test_script_runs(name, capsys, tmp_path):
     assert "nan" not in printed
     assert [line.split()[0] for line in printed.splitlines() if line.startswith("     ")] == ["1", "2"]
     assert "2 iterations in" in printed
-    if SMALL[name].pictures:
-        with Image.open(out) as picture:
-            assert min(picture.size) >= 2 * 32
+    if SMALL[name].writes_image:
+        with Image.open(out) as image:
+            assert min(image.size) >= 2 * 32
 
 
 def test_script_without_fusing(capsys):
@@ -314,7 +321,7 @@ def test_script_without_fusing(capsys):
     assert "left alone" not in capsys.readouterr().out
 
 
-def test_script_runs_by_its_path_from_anywhere(tmp_path):
+def test_script_runs_from_any_folder(tmp_path):
     command = [sys.executable, EXAMPLES / "dcgan.py", "--iterations", "1", "--image-size", "32", "--faces", "20"]
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

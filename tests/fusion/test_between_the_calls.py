@@ -1,16 +1,17 @@
-"""What changes between the calls of a normalisation and its activation has the effect that it has in plain PyTorch."""
+"""A change between the calls of a normalisation and its activation has the same effect as in plain PyTorch."""
 
 from __future__ import annotations
 
 import copy
 import gc
+import math
 import threading
 import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import CONTEXTS, Net, assert_alike, differences, images, pair, record, varied
+from plain_and_fused import CONTEXTS, Net, assert_alike, differences, images, pair, randomised, record
 from torch import Tensor, nn
 
 import igan_fast
@@ -19,21 +20,21 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def between(change, after_conv=None):
-    """``change(net, hidden, normalised, input)``; what it returns is looked at too."""
+    """A way that calls ``change(net, hidden, normalised, input)`` before the activation, and returns its result too."""
 
     def way(net, x):
         h = net.conv(x)
         if after_conv is not None:
             after_conv(net, h)
         y = net.norm(h)
-        told = change(net, h, y, x)
-        return net.act(y), told
+        returned = change(net, h, y, x)
+        return net.act(y), returned
 
     return way
 
 
 def unseen(change):
-    """Autograd does not see the change."""
+    """A change that autograd does not see."""
 
     def without(net, h, y, x):
         with torch.no_grad():
@@ -43,7 +44,7 @@ def unseen(change):
 
 
 def stepped(net, h, y, x):
-    """An optimiser's step, from gradients of another pass."""
+    """An optimiser's step with the gradients of another pass."""
     if not torch.is_grad_enabled():
         return
     net(x.detach() * 2).square().mean().backward()
@@ -90,7 +91,7 @@ def there_and_back(net, x):
     return z
 
 
-#: Not writes that autograd does not see (``.data``) into what a backward pass reads: PyTorch's own is wrong then too.
+#: Without changes by ``.data`` of a tensor that autograd has saved: with them PyTorch's own gradients are wrong too.
 CHANGES = {
     "nothing": between(lambda net, h, y, x: None),
     "hidden, in place": between(lambda net, h, y, x: h.add_(1.0) if not h.requires_grad else None),
@@ -163,14 +164,54 @@ def _with_default(dtype, net, x):
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_between_the_calls(change, training, context):
     base = images()
-    net = varied(Net(act=nn.LeakyReLU(0.2))).train(training)
-    assert_alike(net, CHANGES[change], base, context=context)  # each turn on what the turn before has changed
-    assert_alike(net, CHANGES[change], base, context=context, turns="taught")
+    net = randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
+    assert_alike(net, CHANGES[change], base, context=context)  # each call starts from what the last one has changed
+    assert_alike(net, CHANGES[change], base, context=context, calls="taught")
+
+
+#: Changes between the calls of the convolution and of the normalisation, which may be folded in evaluation.
+EARLIER_CHANGES = {
+    "weight by data": lambda net, h: net.norm.weight.data.mul_(1.5),
+    "bias' data set": lambda net, h: setattr(net.norm.bias, "data", net.norm.bias.data + 0.2),
+    "bias by NumPy": lambda net, h: net.norm.bias.detach().numpy().__iadd__(0.3),
+    "mean by data": lambda net, h: net.norm.running_mean.data.add_(0.1),
+    "variance by NumPy": lambda net, h: net.norm.running_var.numpy().__imul__(2.0),
+    "convolution's weight by data": lambda net, h: net.conv.weight.data.mul_(1.5),
+    "eps": lambda net, h: setattr(net.norm, "eps", net.norm.eps + 0.7),
+    "a not-a-number": lambda net, h: net.norm.weight.data[:2].fill_(math.nan),
+    "nothing": lambda net, h: None,
+}
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad", "inference"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("change", EARLIER_CHANGES)
+def test_change_between_the_convolution_and_the_normalisation(change, training, context):
+    def way(net, x):
+        h = net.conv(x)
+        EARLIER_CHANGES[change](net, h)
+        return net.act(net.norm(h))
+
+    net = randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
+    assert_alike(net, way, images(), context=context)
+    assert_alike(net, way, images(), context=context, calls="taught first")
+
+
+@pytest.mark.parametrize("context", ["grad", "no_grad", "inference"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_hook_before_the_normalisation_writes_its_parameters(training, context):
+    def scale_weight(norm, given):
+        norm.weight.data.mul_(0.9)
+
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2))).train(training))
+    for model in (fused, plain):
+        model.norm.register_forward_pre_hook(scale_weight)
+    assert_alike(plain, lambda net, x: net(x), images(), fused=fused, context=context, calls="taught first again")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_the_backward_pass_after_the_parameters_changed(training):
-    """Plain PyTorch refuses to go back through what was changed in place, and goes where it was set by data."""
+    """After an in-place change of a saved parameter autograd raises an error, after one by ``.data`` it does not."""
 
     def way(net, x, by_data):
         y = net(x)
@@ -179,28 +220,28 @@ def test_the_backward_pass_after_the_parameters_changed(training):
         return y
 
     for by_data in (False, True):
-        net = varied(Net()).train(training)
-        assert_alike(net, lambda net, x, by_data=by_data: way(net, x, by_data), images(), turns="first")
+        net = randomised(Net()).train(training)
+        assert_alike(net, lambda net, x, by_data=by_data: way(net, x, by_data), images(), calls="first")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_going_back_twice(training):
+def test_two_backward_passes(training):
     def way(net, x):
         y = net(x)
         y.sum().backward()
         return y.sum()
 
-    assert_alike(varied(Net()).train(training), way, images())
+    assert_alike(randomised(Net()).train(training), way, images())
     assert_alike(
-        varied(Net()).train(training),
+        randomised(Net()).train(training),
         lambda net, x: (lambda y: (y.sum().backward(retain_graph=True), y)[1])(net(x)),
         images(),
     )
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_going_back_from_the_normalisation_and_from_the_activation(training):
-    """One graph, two backward passes through the normalisation: freed by the first, as in plain PyTorch."""
+def test_backward_from_the_normalisation_and_from_the_activation(training):
+    """Two backward passes through one normalisation: the first frees the graph, as in plain PyTorch."""
 
     def way(net, x, retain):
         y = net.norm(net.conv(x))
@@ -209,28 +250,28 @@ def test_going_back_from_the_normalisation_and_from_the_activation(training):
         return z
 
     for retain in (False, True):
-        net = varied(Net(act=nn.LeakyReLU(0.2))).train(training)
+        net = randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
         assert_alike(net, lambda net, x, retain=retain: way(net, x, retain), images())
 
 
 @pytest.mark.parametrize("context", ["grad", "no_grad"])
 def test_two_threads_at_once_on_one_network(context):
-    """In evaluation, where nothing moves; gradients are asked for, not gathered."""
+    """In evaluation, without updates; by ``torch.autograd.grad``, which accumulates no gradients."""
 
     def results(net, seed):
         out = []
-        for turn in range(12):
-            x = images(seed=seed + turn).requires_grad_()
+        for call in range(12):
+            x = images(seed=seed + call).requires_grad_()
             with CONTEXTS[context]():
                 y = net.norm(net.conv(x))
-                y = [net.act, F.relu, torch.tanh, lambda y: y * 2][turn % 4](y)
+                y = [net.act, F.relu, torch.tanh, lambda y: y * 2][call % 4](y)
             out += [
                 y.detach(),
                 *(torch.autograd.grad(y.square().sum(), [x, net.norm.weight]) if y.requires_grad else []),
             ]
         return out
 
-    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))).eval())
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2))).eval())
     seeds = (100, 200, 300)
     found: dict[int, list[Tensor]] = {}
     failed: list[BaseException] = []
@@ -253,8 +294,8 @@ def test_two_threads_at_once_on_one_network(context):
 
 
 def test_a_result_of_one_thread_is_used_by_another():
-    """The gradient mode is each thread's own."""
-    fused, plain = pair(varied(Net()))
+    """Each thread has its own grad mode."""
+    fused, plain = pair(randomised(Net()))
 
     def way(net, x):
         y = net.norm(net.conv(x))
@@ -278,14 +319,14 @@ def test_a_result_outlives_its_network():
         gc.collect()
         return act(y), y * 2
 
-    fused, plain = pair(varied(Net()))
+    fused, plain = pair(randomised(Net()))
     expected = record(way, lambda: copy.deepcopy(plain), images())
     assert not differences(record(way, lambda: copy.deepcopy(fused), images()), expected)
 
 
-def test_nothing_is_kept_of_what_was_called():
-    """Memory: neither the input nor a result stays alive when its users have dropped it."""
-    fused, _ = pair(varied(Net(act=nn.LeakyReLU(0.2))))
+def test_no_input_or_result_stays_alive():
+    """The modules keep no reference to an input or a result."""
+    fused, _ = pair(randomised(Net(act=nn.LeakyReLU(0.2))))
     for training in (True, False):
         fused.train(training)
         for context in CONTEXTS:

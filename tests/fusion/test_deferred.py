@@ -1,4 +1,4 @@
-"""What a fused module's result is before its first use: what it has learnt, and what it does where that is wrong."""
+"""Results of fused modules before their first use: what a module learns, and what happens after a wrong guess."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 import igan_fast
 from igan_fast import ops
-from igan_fast.fusion import twin
-from igan_fast.fusion.deferred import Deferred, Guarded, Watched
+from igan_fast.fusion import fused_module
+from igan_fast.fusion.deferred import Deferred
+from igan_fast.fusion.watched import Guarded, Watched
 
 pytestmark = pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 
 X = torch.randn(4, 8, 6, 6, dtype=torch.float64)
 
 
-def taught(*, training: bool = True) -> nn.BatchNorm2d:
-    """A fused normalisation that a ReLU has followed."""
+def norm_expecting_relu(*, training: bool = True) -> nn.BatchNorm2d:
+    """A fused normalisation that expects a ReLU, because one followed its first call."""
     norm = nn.BatchNorm2d(8).double().train(training)
     igan_fast.fuse(norm)
     F.relu(norm(X))
@@ -30,7 +31,7 @@ def taught(*, training: bool = True) -> nn.BatchNorm2d:
 
 
 class Square(torch.autograd.Function):
-    """Somebody's own, which Python's functions do not see."""
+    """A custom autograd function: it gets its input in C++, without ``__torch_function__``."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -42,18 +43,18 @@ class Square(torch.autograd.Function):
         return 2 * ctx.saved_tensors[0] * grad
 
 
-def test_the_first_result_is_an_ordinary_tensor_that_is_watched():
+def test_the_first_result_is_watched():
     norm = nn.BatchNorm2d(8).double()
     igan_fast.fuse(norm)
     h = norm(X)
     assert type(h) is Watched
     assert h.data_ptr() != 0  # its first use
     assert type(h) is Tensor
-    assert type(norm(X)) is Tensor  # nothing is to be gained here any more
+    assert type(norm(X)) is Tensor  # no activation followed: nothing is expected
 
 
-def test_an_expected_activation_gets_what_was_computed_with_the_normalisation():
-    norm = taught()
+def test_the_expected_activation_returns_what_was_computed_with_the_normalisation():
+    norm = norm_expecting_relu()
     h = norm(X)
     assert type(h) is Deferred
     y = F.relu(h)
@@ -61,16 +62,16 @@ def test_an_expected_activation_gets_what_was_computed_with_the_normalisation():
     assert (y - F.relu(F.batch_norm(X, None, None, norm.weight, norm.bias, True))).abs().max() < 1e-12
 
 
-def test_asking_for_a_shape_or_a_hook_computes_nothing():
-    h = taught()(X)
+def test_reading_metadata_or_registering_a_hook_computes_nothing():
+    h = norm_expecting_relu()(X)
     assert (h.shape, h.dtype, h.dim(), h.stride(), h.requires_grad) == (X.shape, X.dtype, 4, X.stride(), True)
     h.register_hook(lambda grad: None)
     assert type(h) is Deferred
     assert not h.is_computed()
 
 
-def test_another_use_gets_the_plain_result_and_the_tensor_becomes_an_ordinary_one():
-    norm = taught()
+def test_any_other_use_makes_it_an_ordinary_tensor_with_the_plain_result():
+    norm = norm_expecting_relu()
     h = norm(X)
     total = h.sum()
     assert type(h) is Tensor
@@ -79,16 +80,16 @@ def test_another_use_gets_the_plain_result_and_the_tensor_becomes_an_ordinary_on
     h.numpy(force=True)
 
 
-def test_a_place_that_is_wrong_too_often_expects_nothing():
-    norm = taught()
+def test_after_three_wrong_guesses_a_module_expects_nothing():
+    norm = norm_expecting_relu()
     for _ in range(3):
         norm(X).sum()
         F.relu(norm(X))
     assert type(norm(X)) is Tensor
 
 
-def test_a_slope_that_changes_is_learnt_anew():
-    norm = taught()
+def test_another_slope_is_learnt_again():
+    norm = norm_expecting_relu()
     for slope in (0.1, 0.1, 0.1):
         h = norm(X)
         expected = F.leaky_relu(F.batch_norm(X, None, None, norm.weight, norm.bias, True), slope)
@@ -97,8 +98,8 @@ def test_a_slope_that_changes_is_learnt_anew():
 
 
 @torch.no_grad()
-def test_a_change_in_place_that_the_prediction_did_not_need_changes_nothing():
-    norm = taught(training=False)
+def test_an_in_place_change_of_the_input_does_not_change_the_activated_result():
+    norm = norm_expecting_relu(training=False)
     x = X.clone()
     expected = F.relu(nn.BatchNorm2d(8).double().eval()(x))
     h = norm(x)
@@ -107,8 +108,8 @@ def test_a_change_in_place_that_the_prediction_did_not_need_changes_nothing():
 
 
 @torch.no_grad()
-def test_a_change_in_place_and_an_unexpected_use_are_refused():
-    norm = taught(training=False)
+def test_an_in_place_change_of_the_input_before_another_use_raises():
+    norm = norm_expecting_relu(training=False)
     x = X.clone()
     h = norm(x)
     x.zero_()
@@ -119,8 +120,8 @@ def test_a_change_in_place_and_an_unexpected_use_are_refused():
 
 @torch.inference_mode()
 def test_inference_tensors_are_guarded_against_changes():
-    """They do not count their changes."""
-    norm = taught(training=False)
+    """Inference tensors have no version counter."""
+    norm = norm_expecting_relu(training=False)
     x = X.clone()
     expected = nn.BatchNorm2d(8).double().eval()(x)
     h = norm(x)
@@ -130,8 +131,8 @@ def test_inference_tensors_are_guarded_against_changes():
     assert (h.sum() - expected.sum()).abs() < 1e-9
 
 
-def test_a_result_changed_after_its_activation_goes_on_as_an_ordinary_tensor():
-    norm, plain = taught(), nn.BatchNorm2d(8).double()
+def test_an_in_place_change_after_the_activation():
+    norm, plain = norm_expecting_relu(), nn.BatchNorm2d(8).double()
     gradients = []
     for module in (norm, plain):
         h = module(X)
@@ -146,52 +147,52 @@ def test_a_result_changed_after_its_activation_goes_on_as_an_ordinary_tensor():
 
 @pytest.mark.parametrize("keep", ["register_hook", "retain_grad"])
 @pytest.mark.parametrize("in_place", [lambda h: F.leaky_relu_(h, 0.2), lambda h: F.leaky_relu(h, 0.2, True)])
-def test_an_activation_in_place_of_a_result_that_hooks_hold(keep, in_place):
-    """The hooks stay with the normalisation's node, ``retain_grad`` goes with the tensor, as in plain PyTorch."""
+def test_an_in_place_activation_of_a_result_with_hooks(keep, in_place):
+    """Hooks stay at the normalisation's node; ``retain_grad`` moves with the tensor, as in plain PyTorch."""
     norm, plain = nn.BatchNorm2d(8).double(), nn.BatchNorm2d(8).double()
     igan_fast.fuse(norm)
     F.leaky_relu(norm(X), 0.2)
     F.leaky_relu(plain(X), 0.2)
     found = []
     for module in (norm, plain):
-        told: list[Tensor] = []
+        gradients: list[Tensor] = []
         h = module(X)
         if keep == "retain_grad":
             h.retain_grad()
         else:
-            h.register_hook(lambda grad, told=told: told.append(grad.clone()))
+            h.register_hook(lambda grad, gradients=gradients: gradients.append(grad.clone()))
         y = in_place(h)
         assert y is h
         (Square.apply(h) + h * 3).sum().backward()
-        found.append([h.detach(), *told, *([h.grad] if keep == "retain_grad" else []), module.weight.grad])
+        found.append([h.detach(), *gradients, *([h.grad] if keep == "retain_grad" else []), module.weight.grad])
     for a, e in zip(*found, strict=True):
         assert (a - e).abs().max() < 1e-9
 
 
-def test_a_result_that_hooks_hold_is_changed_after_its_activation():
-    norm, plain = taught(), nn.BatchNorm2d(8).double()
+def test_an_in_place_change_of_a_result_with_hooks_after_the_activation():
+    norm, plain = norm_expecting_relu(), nn.BatchNorm2d(8).double()
     found = []
     for module in (norm, plain):
-        told: list[Tensor] = []
+        gradients: list[Tensor] = []
         h = module(X)
-        h.register_hook(lambda grad, told=told: told.append(grad.clone()))
+        h.register_hook(lambda grad, gradients=gradients: gradients.append(grad.clone()))
         y = F.relu(h)
         h.mul_(3.0)
         (y + h.square()).sum().backward()
-        found.append([*told, module.weight.grad])
+        found.append([*gradients, module.weight.grad])
     for a, e in zip(*found, strict=True):
         assert (a - e).abs().max() < 1e-9
 
 
-def test_what_something_else_holds_is_not_changed_in_place():
-    h = taught()(X)
+def test_an_in_place_change_raises_where_something_else_holds_the_result():
+    h = norm_expecting_relu()(X)
     h.retain_grad()
     with pytest.raises(RuntimeError, match=r"changed in place while something else holds it .* igan_fast\.unfuse"):
         h.mul_(3.0)
 
 
-def test_weak_references_of_cpp_are_no_hindrance():
-    norm = taught()
+def test_weak_references_in_cpp():
+    norm = norm_expecting_relu()
     h = norm(X)
     reference = torch._C._WeakTensorRef(h)
     assert (h + 0 - F.batch_norm(X, None, None, norm.weight, norm.bias, True)).abs().max() < 1e-12
@@ -200,20 +201,20 @@ def test_weak_references_of_cpp_are_no_hindrance():
 
 @pytest.mark.parametrize("training", [True, False])
 @torch.no_grad()
-def test_what_cpp_has_written_into_is_activated(training):
-    """As a collective of ``torch.distributed`` writes, or an operator of somebody's own."""
-    h = taught(training=training)(X)
+def test_the_activation_after_cpp_has_written_into_the_result(training):
+    """As a collective of ``torch.distributed`` does, or a custom operator."""
+    h = norm_expecting_relu(training=training)(X)
     expected = F.relu(nn.BatchNorm2d(8).double().train(training)(X) * -2)
     with torch._C.DisableTorchFunctionSubclass():
         h.mul_(-2)
     assert (F.relu(h) - expected).abs().max() < 1e-12
 
 
-def test_lists_of_derived_classes():
+def test_results_in_lists_of_derived_classes():
     class Features(list):
         pass
 
-    norm = taught()
+    norm = norm_expecting_relu()
     h = norm(X)
     assert torch.cat(Features([h, norm(X)])).shape == (8, 8, 6, 6)
     y = norm(X)
@@ -222,12 +223,12 @@ def test_lists_of_derived_classes():
 
 
 class Image(Tensor):
-    """Somebody's own."""
+    """A subclass of Tensor."""
 
 
 @pytest.mark.parametrize("consumed", [True, False])
-def test_as_a_class_of_somebodys_own(consumed):
-    norm = taught()
+def test_as_subclass(consumed):
+    norm = norm_expecting_relu()
     h = norm(X)
     if consumed:
         F.relu(h)
@@ -237,7 +238,7 @@ def test_as_a_class_of_somebodys_own(consumed):
 
 
 @torch.no_grad()
-def test_a_folded_normalisation_under_autocast_used_otherwise():
+def test_another_use_of_a_folded_normalisation_under_autocast():
     net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval()
     plain, x = copy.deepcopy(net), X.float()
     igan_fast.fuse(net)
@@ -251,7 +252,7 @@ def test_a_folded_normalisation_under_autocast_used_otherwise():
 
 
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad])
-def test_an_instance_normalisation_whose_statistics_are_gone(context):
+def test_an_instance_normalisation_whose_statistics_were_removed(context):
     norm = nn.InstanceNorm2d(8, track_running_stats=True).double().eval()
     igan_fast.fuse(norm)
     norm.running_mean = norm.running_var = None
@@ -261,21 +262,21 @@ def test_an_instance_normalisation_whose_statistics_are_gone(context):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_a_normalisation_of_any_dtype_is_folded(dtype):
+def test_normalisations_of_any_dtype_are_folded(dtype):
     net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).to(dtype).eval()
     plain, x = copy.deepcopy(net), X.to(dtype)
     igan_fast.fuse(net)
-    for turn in range(4):
+    for call in range(4):
         h = net[0](x)
         assert (net[2](net[1](h)) - plain(x)).abs().max() < {torch.bfloat16: 0.05}.get(dtype, 1e-5)
-        assert type(h) is (Deferred if turn else Tensor)
+        assert type(h) is (Deferred if call else Tensor)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @torch.inference_mode()
-def test_an_inference_tensor_that_is_written_through_another_one(training):
-    """A view of it, or what it is a view of."""
-    norm, images = taught(training=training), torch.cat([X, X])
+def test_an_inference_tensor_that_is_changed_through_another_tensor(training):
+    """Through a view of it, or through its base."""
+    norm, images = norm_expecting_relu(training=training), torch.cat([X, X])
     base, x = images.clone(), X.clone()
     view = x.view(-1)
     expected = nn.BatchNorm2d(8).double().train(training)(X)
@@ -284,12 +285,12 @@ def test_an_inference_tensor_that_is_written_through_another_one(training):
     for h in results:
         assert (h * 1 - expected).abs().max() < 1e-9
     y = X.clone()
-    assert type(norm(y)) is Deferred  # whose memory is its own
+    assert type(norm(y)) is Deferred  # its memory is not shared
 
 
 @pytest.mark.parametrize("way", ["list", "tensor"])
-def test_a_backward_pass_into_a_result(way):
-    h = taught()(X)
+def test_a_gradient_with_respect_to_a_result(way):
+    h = norm_expecting_relu()(X)
     F.relu(h).sum().backward(inputs=[h] if way == "list" else h)
     assert (h.grad.unique() == torch.tensor([0.0, 1.0])).all()
 
@@ -297,9 +298,9 @@ def test_a_backward_pass_into_a_result(way):
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("consumed", [True, False])
-def test_parameters_that_change_unseen_before_a_result_is_used(context, training, consumed):
-    """By ``.data``, as weights are clipped, and as a running average of weights is put in and taken out."""
-    norm, plain = taught(training=training), nn.BatchNorm2d(8).double().train(training)
+def test_parameters_that_change_uncounted_before_a_result_is_used(context, training, consumed):
+    """By ``.data``: as WGAN clips weights, and as averaged weights are swapped in and out."""
+    norm, plain = norm_expecting_relu(training=training), nn.BatchNorm2d(8).double().train(training)
     F.relu(plain(X))
     found = []
     for module in (norm, plain):
@@ -314,7 +315,7 @@ def test_parameters_that_change_unseen_before_a_result_is_used(context, training
 
 
 def test_a_result_that_is_used_after_an_optimiser_has_stepped():
-    norm = taught()
+    norm = norm_expecting_relu()
     optimiser = torch.optim.SGD(norm.parameters(), 0.1)
     for _ in range(5):
         h = norm(X)
@@ -322,11 +323,11 @@ def test_a_result_that_is_used_after_an_optimiser_has_stepped():
         F.relu(h).sum().backward()
         optimiser.step()
         assert (h.detach() - expected).abs().max() < 1e-12
-    assert type(norm(X)) is Tensor  # where it is used beside its activation too, nothing is to be gained
+    assert type(norm(X)) is Tensor  # used beside its activation too: computing both together gains nothing
 
 
 def folding() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """In evaluation, after a call: the convolution expects the normalisation."""
+    """A network in evaluation, after one call: its convolution expects the normalisation."""
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(8, 8, 3, padding=1).double(), nn.BatchNorm2d(8).double().eval()
     igan_fast.fuse(nn.Sequential(conv, norm))
@@ -363,7 +364,7 @@ def test_a_convolution_that_changes_before_its_result_is_used(change, consumed):
 
 
 @torch.no_grad()
-def test_a_convolution_by_weights_that_are_not_its_own():
+def test_a_convolution_with_weights_that_are_not_its_parameters():
     conv, _ = folding()
     weight = torch.ones_like(conv.weight)
     h = torch.func.functional_call(conv, {"weight": weight}, (X,))
@@ -372,8 +373,8 @@ def test_a_convolution_by_weights_that_are_not_its_own():
 
 @pytest.mark.parametrize("training", [True, False])
 @torch.inference_mode()
-def test_a_network_that_was_made_in_inference_mode(training):
-    """Its parameters do not count their changes."""
+def test_a_network_that_was_created_in_inference_mode(training):
+    """Its parameters have no version counter."""
     net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).double().train(training)
     plain = copy.deepcopy(net)
     igan_fast.fuse(net)
@@ -394,7 +395,7 @@ def test_a_network_that_was_made_in_inference_mode(training):
         ({"padding": 1}, {"groups": 8}),
     ],
 )
-def test_settings_that_are_set_later(settings, change, context):
+def test_settings_that_change_later(settings, change, context):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(8, 8, 3, **settings), nn.BatchNorm2d(8), nn.ReLU()).eval()
     for name, value in change.items():
@@ -409,7 +410,7 @@ def test_settings_that_are_set_later(settings, change, context):
 
 
 @torch.no_grad()
-def test_a_padding_that_pytorch_refuses():
+def test_a_padding_for_which_pytorch_raises():
     conv, _ = folding()
     conv.padding, conv.stride = "same", (2, 2)
     with pytest.raises(RuntimeError, match="padding='same' is not supported for strided convolutions"):
@@ -417,15 +418,15 @@ def test_a_padding_that_pytorch_refuses():
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo")
-def test_a_compiled_function_takes_a_result():
+def test_a_result_as_input_of_a_compiled_function():
     torch._dynamo.reset()
-    norm, compiled = taught(), torch.compile(lambda h: F.relu(h) * 2, backend="eager")
+    norm, compiled = norm_expecting_relu(), torch.compile(lambda h: F.relu(h) * 2, backend="eager")
     expected = F.relu(F.batch_norm(X, None, None, norm.weight, norm.bias, True)) * 2
     assert (compiled(norm(X)) - expected).abs().max() < 1e-12
 
 
 def test_the_plain_result_is_not_kept_beside_the_activated_one():
-    norm = taught()
+    norm = norm_expecting_relu()
     h = norm(X.clone().requires_grad_())
     y = F.relu(h)
     held = weakref.ref(h)
@@ -435,18 +436,18 @@ def test_the_plain_result_is_not_kept_beside_the_activated_one():
     y.sum().backward()
 
 
-def test_small_tensors_are_pytorchs(monkeypatch):
-    norm = taught()
+def test_small_tensors_are_left_to_pytorch(monkeypatch):
+    norm = norm_expecting_relu()
     monkeypatch.undo()
-    assert X.numel() < twin.SMALLEST
+    assert X.numel() < fused_module.MIN_ELEMENTS
     assert type(norm(X)) is Tensor
     assert norm(X).grad_fn.name() == "NativeBatchNormBackward0"
 
 
-def test_what_a_module_has_learnt_is_not_copied():
+def test_an_expectation_is_not_copied():
     import pickle
 
-    norm = taught()
+    norm = norm_expecting_relu()
     for other in (copy.deepcopy(norm), copy.copy(norm), pickle.loads(pickle.dumps(norm))):
         assert type(other(X)) is Watched
     assert type(norm(X)) is Deferred

@@ -1,4 +1,4 @@
-"""Derivatives of fused networks, of derivatives too, by gradients of every kind and layout."""
+"""First and higher derivatives of fused networks, with incoming gradients of every memory format and dtype."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from plain_and_fused import Net, assert_alike, images, pair, varied
+from plain_and_fused import Net, assert_alike, images, pair, randomised
 from torch import Tensor, nn
 from ways.nets import NETS, NETS_AND_MODES
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def second(net, x):
-    """A derivative of a derivative, by everything."""
+    """Second derivatives with respect to the input and all parameters."""
     y = net(x)
     if not y.requires_grad:
         return y
@@ -23,8 +23,18 @@ def second(net, x):
     return grad.detach()
 
 
+def second_alone(net, x):
+    """The second derivative with respect to the bias is zero, and not None."""
+    y = net(x)
+    if not y.requires_grad:
+        return y
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    inputs = [*net.norm.parameters(), net.conv.weight]
+    return grad.detach(), torch.autograd.grad(grad.square().sum(), inputs, allow_unused=True)
+
+
 def penalty(net, x):
-    """WGAN-GP's, on the normalisation's own result and on the activation's."""
+    """WGAN-GP's gradient penalty, of the normalisation's result and of the activation's."""
     h = net.norm(net.conv(x))
     if not h.requires_grad:
         return h
@@ -45,8 +55,8 @@ def only_some(net, x):
     y = net(x)
     if not y.requires_grad:
         return y
-    wanted = [net.norm.bias, x, net.conv.weight]
-    return torch.autograd.grad(y.square().sum(), wanted)
+    inputs = [net.norm.bias, x, net.conv.weight]
+    return torch.autograd.grad(y.square().sum(), inputs)
 
 
 def backward_into(net, x):
@@ -58,7 +68,7 @@ def backward_into(net, x):
 
 
 def gradient_of(change):
-    """The gradient that comes in has a layout of its own."""
+    """A way whose backward pass starts from a gradient made by the given function."""
 
     def way(net, x):
         y = net(x)
@@ -86,6 +96,7 @@ def anomaly_found(net, x):
 
 WAYS = {
     "second derivatives": second,
+    "second derivatives alone": second_alone,
     "gradient penalty": penalty,
     "second derivatives to the hidden": to_hidden,
     "some gradients": only_some,
@@ -106,17 +117,33 @@ WAYS = {
 @NETS_AND_MODES
 @pytest.mark.parametrize("way", WAYS)
 def test_derivatives(way, net, training, context):
-    assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
+    assert_alike(randomised(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_the_second_derivative_by_a_convolutions_bias_is_zero(slope):
+    """One of our own kernels computes the convolution and the activation."""
+    fused, plain = pair(randomised(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.LeakyReLU(slope)), torch.float32))
+    for net in (fused, plain):
+        for _ in range(3):
+            net.zero_grad(set_to_none=True)
+            x = images((8, 16, 32, 32), torch.float32).requires_grad_()
+            (grad,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+            grad.square().sum().backward()
+            assert net[0].bias.grad is not None
+            assert not net[0].bias.grad.any()
+    difference = (fused[0].weight.grad - plain[0].weight.grad).abs().max()
+    assert difference < 1e-4 * plain[0].weight.grad.abs().max()
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("net", NETS)
 def test_gradcheck(net, training):
-    """Numerically, first and second derivatives; on a small map and on what that map is large enough for."""
-    fused, _ = pair(varied(NETS[net]()).train(training))
+    """First and second derivatives against numerical ones."""
+    fused, _ = pair(randomised(NETS[net]()).train(training))
     for shape in ((2, 3, 2, 2), (3, 3, 3, 2)):
         x = images(shape).requires_grad_()
-        fused.norm.momentum = 0.0  # numerical derivatives call it often
+        fused.norm.momentum = 0.0  # many calls
         assert torch.autograd.gradcheck(fused, x, fast_mode=True)
         assert torch.autograd.gradgradcheck(lambda x: fused(x).sin(), x, fast_mode=True, atol=1e-4)
         assert torch.autograd.gradcheck(lambda x: fused.norm(fused.conv(x)), x, fast_mode=True)
@@ -127,8 +154,8 @@ def test_gradcheck(net, training):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_directional_derivatives_agree_with_differences(training):
-    """On large maps, by parameters and input: a central difference along one direction."""
-    fused, _ = pair(varied(Net(act=nn.LeakyReLU(0.2))).train(training))
+    """For parameters and input of large feature maps, against a central difference along one direction."""
+    fused, _ = pair(randomised(Net(act=nn.LeakyReLU(0.2))).train(training))
     x = images().requires_grad_()
     tensors = [x, *fused.parameters()]
     directions = [images(t.shape, seed=9 + i) for i, t in enumerate(tensors)]
@@ -147,7 +174,7 @@ def test_directional_derivatives_agree_with_differences(training):
 
 
 class Explicit(nn.Module):
-    """Batch normalisation of elementary operations."""
+    """Batch normalisation in elementary functions."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -160,8 +187,8 @@ class Explicit(nn.Module):
 
 
 def test_third_derivatives():
-    """PyTorch's own batch normalisation has wrong ones: elementary operations are the oracle."""
-    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))))
+    """Against elementary functions, because the third derivatives of PyTorch's batch normalisation are wrong."""
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2))))
     explicit = copy.deepcopy(plain)
     explicit.norm = Explicit(explicit.norm)
     results = []

@@ -1,126 +1,23 @@
-"""fuse(model) on networks as others write them: the same results, and nothing touched that is not certain."""
+"""``fuse(model)``: its report, every kind of module, what stays valid, and convolutions on our own kernels."""
 
 from __future__ import annotations
 
 import copy
 import io
-import itertools
 import pickle
-import random
 
-import numpy
 import pytest
 import torch
+from fused_networks import X, assert_alike, block, pair, tensors_of
 from oracles import HALF, error
 from torch import Tensor, nn
+from winograd_runs import count_winograd
 from zoo import NETWORKS
 
 import igan_fast
 from igan_fast import ops
 from igan_fast.fusion import Entry
-from igan_fast.ops import backend, winograd_conv
-
-
-def tensors_of(result) -> list[Tensor]:
-    """All tensors of what a network returns."""
-    if isinstance(result, Tensor):
-        return [result]
-    if isinstance(result, dict):
-        result = list(result.values())
-    return [tensor for part in result for tensor in tensors_of(part)] if isinstance(result, list | tuple) else []
-
-
-def outputs_of(module: nn.Module, inputs) -> list[Tensor]:
-    """With the same random numbers each time, for dropout."""
-    torch.manual_seed(3)
-    return tensors_of(module(*inputs))
-
-
-def assert_alike(actual: nn.Module, expected: nn.Module, inputs, calls=(), tolerance: float = 1e-9) -> None:
-    """Outputs, gradients of inputs and parameters, and buffers, in the mode that both are in."""
-    results = []
-    for module in (actual, expected):
-        given = [v.clone().requires_grad_() if torch.is_tensor(v) and v.is_floating_point() else v for v in inputs]
-        outputs = outputs_of(module, given)
-        for call in calls:
-            outputs += tensors_of(call(module, tuple(v.detach() if torch.is_tensor(v) else v for v in given)))
-        leaves = [t for t in [*given, *module.parameters()] if torch.is_tensor(t) and t.requires_grad]
-        weight = torch.Generator().manual_seed(4)
-        loss = sum(
-            (t * torch.randn(t.shape, generator=weight, dtype=torch.float64).to(t)).sum()
-            for t in outputs
-            if t.requires_grad
-        )
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-        results.append((outputs, grads, list(module.buffers())))
-    (outputs, grads, buffers), (expected_outputs, expected_grads, expected_buffers) = results
-    for a, e in zip(outputs, expected_outputs, strict=True):
-        assert error(a, e) < tolerance
-        assert a.stride() == e.stride()
-    scale = max([1.0, *(g.abs().max().item() for g in expected_grads if g is not None and g.numel())])
-    for a, e in zip(grads, expected_grads, strict=True):
-        assert (a is None) == (e is None)
-        if a is not None and a.numel():
-            assert (a - e).abs().max().item() < tolerance * scale
-    for a, e in zip(buffers, expected_buffers, strict=True):
-        assert error(a, e) < tolerance
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_in_the_usual_spellings(name):
-    network = NETWORKS[name]
-    (fused, inputs), (plain, _) = network.make(torch.float64), network.make(torch.float64)
-    keys = list(fused.state_dict())
-    parameters, buffers = dict(fused.named_parameters()), dict(fused.named_buffers())
-    modules = dict(fused.named_modules(remove_duplicate=False))
-    report = igan_fast.fuse(fused)
-    assert list(fused.state_dict()) == keys
-    assert dict(fused.named_modules(remove_duplicate=False)) == modules
-    assert all(p is parameters[n] for n, p in fused.named_parameters())
-    assert all(b is buffers[n] for n, b in fused.named_buffers())
-    for training in (True, True, False, False):  # what a first call teaches shows in the second
-        fused.train(training), plain.train(training)
-        assert_alike(fused, plain, inputs, network.calls.values())
-        for context in (torch.no_grad, torch.inference_mode):
-            with context():
-                for a, e in zip(outputs_of(fused, inputs), outputs_of(plain, inputs), strict=True):
-                    assert error(a, e) < 1e-9
-                    assert a.stride() == e.stride()
-    if ops.backends()["native-cpu"] == "available":
-        activated = sum("LU" in entry.result for entry in report)
-        assert activated >= activations_behind_norms(network, modules) - NOT_JOINED.get(name, 0)
-    plain.load_state_dict(fused.state_dict())
-    igan_fast.unfuse(fused)
-    assert [type(m).__qualname__ for m in fused.modules()] == [type(m).__qualname__ for m in plain.modules()]
-    assert not any(type(m).__module__.startswith("igan_fast.fusion") for m in fused.modules())
-    for a, e in zip(outputs_of(fused, inputs), outputs_of(plain, inputs), strict=True):
-        assert torch.equal(a, e)
-
-
-#: Normalisations whose plain result something else takes too, before the (Leaky)ReLU does.
-NOT_JOINED = {"constructed": 1, "wanted_layers": 1}
-
-
-def activations_behind_norms(network, modules: dict[str, nn.Module]) -> int:
-    """How many normalisations of PyTorch's are followed by a (Leaky)ReLU, as the zoo tells."""
-    norms = set()
-    for chain in network.runs:
-        kinds = [modules.get(name) for name in chain]
-        for norm, act in itertools.pairwise(kinds):
-            if isinstance(norm, NORM_CLASSES) and isinstance(act, nn.ReLU | nn.LeakyReLU):
-                norms.add(id(norm))
-    return len(norms)
-
-
-NORM_CLASSES = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-)
-
-
-def block(*, act: nn.Module | None = None, norm: type[nn.Module] = nn.BatchNorm2d, **options) -> nn.Sequential:
-    """A convolution, a normalisation and an activation."""
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, **options), norm(4), act or nn.LeakyReLU(0.2, inplace=True))
+from igan_fast.ops import backend
 
 
 @pytest.fixture(autouse=True)
@@ -128,45 +25,35 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A copy that is fused, and the plain one."""
-    fused = copy.deepcopy(model)
-    assert len(igan_fast.fuse(fused).fused) > 0
-    return fused, model
-
-
-X = torch.randn(4, 3, 6, 5, dtype=torch.float64)
-
-
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
-def test_the_report_reads_as_a_table():
+def test_the_report_prints_as_a_table():
     model = nn.Sequential(block(), nn.Conv2d(4, 1, 1), nn.Sigmoid(), Subclass(1))
     report = igan_fast.fuse(model)
-    assert report[0] == Entry("0.0", "Conv2d", True, "nothing seen yet that is large enough to gain")
+    assert report[0] == Entry("0.0", "Conv2d", True, "not called yet with a tensor large enough to gain")
     model.eval()
     with torch.no_grad():
         for _ in range(2):
             model(X.float())
     assert [entry.result for entry in report] == [
         "folded with 0.1 in evaluation without gradients",
-        "with the LeakyReLU(0.2) behind it",
+        "with the LeakyReLU(0.2) after it",
         "alone, by the faster of our kernels and PyTorch's",
-        "left alone: Subclass is a class of its own",
+        "left alone: Subclass is a derived class",
     ]
     assert report.left_alone == (report[3],)
     lines = str(report).splitlines()
     assert lines[0].split() == ["Module", "Kind", "Result"]
-    assert lines[3].split(maxsplit=2) == ["0.1", "BatchNorm2d", "with the LeakyReLU(0.2) behind it"]
+    assert lines[3].split(maxsplit=2) == ["0.1", "BatchNorm2d", "with the LeakyReLU(0.2) after it"]
     assert lines[-1] == "3 fused, 1 left alone"
     assert repr(report) == "FusionReport(3 fused, 1 left alone)"
     assert str(igan_fast.fuse(nn.Linear(2, 2))).startswith("nothing to fuse")
 
 
 class Subclass(nn.BatchNorm2d):
-    """Somebody's own."""
+    """A derived class, as in a user's code."""
 
 
-def test_fusing_twice_forgets_what_was_learnt_and_unfuse_tells_how_much_there_was():
+def test_fusing_twice_forgets_what_was_learnt_and_unfuse_returns_the_count():
     model = block()
     first = str(igan_fast.fuse(model))
     model(X.float())
@@ -176,7 +63,7 @@ def test_fusing_twice_forgets_what_was_learnt_and_unfuse_tells_how_much_there_wa
 
 
 @pytest.mark.parametrize("function", [igan_fast.fuse, igan_fast.unfuse])
-def test_what_is_no_module_is_refused(function):
+def test_an_argument_that_is_no_module_raises(function):
     with pytest.raises(TypeError, match=r"model is a list; expected an nn\.Module"):
         function([nn.ReLU()])
 
@@ -190,7 +77,7 @@ def test_modules_stay_instances_of_their_classes():
     assert model[2] is parts[2]
     for part, kind in zip(model, (nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU), strict=True):
         assert isinstance(part, kind)
-        assert type(part).__name__ == kind.__name__  # as initialisers look for it
+        assert type(part).__name__ == kind.__name__  # as initialisation functions look for it
     assert repr(model) == repr(block())
 
 
@@ -241,7 +128,7 @@ def test_linear_and_one_dimensional_batch_norm(shape):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_an_unbatched_image(training):
+def test_an_image_without_a_batch_dimension(training):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU()).double().train(training)
     fused, plain = pair(model)
     assert_alike(fused, plain, [X[0]])
@@ -270,8 +157,8 @@ def test_autocast(training):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_layout_of_the_result_is_the_original_one(layout):
-    """Wide enough for our own convolutions, whose results have channels last."""
+def test_the_memory_format_of_results_is_pytorchs(layout):
+    """With enough channels for our own convolution kernels, whose results are channels_last."""
     model = nn.Sequential(nn.Conv2d(16, 32, 5, 2, 2), nn.BatchNorm2d(32), nn.ReLU()).to(memory_format=layout)
     fused, plain = pair(model)
     x = torch.randn(16, 16, 16, 16).contiguous(memory_format=layout)
@@ -283,7 +170,7 @@ def test_the_layout_of_the_result_is_the_original_one(layout):
         fused(x).view(16, -1)
 
 
-def test_wrong_inputs_raise_what_they_raised():
+def test_wrong_inputs_raise_the_same_errors():
     fused, plain = pair(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm2d(4), nn.ReLU()))
     for module in (fused, plain):
         with pytest.raises(ValueError, match="expected 4D input"):
@@ -295,7 +182,7 @@ def test_wrong_inputs_raise_what_they_raised():
         assert module.eval()(torch.randn(0, 3, 4, 4)).shape == (0, 4, 4, 4)
 
 
-def test_an_optimiser_and_its_state_go_on():
+def test_an_existing_optimiser_stays_valid():
     fused = block().double()
     plain = copy.deepcopy(fused)
     optimizers = [torch.optim.Adam(m.parameters(), 1e-2) for m in (fused, plain)]
@@ -305,7 +192,7 @@ def test_an_optimiser_and_its_state_go_on():
         for module, optimizer in zip((fused, plain), optimizers, strict=True):
             optimizer.zero_grad()
             module(X).pow(3).mean().backward()
-            if step == 0:  # the bias before a normalisation moves by rounding noise alone
+            if step == 0:  # a bias before a normalisation gets only rounding noise as its gradient
                 module[0].bias.requires_grad_(False)
             module[0].bias.grad = None
             optimizer.step()
@@ -329,7 +216,7 @@ def test_copies_pickles_and_state_dicts():
 
 @pytest.mark.parametrize("where", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
-def test_hooks_that_come_later_see_what_they_would_have_seen(where, kind):
+def test_hooks_registered_later_see_the_plain_results(where, kind):
     fused, plain = pair(block(act=nn.LeakyReLU(0.2)).double())
     seen: list[list[Tensor]] = []
     for module in (fused, plain):
@@ -348,7 +235,7 @@ def test_hooks_that_come_later_see_what_they_would_have_seen(where, kind):
     assert_alike(fused, plain, [X])
 
 
-def test_normalisations_that_become_synchronised_keep_their_activation():
+def test_conversion_to_sync_batch_norm():
     fused, plain = pair(block().double())
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(fused)
     assert_alike(converted.eval(), plain.eval(), [X])
@@ -363,7 +250,7 @@ def test_replaced_modules_are_called():
 
 
 @pytest.mark.parametrize("parametrised", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
-def test_spectral_norm_that_comes_later(parametrised):
+def test_spectral_norm_added_later(parametrised):
     fused, plain = pair(block().double())
     for module in (fused, plain):
         torch.manual_seed(1)
@@ -373,12 +260,12 @@ def test_spectral_norm_that_comes_later(parametrised):
     assert_alike(fused, plain, [X])
 
 
-def test_replicas_of_data_parallel_have_parameters_of_their_own():
+def test_replicas_of_data_parallel_use_their_own_parameters():
     fused, plain = pair(block().double())
     replica = fused._replicate_for_data_parallel()
     for name, child in fused.named_children():
         copied = child._replicate_for_data_parallel()
-        copied._parameters = {}  # as torch.nn.parallel.replicate has them: plain tensors
+        copied._parameters = {}  # plain tensors, as torch.nn.parallel.replicate makes them
         for n, p in child._parameters.items():
             setattr(copied, n, None if p is None else p.detach() * 2)
         replica._modules[name] = copied
@@ -413,7 +300,7 @@ def test_gradient_checkpointing_and_functional_call():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("network", ["dcgan", "resnet", "tracked"])
-def test_compiled_without_a_break(network, training):
+def test_compiles_without_a_graph_break(network, training):
     model = {
         "dcgan": lambda: nn.Sequential(block(), nn.Conv2d(4, 2, 1)),
         "resnet": lambda: NETWORKS["resnet"].builder()[0],
@@ -427,128 +314,12 @@ def test_compiled_without_a_break(network, training):
         assert error(a, e) < 1e-9
 
 
-class Wrapped(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
-
-
-def test_networks_in_wrappers_are_fused_as_others():
-    for wrap in (nn.DataParallel, Wrapped, lambda model: torch.compile(model, backend="eager")):
-        model = block().double()
-        plain = copy.deepcopy(model)
-        assert len(igan_fast.fuse(wrap(model)).fused) == 2
-        assert_alike(model, plain, [X])
-
-
-def test_networks_that_are_not_initialised_yet_are_left_alone():
-    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU())
-    assert not igan_fast.fuse(model).fused
-    assert "not initialised yet" in str(igan_fast.fuse(model))
-    model(X.float())
-    assert len(igan_fast.fuse(model).fused) == 2
-
-
-class Cyclic(nn.Module):
-    """Its forward depends on data, in more ways than can be followed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
-        self.seen: list[Tensor] = []
-        self.register_buffer("steps", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x)
-        self.steps += 1
-        self.last = x
-        while x.sum() < 1e9:
-            x = self.act(self.norm(self.conv(x))) + torch.rand(1) + 1e6
-        return x
-
-
-def test_following_a_forward_leaves_no_trace():
-    model = Cyclic().train()
-    state = torch.get_rng_state()
-    igan_fast.fuse(model)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.seen == []
-    assert not hasattr(model, "last")
-    assert isinstance(model.steps, Tensor)
-    assert model.steps == 0
-    assert model.training
-
-
-class Random(nn.Module):
-    """Asks every source of random numbers."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * random.random() + float(numpy.random.rand()) + torch.rand(())  # noqa: NPY002 - the global one is meant
-
-
-def test_random_numbers_are_afterwards_as_they_were():
-    def drawn() -> list[float]:
-        return [random.random(), float(numpy.random.rand()), torch.rand(()).item()]  # noqa: NPY002
-
-    for source in (random.seed, numpy.random.seed, torch.manual_seed):
-        source(1)
-    expected = drawn()
-    for source in (random.seed, numpy.random.seed, torch.manual_seed):
-        source(1)
-    igan_fast.fuse(Random())
-    assert drawn() == expected
-
-
-class Indexed(nn.Module):
-    """Reaches into its block where forward does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.body[0](x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-def test_methods_beside_forward_give_what_they_gave():
-    fused, plain = pair(Indexed().double())
-    assert error(fused.features(X), plain.features(X)) < 1e-12
-    assert_alike(fused, plain, [X])
-
-
-def test_a_replaced_forward_is_not_second_guessed():
-    fused = Wrapped(block().double())
-    fused.forward = lambda x: fused.inner[0](x)
-    expected = fused(X)
-    igan_fast.fuse(fused)
-    assert error(fused(X), expected) < 1e-12
-
-
-class Inherited(Indexed):
-    """Its base's forward, which cannot be followed, reaches into the block."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[: int(x.shape[0])])
-
-
-def test_the_methods_of_base_classes_count():
-    fused, plain = pair(Inherited().double())
-    assert error(fused.features(X), plain.features(X)) < 1e-12
-    assert_alike(fused, plain, [X])
-
-
-#: Never taken down while their work may still be: torch waits for its threads with the GIL held, which they may want.
+#: Kept alive: PyTorch would wait for the threads of a process group with the GIL held, which these may need.
 DISTRIBUTED: list[nn.Module] = []
 
 
 def test_distributed_data_parallel_around_a_fused_network(tmp_path):
-    """Every parameter gets a gradient: a bias that has none would be reported as unused."""
+    """Every parameter must get a gradient: DistributedDataParallel raises an error for one that has none."""
     fused, plain = pair(block().double())
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -566,19 +337,10 @@ def test_distributed_data_parallel_around_a_fused_network(tmp_path):
 
 @pytest.fixture
 def kernels(monkeypatch) -> list[str]:
-    """Which of our own convolutions ran."""
+    """The calls of our own convolution kernels."""
     if ops.backends()["native-cpu"] != "available":
         pytest.skip(ops.backends()["native-cpu"])
-    ran: list[str] = []
-    for name in ("convolve", "weight_gradient"):
-        function = getattr(winograd_conv, name)
-
-        def counted(*arguments, name=name, function=function, **options):
-            ran.append(name)
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(winograd_conv, name, counted)
-    return ran
+    return count_winograd(monkeypatch)
 
 
 CRITICS = {
@@ -605,11 +367,11 @@ def test_convolutions_without_a_normalisation(critic, layout, kernels):
     for actual, p, e in zip(*results, strict=True):
         assert error(actual, e) < max(2e-5, 3 * error(p, e))
         assert actual.stride() == p.stride()
-    assert error(fused.double()(x.double()), exact(x.double())) < 1e-9  # by PyTorch's own
+    assert error(fused.double()(x.double()), exact(x.double())) < 1e-9  # by PyTorch's kernels
 
 
 class Wide(nn.Module):
-    """Wide enough for our own convolutions, before normalisations and without."""
+    """With enough channels for our own convolution kernels, with and without normalisations after them."""
 
     def __init__(self, norm: type[nn.Module]) -> None:
         super().__init__()
@@ -633,7 +395,7 @@ class Wide(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
 def test_wide_networks_in_float32(norm, training, layout, kernels):
-    """The zoo's are narrow and in float64, where PyTorch's own convolutions run."""
+    """The zoo's networks are narrow and run in float64, so that PyTorch's convolutions compute them."""
     fused, plain = pair(Wide(norm).train(training).to(memory_format=layout))
     exact = copy.deepcopy(plain).double()
     x = torch.randn(8, 3, 16, 16).contiguous(memory_format=layout)
@@ -643,7 +405,9 @@ def test_wide_networks_in_float32(norm, training, layout, kernels):
         module(given).pow(2).mean().backward()
         with torch.no_grad():
             y = module(given)
-        skipped = (".bias",) if norm is nn.InstanceNorm2d or training else ()  # rounding noise before a normalisation
+        skipped = (
+            (".bias",) if norm is nn.InstanceNorm2d or training else ()
+        )  # before a normalisation its gradient is rounding noise
         weights = [p.grad for n, p in module.named_parameters() if not n.endswith(skipped)]
         results.append([y, given.grad, *weights, *(b for b in module.buffers() if b.is_floating_point())])
     assert kernels.count("convolve") >= 5
@@ -654,7 +418,7 @@ def test_wide_networks_in_float32(norm, training, layout, kernels):
 
 
 class Summed(nn.Module):
-    """What its layers give is written into, as plain PyTorch allows it behind a LeakyReLU that is not in place."""
+    """Changes the outputs of its layers in place, which PyTorch allows after a LeakyReLU that is not in-place."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -669,7 +433,7 @@ class Summed(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norms", [(), (nn.BatchNorm2d(16),), (nn.InstanceNorm2d(16),)])
 @pytest.mark.parametrize("acts", [(), (nn.LeakyReLU(0.2),)])
-def test_results_may_be_written_into(norms, acts, training, kernels):
+def test_results_may_be_changed_in_place(norms, acts, training, kernels):
     model = Summed(nn.Conv2d(16, 16, 3, padding=1), *norms, *acts).train(training)
     fused, plain = pair(model.to(memory_format=torch.channels_last))
     results = []
@@ -683,7 +447,7 @@ def test_results_may_be_written_into(norms, acts, training, kernels):
 
 
 def test_a_gradient_penalty_without_normalisations(kernels):
-    """StarGAN's critic: the second derivative runs through PyTorch's own convolutions."""
+    """StarGAN's critic: the second derivatives are computed by PyTorch's convolutions."""
     fused, plain = pair(CRITICS["LeakyReLU"]())
     x = torch.randn(16, 16, 16, 16)
     results = []
@@ -699,52 +463,23 @@ def test_a_gradient_penalty_without_normalisations(kernels):
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize(("kernel", "copies"), [((3, 5), 0), ((4, 5), 1)])
-def test_the_same_padding_is_a_copy_only_where_its_sides_differ(kernel, copies, monkeypatch):
+def test_same_padding_copies_the_input_only_where_its_two_sides_differ(kernel, copies, monkeypatch):
     padded, pad = [], torch.nn.functional.pad
     monkeypatch.setattr(
         torch.nn.functional, "pad", lambda *given, **named: padded.append(given) or pad(*given, **named)
     )
     fused, _ = pair(nn.Sequential(nn.Conv2d(3, 4, kernel, padding="same"), nn.BatchNorm2d(4)).eval())
     with torch.no_grad():
-        fused(torch.randn(2, 3, 8, 8))  # which learns that the normalisation follows
+        fused(torch.randn(2, 3, 8, 8))  # the convolution learns that the normalisation follows
         padded.clear()
         fused(torch.randn(2, 3, 8, 8))
     assert len(padded) == copies
 
 
-def test_the_environment_can_ask_for_the_reference(kernels, monkeypatch):
+def test_the_environment_variable_switches_to_the_reference(kernels, monkeypatch):
     critic, _ = pair(CRITICS["LeakyReLU"]())
     critic(torch.randn(16, 16, 16, 16))
     assert kernels == ["convolve", "convolve"]
     monkeypatch.setattr(backend, "_DEFAULT", "reference")  # IGAN_FAST_IMPL
     critic(torch.randn(16, 16, 16, 16))
     assert len(kernels) == 2
-
-
-class HereAndThere(nn.Module):
-    """One activation object inside of blocks and called by itself, also on what no normalisation gives."""
-
-    def __init__(self, order: int) -> None:
-        super().__init__()
-        act = nn.LeakyReLU(0.2)
-        blocks = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), act) for _ in range(2)]
-        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-        names = ["first", "act", "last"]
-        for name in names[order:] + names[:order]:
-            self.add_module(name, act if name == "act" else blocks[name == "last"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        return self.last(self.act(self.act(self.norm(self.conv(y))) + y))
-
-
-@pytest.mark.parametrize("order", range(3))
-def test_an_activation_that_is_in_blocks_and_called_by_itself(order):
-    fused, plain = pair(HereAndThere(order).double())
-    assert_alike(fused, plain, [X])
-    assert_alike(fused, plain, [X])
-    assert_alike(fused.eval(), plain.eval(), [X])
-    igan_fast.unfuse(fused)
-    assert fused.act is fused.first[2]
-    assert fused.act is fused.last[2]
-    assert type(fused.act) is nn.LeakyReLU

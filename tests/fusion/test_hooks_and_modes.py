@@ -1,4 +1,4 @@
-"""Hooks and modes see of a fused network what they see of a plain one."""
+"""Hooks and modes see the same on a fused network as on a plain one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import Net, assert_alike, differences, facts, images, kept, pair, record, varied
+from plain_and_fused import Net, assert_alike, differences, images, metadata, pair, randomised, record, snapshot
 from torch import Tensor
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
@@ -33,13 +33,13 @@ class Wrong(Exception):
 
 
 def hooked(register, *, changes=False):
-    """``register(net, hook)`` gives a handle or some; what the hooks see is looked at."""
+    """A way that registers hooks by ``register(net, hook)``, which returns handles, and also returns what they see."""
 
     def way(net, x):
-        told: list = []
+        seen: list = []
 
         def hook(_, *values):
-            told.extend(seen_by(values))
+            seen.extend(seen_by(values))
             if changes:
                 return changes(*values)
 
@@ -51,7 +51,7 @@ def hooked(register, *, changes=False):
         finally:
             for handle in handles if isinstance(handles, list) else [handles]:
                 handle.remove()
-        return y, told, net(x)
+        return y, seen, net(x)
 
     return way
 
@@ -102,7 +102,7 @@ def _in_place(y: Tensor) -> None:
 
 
 def globally(name: str):
-    """A hook on every module; the order and kinds of what it sees count too."""
+    """A hook on all modules; it also records the order and the classes of what it sees."""
 
     def register(net, hook):
         return getattr(module_hooks, name)(lambda m, *values: hook(m, *values))
@@ -111,7 +111,7 @@ def globally(name: str):
 
 
 def raising(part: str, kind: str):
-    """An error in a hook, then an ordinary call: nothing of the first may stay."""
+    """A call with an error in a hook, and then an ordinary call, which the first must not influence."""
 
     def way(net, x):
         def hook(*_):
@@ -128,25 +128,25 @@ def raising(part: str, kind: str):
 
 
 def on_tensor(use):
-    """A hook on the normalisation's result, registered before the activation gets it."""
+    """A hook on the normalisation's result, registered before the activation is called."""
 
     def way(net, x):
-        told = []
+        seen = []
         y = net.norm(net.conv(x))
         if y.requires_grad:
-            use(y, told)
+            use(y, seen)
         z = net.act(y)
         if z.requires_grad:
             z.square().sum().backward(retain_graph=True)
-        return z, told, y.grad if y.retains_grad else None
+        return z, seen, y.grad if y.retains_grad else None
 
     return way
 
 
 def accumulated(net, x):
-    told: list = []
+    seen: list = []
     handles = [
-        p.register_post_accumulate_grad_hook(lambda p: told.append(p.grad.clone()))
+        p.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
         for p in net.parameters()
         if p.requires_grad
     ]
@@ -155,8 +155,8 @@ def accumulated(net, x):
         y.square().sum().backward()
     for handle in handles:
         handle.remove()
-    told.sort(key=lambda g: (tuple(g.shape), g.sum().item()))  # the order of a node's own gradients is nobody's concern
-    return told
+    seen.sort(key=lambda g: (tuple(g.shape), g.sum().item()))  # autograd does not define their order
+    return seen
 
 
 def saved(pack, unpack):
@@ -168,7 +168,7 @@ def saved(pack, unpack):
 
 
 def saved_around(part):
-    """Tensors are saved as numbers of a list, around one of the calls."""
+    """Saved-tensor hooks around one of the calls: each tensor is put into a list and its index is saved."""
 
     def way(net, x):
         store: list[Tensor] = []
@@ -196,7 +196,7 @@ class Counting(TorchDispatchMode):
 
 
 class Doubling(TorchDispatchMode):
-    """Changes what an operator gives: it must get to see relu's result once, however that is computed."""
+    """Changes the result of an operator: it must see the result of relu once, however that is computed."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -209,7 +209,7 @@ class Passing(TorchFunctionMode):
 
 
 class Replacing(TorchFunctionMode):
-    """An activation is replaced."""
+    """Replaces the activation by another function."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.relu, F.relu, Tensor.relu):
@@ -246,11 +246,11 @@ WAYS = {
         for part in PARTS
         for kind in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook")
     },
-    "tensor hook": on_tensor(lambda y, told: y.register_hook(lambda g: told.append(g.clone()))),
-    "tensor hook, changing": on_tensor(lambda y, told: y.register_hook(lambda g: g * 2)),
-    "retain_grad": on_tensor(lambda y, told: y.retain_grad()),
-    "node's hook": on_tensor(lambda y, told: y.grad_fn.register_hook(lambda *g: told.extend(seen_by(g[1])))),
-    "node's hook before": on_tensor(lambda y, told: y.grad_fn.register_prehook(lambda g: told.extend(seen_by(g)))),
+    "tensor hook": on_tensor(lambda y, seen: y.register_hook(lambda g: seen.append(g.clone()))),
+    "tensor hook, changing": on_tensor(lambda y, seen: y.register_hook(lambda g: g * 2)),
+    "retain_grad": on_tensor(lambda y, seen: y.retain_grad()),
+    "node's hook": on_tensor(lambda y, seen: y.grad_fn.register_hook(lambda *g: seen.extend(seen_by(g[1])))),
+    "node's hook before": on_tensor(lambda y, seen: y.grad_fn.register_prehook(lambda g: seen.extend(seen_by(g)))),
     "post-accumulate hooks": accumulated,
     "saved tensors as they are": saved(lambda t: t, lambda t: t),
     "saved tensors as copies": saved(lambda t: t.clone(), lambda t: t),
@@ -268,56 +268,56 @@ WAYS = {
 
 @NETS_AND_MODES
 @pytest.mark.parametrize("way", WAYS)
-def test_seen_as_ever(way, net, training, context):
+def test_hooks_and_modes_see_the_same(way, net, training, context):
     if way == "backward of norm, old" and net.startswith("instance"):
         pytest.skip("such a hook sees the node, and an instance normalisation of PyTorch's has another one")
-    assert_alike(varied(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
+    assert_alike(randomised(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_global_hooks_see_the_same_modules_in_the_same_order(net):
     orders = []
-    for module in pair(varied(NETS[net]())):
-        told: list = []
+    for module in pair(randomised(NETS[net]())):
+        seen: list = []
         names = {m: n for n, m in module.named_modules()}
         handles = [
-            module_hooks.register_module_forward_pre_hook(lambda m, x, t=told, n=names: t.append(("in", n[m]))),
+            module_hooks.register_module_forward_pre_hook(lambda m, x, t=seen, n=names: t.append(("in", n[m]))),
             module_hooks.register_module_forward_hook(
-                lambda m, x, y, t=told, n=names: t.append(("out", n[m], kept(y)))
+                lambda m, x, y, t=seen, n=names: t.append(("out", n[m], snapshot(y)))
             ),
         ]
         module(images())
         for handle in handles:
             handle.remove()
-        orders.append(told)
+        orders.append(seen)
     assert [t[:2] for t in orders[0]] == [t[:2] for t in orders[1]]
     for a, e in zip(*orders, strict=True):
         assert len(a) == 2 or (a[2] - e[2]).abs().max() < 1e-9
 
 
-def test_the_types_and_flags_of_what_hooks_are_given():
-    """A hook on the normalisation sees a tensor with the flags of plain PyTorch's."""
-    told = []
-    for module in pair(varied(Net())):
-        handle = module.norm.register_forward_hook(lambda m, i, y: told.append((facts(i[0]), facts(y))))
+def test_the_types_and_flags_of_the_tensors_that_hooks_get():
+    """A hook on the normalisation gets a tensor with the same class, requires_grad and other flags."""
+    seen = []
+    for module in pair(randomised(Net())):
+        handle = module.norm.register_forward_hook(lambda m, i, y: seen.append((metadata(i[0]), metadata(y))))
         module(images().requires_grad_())
         handle.remove()
-    assert told[0] == told[1]
+    assert seen[0] == seen[1]
 
 
-def test_a_hook_that_comes_after_many_calls():
-    """What a place has learnt from the calls before does not hide anything from a hook."""
+def test_a_hook_that_is_registered_after_many_calls():
+    """What a module has learnt from earlier calls hides nothing from a hook."""
 
     def way(net, x):
         for _ in range(3):
             net(x)
-        told = []
-        handle = net.norm.register_forward_hook(lambda m, i, y: told.append(y.detach().clone()))
+        seen = []
+        handle = net.norm.register_forward_hook(lambda m, i, y: seen.append(y.detach().clone()))
         y = net(x)
         handle.remove()
-        return y, told
+        return y, seen
 
     for training in (True, False):
-        fused, plain = pair(varied(Net()).train(training))
+        fused, plain = pair(randomised(Net()).train(training))
         expected = record(way, plain, images())
         assert not differences(record(way, fused, images()), expected)

@@ -1,4 +1,4 @@
-"""Each kind of convolution, normalisation, activation, layout, size and dtype, in some ways of calling each."""
+"""Every kind of convolution, normalisation, activation, memory format, size and dtype, called in some ways each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import error
-from plain_and_fused import Net, assert_alike, images, pair, varied
+from plain_and_fused import Net, assert_alike, images, pair, randomised
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-#: Few, but each another path: fused, plain, both, and behind a view.
+#: Few ways, each through other code: with the activation fused, without it, both, and after a view.
 WAYS = {
     "forward": lambda net, x: net(x),
     "functional": lambda net, x: F.leaky_relu(net.norm(net.conv(x)), 0.3),
@@ -182,7 +182,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", NETS)
 def test_every_kind(name, way, training, context):
     torch.manual_seed(0)
-    assert_alike(varied(NETS[name]()).train(training), WAYS[way], images(), context=context)
+    assert_alike(randomised(NETS[name]()).train(training), WAYS[way], images(), context=context)
 
 
 NETS_BY_LAYOUT = {
@@ -200,11 +200,11 @@ VIEWS = {
     "norm only": WAYS["norm only"],
     "in place": WAYS["in place"],
     "conv only": lambda net, x: net.conv(x),
-    "conv viewed": lambda net, x: net.conv(x).view(x.shape[0], -1),
-    "conv and act viewed": lambda net, x: F.relu(net.conv(x)).view(x.shape[0], -1),
-    "norm viewed": lambda net, x: net.act(net.norm(net.conv(x)).view(x.shape[0], -1)),
-    "all viewed": lambda net, x: net(x).view(x.shape[0], -1),
-    "asked for": lambda net, x: (
+    "view of conv": lambda net, x: net.conv(x).view(x.shape[0], -1),
+    "view of conv and act": lambda net, x: F.relu(net.conv(x)).view(x.shape[0], -1),
+    "view of norm": lambda net, x: net.act(net.norm(net.conv(x)).view(x.shape[0], -1)),
+    "view of all": lambda net, x: net(x).view(x.shape[0], -1),
+    "memory format": lambda net, x: (
         lambda y: [
             y.stride(),
             y.is_contiguous(),
@@ -219,17 +219,17 @@ VIEWS = {
 @pytest.mark.parametrize(("training", "context"), [(True, "grad"), (False, "no_grad")])
 @pytest.mark.parametrize("way", VIEWS)
 @pytest.mark.parametrize("name", NETS_BY_LAYOUT)
-def test_every_layout(name, way, training, context):
+def test_every_memory_format(name, way, training, context):
     for layout in LAYOUTS.values():
         torch.manual_seed(0)
-        plain = varied(NETS_BY_LAYOUT[name]()).train(training)
-        assert_alike(plain, VIEWS[way], images(), layout=layout, context=context, turns="first taught")
+        plain = randomised(NETS_BY_LAYOUT[name]()).train(training)
+        assert_alike(plain, VIEWS[way], images(), layout=layout, context=context, calls="first taught")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed", "expanded", "odd"])
-def test_layouts_in_float32_where_our_own_convolutions_run(layout, training):
-    """16 channels in and out: wide enough for them."""
+def test_memory_formats_in_float32_with_our_own_convolution_kernels(layout, training):
+    """16 input and 16 output channels are enough for them."""
 
     def widened(x):
         return LAYOUTS[layout](x.repeat(2, 6, 1, 1)[:, :16])
@@ -237,9 +237,9 @@ def test_layouts_in_float32_where_our_own_convolutions_run(layout, training):
     for way in VIEWS:
         for context in ("grad", "no_grad"):
             conv = nn.Conv2d(16, 16, 3, padding=1)
-            plain = varied(Net(conv, act=nn.LeakyReLU(0.2)), torch.float32).train(training)
+            plain = randomised(Net(conv, act=nn.LeakyReLU(0.2)), torch.float32).train(training)
             base = images(dtype=torch.float32)
-            assert_alike(plain, VIEWS[way], base, layout=widened, context=context, turns="first taught", tolerance=2e-4)
+            assert_alike(plain, VIEWS[way], base, layout=widened, context=context, calls="first taught", tolerance=2e-4)
 
 
 @pytest.mark.parametrize("context", ["grad", "no_grad"])
@@ -247,20 +247,20 @@ def test_layouts_in_float32_where_our_own_convolutions_run(layout, training):
 @pytest.mark.parametrize("way", ["forward", "functional", "norm only", "both", "in place"])
 @pytest.mark.parametrize("net", ["norm batch", "norm instance, affine, tracked", "conv 3 by 3"])
 def test_unbatched(net, way, training, context):
-    """What takes a single image takes it still, what does not refuses it still."""
-    assert_alike(varied(NETS[net]()).train(training), lambda n, x: WAYS[way](n, x[0]), images(), context=context)
+    """Modules that accept an image without a batch dimension still accept it; the others raise the same error."""
+    assert_alike(randomised(NETS[net]()).train(training), lambda n, x: WAYS[way](n, x[0]), images(), context=context)
 
 
 @pytest.mark.parametrize("context", ["grad", "no_grad"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("way", ["forward", "functional", "norm only", "both", "in place"])
 def test_one_dimension_unbatched(way, training, context):
-    """(C, L) behind a Conv1d is a batch of C rows to the normalisation."""
-    plain = varied(Net(nn.Conv1d(3, 16, 3, padding=1), nn.BatchNorm1d(64))).train(training)
+    """A Conv1d returns (C, L) for an unbatched input; to the normalisation that is a batch of C rows."""
+    plain = randomised(Net(nn.Conv1d(3, 16, 3, padding=1), nn.BatchNorm1d(64))).train(training)
     assert_alike(plain, lambda n, x: WAYS[way](n, x[0, :, 0].repeat(1, 2)), images((4, 3, 32, 32)), context=context)
-    plain = varied(Net(nn.Conv1d(3, 16, 3, padding=1), nn.BatchNorm1d(16))).train(training)
+    plain = randomised(Net(nn.Conv1d(3, 16, 3, padding=1), nn.BatchNorm1d(16))).train(training)
     assert_alike(plain, lambda n, x: WAYS[way](n, x[0, :, 0, :16]), images(), context=context)
-    plain = varied(Net(nn.Conv1d(3, 16, 3, padding=1), nn.InstanceNorm1d(16, affine=True))).train(training)
+    plain = randomised(Net(nn.Conv1d(3, 16, 3, padding=1), nn.InstanceNorm1d(16, affine=True))).train(training)
     assert_alike(plain, lambda n, x: WAYS[way](n, x[0].flatten(1)), images(), context=context)
 
 
@@ -277,9 +277,9 @@ def in_every_precision(module: nn.Module, x: Tensor, way, dtype: torch.dtype) ->
 @pytest.mark.parametrize("way", ["forward", "functional", "method", "in place", "norm only", "both", "viewed"])
 @pytest.mark.parametrize("norm", ["batch", "instance, affine"])
 def test_every_dtype(norm, way, training, dtype):
-    """The rule of equality: at most twice as far from float64 as plain PyTorch is; thrice where both are noise."""
+    """The error against float64 is at most twice plain PyTorch's; in float32, where both are noise, three times."""
     bound = 3 if dtype == torch.float32 else 2
-    fused, plain = pair(varied(Net(norm=NORMS[norm]()), dtype).train(training))
+    fused, plain = pair(randomised(Net(norm=NORMS[norm]()), dtype).train(training))
     exact = copy.deepcopy(plain).double()
     x = images().to(dtype)
     actual, expected, truth = (
@@ -296,8 +296,8 @@ def test_every_dtype(norm, way, training, dtype):
 @pytest.mark.parametrize("part", ["conv", "norm", "act", "conv norm", "norm act", "conv norm act", "conv act"])
 @pytest.mark.parametrize("context", ["grad", "no_grad"])
 def test_autocast_at_each_call(part, training, dtype, context):
-    """Around one call, two or all; the normalisation's own result and the activation's are looked at."""
-    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2)), torch.float32).train(training))
+    """Autocast around one call, two or all; compares the normalisation's result and the activation's."""
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2)), torch.float32).train(training))
     exact = copy.deepcopy(plain).double()
 
     def run(module, x, on):

@@ -10,7 +10,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import Net, assert_alike, differences, images, pair, record, varied
+from plain_and_fused import Net, assert_alike, differences, images, pair, randomised, record
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -61,7 +61,7 @@ def modified(net, modification):
 @pytest.mark.parametrize("modification", MODIFICATIONS)
 def test_reparametrised_and_pruned(modification, training, when):
     def made() -> nn.Module:
-        return varied(Net(act=nn.LeakyReLU(0.2))).train(training)
+        return randomised(Net(act=nn.LeakyReLU(0.2))).train(training)
 
     if when == "before":
         plain, fused = modified(made(), modification), modified(made(), modification)
@@ -75,11 +75,11 @@ def test_reparametrised_and_pruned(modification, training, when):
         return first, net(x), net.norm(net.conv(x)), sorted(net.state_dict())
 
     for context in ("grad", "no_grad"):
-        assert_alike(made(), way, images(), turns="first", context=context)
+        assert_alike(made(), way, images(), calls="first", context=context)
 
 
 def swapped(net, x):
-    """As EMA weights are lent to a network for a while."""
+    """Swaps other weights in and out, as for averaged (EMA) weights."""
     shadow = {n: v.clone() * 1.5 for n, v in net.state_dict().items() if v.is_floating_point()}
     before = {n: v.clone() for n, v in net.state_dict().items()}
     first = net(x).detach()
@@ -115,7 +115,7 @@ def trained(net, x):
         optimizer.zero_grad()
         loss = net(x.detach()).pow(3).mean()
         loss.backward()
-        net.conv.bias.grad = None  # rounding noise, which Adam would enlarge
+        net.conv.bias.grad = None  # its gradient is rounding noise, which Adam would enlarge
         optimizer.step()
         losses.append(loss.item())
     optimizer.zero_grad()
@@ -155,7 +155,7 @@ def copied(net, x):
 
 
 def replicated(net, x):
-    """As DataParallel makes replicas: plain tensors in the place of parameters, on one device."""
+    """A replica as DataParallel makes it, on one device: its parameters are plain tensors."""
     replica = net._replicate_for_data_parallel()
     for name, child in net.named_children():
         part = child._replicate_for_data_parallel()
@@ -179,7 +179,7 @@ def synchronised(net, x):
 
 
 def apart(net, x):
-    """Unfused by hand: classes by name, modules rebuilt from their attributes."""
+    """Modules built again from the class name and the attributes of the fused ones."""
     n, c = net.norm, net.conv
     norm = nn.BatchNorm2d(n.num_features, n.eps, n.momentum, n.affine, n.track_running_stats).double()
     norm.load_state_dict(n.state_dict())
@@ -203,7 +203,7 @@ def shared_memory(net, x):
 
 
 def in_graph(net, x):
-    """As a module of another network, with a result that is used twice."""
+    """The network as a module of another one, which uses a result twice."""
     y = net.norm(net.conv(x))
     return (
         nn.Sequential(nn.ReLU(), nn.Conv2d(16, 2, 1, bias=False).double().requires_grad_(False).apply(_ones))(y)
@@ -243,14 +243,14 @@ USES = {
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("use", USES)
-def test_used_as_networks_are(use, training):
-    assert_alike(varied(Net()).train(training), USES[use], images(), tolerance=1e-8)
+def test_what_is_done_with_networks(use, training):
+    assert_alike(randomised(Net()).train(training), USES[use], images(), tolerance=1e-8)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("use", ["replicated", "through_pickle", "copied", "swapped"])
-def test_used_as_networks_are_without_gradients(use, training):
-    assert_alike(varied(Net(act=nn.LeakyReLU(0.2))).train(training), USES[use], images(), context="no_grad")
+def test_what_is_done_with_networks_without_gradients(use, training):
+    assert_alike(randomised(Net(act=nn.LeakyReLU(0.2))).train(training), USES[use], images(), context="no_grad")
 
 
 STORED = {
@@ -273,9 +273,9 @@ def _file(value, weights_only):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("how", STORED)
-def test_a_result_that_is_stored_is_a_plain_tensor(how, training):
-    """Read where this package is not installed: no class of ours may be in the file."""
-    fused, plain = pair(varied(Net()).train(training))
+def test_a_result_that_is_saved_to_a_file_is_a_plain_tensor(how, training):
+    """The file may be loaded where this package is not installed: it must not contain a class of ours."""
+    fused, plain = pair(randomised(Net()).train(training))
     for _ in range(2):
         with torch.no_grad():
             h = fused.conv(images())
@@ -291,8 +291,8 @@ def test_a_result_that_is_stored_is_a_plain_tensor(how, training):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_what_a_hook_keeps_outlives_the_forward(training):
-    """A perceptual loss: a hook keeps the normalisation's result, which is used afterwards."""
+def test_a_result_that_a_hook_keeps_is_used_after_the_forward_pass(training):
+    """As in a perceptual loss: a hook keeps the normalisation's result for later."""
 
     def way(net, x):
         kept = []
@@ -301,11 +301,11 @@ def test_what_a_hook_keeps_outlives_the_forward(training):
         handle.remove()
         return y, kept[0].abs(), F.relu(kept[0])
 
-    assert_alike(varied(Net()).train(training), way, images())
-    assert_alike(varied(Net(act=nn.ReLU(True))).train(training), way, images())
+    assert_alike(randomised(Net()).train(training), way, images())
+    assert_alike(randomised(Net(act=nn.ReLU(True))).train(training), way, images())
 
 
-#: Never taken down while their work may still be: torch waits for its threads with the GIL held, which they may want.
+#: Kept alive: PyTorch would wait for the threads of a process group with the GIL held, which these may need.
 DISTRIBUTED: list[nn.Module] = []
 
 
@@ -326,7 +326,7 @@ def one_process(tmp_path):
         {"gradient_as_bucket_view": True},
         {"broadcast_buffers": False},
     ],
-    ids=lambda options: next(iter(options), "as ever"),
+    ids=lambda options: next(iter(options), "defaults"),
 )
 def test_distributed_in_one_process(options, one_process):
     def way(net, x):
@@ -336,15 +336,15 @@ def test_distributed_in_one_process(options, one_process):
         net.__dict__["wrapped"](x).square().sum().backward()
         return x.grad.clone()
 
-    fused, plain = pair(varied(Net(act=nn.LeakyReLU(0.2))))
-    expected = record(way, plain, images(), turns="first second third")
-    assert not differences(record(way, fused, images(), turns="first second third"), expected, 1e-8)
+    fused, plain = pair(randomised(Net(act=nn.LeakyReLU(0.2))))
+    expected = record(way, plain, images(), calls="first second third")
+    assert not differences(record(way, fused, images(), calls="first second third"), expected, 1e-8)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_unfused_again(training):
-    """After calls and copies, ``unfuse`` leaves nothing of ours."""
-    fused, plain = pair(varied(Net()).train(training))
+def test_unfuse(training):
+    """After calls and copies, ``unfuse`` removes every class and attribute of ours."""
+    fused, plain = pair(randomised(Net()).train(training))
     y = fused.norm(fused.conv(images()))
     other = copy.deepcopy(fused)
     for net in (fused, other):
@@ -355,8 +355,8 @@ def test_unfused_again(training):
     assert (fused.act(y) - plain.act(plain.norm(plain.conv(images())))).abs().max() < 1e-9
 
 
-def test_fuse_calls_nobody():
-    """No forward of anybody is run, nothing random is drawn, no buffer moves."""
+def test_fuse_runs_no_code_of_the_model():
+    """It runs no forward, draws no random numbers and changes no buffer."""
 
     class Untouchable(Net):
         def forward(self, x):

@@ -1,4 +1,4 @@
-"""That fused networks run on the fused operators, counted by the profiler, and only where they gain something."""
+"""Fused networks really call the fused operators, and only where that is faster. The profiler counts the calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import SHAPE, Net, images, pair, varied
+from plain_and_fused import SHAPE, Net, images, pair, randomised
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"]),
 ]
 
-#: 16 channels of 32 × 32 in a batch of 8: where memory is what costs.
+#: An input whose feature maps have 16 channels of 32 × 32, in a batch of 8: large enough that fusing is faster.
 LARGE = (8, 16, 32, 32)
 SPELLINGS = {
     "module": lambda net, x: net.act(net.norm(net.conv(x))),
@@ -35,7 +35,7 @@ SPELLINGS = {
 
 
 def operators(net, way, x, backward: bool) -> Counter[str]:
-    """How often each operator ran, as the profiler names them."""
+    """How often each operator was called, by the profiler's names."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         y = way(net, x)
         if backward:
@@ -48,20 +48,20 @@ def ours(counts: Counter[str]) -> Counter[str]:
 
 
 def passes(counts: Counter[str]) -> list[str]:
-    """PyTorch's own normalisations and activations that ran, forward or backward."""
+    """The calls of PyTorch's normalisations and activations, forward and backward."""
     kinds = ("batch_norm", "relu", "threshold")
     return [name for name in counts if name.startswith("aten::") and any(kind in name for kind in kinds)]
 
 
 def network(norm: type[nn.Module], training: bool) -> nn.Module:
-    return varied(Net(nn.Conv2d(16, 16, 3, padding=1), norm(16), nn.ReLU()), torch.float32).train(training)
+    return randomised(Net(nn.Conv2d(16, 16, 3, padding=1), norm(16), nn.ReLU()), torch.float32).train(training)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
 @pytest.mark.parametrize("way", SPELLINGS)
-def test_a_normalisation_and_its_activation_are_one_in_training(way, norm):
+def test_in_training_a_normalisation_and_its_activation_are_one_operator(way, norm):
     fused, _ = pair(network(norm, True))
-    SPELLINGS[way](fused, images(LARGE, torch.float32))  # a place learns from its first call
+    SPELLINGS[way](fused, images(LARGE, torch.float32))  # a module learns from its first call
     for _ in range(3):
         counts = operators(fused, SPELLINGS[way], images(LARGE, torch.float32).requires_grad_(), True)
         assert sum(ours(counts).values()) > 0, sorted(counts)
@@ -69,7 +69,7 @@ def test_a_normalisation_and_its_activation_are_one_in_training(way, norm):
 
 
 @pytest.mark.parametrize("way", SPELLINGS)
-def test_all_three_are_one_in_evaluation(way):
+def test_in_evaluation_all_three_are_one_operator(way):
     fused, _ = pair(network(nn.BatchNorm2d, False))
     with torch.no_grad():
         SPELLINGS[way](fused, images(LARGE, torch.float32))
@@ -80,7 +80,7 @@ def test_all_three_are_one_in_evaluation(way):
 
 
 def test_a_norm_without_an_activation_runs_once():
-    """Deferred and then computed once, however often it is used."""
+    """Its plain result is computed once, however often it is used."""
     fused, plain = pair(network(nn.BatchNorm2d, True))
 
     def way(net, x):
@@ -96,8 +96,8 @@ def test_a_norm_without_an_activation_runs_once():
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_tiny_tensors_run_on_plain_pytorch(training, monkeypatch):
-    """16 channels of 4 × 4: nothing to be gained."""
-    monkeypatch.undo()  # what this folder's other tests are too small for
+    """16 channels of 4 × 4: too small for a gain."""
+    monkeypatch.undo()  # the limit, which conftest.py removes for the other tests
     fused, _ = pair(network(nn.BatchNorm2d, training))
     for context in (torch.enable_grad, torch.no_grad):
         with context():
@@ -109,15 +109,15 @@ def test_tiny_tensors_run_on_plain_pytorch(training, monkeypatch):
 @pytest.mark.parametrize(
     "net", [lambda: Net(), lambda: Net(norm=nn.InstanceNorm2d(16, affine=True), act=nn.LeakyReLU(0.2))]
 )
-def test_the_grids_own_networks_are_fused(net):
-    """The other files' comparisons would show nothing if their maps were too small to be fused."""
-    fused, _ = pair(varied(net()))
+def test_the_networks_of_the_other_tests_are_fused(net):
+    """Comparisons in the other files would prove nothing if their feature maps were too small to be fused."""
+    fused, _ = pair(randomised(net()))
     assert sum(ours(operators(fused, SPELLINGS["module"], images(SHAPE).requires_grad_(), True)).values()) > 0
 
 
 def test_no_activation_but_relu_and_leaky_relu_is_fused():
     for act in (nn.GELU(), nn.PReLU(), nn.Sigmoid(), nn.ReLU6(), nn.ELU()):
-        fused, plain = pair(varied(Net(nn.Conv2d(16, 16, 3, padding=1), act=act), torch.float32))
+        fused, plain = pair(randomised(Net(nn.Conv2d(16, 16, 3, padding=1), act=act), torch.float32))
         x = images(LARGE, torch.float32)
         for _ in range(3):
             assert (fused(x) - plain(x)).abs().max() < 1e-4

@@ -1,4 +1,4 @@
-"""Function transforms, tracing, scripting, export and compilation of a fused network: plain PyTorch's results."""
+"""Function transforms, tracing, scripting, export and compilation of a fused network have plain PyTorch's results."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import Net, assert_alike, images, pair, varied
+from plain_and_fused import Net, assert_alike, images, pair, randomised
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-#: A derivative along each of few directions: whole Jacobians of 64 K elements are too large.
+#: Derivatives along a few directions: whole Jacobians would be too large.
 SMALL = (2, 3, 4, 4)
 
 
@@ -24,7 +24,7 @@ def values_of(net: nn.Module) -> dict[str, Tensor]:
 
 
 def cut(net, x):
-    """From few numbers to few numbers, through maps of full size."""
+    """A function of few numbers with few results, through feature maps of full size."""
     return lambda v: net(x.detach() * v.sum() + v.prod()).square().mean((0, 2, 3))[:3]
 
 
@@ -53,13 +53,13 @@ def per_sample(net, x):
 
 
 def between_transforms(net, x):
-    """The normalisation within, the activation outside, as far as that goes."""
+    """The normalisation inside the transform, the activation outside."""
     y, back = vjp(net.norm, net.conv(x).detach())
     return net.act(y), back(torch.ones_like(y))
 
 
 def over_norms(net, x):
-    """Only the activation is within vmap."""
+    """Only the activation is inside vmap."""
     return vmap(net.act)(net.norm(net.conv(x)))
 
 
@@ -130,19 +130,19 @@ TRANSFORMS = {
 @pytest.mark.parametrize("net", ["batch", "not tracked", "instance"])
 @pytest.mark.parametrize("way", TRANSFORMS)
 def test_function_transforms(way, net, training):
-    """Where plain PyTorch refuses (running statistics within vmap), so does the fused network."""
+    """Where plain PyTorch raises an error (running statistics inside vmap), the fused network raises it too."""
     norm = {
         "batch": lambda: nn.BatchNorm2d(16),
         "not tracked": lambda: nn.BatchNorm2d(16, track_running_stats=False),
         "instance": lambda: nn.InstanceNorm2d(16, affine=True),
     }[net]()
-    assert_alike(varied(Net(norm=norm, act=nn.LeakyReLU(0.2))).train(training), TRANSFORMS[way], images())
+    assert_alike(randomised(Net(norm=norm, act=nn.LeakyReLU(0.2))).train(training), TRANSFORMS[way], images())
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("way", TRANSFORMS)
 def test_function_transforms_on_small_maps(way, training):
-    assert_alike(varied(Net()).train(training), TRANSFORMS[way], images(SMALL), turns="first")
+    assert_alike(randomised(Net()).train(training), TRANSFORMS[way], images(SMALL), calls="first")
 
 
 class Deeper(nn.Module):
@@ -167,16 +167,16 @@ def symbolic(net, x):
 
 
 def features_by_fx(net, x):
-    """As torchvision's feature extraction: modules of torch.nn are leaves, the graph ends at inner results."""
+    """As torchvision's feature extraction: modules of torch.nn are leaves, inner results are outputs of the graph."""
 
     class Tracer(torch.fx.Tracer):
         def is_leaf_module(self, m, name):
             return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
 
     graph = Tracer().trace(net)
-    wanted = [n for n in graph.nodes if n.op == "call_module" and n.target in ("first.1", "first.2", "norm", "act")]
+    inner = [n for n in graph.nodes if n.op == "call_module" and n.target in ("first.1", "first.2", "norm", "act")]
     output = next(n for n in graph.nodes if n.op == "output")
-    output.args = ([*wanted, output.args[0]],)
+    output.args = ([*inner, output.args[0]],)
     names = [str(n.target) for n in graph.nodes if n.op == "call_module"]
     return [*torch.fx.GraphModule(net, graph)(x), names]
 
@@ -193,7 +193,7 @@ def traced(net, x):
 
 
 def traced_and_kept(net, x):
-    """By torch.jit.trace, stored, read."""
+    """Traced by torch.jit.trace, saved and loaded."""
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(net.eval(), x.detach()), file)
     file.seek(0)
@@ -282,13 +282,13 @@ TRACES = {
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("way", TRACES)
 def test_tracing_scripting_and_export(way, training):
-    plain = varied(Deeper()).train(training)
-    assert_alike(plain, TRACES[way], images(), turns="first")
+    plain = randomised(Deeper()).train(training)
+    assert_alike(plain, TRACES[way], images(), calls="first")
 
 
 @pytest.mark.parametrize("way", TRACES)
 def test_tracing_scripting_and_export_after_ordinary_calls(way):
-    """What a place has learnt by then must not come into the graph."""
+    """What the modules have learnt by then must not show in the graph."""
 
     def after_calls(net, x):
         for _ in range(3):
@@ -298,12 +298,12 @@ def test_tracing_scripting_and_export_after_ordinary_calls(way):
         return TRACES[way](net, x), net(x)
 
     for training in (True, False):
-        assert_alike(varied(Deeper()).train(training), after_calls, images(), turns="first")
+        assert_alike(randomised(Deeper()).train(training), after_calls, images(), calls="first")
 
 
 def test_a_graph_holds_the_operators_of_plain_pytorch():
-    """Nothing of this package's: a file that is read elsewhere must run there."""
-    fused, _ = pair(varied(Deeper()).eval())
+    """It contains no operator of this package: a saved graph must run where the package is not installed."""
+    fused, _ = pair(randomised(Deeper()).eval())
     x = images()
     program = torch.export.export(fused, (x,))
     assert "igan_fast" not in str(program.graph)
@@ -314,7 +314,7 @@ def test_a_graph_holds_the_operators_of_plain_pytorch():
 
 def test_onnx_by_the_newer_exporter():
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    fused, plain = pair(varied(Deeper(), torch.float32).eval())
+    fused, plain = pair(randomised(Deeper(), torch.float32).eval())
     x = images(dtype=torch.float32)
     graphs = [torch.onnx.export(m, (x,), dynamo=True, verbose=False).model.graph for m in (fused, plain)]
     assert [n.op_type for n in graphs[0]] == [n.op_type for n in graphs[1]]
@@ -327,11 +327,11 @@ def test_compiled_in_one_graph(backend, training):
         torch._dynamo.reset()
         return torch.compile(net, fullgraph=True, backend=backend)(x)
 
-    assert_alike(varied(Deeper()).train(training), way, images(), turns="first")
+    assert_alike(randomised(Deeper()).train(training), way, images(), calls="first")
 
 
 class Uses(nn.Module):
-    """More uses of a normalisation's result, compiled in one graph."""
+    """Uses a normalisation's result in more ways, compiled as one graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -350,7 +350,7 @@ def test_compiled_with_other_uses(training):
             net(x)
         return torch.compile(net, fullgraph=True, backend="aot_eager")(x)
 
-    assert_alike(varied(Uses()).train(training), way, images(), turns="first")
+    assert_alike(randomised(Uses()).train(training), way, images(), calls="first")
 
 
 @pytest.mark.parametrize("part", ["conv", "norm", "act"])
@@ -363,4 +363,4 @@ def test_one_compiled_module_among_others(part):
         return x
 
     for training in (True, False):
-        assert_alike(varied(Net()).train(training), way, images(), turns="first")
+        assert_alike(randomised(Net()).train(training), way, images(), calls="first")

@@ -1,4 +1,4 @@
-"""However a network reaches its modules, and whatever is changed in it after ``fuse``: what plain PyTorch gives."""
+"""Networks that call their modules in unusual ways, or that are changed after ``fuse``: PyTorch's results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_and_fused import Net, assert_alike, images, varied
+from plain_and_fused import Net, assert_alike, images, randomised
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -20,7 +20,7 @@ def block(n_in: int = 3, n_out: int = 16, act: type[nn.Module] = nn.ReLU) -> lis
 
 
 class Domains(nn.Module):
-    """A normalisation for each domain, of which an attribute tells which."""
+    """One normalisation per domain; an attribute selects the domain."""
 
     def __init__(self, container: str = "list") -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ByData(Domains):
 
 
 class Layers(nn.Module):
-    """A discriminator that can keep each layer's result."""
+    """A discriminator that can return the result of each layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,11 +84,11 @@ class Layers(nn.Module):
             x = self.get_submodule(name)(x)
         return x
 
-    def some(self, x: Tensor, wanted: tuple[int, ...] = (1, 3)) -> list[Tensor]:
+    def some(self, x: Tensor, indices: tuple[int, ...] = (1, 3)) -> list[Tensor]:
         out = []
         for i, layer in enumerate(self.layers):
             x = layer(x)
-            if i in wanted:
+            if i in indices:
                 out.append(x)
         return [*out, x]
 
@@ -124,7 +124,7 @@ class Features(nn.Sequential):
 
 
 class Keeping(Net):
-    """Keeps what its layers gave, as a perceptual loss reads it."""
+    """Keeps the results of its layers, for a perceptual loss."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.kept = [self.conv(x)]
@@ -143,7 +143,7 @@ class Recurrent(Net):
 
 
 class Sharing(nn.Module):
-    """One normalisation and one activation behind two convolutions."""
+    """One normalisation and one activation are used after two convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class ConditionalNorm(nn.Module):
 
 
 def from_text() -> nn.Module:
-    """Of a class without source."""
+    """A network of a class without source code."""
     scope: dict = {"nn": nn, "torch": torch}
     exec(
         "class Net(nn.Module):\n"
@@ -225,7 +225,7 @@ def features_as(name: str):
 
 
 def changed(change):
-    """The network is changed after fuse, between two calls."""
+    """A way that changes the network after ``fuse``, between two calls."""
 
     def way(net, x):
         first = net(x)
@@ -336,11 +336,11 @@ REACHES = {
     "training norm": (Net, changed(lambda net: (net.eval().norm.train(), net)[1])),
     **{f"{part}.forward replaced": (Net, replaced_forward(part)) for part in ("conv", "norm", "act")},
     "forward of the whole replaced": (Net, changed(lambda net: _set(net, "forward", lambda x: net.norm(net.conv(x))))),
-    "norm replaced": (Net, changed(lambda net: _set(net, "norm", varied(nn.InstanceNorm2d(16, affine=True))))),
+    "norm replaced": (Net, changed(lambda net: _set(net, "norm", randomised(nn.InstanceNorm2d(16, affine=True))))),
     "norm replaced by nothing": (Net, changed(lambda net: _set(net, "norm", nn.Identity()))),
     "act replaced": (Net, changed(lambda net: _set(net, "act", nn.Tanh()))),
     "act replaced by a leaky one": (Net, changed(lambda net: _set(net, "act", nn.LeakyReLU(0.4)))),
-    "conv replaced": (Net, changed(lambda net: _set(net, "conv", varied(nn.Conv2d(3, 16, 1, bias=False))))),
+    "conv replaced": (Net, changed(lambda net: _set(net, "conv", randomised(nn.Conv2d(3, 16, 1, bias=False))))),
     "norm deleted": (seq, changed(lambda net: nn.Sequential(net[0], net[2]))),
     "class of the norm set": (Net, replaced_class("norm", OwnNorm)),
     "class of the norm set to plain": (Net, replaced_class("norm", nn.BatchNorm2d)),
@@ -392,7 +392,7 @@ def _reset(net):
 
 
 def _initialise(module):
-    """As DCGAN does: by the class's name."""
+    """Initialises modules by their class name, as DCGAN does."""
     torch.manual_seed(1)
     if type(module).__name__.find("Conv") != -1:
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -416,12 +416,12 @@ def _folded(net):
 @pytest.mark.parametrize("context", ["grad", "no_grad"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_moved_to_another_dtype_and_back(training, context):
-    """Statistics that float32 has moved are float32's afterwards."""
+    """Statistics that were updated in float32 have its precision afterwards."""
 
     def way(net, x):
         return net(x).detach(), net.float()(x.float()).detach(), net.double()(x)
 
-    assert_alike(varied(Net()).train(training), way, images(), context=context, tolerance=1e-5)
+    assert_alike(randomised(Net()).train(training), way, images(), context=context, tolerance=1e-5)
 
 
 @pytest.mark.parametrize(("training", "context"), [(True, "grad"), (False, "grad"), (False, "no_grad")])
@@ -429,4 +429,4 @@ def test_moved_to_another_dtype_and_back(training, context):
 def test_reached_or_changed(name, training, context):
     make, way = REACHES[name]
     torch.manual_seed(0)
-    assert_alike(varied(make()).train(training), way, images(), context=context)
+    assert_alike(randomised(make()).train(training), way, images(), context=context)

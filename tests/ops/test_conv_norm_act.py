@@ -1,4 +1,4 @@
-"""conv_norm_act against the reference and torch's own modules; the sub-pixel form of a transposed convolution."""
+"""conv_norm_act against the reference and PyTorch's own modules."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import torch.nn.functional as F
 from oracles import HALF, LAYOUTS, assert_as_good, error, in_float64
 from torch import Tensor, nn
+from winograd_runs import count_winograd
 
 from igan_fast import ops
-from igan_fast.ops import winograd_conv
-from igan_fast.ops.geometry import Geometry
-from igan_fast.ops.subpixel import conv_transpose2d
+from igan_fast.ops.convolution import ConvSettings, plan_of
 from igan_fast.reference import ops as reference
 
 # transposed, output channels, spatial sizes, kernel, stride, padding, output_padding
-GEOMETRIES = {
+LAYERS = {
     "D's layer": (False, 6, (8, 8), 5, 2, 2, 0),
     "odd sizes": (False, 5, (7, 9), 3, 2, 1, 0),
     "stride 1": (False, 4, (5, 6), 3, 1, 1, 0),
@@ -31,8 +29,8 @@ GEOMETRIES = {
 }
 
 
-def arguments(geometry, dtype, place, channels_last=False):
-    transposed, c_out, spatial, kernel, stride, padding, output_padding = GEOMETRIES[geometry]
+def arguments(layer, dtype, place, channels_last=False):
+    transposed, c_out, spatial, kernel, stride, padding, output_padding = LAYERS[layer]
     parameter_dtype = torch.float32 if dtype in HALF else dtype
     shape = (5, c_out) if transposed else (c_out, 5)
     x = torch.randn(4, 5, *spatial, dtype=torch.float64).to(place.device, dtype)
@@ -46,7 +44,7 @@ def arguments(geometry, dtype, place, channels_last=False):
 
 
 def run(function, *tensors, where=None, **options):
-    """The output, its gradients (from a gradient that is 0 but ``where``) and the running statistics."""
+    """The output, the gradients, and the running statistics. ``where`` is a mask of the output's gradient."""
     generator = torch.Generator().manual_seed(2)
     c_out = tensors[2].shape[0]
     mean, var = torch.rand(2, c_out, generator=generator, dtype=torch.float64).to(tensors[2].device, tensors[2].dtype)
@@ -61,14 +59,14 @@ def run(function, *tensors, where=None, **options):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_equals_the_reference(place, geometry, dtype, groups, training):
+@pytest.mark.parametrize("layer", LAYERS)
+def test_equals_the_reference(place, layer, dtype, groups, training):
     if place.interpreted and (groups == 2 or dtype == torch.bfloat16):
         pytest.skip("slow, and tested with norm_act")
-    tensors, options = arguments(geometry, dtype, place)
+    tensors, options = arguments(layer, dtype, place)
     options |= {"groups": groups, "training": training}
     if dtype == torch.bfloat16:
-        # Where rounding alone decides the side of the LeakyReLU the gradient is not compared.
+        # Where rounding alone decides the sign of the LeakyReLU's input, the gradient is not compared.
         (y, *_) = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
         options["where"] = y.detach().abs() > 0.03
     actual = run(ops.conv_norm_act, *tensors, **options, impl=place.impl)
@@ -99,7 +97,7 @@ SETTINGS = {
 @pytest.mark.parametrize("mode", ["training", "eval", "eval without gradient"])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_all_settings_of_a_convolution(native, setting, mode, groups):
-    """Against torch's own modules in float64: pairs, dilation, convolution groups and a bias, its gradient too."""
+    """Against PyTorch's own modules in float64: pairs, dilation, convolution groups, and a bias and its gradient."""
     conv, spatial = SETTINGS[setting]
     x = torch.randn(4, conv.in_channels, *spatial, device=native.device, requires_grad=True)
     dtype = torch.float32 if conv.in_channels == 16 else torch.float64
@@ -182,10 +180,10 @@ def test_wrong_settings_of_a_convolution(native, wrong, message):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("geometry", ["D's layer", "G's layer", "G's last layer"])
+@pytest.mark.parametrize("layer", ["D's layer", "G's layer", "G's last layer"])
 @pytest.mark.parametrize("mode", ["training", "eval", "eval without gradient"])
-def test_equals_torch_modules(place, geometry, channels_last, mode):
-    (x, conv_weight, weight, bias), options = arguments(geometry, torch.float32, place, channels_last)
+def test_equals_torch_modules(place, layer, channels_last, mode):
+    (x, conv_weight, weight, bias), options = arguments(layer, torch.float32, place, channels_last)
     kernel = conv_weight.shape[-1]
     kind = nn.ConvTranspose2d if options["transposed"] else nn.Conv2d
     extra = {"output_padding": options["output_padding"]} if options["transposed"] else {}
@@ -208,11 +206,11 @@ def test_equals_torch_modules(place, geometry, channels_last, mode):
     assert actual.is_contiguous(memory_format=torch.channels_last) or not channels_last
 
 
-@pytest.mark.parametrize("geometry", ["D's layer", "G's layer", "G's last layer"])
+@pytest.mark.parametrize("layer", ["D's layer", "G's layer", "G's last layer"])
 @pytest.mark.parametrize("training", [True, False])
-def test_first_and_second_derivatives(native, geometry, training, threads):
+def test_first_and_second_derivatives(native, layer, training, threads):
     torch.set_num_threads(1)  # thousands of calls too small to share
-    (x, conv_weight, weight, bias), options = arguments(geometry, torch.float64, native)
+    (x, conv_weight, weight, bias), options = arguments(layer, torch.float64, native)
     x = x.detach()[:2, :2, :4, :4].contiguous().requires_grad_()
     conv_weight = (conv_weight[:2] if options["transposed"] else conv_weight[:2, :2]).detach()
     conv_weight = (conv_weight[:, :2] if options["transposed"] else conv_weight).contiguous().requires_grad_()
@@ -235,8 +233,8 @@ def wide(transposed: bool) -> tuple[list[Tensor], dict]:
     return [x, conv_weight, weight, bias], {"transposed": transposed, "output_padding": int(transposed)}
 
 
-def far_from_the_bend(*tensors: Tensor, **options) -> Tensor:
-    """Where rounding does not decide the side of the LeakyReLU."""
+def far_from_zero(*tensors: Tensor, **options) -> Tensor:
+    """Where rounding does not decide the sign of the LeakyReLU's input."""
     (y, *_) = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
     return y.detach().abs() > 1e-4
 
@@ -247,10 +245,9 @@ def far_from_the_bend(*tensors: Tensor, **options) -> Tensor:
 def test_our_own_convolution_equals_the_reference(transposed, training, groups):
     tensors, options = wide(transposed)
     options |= {"training": training, "groups": groups}
-    assert winograd_conv.applies(
-        *tensors[:2], transposed=transposed, stride=2, padding=2, output_padding=int(transposed)
-    )
-    options["where"] = far_from_the_bend(*tensors, **options)
+    settings = ConvSettings(2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed))
+    assert plan_of(*tensors[:2], None, settings).implementation.own_kernels
+    options["where"] = far_from_zero(*tensors, **options)
     actual = run(ops.conv_norm_act, *tensors, **options, impl="native")
     exact = in_float64(lambda *t: run(reference.conv_norm_act, *t, **options), *tensors)
     for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
@@ -275,11 +272,11 @@ def test_frozen_convolution_keeps_no_input(transposed):
     assert error(dx, torch.autograd.grad(expected.square().sum(), x)[0]) < 1e-4
 
 
-@pytest.mark.parametrize("geometry", ["D's layer", "G's layer", "G's last layer"])
+@pytest.mark.parametrize("layer", ["D's layer", "G's layer", "G's last layer"])
 @pytest.mark.parametrize("frozen", [(1,), (1, 2, 3), (0,)])
-def test_second_derivatives_with_frozen_parts(native, geometry, frozen, threads):
+def test_second_derivatives_with_frozen_parts(native, layer, frozen, threads):
     torch.set_num_threads(1)  # thousands of calls too small to share
-    tensors, options = arguments(geometry, torch.float64, native)
+    tensors, options = arguments(layer, torch.float64, native)
     cut = (slice(2), slice(2))
     tensors = [tensors[0][:2, :2, :4, :4], tensors[1][cut], tensors[2][:2], tensors[3][:2]]
     tensors = [t.detach().contiguous().requires_grad_(k not in frozen) for k, t in enumerate(tensors)]
@@ -289,9 +286,9 @@ def test_second_derivatives_with_frozen_parts(native, geometry, frozen, threads)
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_gradient_penalty_through_our_own_convolution(transposed):
-    """Of cubes, against float64: the squares of normalised values sum to almost a constant."""
+    """Of cubes, because the squares of normalised values sum to almost a constant. Against float64."""
     tensors, options = wide(transposed)
-    where = far_from_the_bend(*tensors, **options)
+    where = far_from_zero(*tensors, **options)
 
     def penalty(function, *tensors: Tensor, **impl) -> list[Tensor]:
         y = function(*tensors, **options, **impl) * where
@@ -307,20 +304,8 @@ def test_a_gradient_penalty_through_our_own_convolution(transposed):
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_when_our_own_convolution_runs(transposed, monkeypatch):
-    """Elsewhere PyTorch's does, whose results are as good: only counting tells."""
-    calls = []
-
-    def counted(name: str):
-        function = getattr(winograd_conv, name)
-
-        def call(*arguments, **options):
-            calls.append(name)
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("convolve", "input_gradient", "weight_gradient"):
-        monkeypatch.setattr(winograd_conv, name, counted(name))
+    """Elsewhere PyTorch's does. Its results are as good, so the calls are counted."""
+    calls = count_winograd(monkeypatch)
     (x, conv_weight, weight, bias), options = wide(transposed)
     kept = torch.rand(2, 24)
 
@@ -337,10 +322,10 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
     assert made(lambda: step(x.detach(), conv_weight, weight, bias)) == ["convolve", "weight_gradient"]
     assert made(lambda: step(x, conv_weight, weight, bias, impl="reference")) == []
     for native in (True, False):  # False as for impl="triton"
-        geometry = Geometry(
+        settings = ConvSettings(
             2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed), native=native
         )
-        assert geometry.has_kernel(x, conv_weight) == native
+        assert plan_of(x, conv_weight, None, settings).implementation.own_kernels == native
     assert made(lambda: step(x, conv_weight, weight, bias, *kept, training=False)) == []
     with torch.no_grad():
         assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, **options)) == ["convolve"]
@@ -355,7 +340,7 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_our_own_convolution_takes_any_layout(transposed, layout):
     tensors, options = wide(transposed)
-    options |= {"impl": "native", "where": far_from_the_bend(*tensors, **options)}
+    options |= {"impl": "native", "where": far_from_zero(*tensors, **options)}
     laid = [LAYOUTS[layout](t.detach()).requires_grad_() if t.dim() == 4 else t for t in tensors]
     for a, e in zip(run(ops.conv_norm_act, *laid, **options), run(ops.conv_norm_act, *tensors, **options), strict=True):
         assert error(a, e) < 1e-6
@@ -376,7 +361,7 @@ def test_frozen_convolution_in_eval_mode(transposed):
 
 
 def test_frozen_and_missing_parameters(place):
-    """As G's step sees D: a gradient to the input alone."""
+    """A gradient of the input alone, as D is used in G's step."""
     (x, conv_weight, weight, _), options = arguments("D's layer", torch.float32, place)
     for given in ((conv_weight.detach(), weight.detach(), None), (conv_weight.detach(), None, None)):
         gradients = []
@@ -389,11 +374,11 @@ def test_frozen_and_missing_parameters(place):
     assert error(*(torch.autograd.grad(out.square().sum(), conv_weight)[0] for out in (y, expected))) < 1e-4
 
 
-@pytest.mark.parametrize("geometry", ["D's layer", "G's layer"])
+@pytest.mark.parametrize("layer", ["D's layer", "G's layer"])
 @pytest.mark.parametrize("training", [True, False])
-def test_under_autocast(place, geometry, training):
+def test_under_autocast(place, layer, training):
     """The convolution runs in bfloat16, the statistics in float32; gradients have the parameters' dtypes."""
-    (x, conv_weight, weight, bias), options = arguments(geometry, torch.float32, place)
+    (x, conv_weight, weight, bias), options = arguments(layer, torch.float32, place)
     exact = run(reference.conv_norm_act, x, conv_weight, weight, bias, training=training, **options)
     with torch.autocast(place.device.type, torch.bfloat16):
         actual = run(ops.conv_norm_act, x, conv_weight, weight, bias, training=training, impl=place.impl, **options)
@@ -406,7 +391,7 @@ def test_under_autocast(place, geometry, training):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 def test_tensors_without_data(transposed, training):
-    """Wide enough for our own convolution, whose filters have no size that is known without the kernels."""
+    """Wide enough for our own convolution, whose filters have a size that only the kernels know."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.no_grad():
@@ -446,26 +431,6 @@ def test_what_does_not_fit_is_refused(place, change, message):
     given = {k: v.to(place.device) if isinstance(v, Tensor) else v for k, v in given.items()}
     with pytest.raises(ValueError, match=message):
         ops.conv_norm_act(torch.randn(2, 2, 8, 8, device=place.device), **given, impl=place.impl)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "output_padding"),
-    [(5, 2, 2, 1), (4, 2, 1, 0), (3, 1, 1, 0), (6, 2, 2, 0), (9, 3, 3, 0), (3, 2, 1, 1), (5, 2, 1, 0)],
-)
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_subpixel_form_is_the_transposed_convolution(kernel, stride, padding, output_padding, channels):
-    """Values and gradients, in float64; also where there is no such form and the plain one is taken."""
-    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, channels, kernel, kernel, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(channels, dtype=torch.float64, requires_grad=True)
-    for shift in (None, bias):
-        actual = conv_transpose2d(x, weight, stride, padding, output_padding, bias=shift)
-        expected = F.conv_transpose2d(x, weight, shift, stride, padding, output_padding)
-        assert error(actual, expected) < 1e-12
-        grad = torch.randn_like(expected)
-        leaves = (x, weight) if shift is None else (x, weight, bias)
-        for a, e in zip(*(torch.autograd.grad(y, leaves, grad) for y in (actual, expected)), strict=True):
-            assert error(a, e) < 1e-12
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,4 +1,4 @@
-"""Images from one memory layout to the other, against torch's own copy."""
+"""Copies from one memory format to another, against PyTorch's own copy."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ def test_equals_torch(shape, dtype):
         assert first.stride() == given.contiguous().stride()
 
 
-def test_what_lies_right_already_is_no_copy():
+def test_no_copy_where_the_memory_format_is_right_already():
     x = torch.randn(2, 8, 5, 5)
     last = x.contiguous(memory_format=LAST)
     assert channels_first(x).data_ptr() == x.data_ptr()
     assert channels_last(last).data_ptr() == last.data_ptr()
 
 
-def test_nan_and_infinity_travel():
+def test_nan_and_infinity_are_copied():
     x = torch.randn(2, 20, 9, 9)
     x[0, 3, 2, 1], x[1, 17, 8, 8] = float("nan"), float("-inf")
     assert torch.equal(channels_last(x), x) is False  # NaN
     torch.testing.assert_close(channels_last(x), x, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("turn", [channels_first, channels_last])
+@pytest.mark.parametrize("transpose", [channels_first, channels_last])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
-def test_gradients_of_both_orders(turn, layout):
+def test_first_and_second_derivatives(transpose, layout):
     x = torch.randn(2, 8, 5, 4).contiguous(memory_format=layout).requires_grad_()
-    (first,) = torch.autograd.grad(turn(x).pow(3).sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(transpose(x).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert torch.equal(first, 3 * x.detach() ** 2)
     assert torch.equal(second, 6 * x.detach())
 
 
-@pytest.mark.parametrize("turn", [channels_first, channels_last])
+@pytest.mark.parametrize("transpose", [channels_first, channels_last])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
-def test_the_copy_may_be_written_into(turn, layout):
+def test_the_copy_may_be_written_into(transpose, layout):
     x = torch.randn(2, 8, 5, 4).contiguous(memory_format=layout).requires_grad_()
-    y = turn(x * 2)
+    y = transpose(x * 2)
     y += 1
     torch.nn.functional.leaky_relu_(y, 0.5)
     (grad,) = torch.autograd.grad(y.sum(), x)
@@ -64,7 +64,7 @@ def test_the_copy_may_be_written_into(turn, layout):
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize(("shape", "ours"), [((2, 4, 2, 2), 1), ((2, 3, 8, 8), 0), ((2, 8, 1, 3), 0)])
-def test_whose_copy_it_is(shape, ours, monkeypatch):
+def test_which_copy_runs(shape, ours, monkeypatch):
     made, transpose = [], torch.ops.igan_fast.transpose
     monkeypatch.setattr(torch.ops.igan_fast, "transpose", lambda x: made.append(0) or transpose(x))
     channels_last(torch.randn(shape))

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast import ops
-from igan_fast.ops import backend, conv_act, gather_images, geometry, layout, subpixel, winograd_conv
+from igan_fast.ops import backend, conv_act, gather_images, layout
+from igan_fast.ops.convolution import ConvSettings, convolve, plan_of
 from igan_fast.reference import ops as reference
 
 
@@ -40,6 +41,9 @@ def plain_conv_act(x: Tensor, w: Tensor, b: Tensor, **options: Any) -> Tensor:
     return F.leaky_relu(convolve(x, w, b, **{"stride": 2, "padding": 2} | options), slope)
 
 
+TO_FEW_CHANNELS = ConvSettings(2, transposed=True, stride=2, padding=2, output_padding=1)
+
+
 def both(function: Callable[..., Any], **options: Any) -> list[Callable[..., Any]]:
     return [lambda *t, m=m: function(m, *t, **options) for m in (ops, reference)]
 
@@ -59,8 +63,8 @@ PAIRS: dict[str, list[Callable[..., Any]]] = {
     "conv_act, transposed": [
         lambda *t, f=f: f(*t, transposed=True, output_padding=1) for f in (conv_act.conv_act, plain_conv_act)
     ],
-    "subpixel": [
-        lambda x, w, b: subpixel.conv_transpose2d(x, w[:, :3], 2, 2, 1, bias=b[:3]),
+    "convolve to few channels": [
+        lambda x, w, b: convolve(x, w[:, :3], b[:3], TO_FEW_CHANNELS, differentiable=True),
         lambda x, w, b: F.conv_transpose2d(x, w[:, :3], b[:3], 2, 2, 1),
     ],
     "channels_last": [
@@ -73,17 +77,17 @@ PAIRS: dict[str, list[Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("wants_gradient", [True, False])
+@pytest.mark.parametrize("requires_grad", [True, False])
 @pytest.mark.parametrize("name", PAIRS)
-def test_bit_for_bit(name: str, wants_gradient: bool, form: torch.memory_format, autocast: bool) -> None:
+def test_bit_for_bit(name: str, requires_grad: bool, form: torch.memory_format, autocast: bool) -> None:
     given = [torch.randn(4, 16, 8, 8).contiguous(memory_format=form), torch.randn(16, 16, 5, 5), torch.rand(16)]
     found = []
     for function in PAIRS[name]:
-        tensors = [t.clone().requires_grad_(wants_gradient) for t in given]
+        tensors = [t.clone().requires_grad_(requires_grad) for t in given]
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             results = function(*tensors)
         results = list(results) if isinstance(results, list) else [results]
-        if wants_gradient:
+        if requires_grad:
             y = results[0]
             results += torch.autograd.grad((y * y.detach().cos()).sum(), tensors, allow_unused=True)
         found.append(results)
@@ -97,14 +101,10 @@ def test_bit_for_bit(name: str, wants_gradient: bool, form: torch.memory_format,
 
 def test_none_of_our_kernels_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = torch.randn(16, 16, 16, 16), torch.randn(16, 16, 5, 5)
-    settings: dict[str, Any] = {"transposed": False, "stride": 2, "padding": 2}
+    settings = ConvSettings(2, stride=2, padding=2)
 
     def answers() -> list[bool]:
-        return [
-            winograd_conv.applies(x, w, **settings),
-            geometry.Geometry(2, **settings).has_kernel(x, w),
-            layout._can_turn(x),
-        ]
+        return [plan_of(x, w, None, settings).implementation.own_kernels, layout._can_transpose(x)]
 
     assert not any(answers())
     monkeypatch.setattr(backend, "_DEFAULT", "auto")
@@ -112,7 +112,7 @@ def test_none_of_our_kernels_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(answers())
 
 
-def test_pictures() -> None:
+def test_gather_images() -> None:
     images, index = torch.randint(0, 256, (5, 4, 6, 3), dtype=torch.uint8), torch.tensor([4, 0, 0])
     mirrored = torch.tensor([True, False, True])
     batch = gather_images.gather_images(images, index, mirrored)

@@ -14,7 +14,7 @@ def test_adversarial_loss_by_hand() -> None:
     assert losses.adversarial_loss(logits, real=False).item() == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
 
 
-def test_adversarial_loss_of_a_sure_discriminator_is_finite_and_does_not_vanish_for_g() -> None:
+def test_adversarial_loss_of_a_certain_discriminator_is_finite_and_has_a_gradient_for_g() -> None:
     logits = torch.tensor([-200.0], requires_grad=True)
     loss = losses.adversarial_loss(logits, real=True)
     loss.backward()
@@ -30,7 +30,7 @@ def test_label_loss_by_hand() -> None:
     assert losses.label_loss(logits, labels).item() == pytest.approx(expected)
 
 
-def test_perceptual_loss_by_hand_and_its_target_gets_no_gradient() -> None:
+def test_perceptual_loss_by_hand_and_real_is_detached() -> None:
     fake = [torch.tensor([[1.0, 3.0]], requires_grad=True), torch.tensor([[2.0]], requires_grad=True)]
     real = [torch.tensor([[0.0, 0.0]], requires_grad=True), torch.tensor([[5.0]], requires_grad=True)]
     loss = losses.perceptual_loss(fake, real)

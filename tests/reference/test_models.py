@@ -1,4 +1,4 @@
-"""The networks: sizes, the paper's layer list, initial weights, and what the model's methods compose."""
+"""The networks: sizes, the paper's layers, initial weights, and the methods of the whole model."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_shapes(size: int) -> None:
 
 
 def test_parameter_count_of_the_papers_size() -> None:
-    # By hand from the layer table: S=128, w=64, 100 + 40 inputs, first map 8×8×512.
+    # By hand from the paper's layers: S=128, w=64, 100 + 40 inputs, first feature map 8×8×512.
     kernel = 25
     g = 140 * 512 * 64 + 2 * 512
     g += kernel * (512 * 256 + 256 * 128 + 128 * 64) + 2 * (256 + 128 + 64)
@@ -42,7 +42,7 @@ def test_parameter_count_of_the_papers_size() -> None:
 
 
 def plain(generator: Generator, discriminator: Discriminator) -> tuple[nn.Sequential, nn.Sequential]:
-    """The same two networks as stacks of torch's own modules, with the weights copied over by hand."""
+    """The same two networks made of PyTorch's modules, with copies of the weights."""
     up, down = [], []
     for block in (generator.up1, generator.up2, generator.up3):
         conv = nn.ConvTranspose2d(block.conv.in_channels, block.conv.out_channels, 5, 2, 2, 1, bias=False)
@@ -65,7 +65,7 @@ def plain(generator: Generator, discriminator: Discriminator) -> tuple[nn.Sequen
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_networks_equal_stacks_of_torch_modules(training: bool) -> None:
+def test_networks_equal_those_of_pytorchs_modules(training: bool) -> None:
     generator, discriminator = Generator(32, 5, 6, 4), Discriminator(32, 4)
     for buffer in (*generator.buffers(), *discriminator.buffers()):
         if buffer.is_floating_point():
@@ -81,7 +81,7 @@ def test_networks_equal_stacks_of_torch_modules(training: bool) -> None:
     assert generator.up2.norm.num_batches_tracked == g[8].num_batches_tracked == int(training)
 
 
-def test_signed_labels_are_the_labels_on_the_range_of_the_noise() -> None:
+def test_signed_labels_scale_the_labels_to_the_range_of_the_noise() -> None:
     generator = Generator(32, 5, 6, 4, signed_labels=True)
     plain_generator = Generator(32, 5, 6, 4)
     plain_generator.load_state_dict(generator.state_dict())
@@ -113,7 +113,7 @@ def model() -> IterativeGAN:
     return IterativeGAN(image_size=32, attributes=4, latent=6, width=4).eval()
 
 
-def test_transform_changes_only_what_is_asked_for(model: IterativeGAN) -> None:
+def test_transform_changes_only_the_given_attributes(model: IterativeGAN) -> None:
     x = torch.rand(5, 3, 32, 32) * 2 - 1
     z, logits = model.encode(x)
     c = logits.sigmoid()
@@ -132,7 +132,7 @@ def test_transform_can_be_differentiated(model: IterativeGAN) -> None:
 
 
 @pytest.mark.parametrize(("changes", "message"), [({4: 1.0}, "attribute 4 is out of range"), ({0: 1.5}, "set to 1.5")])
-def test_transform_refuses(model: IterativeGAN, changes: dict[int, float], message: str) -> None:
+def test_transform_raises(model: IterativeGAN, changes: dict[int, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.transform(torch.zeros(1, 3, 32, 32), changes)
 
@@ -144,7 +144,7 @@ def test_arguments_rebuild_the_model(model: IterativeGAN) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 16, 40, 100])
-def test_sizes_that_cannot_be_are_refused(size: int) -> None:
+def test_impossible_sizes_raise(size: int) -> None:
     for network in (Generator, Discriminator):
         with pytest.raises(ValueError, match=f"image_size is {size}; expected a multiple of 16 from 32 up"):
             network(size)

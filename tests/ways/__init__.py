@@ -1,6 +1,6 @@
-"""Ways of calling a convolution, a normalisation and an activation, the attributes of one network.
+"""Many ways of calling a network whose attributes are a convolution, a normalisation and an activation.
 
-``WAYS[name](net, x)`` gives a result, or several, of any kind.
+``WAYS[name](net, x)`` returns one or several results of any type.
 """
 
 from __future__ import annotations

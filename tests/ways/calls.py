@@ -1,4 +1,4 @@
-"""What ways of calling are made of."""
+"""Helpers of which the ways of calling are made."""
 
 from __future__ import annotations
 

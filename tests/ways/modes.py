@@ -1,4 +1,4 @@
-"""Gradients switched on and off around the calls, and checkpoints."""
+"""Ways of calling with gradients switched on or off around some of the calls, and with checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ways.calls import normed
 
 
 def under(context, part):
-    """One of the three calls within a context."""
+    """A way that makes the calls named in ``part`` within the context."""
 
     def way(net, x):
         for name in ("conv", "norm", "act"):
@@ -60,8 +60,8 @@ MODES = {
         for part in ("conv", "norm", "act")
     },
     "norm and activation one after another under no_grad": under(torch.no_grad, "norm act"),
-    "no longer in inference": under(lambda: torch.inference_mode(False), "norm act"),
-    "switched off for good between": _switched,
+    "out of inference mode": under(lambda: torch.inference_mode(False), "norm act"),
+    "grad mode switched between norm and act": _switched,
     **{
         f"checkpoint of {part}, {'' if reentrant else 'not '}reentrant": checkpointed(part, use_reentrant=reentrant)
         for part in ("conv", "norm", "act", "conv and norm", "norm and act", "all")

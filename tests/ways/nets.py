@@ -1,4 +1,4 @@
-"""The networks and modes that ways of looking at a result, and derivatives, are tried on."""
+"""The networks and modes in which ways of using a result, and of computing derivatives, are tested."""
 
 from __future__ import annotations
 

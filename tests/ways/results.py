@@ -1,4 +1,4 @@
-"""What is done with a normalisation's result: looked at, or written into."""
+"""Ways of using a normalisation's result: reading it, or writing into it in place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Square(torch.autograd.Function):
 
 
 class Through(torch.autograd.Function):
-    """Gives its input itself back."""
+    """Returns a view of its input."""
 
     @staticmethod
     def forward(ctx, x):
@@ -39,7 +39,7 @@ class Through(torch.autograd.Function):
 
 
 def written(change, use=lambda net, y: net.act(y)):
-    """The normalisation's result is written into, then used."""
+    """A way that changes the normalisation's result in place with ``change``, and then uses it."""
 
     def way(net, x):
         y = normed(net, x)
@@ -50,7 +50,7 @@ def written(change, use=lambda net, y: net.act(y)):
 
 
 def without_names(text: str) -> str:
-    """A node may have a name of our own; a subclass of our own may print its name."""
+    """``text`` without the names of autograd nodes: ours have other names than PyTorch's."""
     return re.sub(r"\s+", " ", re.sub(r"grad_fn=<\w+>", "grad_fn", text))
 
 
@@ -102,14 +102,14 @@ LOOKS = {
     "float of one": on_result(lambda y: float(y.sum())),
     "contains": on_result(lambda y: 1e9 in y),
     "numpy": on_result(lambda y: torch.from_numpy(y.detach().numpy().copy())),
-    "numpy of what has a gradient": on_result(lambda y: torch.from_numpy(y.numpy().copy())),
+    "numpy of a tensor that requires grad": on_result(lambda y: torch.from_numpy(y.numpy().copy())),
     "numpy.asarray": on_result(lambda y: torch.from_numpy(np.array(y.detach()))),
     "numpy function": on_result(lambda y: float(np.sum(y.detach().numpy()))),
     "dlpack": on_result(lambda y: torch.from_dlpack(y.detach())),
-    "asked for": on_result(
+    "sizes": on_result(
         lambda y: [y.numel(), y.dim(), y.size(1), y.ndim, y.nelement(), y.element_size(), y.itemsize, y.nbytes]
     ),
-    "told apart": on_result(
+    "kind of tensor": on_result(
         lambda y: [y.is_floating_point(), torch.is_tensor(y), y.is_complex(), y.is_sparse, y.layout]
     ),
     "storage": on_result(
@@ -129,12 +129,12 @@ LOOKS = {
     "hash and set": on_result(lambda y: (hash(y) == hash(y), y in {y: 1}, len({y, y}))),
     "copy.copy": on_result(lambda y: F.relu(copy.copy(y.detach()))),
     "deepcopy": on_result(lambda y: F.relu(copy.deepcopy(y.detach()))),
-    "deepcopy of what has a gradient": on_result(lambda y: copy.deepcopy(y)),
+    "deepcopy of a tensor that requires grad": on_result(lambda y: copy.deepcopy(y)),
     "pickled": on_result(lambda y: pickle.loads(pickle.dumps(y.detach()))),
     "pickled with its gradient": on_result(lambda y: pickle.loads(pickle.dumps(y))),
     "saved": on_result(stored),
     "custom function": on_result(lambda y: F.relu(Square.apply(y))),
-    "custom function that gives its input": on_result(lambda y: F.relu(Through.apply(y))),
+    "custom function that returns its input": on_result(lambda y: F.relu(Through.apply(y))),
     "custom function of the activation": lambda net, x: Square.apply(net.act(normed(net, x))),
     "requires_grad switched off": on_result(lambda y: y.requires_grad_(False)),
     "requires_grad switched on": on_result(lambda y: F.relu(y.requires_grad_())),
@@ -179,7 +179,7 @@ WRITES = {
     "resized in place": written(lambda y: y.detach().resize_(2, 3)),
     "random in place": written(lambda y: y.normal_()),
     "after the activation": lambda net, x: (lambda y: (lambda z: (y.add_(1.0), z))(net.act(y)))(normed(net, x)),
-    "the view before, the write after": lambda net, x: (lambda y: (lambda v: (y.mul_(2.0), v, net.act(v)))(y.view(-1)))(
+    "view taken before, changed after": lambda net, x: (lambda y: (lambda v: (y.mul_(2.0), v, net.act(v)))(y.view(-1)))(
         normed(net, x)
     ),
 }

@@ -1,4 +1,4 @@
-"""How an activation is spelt, and what else is done with the three modules and their results."""
+"""Ways of calling the activation, and of combining the three modules and their results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _plus(a, b):
 
 
 def released(net, x):
-    """The input of the normalisation is freed, and its memory perhaps used again, before the activation."""
+    """Frees the normalisation's input before the activation; its memory may then be allocated again."""
     h = net.conv(x)
     y = net.norm(h)
     del h

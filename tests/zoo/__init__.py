@@ -1,7 +1,7 @@
-"""Small networks as others write them, for whatever has to work on any ``nn.Module``.
+"""Small networks written as in well-known repositories, to test code that has to work on any ``nn.Module``.
 
-``NETWORKS[name].make()`` gives a module and example inputs; ``runs``, ``kept`` and ``calls`` say what may be fused in
-it, what must not, and how else it is used. The spelling follows well-known repositories, the code is our own.
+``NETWORKS[name].make()`` returns a module and example inputs. ``chains`` says what may be fused in it, ``not_fused``
+what must not be, and ``calls`` how else it is used. The style follows the repositories, the code is our own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Blocks of somebody's own, what they are made of chosen by arguments; norms and weights of somebody's own."""
+"""Custom blocks whose layers are chosen by arguments; custom normalisations and weights."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class AttganGenerator(nn.Module):
 
 
 @network(
-    "elvisyjlin/AttGAN-PyTorch: a block class that builds a Sequential, encode and decode, mode argument",
+    "elvisyjlin/AttGAN-PyTorch: a block class that builds a Sequential; encode and decode; a mode argument",
     [
         "enc_layers.0.layers.0 enc_layers.0.layers.1 enc_layers.0.layers.2",
         "enc_layers.1.layers.0 enc_layers.1.layers.1 enc_layers.1.layers.2",
@@ -174,7 +174,7 @@ class MunitGenerator(nn.Module):
 
 
 @network(
-    "NVlabs/MUNIT Conv2dBlock: pad, conv, norm and activation as attributes that may be None, AdaIN set from outside",
+    "NVlabs/MUNIT Conv2dBlock: pad, conv, norm, activation as attributes that may be None; AdaIN is set from outside",
     [
         "content.0.conv content.0.norm content.0.activation",
         "content.1.conv content.1.norm content.1.activation",
@@ -182,9 +182,9 @@ class MunitGenerator(nn.Module):
         "tail.1.conv tail.1.norm",
     ],
     {
-        "adain.norm": "no norm of torch's; its weight is set before each call",
+        "adain.norm": "not a norm of PyTorch; its weight is set before each call",
         "tail.0.norm": "a layer norm",
-        "tail.1.activation": "a PReLU has a slope that learns",
+        "tail.1.activation": "a PReLU has a learnt slope",
     },
 )
 def munit() -> tuple[nn.Module, Inputs]:
@@ -206,9 +206,9 @@ class NormWrapper(nn.Module):
 
 
 @network(
-    "a module of one's own around the norm, in a Sequential",
+    "a custom module around the norm, in a Sequential",
     ["0 1.norm 2", "3 4.norm 5"],
-    {"7.norm": "an Identity: a convolution and an activation are left"},
+    {"7.norm": "an Identity: only the convolution and the activation remain"},
 )
 def norm_wrapper() -> tuple[nn.Module, Inputs]:
     model = nn.Sequential(
@@ -231,9 +231,9 @@ class Identity(nn.Module):
 
 
 @network(
-    "norm_layer = lambda x: Identity(), nn.Identity: no norm at all, or one behind an Identity",
+    "norm_layer = lambda x: Identity(), nn.Identity: no norm at all, or one after an Identity",
     ["6 8 9"],
-    {"1": "not a norm", "7": "between a convolution and its norm, of a class of its own"},
+    {"1": "not a norm", "7": "between a convolution and its norm, of a custom class"},
 )
 def identity_norm() -> tuple[nn.Module, Inputs]:
     def norm_layer(_: int) -> nn.Module:
@@ -269,9 +269,9 @@ class HifiganBlock(nn.Module):
 
 
 @network(
-    "jik876/hifi-gan: weight norm, no norm of activations, activation before the convolution",
+    "jik876/hifi-gan: weight norm, no normalisation of activations, activation before the convolution",
     [],
-    {"0.convs1.0": "its weight is made anew by a hook before each call", "0.convs2.0": "no norm follows"},
+    {"0.convs1.0": "a hook computes its weight before each call", "0.convs2.0": "no norm follows"},
 )
 def hifigan() -> tuple[nn.Module, Inputs]:
     return nn.Sequential(HifiganBlock(4)), (torch.randn(2, 4, 20),)
@@ -290,7 +290,7 @@ class EqualConv2d(nn.Module):
 
 
 def _equal_lr(module: nn.Module) -> nn.Module:
-    """The parameter becomes weight_orig; a hook makes weight from it before each call."""
+    """Renames the parameter to weight_orig; a hook computes weight from it before each call."""
     weight = module.weight
     del module._parameters["weight"]
     module.register_parameter("weight_orig", nn.Parameter(weight.data))
@@ -311,7 +311,7 @@ class PixelNorm(nn.Module):
 @network(
     "rosinality/progressive-gan-pytorch: equalised learning rate by a hook, pixel norm",
     ["3.conv 4 5"],
-    {"0.conv": "its weight is made by a hook; pixel norm is no norm of torch's", "1": "of a class of its own"},
+    {"0.conv": "a hook computes its weight; pixel norm is not a norm of PyTorch", "1": "of a custom class"},
 )
 def progressive() -> tuple[nn.Module, Inputs]:
     model = nn.Sequential(

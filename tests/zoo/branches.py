@@ -1,4 +1,4 @@
-"""Networks whose way depends on what may change between two calls; ``calls`` change it."""
+"""Networks with branches on something that may change between two calls; ``calls`` change it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.network import Call, Inputs, images, network
 
-#: A switch that the whole program shares.
+#: A global switch.
 SWITCHES = {"keep": False}
 KEEP = False
 
@@ -30,7 +30,7 @@ def _set(owner: Any, **values: Any) -> Iterator[None]:
 
 
 def _with(**values: Any) -> Call:
-    """A call with other values of the module's attributes."""
+    """A call with other values of some attributes of the module."""
 
     def call(module: nn.Module, inputs: Inputs) -> Any:
         with _set(module, **values):
@@ -66,7 +66,7 @@ def _captured(module: nn.Module, inputs: Inputs) -> list[Tensor]:
         return [module(*inputs), *module.feats]
 
 
-@network("a flag by which features are kept", THREE, calls={"kept": _captured})
+@network("a flag that makes it keep features", THREE, calls={"kept": _captured})
 def capture_flag() -> tuple[nn.Module, Inputs]:
     return Capturing(), (images(6),)
 
@@ -85,7 +85,7 @@ class AlwaysKept(_Three):
 
 
 @network(
-    "results that attributes keep",
+    "results kept in attributes",
     [],
     {"conv": "its result is kept in a list", "norm": "its result is kept as an attribute"},
     {"kept": lambda module, inputs: [module(*inputs), module.feats[-1], module.last]},
@@ -113,7 +113,7 @@ def _seeded(module: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 @network(
-    "noise in some of the training's calls",
+    "noise in some calls in training",
     ["norm act"],
     {"conv": "noise may be added to its result"},
     {"often": _seeded},
@@ -132,9 +132,9 @@ class NoGrad(_Three):
 
 
 @network(
-    "whether gradients are on",
+    "a branch on the grad mode",
     [],
-    {"conv": "doubled where gradients are on", "act": "called where gradients are on"},
+    {"conv": "doubled where gradients are enabled", "act": "called where gradients are enabled"},
 )
 def grad_mode() -> tuple[nn.Module, Inputs]:
     return NoGrad(), (images(6),)
@@ -150,9 +150,9 @@ class Optional(_Three):
 
 
 @network(
-    "optional arguments that do something together",
+    "optional arguments that depend on each other",
     [],
-    {"conv": "its result may be asked for", "norm": "its result may be asked for"},
+    {"conv": "its result may be an output", "norm": "its result may be an output"},
     {
         "mid": lambda module, inputs: module(*inputs, mid=True),
         "layers and mid": lambda module, inputs: module(*inputs, layers=1, mid=True),
@@ -173,9 +173,9 @@ class Keywords(_Three):
 
 
 @network(
-    "**options that ask for features",
+    "**options that make features an output",
     [],
-    {"conv": "its result may be asked for", "norm": "what is asked for stands between it and the activation"},
+    {"conv": "its result may be an output", "norm": "an option puts something between it and the activation"},
     {"features": lambda module, inputs: module(*inputs, features=True)},
 )
 def keyword_options() -> tuple[nn.Module, Inputs]:
@@ -185,26 +185,26 @@ def keyword_options() -> tuple[nn.Module, Inputs]:
 class Expressions(_Three):
     def __init__(self) -> None:
         super().__init__()
-        self.raw, self.normalise, self.activate, self.wanted = False, True, True, ("y",)
+        self.raw, self.normalise, self.activate, self.selected = False, True, True, ("y",)
         self.other = nn.Conv2d(3, 4, 1)
 
     def forward(self, x: Tensor) -> Any:
         h = self.other(x) if self.raw else self.conv(x)
         y = self.norm(h) if self.normalise else h
         z = self.act(y) if self.activate else y
-        kept = "h" in self.wanted and h
+        kept = "h" in self.selected and h
         return (z, kept) if torch.is_tensor(kept) else z
 
 
 @network(
     "conditional expressions and `and`",
     [],
-    {"norm": "may be given another convolution's result"},
+    {"norm": "may get another convolution's result"},
     {
         "raw": _with(raw=True),
         "not normalised": _with(normalise=False),
         "not activated": _with(activate=False),
-        "wanted": _with(wanted=("h", "y")),
+        "selected": _with(selected=("h", "y")),
         "all": _with(raw=True, normalise=False, activate=False),
     },
 )
@@ -213,7 +213,7 @@ def expressions() -> tuple[nn.Module, Inputs]:
 
 
 class Constructed(_Three):
-    """As StyleGAN-like and StarGAN v2 blocks are: what the constructor was told decides."""
+    """As in StyleGAN and StarGAN v2: an argument of the constructor decides the branch."""
 
     def __init__(self, normalise: bool = True, pool: nn.Module | None = None) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class Constructed(_Three):
 
 
 @network(
-    "what the constructor was told decides, as an attribute",
+    "an argument of the constructor decides the branch, as an attribute",
     THREE,
     calls={
         "pooled": _with(pool=nn.AvgPool2d(2)),
@@ -249,21 +249,21 @@ class Layered(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)])
-        self.wanted, self.depth = (2,), 4
+        self.selected, self.depth = (2,), 4
 
     def forward(self, x: Tensor) -> list[Tensor]:
         kept = []
         for i, layer in enumerate(self.layers[: self.depth]):
             x = layer(x)
-            if i in self.wanted:
+            if i in self.selected:
                 kept.append(x)
         return [*kept, x]
 
 
 @network(
-    "layers by number: which are kept, and how many there are",
+    "layers by index: which are kept, and how many are called",
     ["layers.0 layers.1 layers.2"],
-    calls={"others": _with(wanted=(0, 1)), "fewer": _with(depth=2), "one": _with(depth=1)},
+    calls={"others": _with(selected=(0, 1)), "fewer": _with(depth=2), "one": _with(depth=1)},
 )
 def wanted_layers() -> tuple[nn.Module, Inputs]:
     return Layered(), (images(6),)
@@ -272,14 +272,14 @@ def wanted_layers() -> tuple[nn.Module, Inputs]:
 class ListedLayers(Layered):
     def __init__(self) -> None:
         super().__init__()
-        self.wanted = [2]
+        self.selected = [2]
 
 
 @network(
-    "the same with a list, which may be changed in place",
+    "the same with a list that may be changed in place",
     [],
-    {"layers.0": "may be asked for"},
-    calls={"others": _with(wanted=[0, 1])},
+    {"layers.0": "its result may be an output"},
+    calls={"others": _with(selected=[0, 1])},
 )
 def listed_layers() -> tuple[nn.Module, Inputs]:
     return ListedLayers(), (images(6),)
@@ -305,7 +305,7 @@ def _globally(module: nn.Module, inputs: Inputs) -> list[Any]:
     return [first, second]
 
 
-@network("switches of the whole program", [], {"conv": "may be asked for"}, {"switched": _globally})
+@network("global switches", [], {"conv": "its result may be an output"}, {"switched": _globally})
 def global_switch() -> tuple[nn.Module, Inputs]:
     return Global(), (images(6),)
 
@@ -334,7 +334,7 @@ def _hooked(module: nn.Module, inputs: Inputs) -> Any:
 
 
 @network(
-    "a method that may give something else, and a list of hooks of one's own",
+    "a method that may return something else, and a list of custom hooks",
     ["norm act"],
     {"conv": "something else may be normalised"},
     {"early": _with(early=True), "hooked": _hooked},
@@ -354,7 +354,7 @@ class Counting(_Three):
         return self.act(self.norm(h + 1 if self.count % 3 == 0 else h))
 
 
-@network("a counter that moves in the forward", ["norm act"], {"conv": "every third call adds to its result"})
+@network("a counter that changes in forward", ["norm act"], {"conv": "every third call adds to its result"})
 def counting() -> tuple[nn.Module, Inputs]:
     return Counting(), (images(6),)
 
@@ -383,13 +383,13 @@ def _failing(module: nn.Module, inputs: Inputs) -> Any:
     return result
 
 
-@network("an error that is caught", ["norm act"], {"conv": "is the result after an error"}, {"failing": _failing})
+@network("an error that is caught", ["norm act"], {"conv": "its result may be the output"}, {"failing": _failing})
 def caught_error() -> tuple[nn.Module, Inputs]:
     return Attempt(), (images(6),)
 
 
 class WritesIntoResults(nn.Module):
-    """Sums in place behind activations that are not."""
+    """In-place sums after activations that are not in-place."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
@@ -408,6 +408,6 @@ class WritesIntoResults(nn.Module):
         return z
 
 
-@network("sums in place behind LeakyReLUs", ["alone act", "conv norm act2", "norm3 act3"])
+@network("in-place sums after LeakyReLUs", ["alone act", "conv norm act2", "norm3 act3"])
 def writes_into_results() -> tuple[nn.Module, Inputs]:
     return WritesIntoResults(), (images(8, 16, 4),)

@@ -1,4 +1,4 @@
-"""Layers with names of their own, called one by one in ``forward``, activations often as functions."""
+"""Layers as attributes, called one by one in ``forward``; activations often as functions."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ManyReluSpellings(nn.Module):
 
 
 @network(
-    "every way to write the activation",
+    "every way of writing the activation",
     [
         "convs.0 norms.0 torch.relu",
         "convs.1 norms.1 Tensor.relu",
@@ -161,7 +161,7 @@ class ResNet(nn.Module):
         "layer2.0.downsample.0 layer2.0.downsample.1",
     ],
     {
-        "layer1.0.relu": "also called after the sum: it must go on working there",
+        "layer1.0.relu": "also called after the sum, where it must still work",
         "layer1.0.bn2": "a sum stands between it and the activation; += writes into its output",
     },
     {"a method besides forward": lambda module, inputs: module.features(*inputs)},
@@ -205,7 +205,7 @@ class UNet(nn.Module):
 
 
 @network(
-    "milesial/Pytorch-UNet: what depends on sizes, a block's output used twice",
+    "milesial/Pytorch-UNet: code that depends on sizes; a block's output is used twice",
     [
         f"{block}.double_conv.{i} {block}.double_conv.{i + 1} {block}.double_conv.{i + 2}"
         for block in ("inc", "down1.1", "conv")
@@ -254,7 +254,7 @@ class LayerLoop(nn.Module):
 
 
 @network(
-    "a ModuleList run as a sequence, one layer's output kept",
+    "a ModuleList called in sequence; one layer's output is kept",
     ["layers.0 layers.1 layers.2", "layers.4 layers.5"],
     {"layers.3": "its output is an output of the network"},
 )
@@ -366,7 +366,7 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.block, x, use_reentrant=False))
 
 
-@network("activation checkpointing: the block runs once more in the backward", ["block.0 block.1 block.2"])
+@network("activation checkpointing: the block runs again in the backward pass", ["block.0 block.1 block.2"])
 def checkpointed() -> tuple[nn.Module, Inputs]:
     return Checkpointed(), (images(6),)
 
@@ -386,7 +386,7 @@ class TwoInputs(nn.Module):
 
 
 @network(
-    "a label beside the image, a norm after an embedding, Linear → BatchNorm1d",
+    "an image and a label as inputs; a norm after an embedding; Linear → BatchNorm1d",
     ["image image_norm relu", "label_norm relu", "fc1 fc1_norm relu"],
 )
 def two_inputs() -> tuple[nn.Module, Inputs]:

@@ -1,4 +1,4 @@
-"""Image-to-image networks: lists grown with ``+=``, recursion, features on the way."""
+"""Image-to-image networks: lists extended with ``+=``, recursion, features from inner layers."""
 
 from __future__ import annotations
 
@@ -173,8 +173,8 @@ _L1, _L2 = "model.model.1.model", "model.model.1.model.3.model"
         f"{_L2}.3.model.3 {_L2}.3.model.4",
     ],
     {
-        f"{_L1}.0": "works in place on the block's input, which the skip joins afterwards: activated, that is",
-        f"{_L2}.0": "works in place on the output of the norm before it, which the skip connection joins afterwards",
+        f"{_L1}.0": "in-place on the block's input, so that the skip connection concatenates the activated one",
+        f"{_L2}.0": "in-place on the output of the norm before it, which the skip connection concatenates afterwards",
     },
 )
 def unet_generator() -> tuple[nn.Module, Inputs]:
@@ -258,7 +258,7 @@ class Blur(nn.Module):
         "model.8.conv_block.1 model.8.conv_block.2 model.8.conv_block.3",
         "model.8.conv_block.4 model.8.conv_block.5",
     ],
-    {"model.1": "what it returns may be asked for by number, as may that of model.2; then it cannot be joined"},
+    {"model.1": "its output, and that of model.2, may be asked for by index; then it cannot be fused"},
     {
         "after convolutions": lambda module, inputs: module(inputs[0], layers=[0, 4, 8], encode_only=True),
         "before in-place activations, which change what was collected": lambda module, inputs: module(

@@ -1,4 +1,4 @@
-"""What the zoo says of a network, and how it is built: no pytest here."""
+"""The description of one network of the zoo, and how it is built. Does not import pytest."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ NETWORKS: dict[str, Network] = {}
 
 @dataclass(frozen=True)
 class Network:
-    """A small network in somebody's usual spelling.
+    """A small network, written as it is in public repositories.
 
     Attributes:
-        builder: makes (module, example inputs), from the global random state.
-        style: where one meets this spelling.
-        runs: what a right fuse may make one operator of, each a chain of module names in the order in which they are
-            called; an activation that is no module stands as ``F.relu`` and the like. It may fuse a part of a chain, or
-            nothing, and any batch or instance norm of torch's by itself.
-        kept: by module name, why it must stay as it is, or must not be joined with its neighbour.
-        calls: other uses of the module than ``module(*inputs)`` that have to give what they gave before.
+        builder: returns the module and example inputs, made from the global random state.
+        style: the repository, or the way of writing a network, that it follows.
+        chains: which modules may be computed in one operator: each a chain of module names in the order of their calls.
+            An activation that is not a module is written as ``F.relu`` and the like. ``fuse`` may also fuse a part of a
+            chain, or nothing, and any batch or instance norm of PyTorch by itself.
+        not_fused: for each module that must be left alone, or must not be fused with its neighbour, the reason.
+        calls: other uses of the module than ``module(*inputs)`` whose results must not change.
     """
 
     builder: Callable[[], tuple[nn.Module, Inputs]]
     style: str
-    runs: tuple[tuple[str, ...], ...] = ()
-    kept: Mapping[str, str] = field(default_factory=dict)
+    chains: tuple[tuple[str, ...], ...] = ()
+    not_fused: Mapping[str, str] = field(default_factory=dict)
     calls: Mapping[str, Call] = field(default_factory=dict)
 
     def make(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[nn.Module, Inputs]:
-        """The module in training mode and its inputs, always the same for a seed; the global random state stays.
+        """The module in training mode and its inputs, the same for each seed. The global random state does not change.
 
-        Make it twice for a copy: some of these cannot be copied (weight norm of old), or not with their hooks.
-        Parameters and running statistics of normalisations are far from 1 and 0, some scales negative.
+        For a copy call it twice: some of these modules cannot be copied (the older weight norm), or lose their hooks.
+        Parameters and running statistics of normalisations are not 1 and 0, and some scales are negative.
         """
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lazy layers, and weight norm of old: others use them
+            warnings.simplefilter("ignore")  # of lazy layers and of the older weight norm
             torch.manual_seed(seed)
             module, inputs = self.builder()
             for part in module.modules():
                 if isinstance(part, NORMS):
-                    _disturb(part)
+                    _randomise(part)
         return module.to(dtype), tuple(_to(value, dtype) for value in inputs)
 
 
-def _disturb(norm: nn.Module) -> None:
+def _randomise(norm: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
             if name == "running_var":
@@ -70,20 +70,20 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
 
 def network(
     style: str,
-    runs: Sequence[str] = (),
-    kept: Mapping[str, str] | None = None,
+    chains: Sequence[str] = (),
+    not_fused: Mapping[str, str] | None = None,
     calls: Mapping[str, Call] | None = None,
 ) -> Callable[[Callable[[], tuple[nn.Module, Inputs]]], Callable[[], tuple[nn.Module, Inputs]]]:
-    """Put a builder into ``NETWORKS`` under its own name. ``runs``: names with a space between them."""
+    """A decorator that adds a builder to ``NETWORKS`` under its own name. ``chains``: names separated by spaces."""
 
     def register(builder: Callable[[], tuple[nn.Module, Inputs]]) -> Callable[[], tuple[nn.Module, Inputs]]:
-        chains = tuple(tuple(run.split()) for run in runs)
-        NETWORKS[builder.__name__] = Network(builder, style, chains, dict(kept or {}), dict(calls or {}))
+        split = tuple(tuple(chain.split()) for chain in chains)
+        NETWORKS[builder.__name__] = Network(builder, style, split, dict(not_fused or {}), dict(calls or {}))
         return builder
 
     return register
 
 
 def images(size: int = 16, channels: int = 3, batch: int = 3) -> Tensor:
-    """(batch, channels, size, size), normally distributed."""
+    """Normally distributed values of shape (batch, channels, size, size)."""
     return torch.randn(batch, channels, size, size)

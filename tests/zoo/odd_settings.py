@@ -1,4 +1,4 @@
-"""Usual chains of layers with settings that are easily lost."""
+"""Usual chains of layers with settings that are easily overlooked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def conv_settings() -> tuple[nn.Module, Inputs]:
     return _of(*(layer for conv in convs for layer in (conv, nn.BatchNorm2d(conv.out_channels), nn.LeakyReLU(0.2))))
 
 
-@network("transposed convolutions likewise", _threes(4))
+@network("transposed convolutions with every setting", _threes(4))
 def transposed_settings() -> tuple[nn.Module, Inputs]:
     convs = [
         nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1),
@@ -112,10 +112,10 @@ def other_norms() -> tuple[nn.Module, Inputs]:
 
 
 @network(
-    "spectral and weight norm, of old and by parametrisation, before a batch norm",
+    "spectral and weight norm, the older ones and by parametrisation, before a batch norm",
     _threes(5),
     {
-        str(i): "its weight is made anew at each call, and in training mode the state of the power iteration moves once"
+        str(i): "its weight is computed at each call, which in training mode also updates the power iteration once"
         for i in (0, 3, 6, 9, 12)
     },
 )
@@ -156,20 +156,20 @@ class DoubledReLU(nn.ReLU):
 
 
 class PlainSubclass(nn.Conv2d):
-    """A subclass that changes how it is made, and nothing of what it computes."""
+    """A subclass with another constructor and the same computation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
 
 @network(
-    "subclasses of torch's layers, with a forward of their own or without",
+    "subclasses of PyTorch's layers, with and without their own forward",
     ["1 2", "4 5", "6", "9 10", "12 13 14"],
     {
-        "0": "its forward is its own: the class says Conv2d, the numbers do not",
-        "3": "it changes what Conv2d's forward calls",
-        "7": "its forward is its own",
-        "11": "its forward is its own",
+        "0": "it has its own forward, which computes something else than Conv2d",
+        "3": "it overrides what Conv2d's forward calls",
+        "7": "it has its own forward",
+        "11": "it has its own forward",
     },
 )
 def subclasses() -> tuple[nn.Module, Inputs]:
@@ -217,16 +217,16 @@ class FrozenNorms(nn.Module):
 @network(
     "frozen batch norm: train() keeps a norm in eval mode",
     ["net.0 net.1 net.2", "net.3 net.4"],
-    {"net.1": "in eval mode while the network and its convolution train: the norm's own flag decides"},
+    {"net.1": "in eval mode while the network and its convolution are in training mode: the norm's own flag counts"},
 )
 def frozen_norm() -> tuple[nn.Module, Inputs]:
     return FrozenNorms(), (images(8),)
 
 
 @network(
-    "frozen convolution under a norm that learns, and the reverse",
+    "a frozen convolution with a trained norm, and the reverse",
     ["0 1 2", "3 4 5"],
-    {"0": "requires no gradient: none must appear", "4": "likewise"},
+    {"0": "does not require a gradient: it must not get one", "4": "likewise"},
 )
 def frozen_parameters() -> tuple[nn.Module, Inputs]:
     model, inputs = _of(
@@ -238,7 +238,7 @@ def frozen_parameters() -> tuple[nn.Module, Inputs]:
 
 
 @network(
-    "Linear → BatchNorm1d over a sequence (N, L, F), where dimension 1 is normalised: the L, not the features",
+    "Linear → BatchNorm1d over a sequence (N, L, F), where dimension 1 is normalised, which is L and not the features",
     ["1 2"],
     {"0": "BatchNorm1d's channels are the second dimension, the Linear's features the last"},
 )
@@ -269,7 +269,7 @@ class Unbatched(nn.Module):
         return self.net(x), self.net(x[0])
 
 
-@network("an image without a batch dimension, which convolution and instance norm take", ["net.0 net.1 net.2"])
+@network("an image without a batch dimension, which convolution and instance norm accept", ["net.0 net.1 net.2"])
 def unbatched() -> tuple[nn.Module, Inputs]:
     return Unbatched(), (images(8),)
 
@@ -284,7 +284,7 @@ class OutputSize(nn.Module):
         return self.act(self.norm(self.conv(x, output_size=(x.shape[2] * 2, x.shape[3] * 2))))
 
 
-@network("a transposed convolution that is told its output's size at the call", ["conv norm act"])
+@network("a transposed convolution that gets its output's size at the call", ["conv norm act"])
 def output_size() -> tuple[nn.Module, Inputs]:
     return OutputSize(), (images(5),)
 
@@ -299,7 +299,7 @@ class ChannelsLast(nn.Module):
         return self.head(self.net(x.contiguous(memory_format=torch.channels_last)))
 
 
-@network("channels_last on the way", ["net.0 net.1 net.2"])
+@network("conversion to channels_last between layers", ["net.0 net.1 net.2"])
 def channels_last() -> tuple[nn.Module, Inputs]:
     return ChannelsLast(), (images(6),)
 

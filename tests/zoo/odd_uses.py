@@ -1,4 +1,4 @@
-"""Usual layers that are used in ways which forbid joining some of them."""
+"""Usual layers, used in ways that forbid fusing some of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ConvTwice(nn.Module):
 
 
 @network(
-    "the convolution's output is used again: a skip around norm and activation",
+    "the convolution's output is used twice: a skip connection around norm and activation",
     ["norm act"],
-    {"conv": "its output is needed as such"},
+    {"conv": "its own output is needed too"},
 )
 def conv_output_used_twice() -> tuple[nn.Module, Inputs]:
     return ConvTwice(), (images(6),)
@@ -40,11 +40,11 @@ class NormTwice(nn.Module):
         y = self.norm(self.conv(x))
         x = self.act(y) + y
         y = self.norm2(self.conv2(x))
-        return self.act2(y) + y  # in place: y is activated by now
+        return self.act2(y) + y  # in-place: now y is activated
 
 
 @network(
-    "the norm's output is used again, once beside an activation that works in place",
+    "the norm's output is used twice, once after an in-place activation",
     ["conv norm", "conv2 norm2 act2"],
     {
         "act": "the values before it are needed too",
@@ -74,9 +74,9 @@ class SharedParts(nn.Module):
     "a convolution with two norms, a norm with two convolutions and two activations, a block called twice",
     ["norm1 F.relu", "norm2 F.relu", "norm F.relu", "norm F.leaky_relu(0.2)", "block.0 block.1 block.2"],
     {
-        "conv": "a different norm follows each time",
-        "norm": "a different convolution stands before it and another activation after it each time; its running "
-        "statistics move twice",
+        "conv": "another norm follows each time",
+        "norm": "each time another convolution comes before it and another activation after it; its running "
+        "statistics are updated twice",
     },
 )
 def shared_parts() -> tuple[nn.Module, Inputs]:
@@ -84,9 +84,9 @@ def shared_parts() -> tuple[nn.Module, Inputs]:
 
 
 @network(
-    "one object at several places of a Sequential",
+    "one module at several places of a Sequential",
     ["0 1 2", "3 4 5"],
-    {"0": "also at 3, and so on: state_dict holds both names"},
+    {"0": "also at 3, and so on: state_dict has both names"},
 )
 def repeated_objects() -> tuple[nn.Module, Inputs]:
     conv, norm, act = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
@@ -96,7 +96,7 @@ def repeated_objects() -> tuple[nn.Module, Inputs]:
 @network(
     "one weight in two convolutions, one scale in two norms",
     ["0 1 2", "3 4 5"],
-    {"3": "its weight is that of 0, and has to stay it: the gradient is the sum of both"},
+    {"3": "it shares the weight of 0, and must go on sharing it: the gradient is the sum of both"},
 )
 def tied_weights() -> tuple[nn.Module, Inputs]:
     layers = [layer for _ in range(2) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU())]
@@ -106,12 +106,12 @@ def tied_weights() -> tuple[nn.Module, Inputs]:
 
 
 @network(
-    "something stands between the usual three",
+    "another layer between the usual three",
     ["0 1", "3", "7 8", "10", "12 13 14"],
     {
-        "2": "a dropout: what follows it is no part of the chain",
+        "2": "a dropout: what follows it is not in the chain",
         "5": "pooling between a convolution and a norm",
-        "11": "an activation before the norm: not its own",
+        "11": "an activation before the norm, not after it",
     },
 )
 def in_between() -> tuple[nn.Module, Inputs]:
@@ -159,7 +159,7 @@ class CollectsByType(nn.Module):
 @network(
     "VGG features: isinstance(layer, nn.ReLU) decides what is kept",
     ["features.0 features.1 features.2", "features.3 features.4 features.5"],
-    {"features.2": "looked for by its class: it has to stay an nn.ReLU", "features.5": "the same"},
+    {"features.2": "found by its class: it has to stay an nn.ReLU", "features.5": "the same"},
 )
 def collects_by_type() -> tuple[nn.Module, Inputs]:
     return CollectsByType(), (images(8),)
@@ -191,7 +191,7 @@ def _init(m: nn.Module) -> None:
 
 
 @network(
-    "looks inside itself: slices, indices, weights, statistics, isinstance over modules()",
+    "reads its own modules: slices, indices, weights, statistics, isinstance over modules()",
     ["main.0 main.1 main.2"],
     {"main.0": "penalty() looks for Conv2d", "main.1": "its running_mean is read"},
     {"penalty": lambda module, inputs: module.penalty(), "a slice": lambda module, inputs: module.main[:1](*inputs)},
@@ -226,11 +226,11 @@ class Hooked(nn.Module):
 
 
 @network(
-    "forward hooks: one sees the norm's output, one changes the norm's input, one stands at a whole block",
+    "forward hooks: one reads the norm's output, one changes the norm's input, one is on a whole block",
     ["first.0 first.1", "second.1 second.2", "third.0 third.1 third.2"],
     {
-        "first.1": "a hook takes its output",
-        "second.0": "a hook changes what goes from it to the norm",
+        "first.1": "a hook reads its output",
+        "second.0": "a hook changes its output before the norm",
     },
 )
 def hooked() -> tuple[nn.Module, Inputs]:
@@ -254,16 +254,16 @@ class Siamese(nn.Module):
 
 
 @network(
-    "a block under two names, its convolution under a third, where it is called alone",
+    "a block with two names; its convolution has a third, by which it is called alone",
     ["encoder.0 encoder.1 encoder.2"],
-    {"encoder.0": "called alone as conv: there it must give the convolution's output"},
+    {"encoder.0": "called alone as conv: then it must return the convolution's output"},
 )
 def siamese() -> tuple[nn.Module, Inputs]:
     return Siamese(), (images(8), images(8))
 
 
 class Reordered(nn.Module):
-    """Registered in another order than called."""
+    """Its layers are registered in another order than called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,9 +280,9 @@ class Reordered(nn.Module):
     "called in another order than registered",
     [],
     {
-        "conv1": "an activation follows, whatever the names say",
-        "bn1": "a transposition stands between conv2 and it",
-        "bn2": "an activation stands before it",
+        "conv1": "an activation follows, despite the names",
+        "bn1": "a transposition comes between conv2 and it",
+        "bn2": "an activation comes before it",
     },
 )
 def reordered() -> tuple[nn.Module, Inputs]:
@@ -290,7 +290,7 @@ def reordered() -> tuple[nn.Module, Inputs]:
 
 
 class Wgan(nn.Module):
-    """A critic whose gradient by its input is penalised: the second derivative is wanted."""
+    """A critic with a penalty of its input gradient, which needs second derivatives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,7 +309,7 @@ class Wgan(nn.Module):
 
 
 @network(
-    "WGAN-GP: the gradient of a gradient",
+    "WGAN-GP: second derivatives",
     ["main.0 main.1 main.2"],
     {},
     {"gradient penalty": lambda module, inputs: module.penalty(*inputs)},
@@ -319,7 +319,7 @@ def gradient_penalty() -> tuple[nn.Module, Inputs]:
 
 
 class InPlaceInput(nn.Module):
-    """Its first activation works on the caller's tensor."""
+    """Its first activation changes the caller's tensor in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -334,7 +334,7 @@ class InPlaceInput(nn.Module):
 
 
 @network(
-    "pre-activation in place, a sum in place into the norm's output",
+    "an in-place activation before the convolution, and an in-place sum into the norm's output",
     ["conv norm"],
     {"relu": "changes y, which is added afterwards"},
 )

@@ -1,4 +1,4 @@
-"""pix2pixHD's and SPADE's networks: one activation for all, several scales, modules by number."""
+"""pix2pixHD's and SPADE's networks: one shared activation module, several scales, modules by index."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GlobalGenerator(nn.Module):
 
 
 @network(
-    "NVIDIA/pix2pixHD GlobalGenerator: one activation object at every place",
+    "NVIDIA/pix2pixHD GlobalGenerator: one activation module at every place",
     [
         "model.1 model.2 model.3",
         "model.4 model.5 model.6",
@@ -79,7 +79,7 @@ class LocalEnhancer(nn.Module):
 
 
 @network(
-    "NVIDIA/pix2pixHD LocalEnhancer: another network's layers in a Sequential, setattr and getattr by number",
+    "NVIDIA/pix2pixHD LocalEnhancer: another network's layers in a Sequential, setattr and getattr by index",
     [
         "model.1 model.2 model.3",
         "model.4 model.5 model.6",
@@ -167,7 +167,7 @@ class SpadeDiscriminator(nn.Module):
 @network(
     "NVlabs/SPADE NLayerDiscriminator: children() loop, a Sequential in a Sequential, spectral norm, bias taken away",
     ["model1.0.0 model1.0.1 model1.1"],
-    {"model1.0.0": "its weight is made anew by a hook before each call, from weight_orig: call it, or leave it"},
+    {"model1.0.0": "a hook computes its weight from weight_orig before each call, so it has to be called"},
 )
 def spade_discriminator() -> tuple[nn.Module, Inputs]:
     return SpadeDiscriminator(), (images(16),)

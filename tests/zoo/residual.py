@@ -86,7 +86,7 @@ class StarganV2Generator(nn.Module):
 
 
 @network(
-    "clovaai/stargan-v2: norm before the convolution, one activation object in all blocks, AdaIN",
+    "clovaai/stargan-v2: norm before the convolution, one activation module in all blocks, AdaIN",
     [
         "encode.0.norm1 encode.0.actv",
         "encode.0.norm2 encode.0.actv",
@@ -96,8 +96,8 @@ class StarganV2Generator(nn.Module):
         "conv to_rgb.0 to_rgb.1",
     ],
     {
-        "encode.0.norm1": "its input is also the shortcut's, so nothing before it can be joined",
-        "encode.0.conv1": "pooling stands between it and norm2 in this block, but not in the next",
+        "encode.0.norm1": "its input is also the shortcut's, so nothing before it can be fused with it",
+        "encode.0.conv1": "pooling comes between it and norm2 in this block, but not in the next",
         "adain.norm": "scaled and shifted before the activation",
     },
 )
@@ -174,7 +174,7 @@ class BigganGenerator(nn.Module):
 @network(
     "ajbrock/BigGAN-PyTorch: class-conditional norm by F.batch_norm, which_conv and which_bn as partials",
     ["output_layer.0 output_layer.1"],
-    {"blocks.0.0.bn1": "no module of torch's normalises; scale and shift depend on the class"},
+    {"blocks.0.0.bn1": "no module of PyTorch normalises; scale and shift depend on the class"},
 )
 def biggan() -> tuple[nn.Module, Inputs]:
     return BigganGenerator(), (torch.randn(3, 7), torch.randn(3, 5))
@@ -209,7 +209,7 @@ class MimicryBlock(nn.Module):
 
 
 @network(
-    "kwotsin/mimicry SNGAN: the convolution handed to a method, one in-place activation after both norms",
+    "kwotsin/mimicry SNGAN: the convolution is passed to a method; one in-place activation after both norms",
     ["0.b1 0.activation", "0.c1 0.b2 0.activation", "1 2"],
     {"0.c2": "a sum follows"},
 )
@@ -273,7 +273,7 @@ class SrganBlock(nn.Module):
 @network(
     "eriklindernoren/PyTorch-GAN srgan: PReLU, and a pixel shuffle between norm and activation",
     ["2.conv_block.0 2.conv_block.1", "2.conv_block.3 2.conv_block.4", "3 4"],
-    {"2.conv_block.2": "a slope that learns", "6": "a pixel shuffle stands before it"},
+    {"2.conv_block.2": "a learnt slope", "6": "a pixel shuffle comes before it"},
 )
 def srgan() -> tuple[nn.Module, Inputs]:
     model = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Networks that are one ``nn.Sequential``, or few, run from end to end."""
+"""Networks that consist of one ``nn.Sequential`` or a few."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def dcgan_discriminator() -> tuple[nn.Module, Inputs]:
 
 
 @network(
-    "martinarjovsky/WassersteinGAN: add_module with names that are no identifiers",
+    "martinarjovsky/WassersteinGAN: add_module with names that are not identifiers",
     [
         "initial:8-16:convt initial:16:batchnorm initial:16:relu",
         "pyramid:16-8:convt pyramid:8:batchnorm pyramid:8:relu",
@@ -102,7 +102,7 @@ class MlpGenerator(nn.Module):
         def block(in_feat: int, out_feat: int, normalize: bool = True) -> list[nn.Module]:
             layers: list[nn.Module] = [nn.Linear(in_feat, out_feat)]
             if normalize:
-                layers.append(nn.BatchNorm1d(out_feat, 0.8))  # eps, meant as momentum: a slip that many copied
+                layers.append(nn.BatchNorm1d(out_feat, 0.8))  # eps: the original meant momentum
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             return layers
 
@@ -151,7 +151,7 @@ class UpsamplingGenerator(nn.Module):
 @network(
     "eriklindernoren/PyTorch-GAN dcgan generator",
     ["conv_blocks.0", "conv_blocks.2 conv_blocks.3 conv_blocks.4", "conv_blocks.6 conv_blocks.7 conv_blocks.8"],
-    {"conv_blocks.0": "its input is a reshaped Linear: not to be joined with l1.0"},
+    {"conv_blocks.0": "its input is a reshaped Linear: must not be fused with l1.0"},
 )
 def upsampling_generator() -> tuple[nn.Module, Inputs]:
     return UpsamplingGenerator(), (torch.randn(3, 10),)
@@ -178,7 +178,7 @@ class ActBeforeNormDiscriminator(nn.Module):
 @network(
     "eriklindernoren/PyTorch-GAN dcgan discriminator: activation and dropout before the norm",
     ["model.6"],
-    {"model.3": "an activation and a dropout stand between it and model.6"},
+    {"model.3": "an activation and a dropout come between it and model.6"},
 )
 def act_before_norm() -> tuple[nn.Module, Inputs]:
     return ActBeforeNormDiscriminator(), (images(),)
@@ -187,7 +187,7 @@ def act_before_norm() -> tuple[nn.Module, Inputs]:
 @network(
     "Linear → BatchNorm1d → ReLU → Unflatten, then transposed convolutions",
     ["0 1 2", "4 5 6"],
-    {"3": "moves no number, but changes which dimension is a channel"},
+    {"3": "changes no number, only which dimension is the channel"},
 )
 def linear_unflatten() -> tuple[nn.Module, Inputs]:
     model = nn.Sequential(
@@ -205,7 +205,7 @@ def linear_unflatten() -> tuple[nn.Module, Inputs]:
 
 
 @network(
-    "WaveGAN and speech enhancement: one dimension",
+    "WaveGAN and speech enhancement: one spatial dimension",
     ["0 1 2", "3 4 5", "6 7 8"],
 )
 def audio() -> tuple[nn.Module, Inputs]:
@@ -225,7 +225,7 @@ def audio() -> tuple[nn.Module, Inputs]:
     return model, (torch.randn(3, 1, 64),)
 
 
-@network("3D-GAN: three dimensions", ["0 1 2", "3 4"])
+@network("3D-GAN: three spatial dimensions", ["0 1 2", "3 4"])
 def volumes() -> tuple[nn.Module, Inputs]:
     model = nn.Sequential(
         nn.ConvTranspose3d(5, 4, 4, 2, 1, bias=False),

@@ -1,7 +1,7 @@
-"""The blocks that G and D are made of, as modules that hold the parameters of the operators in ``ops``.
+"""The layers of G and D as modules: each holds the parameters of an operator of ``igan_fast.reference.ops``.
 
-They take the arguments of torch's own modules, and have their ``state_dict``. ``groups`` are parts of the *batch* that
-are normalised apart (of channels: ``conv_groups``).
+Arguments and ``state_dict`` keys are those of PyTorch's modules. ``groups`` is the number of parts of the *batch* that
+are normalised separately; the groups of channels of a convolution are ``conv_groups``.
 """
 
 from igan_fast.reference.layers.conv import ConvNormAct2d, ConvTransposeNormAct2d

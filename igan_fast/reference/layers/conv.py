@@ -1,4 +1,4 @@
-"""Convolution, normalisation and LeakyReLU as one module: what D and G are made of (Sec. 4)."""
+"""Convolution, normalisation and LeakyReLU as one module: the layers of D and G (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from igan_fast.reference import ops
 from igan_fast.reference.layers.norm import NormAct2d, check_input
 from igan_fast.reference.layers.untouched import untouched
-from igan_fast.reference.recorded import Piece, is_proxy, recording
+from igan_fast.reference.recorded import FxLeaf, is_proxy, is_tracing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d"]
 
-#: One number, or one each for height and width.
+#: One number, or one for the height and one for the width.
 Size: TypeAlias = int | Sequence[int]
 
 
-class _ConvNormAct2d(Piece):
-    """What the two blocks share: a convolution and the normalisation after it, run as one operator."""
+class _ConvNormAct2d(FxLeaf):
+    """Base class of the two blocks: a convolution and the normalisation after it, run as one operator."""
 
     operators: ClassVar[Any] = ops
     norm_type: ClassVar[type[NormAct2d]] = NormAct2d
@@ -65,15 +65,16 @@ class _ConvNormAct2d(Piece):
         norm: nn.BatchNorm2d | nn.InstanceNorm2d,
         act: nn.ReLU | nn.LeakyReLU | nn.Identity | None = None,
     ) -> Self:
-        """The three as one, with their very parameters and buffers, no copies.
+        """One block from three modules. It shares their parameters and buffers; nothing is copied.
 
         Args:
-            conv: the convolution, which becomes a part of the block.
-            norm, act: as ``NormAct2d.from_torch`` takes them.
+            conv: the convolution, which becomes a submodule of the block.
+            norm, act: as of ``NormAct2d.from_torch``.
 
         Raises:
-            TypeError: another kind of module, or one of a class made from these.
-            ValueError: a convolution that pads with something else than zeros, or by name; channels that do not fit.
+            TypeError: a module is of another class, or of a derived one.
+            ValueError: ``conv`` pads with something else than zeros, or its padding is a name; or the numbers of
+                channels differ.
         """
         if type(conv) is not cls.conv_type:
             raise TypeError(f"conv is a {type(conv).__name__}; expected an nn.{cls.conv_type.__name__}")
@@ -91,27 +92,27 @@ class _ConvNormAct2d(Piece):
         return block
 
     def reset_parameters(self) -> None:
-        """Both parts' initial values, as torch has them."""
+        """Initialise the convolution as PyTorch does, and the normalisation as ``NormAct2d`` does."""
         self.conv.reset_parameters()
         self.norm.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, H', W'), H' and W' those of the convolution.
+        """(N, in, H, W) → (N, out, H', W'), with H' and W' of the convolution's output.
 
         Raises:
-            ValueError: another number of dimensions or channels; ``groups`` that does not divide N; one value per
-                channel while the batch's own statistics are needed.
+            ValueError: x has another number of dimensions or channels; ``groups`` does not divide N; or there is one
+                value per channel while the batch's own statistics are needed.
         """
         if is_proxy(x):
-            in_graph: Tensor = self.place_in_graph(x)
-            return in_graph
+            node: Tensor = self.fx_node(x)
+            return node
         conv, norm = self.conv, self.norm
         check_input(x, conv.in_channels)
-        if norm.groups == "instance" and recording():
+        if norm.groups == "instance" and is_tracing():
             return norm.of_any_batch(conv(x))
         if not untouched(conv, norm):
-            apart: Tensor = norm(conv(x))
-            return apart
+            result: Tensor = norm(conv(x))
+            return result
         y: Tensor = self.operators.conv_norm_act(
             x,
             conv.weight,
@@ -133,15 +134,15 @@ class ConvNormAct2d(_ConvNormAct2d):
     """Conv2d, batch normalisation, LeakyReLU: one layer of D (Sec. 4; 5×5, stride 2, padding 2).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation: as of ``nn.Conv2d``, with numbers or pairs of
-            them; kernel, stride and padding are the paper's where omitted.
-        conv_groups, conv_bias: ``groups`` and ``bias`` of ``nn.Conv2d``. Normalisation by the batch's statistics takes
-            a bias out again.
+        in_channels, out_channels, kernel_size, stride, padding, dilation: as of ``nn.Conv2d``, numbers or pairs of
+            numbers; kernel, stride and padding are the paper's where omitted.
+        conv_groups, conv_bias: ``groups`` and ``bias`` of ``nn.Conv2d``. Normalisation by the batch's statistics
+            subtracts a bias again.
         device, dtype: of parameters and buffers.
         eps, momentum, affine, track_running_stats, negative_slope, groups: as of ``NormAct2d``.
 
     Raises:
-        ValueError, TypeError: as ``nn.Conv2d`` and ``NormAct2d``; a ``padding`` by name.
+        ValueError, TypeError: as ``nn.Conv2d`` and ``NormAct2d``; ValueError also where ``padding`` is a name.
     """
 
     conv_type = nn.Conv2d
@@ -186,10 +187,10 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation: as of ``nn.ConvTranspose2d``,
-            with numbers or pairs of them; kernel, stride and paddings are the paper's where omitted, so that another
-            kernel (4×4, say) wants its own ``output_padding``.
+            numbers or pairs of numbers; kernel, stride and paddings are the paper's where omitted. Another kernel size
+            (4×4, say) needs another ``output_padding``.
         conv_groups, conv_bias, device, dtype, eps, momentum, affine, track_running_stats, negative_slope, groups: as of
-            ``ConvNormAct2d``; without ``negative_slope`` it is ReLU.
+            ``ConvNormAct2d``; the default ``negative_slope`` of 0 is a ReLU.
 
     Raises:
         ValueError, TypeError: as ``ConvNormAct2d``.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import ops
-from igan_fast.reference.recorded import Piece, is_proxy, recording
+from igan_fast.reference.recorded import FxLeaf, is_proxy, is_tracing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 __all__ = ["NormAct2d", "check_input"]
 
 
-class NormAct2d(Piece):
+class NormAct2d(FxLeaf):
     """Batch normalisation and LeakyReLU: ``nn.BatchNorm2d`` followed by ``nn.LeakyReLU``.
 
-    The arguments before the star are those of ``nn.BatchNorm2d``, and so is the ``state_dict``: either loads the
-    other's, an old one without ``num_batches_tracked`` too.
+    The arguments before the star and the ``state_dict`` keys are those of ``nn.BatchNorm2d``: each loads the other's
+    ``state_dict``, also an old one without ``num_batches_tracked``.
 
     Args:
         num_features: channels C of the input (N, C, H, W).
         eps: added to the variance.
-        momentum: weight of a batch in the running statistics. None: each of them is the mean over all batches so far,
-            for which the host waits for the device, as in ``nn.BatchNorm2d``.
-        affine: whether there are a weight and a bias.
-        track_running_stats: whether there are running statistics, for eval mode. Without them each batch is normalised
-            by its own. None is True, but False for ``groups="instance"``: torch's defaults.
-        negative_slope: 0 is ReLU, 1 is no activation.
-        groups: parts of the batch that are normalised apart, see ``ops.norm_act``. "instance": every image, as
-            ``nn.InstanceNorm2d`` has it, whose ``num_batches_tracked`` does not count either.
+        momentum: weight of a new batch in the running statistics. None: they are the mean over all batches so far, for
+            which the host synchronises with the device, as in ``nn.BatchNorm2d``.
+        affine: whether to have a weight and a bias.
+        track_running_stats: whether to have running statistics, for eval mode. Without them each batch is normalised by
+            its own statistics. None: PyTorch's default, which is False for ``groups="instance"`` and else True.
+        negative_slope: 0 is a ReLU, 1 is no activation.
+        groups: number of parts of the batch that are normalised separately, see ``ops.norm_act``. "instance": each
+            image by itself, as in ``nn.InstanceNorm2d`` (``num_batches_tracked`` then stays 0, as there).
 
     Raises:
-        ValueError: ``groups`` that is neither a positive number nor "instance"; no momentum for running statistics of
-            instances.
+        ValueError: ``groups`` is neither a positive number nor "instance", or ``momentum`` is None with running
+            statistics of instances.
     """
 
-    #: The operators that it runs on; the fast wing's layers put theirs here.
+    #: The operators that it runs on. The fused layers put ``igan_fast.ops`` here.
     operators: ClassVar[Any] = ops
 
-    _version = 2  # nn.BatchNorm2d's, which has num_batches_tracked since
+    _version = 2  # of nn.BatchNorm2d, which has num_batches_tracked since version 2
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -89,14 +89,14 @@ class NormAct2d(Piece):
     def from_torch(
         cls, norm: nn.BatchNorm2d | nn.InstanceNorm2d, act: nn.ReLU | nn.LeakyReLU | nn.Identity | None = None
     ) -> Self:
-        """The two as one, in the mode of ``norm`` and with its very parameters and buffers, no copies.
+        """One layer from two modules. It shares the mode, parameters and buffers of ``norm``; nothing is copied.
 
         Args:
             norm: the normalisation.
-            act: the activation behind it; None or ``nn.Identity`` is none.
+            act: the activation after it; None or ``nn.Identity`` for none.
 
         Raises:
-            TypeError: another kind of module, or one of a class made from these.
+            TypeError: a module is of another class, or of a derived one.
         """
         if type(norm) not in (nn.BatchNorm2d, nn.InstanceNorm2d):
             raise TypeError(f"norm is a {type(norm).__name__}; expected an nn.BatchNorm2d or nn.InstanceNorm2d")
@@ -115,14 +115,14 @@ class NormAct2d(Piece):
         return module.train(norm.training)
 
     def reset_running_stats(self) -> None:
-        """Forget what was seen: mean 0, variance 1."""
+        """Set the running mean to 0, the running variance to 1 and the count of batches to 0."""
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.running_mean.zero_()
             self.running_var.fill_(1)
             self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
-        """Weight 1, bias 0, and ``reset_running_stats``."""
+        """Set the weight to 1 and the bias to 0, and call ``reset_running_stats``."""
         self.reset_running_stats()
         if self.weight is not None:
             nn.init.ones_(self.weight)
@@ -133,20 +133,21 @@ class NormAct2d(Piece):
         """(N, C, H, W) → the same shape.
 
         Raises:
-            ValueError: another number of dimensions or channels; ``groups`` that does not divide N; one value per
-                channel while the batch's own statistics are needed.
+            ValueError: x has another number of dimensions or channels; ``groups`` does not divide N; or there is one
+                value per channel while the batch's own statistics are needed.
         """
         if is_proxy(x):
-            in_graph: Tensor = self.place_in_graph(x)
-            return in_graph
+            node: Tensor = self.fx_node(x)
+            return node
         check_input(x, self.num_features)
-        if self.groups == "instance" and recording():
+        if self.groups == "instance" and is_tracing():
             return self.of_any_batch(x)
         y: Tensor = self.operators.norm_act(x, self.weight, self.bias, **self.begin_pass(x))
         return y
 
     def of_any_batch(self, x: Tensor) -> Tensor:
-        """Each image of x (N, C, H, W) normalised by itself, and activated, without a word of how many there are."""
+        """Instance normalisation and LeakyReLU of x (N, C, H, W), in operators that do not depend on N: for a traced
+        graph, which may run on batches of any size."""
         use = self.track_running_stats or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         own = self.training or mean is None
@@ -154,13 +155,14 @@ class NormAct2d(Piece):
         return ops.activate(y, self.negative_slope)
 
     def begin_pass(self, x: Tensor) -> dict[str, Any]:
-        """The operator's other arguments for a batch x, which is counted as ``nn.BatchNorm2d`` does, once a group."""
+        """The operator's keyword arguments for a batch x. In training this counts the batch in ``num_batches_tracked``
+        as ``nn.BatchNorm2d`` does, once per group."""
         tracking = self.training and self.track_running_stats
         momentum, average = self.momentum, self.groups == "instance"
         groups = max(len(x), 1) if self.groups == "instance" else self.groups
         if tracking and not average and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(groups)
-            if momentum is None:  # the groups' mean, in their share of all batches so far
+            if momentum is None:  # weight of the groups' mean: their share of all batches so far
                 momentum, average = groups / float(self.num_batches_tracked), True
         use = self.track_running_stats or not self.training
         return {
@@ -193,8 +195,9 @@ class NormAct2d(Piece):
 
 
 def check_input(x: Tensor, channels: int) -> None:
-    """Raise a ValueError where x is not (N, channels, H, W)."""
-    if x.dim() != 4 or (not recording() and x.shape[1] != channels):  # PyTorch's own tells, when recorded
+    """Raise a ValueError if x is not of shape (N, channels, H, W)."""
+    # A traced graph has no check of the channels: there the operator raises an error.
+    if x.dim() != 4 or (not is_tracing() and x.shape[1] != channels):
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (N, {channels}, H, W)")
 
 

@@ -1,4 +1,4 @@
-"""Whether a convolution does what its weights and settings say, and nothing else."""
+"""Whether a module may be computed from its parameters, without being called."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ __all__ = ["untouched"]
 
 
 def untouched(*modules: nn.Module) -> bool:
-    """Whether nobody but a module's own class says what it does: it has no hook (the older ``spectral_norm`` and
-    ``weight_norm`` are hooks) and no ``forward`` of its own, so that its weights may be used without calling it."""
+    """Whether the modules have no hooks (the older ``spectral_norm`` and ``weight_norm`` are hooks), and no ``forward``
+    that was set on the instance: then calling one computes what its class and its parameters say."""
     if _has_any_global_hook():  # type: ignore[no-untyped-call]
         return False
     for module in modules:

@@ -1,6 +1,6 @@
-"""The paper's losses, and those of other GANs that the operators serve, in plain PyTorch.
+"""The losses in plain PyTorch: the paper's (``paper.py``), and two that other GANs use.
 
-Every norm is a mean of absolute values, so that sizes do not change the balance of the terms.
+Each L1 distance is a mean over elements, so that image and layer sizes do not change the balance of the terms.
 """
 
 from igan_fast.reference.losses.feature_matching import FeatureMatchingLoss

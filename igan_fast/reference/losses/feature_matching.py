@@ -1,4 +1,4 @@
-"""Feature matching: the L1 distance of what discriminators see in generated and in real data, layer by layer."""
+"""Feature matching: the L1 distance between discriminators' feature maps of generated and of real data."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ Reduction: TypeAlias = Literal["sum", "discriminator_mean", "mean"]
 class FeatureMatchingLoss(Unscriptable):
     """weight · Σ_d Σ_l w_d · w_l · mean|fake_dl − real_dl| / n over the feature maps l of the discriminators d.
 
+    ``pix2pixhd``, ``spade`` and ``hifigan`` return the losses of these projects.
+
     Args:
-        weight: of the whole.
-        reduction: "sum": n is 1. "discriminator_mean": n is the number of discriminators; their maps are summed.
-            "mean": n is that number times the number of maps of the discriminator.
-        layer_weights: w_l, one a map that is looked at, for every discriminator the same; 1 each where omitted.
-        discriminator_weights: w_d, one a discriminator; 1 each where omitted.
-        drop_last: leave out every discriminator's last map, for those that return their prediction there.
-        detach_real: the real maps are a target. Otherwise they get a gradient too.
+        weight: factor of the whole loss.
+        reduction: decides n. "sum": 1. "discriminator_mean": the number of discriminators. "mean": the number of
+            discriminators times the number of feature maps of discriminator d. The weights do not change n.
+        layer_weights: w_l, one per feature map (without those that ``drop_last`` drops), the same for every
+            discriminator; 1 each where omitted.
+        discriminator_weights: w_d, one per discriminator; 1 each where omitted.
+        drop_last: leave out the last feature map of every discriminator, for those that return their prediction there.
+        detach_real: detach the real feature maps. Otherwise they get gradients too.
 
     Raises:
-        ValueError: an unknown ``reduction``, or a weight that is not finite.
-        TypeError: a weight that is not a number.
-
-    ``pix2pixhd``, ``spade`` and ``hifigan`` make those of these projects. A mean of weighted maps divides by their
-    number, not by the sum of their weights.
+        ValueError: ``reduction`` is unknown, or a weight is not finite.
+        TypeError: a weight is not a number.
     """
 
-    #: The operators that it runs on; the fast wing's loss puts its own here.
+    #: The operators that it runs on. The fused loss puts ``igan_fast.ops`` here.
     operators: ClassVar[Any] = ops
 
     def __init__(
@@ -66,49 +66,52 @@ class FeatureMatchingLoss(Unscriptable):
 
     @classmethod
     def pix2pixhd(cls, weight: float = 10.0) -> Self:
-        """pix2pixHD's (Wang et al. 2018; ``models/pix2pixHD_model.py``, ``lambda_feat`` 10): 4 / (n_layers_D + 1) and
-        1 / num_D before each map but the last.
+        """The loss of pix2pixHD (Wang et al. 2018; ``models/pix2pixHD_model.py``, ``lambda_feat`` 10).
 
-        Its discriminators return n_layers_D + 2 maps, so that this is 4 times the mean. (With ``--no_lsgan`` they
-        return a sigmoid more; that is ``cls(4 * weight / (n_layers_D + 1), "discriminator_mean", drop_last=True)``.)
+        There each feature map but the last is weighted by 4 / (n_layers_D + 1) and by 1 / num_D. The discriminators
+        return n_layers_D + 2 feature maps, so that this is 4 times the mean. (With ``--no_lsgan`` they return one more,
+        a sigmoid: then use ``cls(4 * weight / (n_layers_D + 1), "discriminator_mean", drop_last=True)``.)
         """
         return cls(4 * weight, "mean", drop_last=True)
 
     @classmethod
     def spade(cls, weight: float = 10.0) -> Self:
-        """SPADE's (Park et al. 2019; ``models/pix2pix_model.py``, ``lambda_feat`` 10): 1 / num_D before each map but
-        the last."""
+        """The loss of SPADE (Park et al. 2019; ``models/pix2pix_model.py``, ``lambda_feat`` 10).
+
+        There each feature map but the last is weighted by 1 / num_D.
+        """
         return cls(weight, "discriminator_mean", drop_last=True)
 
     @classmethod
     def hifigan(cls, weight: float = 2.0) -> Self:
-        """HiFi-GAN's (Kong et al. 2020; ``feature_loss`` of ``models.py``, times 2): every map of every discriminator.
+        """The loss of HiFi-GAN (Kong et al. 2020; ``feature_loss`` of ``models.py``, times 2).
 
-        The original does not detach the real maps, whose gradient reaches the discriminators' parameters only; there
-        it is thrown away, and here it is not computed.
+        It is the sum over every feature map of every discriminator. The original does not detach the real feature maps.
+        Their gradient reaches only the discriminators' parameters, where the original discards it; here it is not
+        computed.
         """
         return cls(weight, "sum")
 
     def forward(self, fake: Features, real: Features) -> Tensor:
-        """The distance.
+        """The loss of two sets of feature maps.
 
         Args:
             fake, real: the feature maps of one discriminator (a sequence of tensors), of several (a sequence of such
-                sequences), or of groups of them nested further; pairwise of equal shape, of any dtype that
-                ``ops.feature_l1`` takes.
+                sequences), or nested deeper. Both have the same structure and pairwise equal shapes. Dtypes are those
+                that ``ops.feature_l1`` supports.
 
         Returns:
             A scalar, float64 where an input is float64, else float32.
 
         Raises:
-            ValueError: a discriminator without a map that is looked at; structures or shapes that do not match; as
-                many weights as there are not maps or discriminators.
-            TypeError: something that is neither a tensor nor a sequence, or a sequence of both.
+            ValueError: a discriminator has no feature map to compare; structures or shapes do not match; or the number
+                of weights is not the number of feature maps, or of discriminators.
+            TypeError: an entry is neither a tensor nor a sequence, or a sequence holds both.
         """
-        for name, side in (("fake", fake), ("real", real)):
-            if isinstance(side, Tensor):
+        for name, features in (("fake", fake), ("real", real)):
+            if isinstance(features, Tensor):
                 raise TypeError(f"{name} is a tensor; expected a sequence of feature maps, or of such sequences")
-        list(pairs_of(fake, real))  # raises where the two do not match
+        list(pairs_of(fake, real))  # raises an error where the two do not match
         discriminators = list(_discriminators(fake, real, "fake", drop_last=self.drop_last))
         count = len(discriminators)
         of_discriminators = _weights("discriminator_weights", self.discriminator_weights, count, "discriminators")
@@ -140,7 +143,7 @@ def _weights(name: str, weights: Sequence[float] | None, count: int, entries: st
 def _discriminators(
     fake: Any, real: Any, where: str, *, drop_last: bool
 ) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
-    """The innermost sequences of two nested ones that match, each with the path to it."""
+    """For each discriminator (each innermost sequence): the path to it, for messages, and its pairs of feature maps."""
     if len(fake) == 0:
         raise ValueError(f"{where} is empty; expected feature maps")
     if all(isinstance(entry, Tensor) for entry in fake):

@@ -1,4 +1,4 @@
-"""The paper's losses. Every norm is a mean of absolute values, so that sizes do not change the balance of the terms."""
+"""The paper's losses. Each L1 distance is a mean over elements: sizes do not change the balance of the terms."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ __all__ = [
 
 
 def adversarial_loss(source_logits: Tensor, *, real: bool) -> Tensor:
-    """−log p(source is ``real``), the mean over the batch (Sec. 3.2.1).
+    """Binary cross-entropy of D's source logits, the mean over the batch (Sec. 3.2.1).
 
-    G's loss is that of *its* pictures with ``real=True`` (the non-saturating form).
+    D minimises it for photos with ``real=True`` and for generated images with ``real=False``. G minimises it for
+    generated images with ``real=True`` (the non-saturating form).
 
     Args:
-        source_logits: D's source logits, any shape, usually (N,).
+        source_logits: logits of "real", any shape, usually (N,).
+        real: the target.
     """
     logits = widen(source_logits)
     target = torch.ones_like(logits) if real else torch.zeros_like(logits)
@@ -51,22 +53,22 @@ def label_loss(label_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def perceptual_loss(fake: Sequence[Tensor], real: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
-    """Σᵢ αᵢ · mean|hⁱ(fake) − hⁱ(real)| over D's activations (Sec. 3.3.2). ``real`` is a target: no gradient.
+    """Σᵢ αᵢ · mean|hⁱ(fake) − hⁱ(real)| over D's feature maps (Sec. 3.3.2). ``real`` is detached.
 
     Args:
         fake, real: h¹..h⁴ as D returns them.
-        weights: αᵢ, 1 each where omitted.
+        weights: αᵢ, one per feature map; 1 each where omitted.
     """
     return ops.feature_l1(fake, [feature.detach() for feature in real], weights)
 
 
 def pixel_loss(fake: Tensor, real: Tensor) -> Tensor:
-    """mean|real − fake| of two batches of images (Sec. 3.3.1)."""
+    """mean|real − fake| of two batches of images of one shape (Sec. 3.3.1)."""
     return F.l1_loss(widen(fake), widen(real))
 
 
 def latent_loss(predicted: Tensor, noise: Tensor) -> Tensor:
-    """mean|z̃(G(z, c)) − z|: C finds again the noise an image was made from (Sec. 3.3.3)."""
+    """mean|z̃(G(z, c)) − z|: C is to recover the noise that an image was generated from (Sec. 3.3.3)."""
     return F.l1_loss(widen(predicted), widen(noise))
 
 
@@ -76,7 +78,7 @@ def integrated_loss(perceptual: Tensor, pixel: Tensor, latent: Tensor, lambdas: 
 
 
 class IntegratedTerms(NamedTuple):
-    """The terms of ``IntegratedLoss``, unweighted: scalars with their gradients."""
+    """The terms of ``IntegratedLoss``, unweighted: differentiable scalars."""
 
     perceptual: Tensor
     pixel: Tensor
@@ -84,20 +86,20 @@ class IntegratedTerms(NamedTuple):
 
 
 class IntegratedLoss(Unscriptable):
-    """λ₁ perceptual + λ₂ pixel + λ₃ latent as a module (Sec. 3.3): what an image and its rebuild are apart.
+    """λ₁ perceptual + λ₂ pixel + λ₃ latent as a module: the distance of an image and its rebuild (Sec. 3.3).
 
     Args:
         lambdas: λ₁, λ₂, λ₃; the paper's where omitted.
-        layer_weights: αᵢ of the perceptual term, one a feature map; 1 each where omitted.
+        layer_weights: αᵢ of the perceptual term, one per feature map; 1 each where omitted.
 
     Raises:
-        ValueError: ``lambdas`` that are not three finite numbers, ``layer_weights`` that are not finite.
-        TypeError: a weight that is not a number.
+        ValueError: ``lambdas`` are not three finite numbers, or ``layer_weights`` are not finite.
+        TypeError: a weight is not a number.
 
-    ``terms`` gives the terms alone, for a log; ``integrated_loss(*terms, loss.lambdas)`` is their sum.
+    ``terms`` returns the unweighted terms, for a log; ``integrated_loss(*terms, loss.lambdas)`` is their weighted sum.
     """
 
-    #: The operators that it runs on; the fast wing's loss puts its own here.
+    #: The operators that it runs on. The fused loss puts ``igan_fast.ops`` here.
     operators: ClassVar[Any] = ops
 
     def __init__(
@@ -119,11 +121,11 @@ class IntegratedLoss(Unscriptable):
         predicted_noise: Tensor,
         noise: Tensor,
     ) -> Tensor:
-        """The weighted sum.
+        """The weighted sum of the terms.
 
         Args:
-            fake_features, real_features: h¹..h⁴ of the rebuilt and of the real images, or any sequences of feature
-                maps that match. The real ones are a target: no gradient.
+            fake_features, real_features: h¹..h⁴ of the rebuilt and of the real images, or any two sequences of feature
+                maps of the same structure and shapes. The real ones are detached.
             fake_images, real_images: the rebuilt and the real images, of one shape.
             predicted_noise, noise: z̃(G(z, c)) and z, of one shape.
 
@@ -131,9 +133,9 @@ class IntegratedLoss(Unscriptable):
             A scalar, float64 where an input is float64, else float32.
 
         Raises:
-            ValueError: shapes or structures that do not match, or a number of ``layer_weights`` other than that of the
+            ValueError: shapes or structures do not match, or the number of ``layer_weights`` is not the number of
                 feature maps.
-            TypeError: something that is neither a tensor nor a sequence.
+            TypeError: an argument is neither a tensor nor a sequence.
         """
         fakes, reals, weights = self._features(fake_features, real_features)
         image, real_image = _pair("fake_images", fake_images, real_images)
@@ -155,7 +157,7 @@ class IntegratedLoss(Unscriptable):
         predicted_noise: Tensor,
         noise: Tensor,
     ) -> IntegratedTerms:
-        """The three terms apart, of the arguments of ``forward``."""
+        """The three terms, unweighted. The arguments are those of ``forward``."""
         features = self._features(fake_features, real_features)
         images = _pair("fake_images", fake_images, real_images)
         codes = _pair("predicted_noise", predicted_noise, noise)
@@ -166,7 +168,7 @@ class IntegratedLoss(Unscriptable):
         )
 
     def _features(self, fake: Features, real: Features) -> tuple[list[Tensor], list[Tensor], list[float]]:
-        """The maps of both sides, the real ones detached, and their αᵢ."""
+        """The fake feature maps, the real ones (detached), and their weights αᵢ."""
         pairs = list(pairs_of(fake, real, "fake_features"))
         if not pairs:
             raise ValueError("fake_features is empty; expected at least one feature map")
@@ -180,8 +182,8 @@ class IntegratedLoss(Unscriptable):
 
 
 def _pair(name: str, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    for side, value in ((name, fake), (f"{name}'s real counterpart", real)):
+    for argument, value in ((name, fake), (f"{name}'s real counterpart", real)):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{side} is a {type(value).__name__}; expected a tensor")
+            raise TypeError(f"{argument} is a {type(value).__name__}; expected a tensor")
     (pair,) = pairs_of(fake, real, name)
     return pair

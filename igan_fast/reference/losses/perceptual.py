@@ -1,4 +1,4 @@
-"""The perceptual distance of two batches of images: L1 between what a network makes of them, at layers of choice."""
+"""The perceptual distance of two batches of images: the L1 distance of a network's feature maps at chosen layers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ __all__ = ["PerceptualL1Loss"]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, NormAct2d)
 
-_registering = threading.Lock()  # torch numbers its hooks without one: two threads' could get the same number
+#: Held while hooks are registered: PyTorch numbers them without a lock, and two threads could get the same number.
+_registering = threading.Lock()
 
 
 class _Thread(threading.local):
-    """Tells threads apart in a way that a compiler can follow, as it cannot ``threading.get_ident``."""
+    """Identifies a thread in a way that ``torch.compile`` can trace, as it cannot ``threading.get_ident``."""
 
     def __init__(self) -> None:
-        self.itself = object()
+        self.identity = object()
 
 
 _thread = _Thread()
@@ -42,33 +43,34 @@ class PerceptualL1Loss(Unscriptable):
     """Σᵢ wᵢ · mean|hᵢ(fake) − hᵢ(real)| over layers hᵢ of a network, the extractor.
 
     Args:
-        extractor: the network, which takes a batch of images (N, …). Its work after the last layer is done in vain:
-            give it cut off there.
+        extractor: the network. Its input is a batch of images (N, …). It runs to its end, so remove what comes after
+            the last of the ``layers``.
         layers: names of its modules, as in ``extractor.named_modules()`` ("features.8").
-        weights: wᵢ, one a layer; 1 each where omitted.
-        joint: run both batches as one, for networks so small that launches decide and not arithmetic. By default each
-            is run alone, the real one without gradient, so that the backward pass has half the work: on a CPU that is
-            faster at any size. Not for networks that compute across the batch: batch normalisation is refused, others
-            are not recognised.
+        weights: wᵢ, one per layer; 1 each where omitted.
+        joint: run both batches as one batch, which is faster for networks so small that the number of kernel launches
+            decides. By default each batch runs by itself, the real one without gradients, so that the backward pass has
+            half the work; on a CPU that is faster at any size. ``joint`` is wrong for networks that compute across the
+            batch: batch normalisation raises an error, other such layers are not recognised.
 
     Raises:
-        ValueError: a name that no module has, the same one twice, none at all; weights that do not fit.
-        TypeError: an extractor that is no module, a single string for ``layers``, a weight that is not a number.
+        ValueError: ``layers`` is empty, or holds a name twice, or a name that no module has; or the number of
+            ``weights`` is not the number of layers.
+        TypeError: ``extractor`` is not a module, ``layers`` is a single string, or a weight is not a number.
 
-    The extractor is measured with, and does not learn: its parameters get no gradient. It keeps its mode (call
-    ``extractor.eval()`` where it normalises by batch), and is not part of this module: neither ``parameters()`` nor
-    ``state_dict()`` nor ``train()`` of the loss, or of a module that holds it, reach it. ``to``, ``cuda``, ``half`` and
-    their like do.
+    *The extractor is not trained.* Its parameters get no gradients, and it stays in its mode (call ``extractor.eval()``
+    if it has batch normalisation). It is not a submodule of the loss: ``parameters()``, ``state_dict()`` and
+    ``train()`` do not reach it. ``to``, ``cuda``, ``half`` and the like do.
 
-    A layer's output counts as the layer returns it: it is copied, which takes one or two hundredths of the time, since
-    what follows may change it in place (``nn.ReLU(inplace=True)``). Of a layer that returns several tensors, or that
-    runs several times, the mean of their distances counts. The layers are watched with forward hooks while the loss is
-    computed, in the thread that computes it, and not otherwise: several threads may measure with one network at once.
-    In a network that ``torch.compile`` has compiled before, or that runs in threads of its own as ``nn.DataParallel``'s
-    do, they run out of sight, which raises, so give it uncompiled and without.
+    *A layer's output* is what the layer returns. It is copied, which takes one or two per cent of the time, because a
+    later layer may change it in place (``nn.ReLU(inplace=True)``). For a layer that returns several tensors, or that
+    runs several times, the mean of their distances counts.
+
+    *Hooks.* The layers have forward hooks only while the loss is computed, and only in the thread that computes it:
+    several threads may use one network at once. A network that was compiled before does not run them, nor does one that
+    runs in threads of its own (``nn.DataParallel``). Both raise an error: pass the network without these.
     """
 
-    #: The operators that it runs on; the fast wing's loss puts its own here.
+    #: The operators that it runs on. The fused loss puts ``igan_fast.ops`` here.
     operators: ClassVar[Any] = ops
 
     extractor: nn.Module
@@ -85,27 +87,28 @@ class PerceptualL1Loss(Unscriptable):
         if not isinstance(extractor, nn.Module):
             raise TypeError(f"extractor is a {type(extractor).__name__}; expected a torch.nn.Module")
         _check_layers(extractor, layers)
-        object.__setattr__(self, "extractor", extractor)  # past nn.Module, which would make it a part of this one
+        object.__setattr__(self, "extractor", extractor)  # not by nn.Module's, which would register a submodule
         self.layers = tuple(layers)
         count = len(self.layers)
         self.weights = [1.0] * count if weights is None else per_entry("weights", weights, count, "layers")
         self.joint = joint
 
     def forward(self, fake: Tensor, real: Tensor | Sequence[Features]) -> Tensor:
-        """The distance.
+        """The distance of two batches of images.
 
         Args:
-            fake: images (N, …), as the extractor takes them.
-            real: as many real ones, a target; or their ``features``, where they are needed several times.
+            fake: images (N, …), an input of the extractor.
+            real: images of the same shape; or what ``features`` returned for them, if they are used several times. They
+                are detached.
 
         Returns:
-            A scalar, float64 where the extractor works in it, else float32.
+            A scalar, float64 where the extractor returns float64, else float32.
 
         Raises:
-            ValueError: shapes that do not match; a layer that returns an empty sequence, or whose output has not the
-                batch first, where ``joint``.
-            TypeError: a layer that returns something else than tensors and sequences of them.
-            RuntimeError: a layer that does not run; batch normalisation over both batches, where ``joint``.
+            ValueError: shapes do not match; a layer returns an empty sequence; or, with ``joint``, the first dimension
+                of a layer's output is not the batch.
+            TypeError: a layer returns something else than tensors and sequences of tensors.
+            RuntimeError: a layer does not run; or, with ``joint``, batch normalisation computes statistics of both.
         """
         if not isinstance(real, Tensor):
             if len(real) != len(self.layers):
@@ -131,8 +134,8 @@ class PerceptualL1Loss(Unscriptable):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Features]:
-        """What the layers make of images (N, …), without gradient: for each layer its output, or a list of its outputs
-        where it runs several times."""
+        """For each layer its output for images (N, …), or the list of its outputs if it runs several times. Without
+        gradients."""
         return self._run(images)
 
     def _run(self, images: Tensor) -> list[Features]:
@@ -147,8 +150,8 @@ class PerceptualL1Loss(Unscriptable):
         for name, found in outputs.items():
             if not found:
                 raise RuntimeError(
-                    f"layer {name!r} did not run in the extractor's forward pass (in a network that torch.compile has "
-                    f"compiled, or that runs in threads of its own as nn.DataParallel's do, layers run out of sight: "
+                    f"layer {name!r} did not run in the extractor's forward pass (hooks are not called in a network "
+                    f"that torch.compile has compiled, or that runs in threads of its own as nn.DataParallel does: "
                     f"give it uncompiled, and without)"
                 )
         return [found[0] if len(found) == 1 else found for found in outputs.values()]
@@ -196,10 +199,10 @@ def _check_layers(extractor: nn.Module, layers: Sequence[str]) -> None:
 
 
 def _keep_in(found: list[Features], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    thread = _thread.itself
+    thread = _thread.identity
 
     def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
-        if _thread.itself is thread:  # another one may have the same network at work
+        if _thread.identity is thread:  # another thread may be running the same network
             found.append(_copy(output, name))
 
     return hook
@@ -214,7 +217,7 @@ def _copy(output: Any, name: str) -> Features:
 
 
 def _part(name: str, features: Features, part: slice, count: int) -> Features:
-    """One of the two batches that were run as one of ``count`` images."""
+    """The rows ``part`` of a layer's output for ``count`` images, which are two batches run as one."""
     if not isinstance(features, Tensor):
         return [_part(name, entry, part, count) for entry in features]
     if features.dim() == 0 or features.shape[0] != count:
@@ -223,6 +226,6 @@ def _part(name: str, features: Features, part: slice, count: int) -> Features:
 
 
 def _mixes_images(norm: nn.Module) -> bool:
-    """Whether a batch normalisation takes its statistics from the batch as a whole."""
+    """Whether a batch normalisation computes statistics over the whole batch."""
     of_batch = norm.training or norm.running_mean is None
     return of_batch and getattr(norm, "groups", 1) != "instance"

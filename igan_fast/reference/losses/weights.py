@@ -1,4 +1,4 @@
-"""The weights that losses are given: checked once, and kept as floats."""
+"""Checks of the weights that are passed to losses, and their conversion to floats."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def number(name: str, value: object) -> float:
     """``value`` as a float.
 
     Raises:
-        TypeError: it is not a number.
-        ValueError: it is not finite.
+        TypeError: ``value`` is not a number.
+        ValueError: ``value`` is not finite.
     """
     if not isinstance(value, Real):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a number")
@@ -27,8 +27,8 @@ def finite(name: str, values: object) -> tuple[float, ...]:
     """``values`` as floats.
 
     Raises:
-        TypeError: they are not a sequence, or one is not a number.
-        ValueError: one is not finite.
+        TypeError: ``values`` is not a sequence, or one of its entries is not a number.
+        ValueError: an entry is not finite.
     """
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"{name} is a {type(values).__name__}; expected a sequence of numbers")
@@ -36,10 +36,15 @@ def finite(name: str, values: object) -> tuple[float, ...]:
 
 
 def per_entry(name: str, values: object, count: int, entries: str) -> list[float]:
-    """``values`` as floats, one each for ``count`` entries of a kind.
+    """``values`` as floats.
+
+    Args:
+        count: the expected number of values.
+        entries: what each value is for ("feature maps"), for the message.
 
     Raises:
-        TypeError, ValueError: as ``finite``; or their number is another one.
+        TypeError: as ``finite``.
+        ValueError: as ``finite``, or the number of values is not ``count``.
     """
     if len(weights := finite(name, values)) != count:
         raise ValueError(f"{name} has {len(weights)} numbers for {count} {entries}")

@@ -1,6 +1,9 @@
-"""What a tensor without data answers without computing them: its metadata, and questions about its node in the graph.
+"""Functions that a tensor without data answers without computing it, registered in ``HANDLERS``.
 
-A gradient is asked for by the node, which an activation may hang on already; not by data, which hang on it later.
+Three kinds: functions that return metadata; functions on the autograd node, such as ``register_hook``; and functions
+that compute gradients. A gradient *with respect to* a Deferred is asked for at its node, because an activation may
+already have been recorded after that node, whereas computing the plain result would add a node that the activation does
+not depend on.
 """
 
 from __future__ import annotations
@@ -12,54 +15,55 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from igan_fast.fusion.deferred import HANDLERS, Deferred, Pending, Wrapper, ordinary_list, settle
+from igan_fast.fusion.deferred import HANDLERS, Deferred, Intercepted, Wrapper, ordinary_list, to_ordinary
 
 __all__: list[str] = []
 
 
-def _metadata(func: Any, args: Any, kwargs: Any) -> Any:
+def _answer_metadata(func: Any, args: Any, kwargs: Any) -> Any:
     if not args:
         return NotImplemented
-    if isinstance(args[0], Wrapper) and args[0].instead is not None:
-        args = (args[0].instead, *args[1:])
+    if isinstance(args[0], Wrapper) and args[0].replacement is not None:
+        args = (args[0].replacement, *args[1:])
     with torch._C.DisableTorchFunctionSubclass():
         return func(*args, **kwargs)
 
 
-def _of_its_node(func: Any, args: Any, kwargs: Any) -> Any:
+def _use_node(func: Any, args: Any, kwargs: Any) -> Any:
     for t in tree_leaves((args, kwargs)):
         if isinstance(t, Deferred):
-            t.pinned = True
+            t.node_in_use = True
     with torch._C.DisableTorchFunctionSubclass():
         result = func(*args, **kwargs)
-    return tree_map_only(Wrapper, settle, result)
+    return tree_map_only(Wrapper, to_ordinary, result)
 
 
 def _differentiate(func: Any, args: Any, kwargs: Any) -> Any:
-    """What is differentiated is settled; by what it is differentiated is a node."""
+    """Call ``func`` with its ``inputs`` as autograd nodes, and its other arguments as ordinary tensors."""
     args, kwargs = tree_map_only((list, tuple), ordinary_list, (args, kwargs))
     bound = inspect.signature(func).bind(*args, **kwargs)
     inputs = bound.arguments.pop("inputs", None)
-    bound.arguments.update(tree_map_only(Pending, settle, dict(bound.arguments)))
+    bound.arguments.update(tree_map_only(Intercepted, to_ordinary, dict(bound.arguments)))
     if inputs is not None:
-        node = _node if func is torch.autograd.grad else _gathering_node
+        node = _node if func is torch.autograd.grad else _accumulating_node
         bound.arguments["inputs"] = tree_map_only(Deferred, node, inputs)
-    return tree_map_only(Wrapper, settle, func(*bound.args, **bound.kwargs))
+    return tree_map_only(Wrapper, to_ordinary, func(*bound.args, **bound.kwargs))
 
 
 def _node(x: Deferred) -> Any:
+    """x as an input of ``torch.autograd.grad``: the edge of the graph at its node, where it has one."""
     with torch._C.DisableTorchFunctionSubclass():
         if not x.requires_grad:
-            return settle(x)
-        if x.was_written_into():  # through a view
-            return x.instead
-        x.pinned = True
+            return to_ordinary(x)
+        if x.was_written():  # through a view
+            return x.replacement
+        x.node_in_use = True
         return torch.autograd.graph.get_gradient_edge(x)
 
 
-def _gathering_node(x: Deferred) -> Any:
-    """One whose gradient is to be found at x afterwards, which is what PyTorch does where it is given x itself."""
-    if x.requires_grad and not x.was_written_into():
+def _accumulating_node(x: Deferred) -> Any:
+    """``_node``, with the gradient accumulated in ``x.grad``, as ``backward(inputs=[x])`` does."""
+    if x.requires_grad and not x.was_written():
         x.retain_grad()
     return _node(x)
 
@@ -81,6 +85,6 @@ _NODE = [
 ]
 _DERIVATIVES = [torch.autograd.grad, torch.autograd.backward, Tensor.backward]
 
-HANDLERS.update(dict.fromkeys(_METADATA, _metadata))
-HANDLERS.update(dict.fromkeys(_NODE, _of_its_node))
+HANDLERS.update(dict.fromkeys(_METADATA, _answer_metadata))
+HANDLERS.update(dict.fromkeys(_NODE, _use_node))
 HANDLERS.update(dict.fromkeys(_DERIVATIVES, _differentiate))

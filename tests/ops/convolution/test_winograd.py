@@ -1,11 +1,12 @@
-"""Convolution by minimal filtering, its transpose and its weight gradient, against torch's own in float64."""
+"""Convolutions by minimal filtering, transposed ones and the gradients, against PyTorch's own in float64."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from oracles import error
 from torch import Tensor
 
 from igan_fast import ops
-from igan_fast.ops import backend, winograd_conv
+from igan_fast.ops import backend
+from igan_fast.ops.convolution import ConvSettings, InputSpec, filters_kept, plan_of, winograd
+from igan_fast.ops.convolution.plan import Problem
 
 pytestmark = pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 
-#: What the smaller tiles and the larger ones may be away from float64; plain float32 is about 5e-7.
+#: How far tiles of 2 and of 4 may be from float64; plain float32 is about 5e-7.
 ALLOWED = {2: 2e-6, 4: 1e-5}
 
 
@@ -32,10 +35,10 @@ class Filter(NamedTuple):
         return {"stride": self.stride, "padding": self.padding}
 
 
-#: One of each kind, as networks use them.
+#: One of each kind, with the padding that networks use.
 USUAL = [Filter(5, 2, 2), Filter(4, 2, 1), Filter(3, 1, 1), Filter(3, 2, 1)]
-EVERY = [Filter(kernel, stride, padding) for kernel, stride in winograd_conv.FILTERS for padding in range(kernel)]
-#: batch, channels of the large and of the small image, height and width of the large one.
+EVERY = [Filter(kernel, stride, padding) for kernel, stride in winograd.FILTERS for padding in range(kernel)]
+#: Batch, channels of the large and of the small feature map, height and width of the large one.
 SHAPES = [
     (2, 16, 32, 8, 8),
     (3, 17, 35, 10, 6),
@@ -50,10 +53,48 @@ def name_of(filter: Filter) -> str:
     return f"{filter.kernel}x{filter.kernel}s{filter.stride}p{filter.padding}"
 
 
+IMPLEMENTATION = winograd.Winograd()
+PAYS = winograd._pays
+
+
+@pytest.fixture(autouse=True)
+def always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels compute every problem, however small."""
+    monkeypatch.setattr(winograd, "_pays", lambda *_: True)
+
+
+def settings_of(filter: Filter, **others: Any) -> ConvSettings:
+    return ConvSettings(2, stride=filter.stride, padding=filter.padding, **others)
+
+
+def solution(kind: str, shape: Sequence[int], weight_shape: Sequence[int], settings: ConvSettings) -> Any:
+    """The function of this kind for an input of this shape, chosen anew."""
+    shapes = torch.Size(shape), torch.Size(weight_shape)
+    problem = Problem(settings, True, *shapes, torch.float32, torch.float32, "cpu", True, False, False, False)
+    run = getattr(IMPLEMENTATION, kind)(problem)
+    assert run is not None
+    return run
+
+
+def convolve(
+    x: Tensor, weight: Tensor, settings: ConvSettings, bias: Tensor | None = None, negative_slope: float = 1.0
+) -> Tensor:
+    return solution("convolve", x.shape, weight.shape, settings)(x, weight, bias, negative_slope)
+
+
+def input_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], settings: ConvSettings) -> Tensor:
+    run = solution("input_gradient", shape, weight.shape, settings)
+    return run(grad, weight, InputSpec(torch.Size(shape), contiguous=False))
+
+
+def weight_gradient(grad: Tensor, x: Tensor, weight_shape: Sequence[int], settings: ConvSettings) -> Tensor:
+    return solution("weight_gradient", x.shape, weight_shape, settings)(grad, x)
+
+
 @pytest.fixture(params=[2, 4])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every call takes tiles of this size."""
-    monkeypatch.setattr(winograd_conv, "_tile", lambda *_: request.param)
+    """Every call uses tiles of this size."""
+    monkeypatch.setattr(winograd, "_tile", lambda *_: request.param)
     return request.param
 
 
@@ -63,7 +104,7 @@ def usual(request: pytest.FixtureRequest) -> Filter:
 
 
 class Case(NamedTuple):
-    """The large image, the small one, and the weights between them."""
+    """The large feature map, the small one, and the weight between them."""
 
     large: Tensor
     small: Tensor
@@ -72,7 +113,7 @@ class Case(NamedTuple):
 
     @property
     def left_over(self) -> tuple[int, int]:
-        """The output padding with which the transpose has the large image's size."""
+        """The output padding with which the transposed convolution has the size of the large feature map."""
         kernel, stride, padding = self.filter
         return tuple((size + 2 * padding - kernel) % stride for size in self.large.shape[2:])
 
@@ -89,12 +130,12 @@ def case(filter: Filter, shape) -> Case:
 
 
 def three(c: Case) -> list[Tensor]:
-    """The three computations, ours."""
-    settings = c.filter.settings
+    """The convolution, the transposed convolution and the weight gradient, ours."""
+    settings = settings_of(c.filter)
     return [
-        winograd_conv.convolve(c.large, c.weight, transposed=False, **settings),
-        winograd_conv.convolve(c.small, c.weight, transposed=True, output_padding=c.left_over, **settings),
-        winograd_conv.weight_gradient(c.small, c.large, c.filter.kernel, transposed=False, **settings),
+        convolve(c.large, c.weight, settings),
+        convolve(c.small, c.weight, settings_of(c.filter, transposed=True, output_padding=c.left_over)),
+        weight_gradient(c.small, c.large, c.weight.shape, settings),
     ]
 
 
@@ -116,22 +157,22 @@ def test_equals_torch_in_float64(tile, filter, shape):
     found = three(c)
     for index, (a, e) in enumerate(zip(found, expected_three(c), strict=True)):
         assert error(a, e) < ALLOWED[tile], index
-    # The other names of the same computations.
-    (large, small, weight), settings = c[:3], filter.settings
-    sizes = large.shape[2:], small.shape[2:]
+    # The same computations as gradients of a transposed convolution, and of a convolution.
+    (large, small, weight), settings = c[:3], settings_of(filter)
+    transposed = settings_of(filter, transposed=True, output_padding=c.left_over)
     for index, same in enumerate(
         (
-            winograd_conv.input_gradient(large, weight, sizes[1], transposed=True, **settings),
-            winograd_conv.input_gradient(small, weight, sizes[0], transposed=False, **settings),
-            winograd_conv.weight_gradient(large, small, filter.kernel, transposed=True, **settings),
+            input_gradient(large, weight, small.shape, transposed),
+            input_gradient(small, weight, large.shape, settings),
+            weight_gradient(large, small, weight.shape, transposed),
         )
     ):
         assert torch.equal(same, found[index]), index
 
 
 @pytest.mark.parametrize("filter", EVERY, ids=name_of)
-def test_the_smallest_images(tile, filter):
-    """Of one value, and of as few as padding makes enough."""
+def test_the_smallest_feature_maps(tile, filter):
+    """Of one value, and of the fewest values with which the padded input is as large as the filter."""
     kernel, stride, padding = filter
     for size in range(max(1, kernel - 2 * padding), kernel - 2 * padding + stride + 2):
         if size < 1:
@@ -171,20 +212,13 @@ def test_bias_and_leaky_relu(tile, usual, transposed, slope):
     c = case(usual, (2, 17, 21, 6, 9))
     bias = torch.randn(17 if transposed else 21)
     z = expected_three(c)[int(transposed)] + bias.double().view(1, -1, 1, 1)
-    y = winograd_conv.convolve(
-        c.small if transposed else c.large,
-        c.weight,
-        transposed=transposed,
-        output_padding=c.left_over if transposed else 0,
-        bias=bias,
-        negative_slope=slope,
-        **usual.settings,
-    )
+    settings = settings_of(usual, transposed=transposed, output_padding=c.left_over if transposed else 0)
+    y = convolve(c.small if transposed else c.large, c.weight, settings, bias, slope)
     assert error(y, F.leaky_relu(z, slope)) < ALLOWED[tile]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_stays_near_and_in_its_own_image(tile, usual, bad):
+def test_nan_stays_in_its_neighbourhood_and_image(tile, usual, bad):
     c = case(usual, (3, 16, 16, 24, 24))
     clean = three(c)
     c.large[1, 3, 0, 0] = bad
@@ -199,8 +233,8 @@ def test_nan_stays_near_and_in_its_own_image(tile, usual, bad):
     assert not found[2][~expected[2].isfinite()].isfinite().any()
 
 
-def test_nothing_stays_in_a_threads_own_memory(tile, usual):
-    """It is kept from call to call, and calls of fewer channels leave places in it unused."""
+def test_nothing_remains_in_the_scratch_memory_of_a_thread(tile, usual):
+    """The memory is kept from call to call, and calls with fewer channels do not write all of it."""
     fewer, more = case(usual, (5, 33, 35, 18, 14)), case(usual, (5, 64, 64, 20, 20))
     expected = three(fewer)
     three(Case(*(torch.full_like(t, float("nan")) for t in more[:3]), usual))
@@ -209,8 +243,8 @@ def test_nothing_stays_in_a_threads_own_memory(tile, usual):
 
 
 def test_which_tiles_are_taken():
-    """Those of 4 where there are many; those of 2 where few places, or many of the tiles beyond the image, remain."""
-    for kernel, stride in winograd_conv.FILTERS:
+    """Tiles of 4 where there are many; tiles of 2 for few outputs, and where much of a tile lies beyond the edge."""
+    for kernel, stride in winograd.FILTERS:
         for batch, height, width, expected in (
             (16, 32, 32, 4),
             (1, 128, 128, 4),
@@ -221,22 +255,22 @@ def test_which_tiles_are_taken():
             (4000, 1, 6, 2),
             (1000, 4, 4, 4),
         ):
-            assert winograd_conv._tile(batch, (height, width), kernel, stride) == expected, (kernel, stride, height)
+            assert winograd._tile(batch, (height, width), kernel, stride) == expected, (kernel, stride, height)
 
 
-def test_filter_image_and_gradient_agree_about_the_tiles(usual, monkeypatch):
-    """Also where that of the transposed convolution is not that of the convolution."""
+def test_filter_feature_map_and_gradient_agree_about_the_tiles(usual, monkeypatch):
+    """Also where a convolution and its transposed convolution have tiles of different sizes."""
     found = {}
     for size, filter_tiles in ((4, 0), (2, 1000)):
-        monkeypatch.setattr(winograd_conv, "FILTER_TILES", filter_tiles)
+        monkeypatch.setattr(winograd, "FILTER_TILES", filter_tiles)
         c = case(usual, (2, 18, 20, 16, 8))
-        assert winograd_conv._tile(2, c.small.shape[2:], usual.kernel, usual.stride) == size
+        assert winograd._tile(2, c.small.shape[2:], usual.kernel, usual.stride) == size
         found[size] = three(c)
         for a, e in zip(found[size], expected_three(c), strict=True):
             assert error(a, e) < ALLOWED[size]
-    monkeypatch.setattr(winograd_conv, "FILTER_TILES", 5)
+    monkeypatch.setattr(winograd, "FILTER_TILES", 5)
     c = case(Filter(3, 1, 0), (1, 16, 16, 10, 10))
-    assert winograd_conv._tile(1, (8, 8), 3, 1) != winograd_conv._tile(1, (10, 10), 3, 1)
+    assert winograd._tile(1, (8, 8), 3, 1) != winograd._tile(1, (10, 10), 3, 1)
     for a, e in zip(three(c), expected_three(c), strict=True):
         assert error(a, e) < ALLOWED[4]
 
@@ -256,7 +290,7 @@ def test_two_threads_at_once():
 
     def work(index: int) -> None:
         for _ in range(20):
-            with winograd_conv.filters_kept(uses=2):  # each thread's own
+            with filters_kept(uses=2):  # each thread's own
                 found = three(cases[index])
             if not all(torch.equal(a, e) for a, e in zip(found, expected[index], strict=True)):
                 wrong.append(index)
@@ -269,18 +303,23 @@ def test_two_threads_at_once():
     assert not wrong
 
 
+def applies(x: Tensor, weight: Tensor, **settings: Any) -> bool:
+    return plan_of(x, weight, None, ConvSettings(2, **settings)).implementation.name == "winograd"
+
+
 def test_where_it_applies(usual, monkeypatch):
+    monkeypatch.setattr(winograd, "_pays", PAYS)
     kernel, stride, padding = usual
     x, weight = torch.randn(40, 16, 16, 16), torch.randn(16, 16, kernel, kernel)
     plain = usual.settings | {"transposed": False, "output_padding": 0}
     doubling = usual.settings | {"transposed": True, "output_padding": stride - 1}
     pairs = {name: (value, value) for name, value in usual.settings.items()}
-    assert winograd_conv.applies(x, weight, **plain)
-    assert winograd_conv.applies(x, weight, **plain | pairs)
-    assert winograd_conv.applies(x, weight, **plain | {"padding": 0})
-    assert winograd_conv.applies(x[:, :, :15, :11], weight, **plain)
-    assert winograd_conv.applies(x, weight, **doubling)
-    assert winograd_conv.applies(x, weight, **doubling | {"output_padding": (0, stride - 1)})
+    assert applies(x, weight, **plain)
+    assert applies(x, weight, **plain | pairs)
+    assert applies(x, weight, **plain | {"padding": 0})
+    assert applies(x[:, :, :15, :11], weight, **plain)
+    assert applies(x, weight, **doubling)
+    assert applies(x, weight, **doubling | {"output_padding": (0, stride - 1)})
     for settings, changes in (
         (
             plain,
@@ -290,13 +329,15 @@ def test_where_it_applies(usual, monkeypatch):
                 {"padding": kernel},
                 {"padding": -1},
                 {"padding": (padding, padding + 1)},
-                {"output_padding": 1},
+                {"dilation": 2},
+                {"groups": 2},
+                {"native": False},
             ),
         ),
         (doubling, ({"output_padding": stride}, {"output_padding": (0, stride)}, {"stride": 3})),
     ):
         for change in changes:
-            assert not winograd_conv.applies(x, weight, **settings | change), change
+            assert not applies(x, weight, **settings | change), change
     for other_x, other_weight in (
         (x.double(), weight.double()),
         (x.bfloat16(), weight.bfloat16()),
@@ -311,70 +352,68 @@ def test_where_it_applies(usual, monkeypatch):
         (torch.randn(40, 32, 16, 16), weight),  # two groups
         (x[0], weight[0]),
     ):
-        assert not winograd_conv.applies(other_x, other_weight, **plain)
-    assert not winograd_conv.applies(x, weight[:, :15], **doubling)
-    assert not winograd_conv.applies(torch.randn(4000, 16, 1, 1), weight, **plain | {"padding": 0})  # smaller than it
-    compiled = torch.compile(lambda x: x + winograd_conv.applies(x, weight, **plain), backend="eager", fullgraph=True)
+        assert not applies(other_x, other_weight, **plain)
+    assert not applies(x, weight[:, :15], **doubling)
+    assert not applies(torch.randn(4000, 16, 1, 1), weight, **plain | {"padding": 0})  # smaller than the filter
+    compiled = torch.compile(lambda x: x + applies(x, weight, **plain), backend="eager", fullgraph=True)
     assert torch.equal(compiled(x), x)
     monkeypatch.setattr(backend, "has_native_cpu", lambda: False)
-    assert not winograd_conv.applies(x, weight, **plain)
+    assert not applies(x, weight, **plain)
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list:
-    """What filters were made from."""
+    """What filters were transformed."""
     calls = []
-    make = winograd_conv._make_filter
+    transform = winograd._transform_filter
 
     def counting(*arguments):
         calls.append(arguments)
-        return make(*arguments)
+        return transform(*arguments)
 
-    monkeypatch.setattr(winograd_conv, "_make_filter", counting)
+    monkeypatch.setattr(winograd, "_transform_filter", counting)
     return calls
 
 
 def test_filters_are_kept_for_as_many_uses_as_were_asked_for(made):
     x, _, weight, _ = case(USUAL[0], (2, 16, 16, 8, 8))
-    with winograd_conv.filters_kept(uses=3):
+    with filters_kept(uses=3):
         for expected in (1, 1, 1, 2):
-            winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+            convolve(x, weight, settings_of(USUAL[0]))
             assert len(made) == expected
-        winograd_conv.convolve(x, weight, transposed=True, stride=2, padding=2)  # a filter of its own
+        convolve(x, weight, settings_of(USUAL[0], transposed=True))  # a filter of its own
         assert len(made) == 3
-        with winograd_conv.filters_kept(uses=1):  # a block of its own
+        with filters_kept(uses=1):  # a block of its own
             for expected in (4, 5):
-                winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+                convolve(x, weight, settings_of(USUAL[0]))
                 assert len(made) == expected
-        winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        convolve(x, weight, settings_of(USUAL[0]))
         assert len(made) == 5
     with torch.no_grad():
         weight *= 2
     for expected in (6, 7):
-        changed = winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        changed = convolve(x, weight, settings_of(USUAL[0]))
         assert len(made) == expected
     assert error(changed, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
 
 
 def test_filters_are_kept_in_the_thread_that_asked(made):
     x, _, weight, _ = case(USUAL[0], (2, 16, 16, 8, 8))
-    with winograd_conv.filters_kept(uses=9):
-        winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+    with filters_kept(uses=9):
+        convolve(x, weight, settings_of(USUAL[0]))
         for expected in (2, 3):
-            worker = threading.Thread(
-                target=winograd_conv.convolve, args=(x, weight), kwargs={"transposed": False, "stride": 2, "padding": 2}
-            )
+            worker = threading.Thread(target=convolve, args=(x, weight, settings_of(USUAL[0])))
             worker.start()
             worker.join()
             assert len(made) == expected
-        winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        convolve(x, weight, settings_of(USUAL[0]))
         assert len(made) == 3
 
 
 def test_kept_filters_belong_to_their_weights(tile):
-    """Also where the next weights come to lie where freed ones lay."""
+    """Also where new weights are allocated in the memory of freed ones."""
     c = case(USUAL[0], (2, 16, 16, 8, 8))
-    with winograd_conv.filters_kept(uses=2):
+    with filters_kept(uses=2):
         for _ in range(4):
             c = c._replace(weight=torch.randn(16, 16, 5, 5))
             for a, e in zip(three(c), expected_three(c), strict=True):
@@ -382,31 +421,31 @@ def test_kept_filters_belong_to_their_weights(tile):
 
 
 def test_one_filter_of_two_strides(made):
-    """The weights are the same, what is made of them is not."""
+    """The weights are the same, their transformed filters are not."""
     x, weight = torch.randn(2, 16, 8, 8), torch.randn(16, 16, 3, 3)
-    with winograd_conv.filters_kept(uses=2):
+    with filters_kept(uses=2):
         for stride in (1, 2, 1, 2):
-            y = winograd_conv.convolve(x, weight, transposed=False, stride=stride, padding=1)
+            y = convolve(x, weight, ConvSettings(2, stride=stride, padding=1))
             assert error(y, F.conv2d(x.double(), weight.double(), None, stride, 1)) < 1e-5
     assert len(made) == 2
 
 
-def test_an_error_ends_the_keeping():
+def test_an_error_discards_the_kept_filters():
     x, _, weight, _ = case(USUAL[0], (2, 16, 16, 8, 8))
 
     def interrupted() -> None:
-        with winograd_conv.filters_kept(uses=9):
-            winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+        with filters_kept(uses=9):
+            convolve(x, weight, settings_of(USUAL[0]))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         interrupted()
     weight *= 2
-    found = winograd_conv.convolve(x, weight, transposed=False, stride=2, padding=2)
+    found = convolve(x, weight, settings_of(USUAL[0]))
     assert error(found, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
 
 
-def test_the_operators_name_what_is_wrong():
+def test_the_operators_name_the_wrong_argument():
     operators = torch.ops.igan_fast
     x, weight, small = torch.randn(2, 8, 8, 16), torch.randn(20, 16, 4, 4), torch.randn(2, 4, 4, 20)
     filter = operators.winograd_filter(weight, 2, False, 2)
@@ -487,29 +526,34 @@ def test_shapes_without_data():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is Linux's")
-def test_a_call_without_memory_leaves_the_next_ones_alone():
-    """Each in the thread whose scratch the failed call wanted to enlarge."""
+def test_a_call_that_runs_out_of_memory_does_not_disturb_the_next():
+    """Each in the thread whose scratch memory the failed call tried to enlarge."""
     code = """
 import resource
 import torch
-from igan_fast.ops import winograd_conv
+from igan_fast.ops.convolution import ConvSettings, winograd
+from igan_fast.ops.convolution.plan import Problem
 torch.set_num_threads(1)
-settings = {"transposed": False, "stride": 2, "padding": 2}
+winograd._pays = lambda *_: True
+settings = ConvSettings(2, stride=2, padding=2)
+def solution(kind, x, w):
+    problem = Problem(settings, True, x.shape, w.shape, x.dtype, w.dtype, "cpu", True, False, False, False)
+    return getattr(winograd.Winograd(), kind)(problem)
 x, w = torch.randn(2, 16, 8, 8), torch.randn(16, 16, 5, 5)
 many, wide = torch.randn(1, 640, 8, 8), torch.randn(640, 640, 5, 5)
 grad = torch.randn(1, 640, 4, 4)
-small = winograd_conv.convolve(x, w, **settings)
+small = solution("convolve", x, w)(x, w, None, 1.0)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
 for attempt in range(2):
     resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), hard))
     try:
-        winograd_conv.weight_gradient(grad, many, 5, **settings)
+        solution("weight_gradient", many, wide)(grad, many)
     except (MemoryError, RuntimeError) as error:
         print("refused", attempt)
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-assert torch.equal(winograd_conv.convolve(x, w, **settings), small)
-found = winograd_conv.weight_gradient(grad, many, 5, **settings)
+assert torch.equal(solution("convolve", x, w)(x, w, None, 1.0), small)
+found = solution("weight_gradient", many, wide)(grad, many)
 expected = torch.nn.grad.conv2d_weight(many, wide.shape, grad, 2, 2)
 assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 print("right")

@@ -1,0 +1,127 @@
+"""The base class of every fused module, and questions about tensors that fused modules ask."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: F401  torch.jit.script reads PyTorch's forward, which needs this name, here
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from igan_fast.fusion.expectation import Expectation
+
+__all__ = ["FusedModule", "fused_class_of", "is_small", "may_change_unseen", "memory_format_of"]
+
+#: Tensors with fewer elements are left to PyTorch, which is as fast there (measured).
+MIN_ELEMENTS = 1 << 17
+
+#: As ``MIN_ELEMENTS``, for the elements that instance normalisation takes one mean over.
+MIN_ELEMENTS_PER_INSTANCE = 1 << 8
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class FusedModule(nn.Module):
+    """A convolution or normalisation of a fused model: PyTorch's module with another ``forward``.
+
+    ``fuse`` sets the module's ``__class__`` to a subclass of this one and of its own class; ``unfuse`` sets it back.
+    """
+
+    #: PyTorch's class, which the module had before and has again after ``unfuse``.
+    plain_class: ClassVar[type[nn.Module]]
+    #: The class that ``fuse`` sets. A module whose class was derived from it since (parametrisation) runs as PyTorch's.
+    fused_class: ClassVar[type[FusedModule]]
+
+    _expectation: Expectation
+
+    def start_fusion(self) -> None:
+        """Begin with an empty expectation."""
+        vars(self)["_expectation"] = Expectation()
+        # torch.fx treats a module as a leaf of its graph where its __module__ begins with torch.nn: so here.
+        vars(self)["__module__"] = self.plain_class.__module__
+
+    def end_fusion(self) -> None:
+        """Make the module what it was before ``fuse``."""
+        vars(self).pop("_expectation", None), vars(self).pop("__module__", None)
+        if type(self) is self.fused_class:
+            self.__class__ = self.plain_class  # type: ignore[assignment]
+
+    def is_fused(self) -> bool:
+        """Whether fused operators may run now: not while compiling, after a parametrisation, or after ``unfuse``."""
+        return not torch.compiler.is_compiling() and type(self) is self.fused_class and "_expectation" in self.__dict__
+
+    def has_backward_hooks(self) -> bool:
+        """Whether there are backward hooks on this module or on all modules. They need an ordinary tensor as result."""
+        return bool(
+            self._backward_hooks
+            or self._backward_pre_hooks
+            or torch_module._global_backward_hooks
+            or torch_module._global_backward_pre_hooks
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state to copy or pickle, without the expectation: a copy has other modules after it."""
+        state = vars(self).copy()
+        if "_expectation" in state:
+            state["_expectation"] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "_expectation" in state:
+            self.start_fusion()
+
+
+def is_small(x: Tensor) -> bool:
+    """Whether x has so few elements that PyTorch is as fast."""
+    return x.numel() < max(MIN_ELEMENTS, 1)
+
+
+def may_change_unseen(x: Tensor) -> bool:
+    """Whether x may be changed in place without our noticing: x is an inference tensor, which has no version counter,
+    and another tensor shares its storage."""
+    if not x.is_inference():
+        return False
+    uses: int = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
+    return uses > 2  # x itself, and the storage object of this line
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format | None:
+    """``contiguous_format`` or ``channels_last`` (``channels_last_3d``), where x is dense in exactly one of them.
+
+    None where x is in neither or in both (one channel, one pixel): then PyTorch has to choose the format of a result.
+    """
+    channels_last = _CHANNELS_LAST.get(x.dim())
+    contiguous = x.is_contiguous()
+    if channels_last is None:
+        return torch.contiguous_format if contiguous else None
+    if contiguous == x.is_contiguous(memory_format=channels_last):
+        return None
+    return torch.contiguous_format if contiguous else channels_last
+
+
+def fused_class_of(plain: type[nn.Module], base: type[FusedModule], module: str) -> type[FusedModule]:
+    """A subclass of ``base`` and ``plain`` with the ``forward`` of ``base`` and the name of ``plain``.
+
+    Args:
+        module: name of the Python module that it belongs to, where pickle looks for it.
+    """
+
+    @functools.wraps(plain.forward)  # torch.jit.script follows __wrapped__ and compiles PyTorch's forward
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return base.forward(self, *args, **kwargs)  # type: ignore[no-any-return]
+
+    namespace = {
+        "__doc__": f"``nn.{plain.__name__}`` of a fused model.",
+        "__module__": module,
+        # torch.jit.script reads these too, from the class itself.
+        "__annotations__": next(filter(None, map(inspect.get_annotations, plain.__mro__)), {}),
+        "plain_class": plain,
+        "forward": forward,
+    }
+    fused_class: Any = type(plain.__name__, (base, plain), namespace)
+    fused_class.fused_class = fused_class
+    return fused_class  # type: ignore[no-any-return]

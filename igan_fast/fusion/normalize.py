@@ -1,0 +1,155 @@
+"""The computation of a fused normalisation: one call, forward and backward."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from igan_fast.fusion.activation import gradient_and_slope
+from igan_fast.fusion.autograd import apply_with_anchor, is_recorded
+from igan_fast.fusion.deferred import Deferred
+from igan_fast.fusion.expectation import Expectation
+from igan_fast.fusion.result import Result, clones
+from igan_fast.fusion.watched import guard
+from igan_fast.ops.norm_act import of_groups
+from igan_fast.ops.norm_act_gradient import gradient
+from igan_fast.ops.transforms import batched
+
+__all__ = ["NormCall", "RunningUpdate", "Statistics", "normalize"]
+
+#: Mean and variance per channel.
+Statistics = tuple[Tensor, Tensor]
+#: Running mean, running variance and momentum.
+RunningUpdate = tuple[Tensor, Tensor, float]
+
+
+class NormCall(NamedTuple):
+    """The settings of one call.
+
+    namespace: of the operators in ``torch.ops``.
+    expectation: of the module that is called.
+    groups: number of parts of the batch that are normalised separately.
+    slope: negative slope of the expected activation; None where none is expected.
+    statistics: the mean and the variance to normalise by; None for those of the batch.
+    update: the running statistics to update by those of the batch; None for no update.
+    average_groups: the running statistics are updated once, by the mean over the groups (instance normalisation).
+    late_update: empty at first. Where the running statistics are updated after the autograd node is recorded, as in
+        PyTorch's instance normalisation, the batch's mean and variance are put here. A checkpoint that repeats the call
+        stops as soon as it has its saved tensors, and so does not update twice.
+    """
+
+    namespace: str
+    expectation: Expectation
+    groups: int
+    eps: float
+    slope: float | None
+    statistics: Statistics | None
+    update: RunningUpdate | None
+    average_groups: bool
+    late_update: list[Tensor]
+
+
+def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall) -> Tensor:
+    """The normalisation's result: Deferred where an activation is expected. Updates the running statistics."""
+    if is_recorded(x, weight, bias):
+        y = apply_with_anchor(_Normalize, x, weight, bias, call)
+    else:
+        y, _, _ = _normalize(x, weight, bias, call)
+    if call.late_update:
+        _update(x, call, *call.late_update)
+    return y
+
+
+def _normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, and the mean and variance that x was normalised by."""
+    y, mean, var = _norm_act(x, weight, bias, call.statistics, call, 1.0 if call.slope is None else call.slope)
+    if call.update is not None:
+        if call.average_groups:
+            call.late_update.extend((mean, var))
+        else:
+            _update(x, call, mean, var)
+    if call.slope is None:
+        return y, mean, var
+    weight, bias, *statistics = clones(weight, bias, *(call.statistics or ()))
+
+    def plain() -> Tensor:
+        return _norm_act(x, weight, bias, statistics or None, call, 1.0)[0]
+
+    return guard(Deferred(y, Result(call.expectation, (x,), plain, y, call.slope))), mean, var
+
+
+def _norm_act(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Any, call: NormCall, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x normalised and activated with ``slope``, and the mean and variance that it was normalised by."""
+    operators = _operators(call.namespace)
+    with torch._C._AutoDispatchBelowAutograd():
+        if statistics is None:
+            result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(x, weight, bias, call.eps, slope, call.groups)
+            return result
+        mean, var = statistics
+        return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
+
+
+def _update(x: Tensor, call: NormCall, mean: Tensor, var: Tensor) -> None:
+    """Update the running statistics by the batch's mean and variance."""
+    if call.update is None:
+        raise AssertionError("there are no running statistics to update")
+    running_mean, running_var, momentum = call.update
+    new = (of_groups(t, call.average_groups) for t in (mean, var))
+    count = x.numel() // (x.shape[1] * call.groups)
+    _operators(call.namespace).norm_act_update(running_mean, running_var, *new, count, momentum)
+
+
+class _Normalize(torch.autograd.Function):
+    """The normalisation's autograd node. Where the activation's node passes it a gradient and a slope
+    (``gradient_and_slope``), its backward pass computes the gradient of both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall
+    ) -> tuple[Tensor, Tensor | None]:
+        y, mean, var = _normalize(x, weight, bias, call)
+        # PyTorch's normalisation does not save the bias, so it allows a change of it before the backward pass: clone.
+        ctx.save_for_backward(x, weight, None if bias is None else bias.clone(), mean, var)
+        ctx.call = call
+        return y, None if call.slope is None else x.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, var = ctx.saved_tensors
+        call: NormCall = ctx.call
+        grad, slope = gradient_and_slope(grad, call.expectation)
+        if call.statistics is not None:
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            mean, var = mean.to(dtype)[None], var.to(dtype)[None]
+        operators = _operators(call.namespace)
+        arguments = (grad, x, weight, bias, mean, var, call.eps, slope, call.statistics is None)
+        if torch.is_grad_enabled() or batched(grad):
+            dx, dweight, dbias = gradient(operators, *arguments)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                dx, dweight, dbias = gradient(operators, *arguments)
+        needs = ctx.needs_input_grad
+        return (
+            dx if needs[0] else None,
+            _in_dtype_of(weight, dweight) if needs[1] else None,
+            _in_dtype_of(bias, dbias) if needs[2] else None,
+            None,
+        )
+
+
+def _in_dtype_of(parameter: Tensor, gradient: Tensor) -> Tensor:
+    return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
+
+
+@functools.cache
+def _operators(namespace: str) -> Any:
+    """The operators of one namespace, each as its only overload: PyTorch then need not look for it at each call."""
+    operators = getattr(torch.ops, namespace)
+    names = ("norm_act", "norm_act_inference", "norm_act_backward", "norm_act_update")
+    return types.SimpleNamespace(**{name: getattr(operators, name).default for name in names})

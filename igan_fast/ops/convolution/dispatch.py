@@ -1,0 +1,181 @@
+"""Which implementation computes a convolution, and its gradients: the one place where that is chosen.
+
+The choice is made once for each ``Problem`` and then kept. What can differ between two calls of the same problem is
+asked at each call: whether a function transform, tracing, export or a tensor subclass leaves everything to PyTorch's
+own functions (``backend.plain_only``), and whether a compiler is at work."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops import backend
+from igan_fast.ops.convolution import pytorch
+from igan_fast.ops.convolution.onednn import OneDNN
+from igan_fast.ops.convolution.plan import Implementation, InputGradient, Plan, Problem, WeightGradient
+from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
+from igan_fast.ops.convolution.subpixel import Subpixel
+from igan_fast.ops.convolution.winograd import Winograd
+
+__all__ = ["IMPLEMENTATIONS", "convolve", "gradients", "plan_of"]
+
+#: In the order in which they are asked; PyTorch's own convolution takes what none of them does.
+IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    Winograd(),
+    Subpixel(),
+    OneDNN(),
+)
+
+_PYTORCH = pytorch.PyTorch()
+
+
+class _GradientPlan(NamedTuple):
+    """The functions that were chosen for the gradients of a problem; None for PyTorch's."""
+
+    input_gradient: InputGradient | None
+    weight_gradient: WeightGradient | None
+
+
+_PYTORCH_GRADIENTS = _GradientPlan(None, None)
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: ConvSettings,
+    negative_slope: float = 1.0,
+    *,
+    differentiable: bool = False,
+) -> Tensor:
+    """LeakyReLU(convolution(x, weight) + bias) by the fastest implementation.
+
+    Args:
+        x: (N, C_in, *spatial).
+        weight: (C_out, C_in / groups, *kernel), or (C_in, C_out / groups, *kernel) for a transposed convolution.
+        bias: (C_out,), or None.
+        settings: of the convolution. ``settings.fits(x, weight, bias)`` has to be true.
+        negative_slope: of the LeakyReLU: 0 is ReLU, 1 is no activation.
+        differentiable: whether autograd has to record the computation. False for a caller that computes the gradients
+            by ``gradients`` in an autograd function of its own, and where nothing needs a gradient.
+
+    Returns:
+        (N, C_out, *spatial_out), in a memory format that the implementation chooses.
+    """
+    plan = plan_of(x, weight, bias, settings, negative_slope, differentiable=differentiable)
+    return plan.run(x, weight, bias, negative_slope)
+
+
+def plan_of(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: ConvSettings,
+    negative_slope: float = 1.0,
+    *,
+    differentiable: bool = False,
+) -> Plan:
+    """The plan by which ``convolve`` would compute these arguments now, in the modes that are active.
+
+    For a caller that computes the same convolution several times, or depends on properties of the implementation.
+    """
+    if backend.plain_only(x, weight, bias):
+        return Plan(settings, _PYTORCH, functools.partial(pytorch.convolve, settings))
+    compiling = torch.compiler.is_compiling()
+    problem = Problem(
+        settings,
+        native=settings.native and backend.has_native_cpu(),
+        input_shape=x.shape,
+        weight_shape=weight.shape,
+        input_dtype=x.dtype,
+        weight_dtype=weight.dtype,
+        device=x.device.type,
+        weight_contiguous=weight.is_contiguous(),
+        bias=bias is not None,
+        activation=negative_slope != 1,
+        differentiable=differentiable or compiling,
+    )
+    return _choose(problem) if compiling else _kept(problem)
+
+
+def gradients(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    settings: ConvSettings,
+    input_spec: InputSpec,
+    *,
+    needs_input: bool,
+    needs_weight: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a convolution's input and of its weight; None for one that is not needed.
+
+    In grad mode, as with ``create_graph=True``, they are differentiable themselves.
+
+    Args:
+        grad: the gradient of the convolution's output.
+        x: the input; may be None where the weight needs no gradient.
+        input_spec: of the input.
+        needs_input, needs_weight: whether the input and the weight need a gradient.
+    """
+    if not (needs_input or needs_weight):
+        return None, None  # PyTorch's function would still copy grad into its own memory format
+    plan = _gradient_plan_of(grad, x, weight, settings, input_spec)
+    dx = dweight = None
+    if needs_input and plan.input_gradient is not None:
+        dx = plan.input_gradient(grad, weight, input_spec)
+        needs_input = False
+    if needs_weight and plan.weight_gradient is not None and x is not None:
+        dweight = plan.weight_gradient(grad, x)
+        needs_weight = False
+    if needs_input or needs_weight:
+        rest = pytorch.gradients(grad, x, weight, settings, input_spec, needs_input, needs_weight)
+        dx, dweight = (rest[0] if needs_input else dx), (rest[1] if needs_weight else dweight)
+    return dx, dweight
+
+
+def _gradient_plan_of(
+    grad: Tensor, x: Tensor | None, weight: Tensor, settings: ConvSettings, input_spec: InputSpec
+) -> _GradientPlan:
+    if backend.plain_only(grad, x, weight):
+        return _PYTORCH_GRADIENTS
+    compiling = torch.compiler.is_compiling()
+    problem = Problem(
+        settings,
+        native=settings.native and backend.has_native_cpu(),
+        input_shape=input_spec.shape,
+        weight_shape=weight.shape,
+        input_dtype=weight.dtype,
+        weight_dtype=weight.dtype,
+        device=weight.device.type,
+        weight_contiguous=weight.is_contiguous(),
+        bias=False,
+        activation=False,
+        differentiable=torch.is_grad_enabled() or compiling,
+    )
+    return _choose_gradients(problem) if compiling else _kept_gradients(problem)
+
+
+def _choose(problem: Problem) -> Plan:
+    for implementation in IMPLEMENTATIONS:
+        if implementation.composite or not problem.differentiable:
+            run = implementation.convolve(problem)
+            if run is not None:
+                return Plan(problem.settings, implementation, run)
+    return Plan(problem.settings, _PYTORCH, _PYTORCH.convolve(problem))
+
+
+def _choose_gradients(problem: Problem) -> _GradientPlan:
+    input_gradient, weight_gradient = None, None
+    for implementation in IMPLEMENTATIONS:
+        if implementation.composite or not problem.differentiable:
+            input_gradient = input_gradient or implementation.input_gradient(problem)
+            weight_gradient = weight_gradient or implementation.weight_gradient(problem)
+    return _GradientPlan(input_gradient, weight_gradient)
+
+
+_kept = functools.lru_cache(maxsize=1024)(_choose)
+_kept_gradients = functools.lru_cache(maxsize=1024)(_choose_gradients)

@@ -1,0 +1,90 @@
+"""What an implementation of convolutions is, and what the choice among them depends on.
+
+A new implementation is one file with a class derived from ``Implementation``, and one line in ``dispatch.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
+
+__all__ = ["Convolve", "Implementation", "InputGradient", "Plan", "Problem", "WeightGradient"]
+
+#: Called with the input, the weight, the bias and the slope of the LeakyReLU behind the convolution (1 for none).
+Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+
+#: Called with the gradient of the output, the weight, and the input's specification.
+InputGradient: TypeAlias = Callable[[Tensor, Tensor, InputSpec], Tensor]
+
+#: Called with the gradient of the output, and the input.
+WeightGradient: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class Problem(NamedTuple):
+    """All that the choice of an implementation depends on, and the key under which a plan is kept.
+
+    Attributes:
+        settings: of the convolution.
+        native: whether the kernels of the C++ extension are there, and may be used.
+        input_shape, weight_shape: as PyTorch's convolutions take them.
+        input_dtype, weight_dtype: their data types.
+        device: the input's device type, such as "cpu".
+        weight_contiguous: whether the weight is contiguous; it may be channels_last instead.
+        bias: whether a bias is added. False where gradients are computed.
+        activation: whether a LeakyReLU follows. False where gradients are computed.
+        differentiable: whether autograd or a compiler has to see each step of the computation.
+    """
+
+    settings: ConvSettings
+    native: bool
+    input_shape: torch.Size
+    weight_shape: torch.Size
+    input_dtype: torch.dtype
+    weight_dtype: torch.dtype
+    device: str
+    weight_contiguous: bool
+    bias: bool
+    activation: bool
+    differentiable: bool
+
+
+class Implementation:
+    """One way to compute convolutions. Each method returns the function that solves a problem, for which everything
+    that depends on shapes alone is computed already; None where this implementation cannot solve the problem, or not
+    faster than the next one.
+
+    Attributes:
+        name: for tests and reports.
+        own_kernels: whether kernels of this package compute it, and not a library that PyTorch calls.
+        composite: whether it is composed of several of PyTorch's differentiable functions. Autograd and compilers then
+            see each of them, and the gradients are best left to autograd. For the other implementations
+            ``dispatch.gradients`` computes the gradients.
+    """
+
+    name: ClassVar[str]
+    own_kernels: ClassVar[bool] = False
+    composite: ClassVar[bool] = False
+
+    def convolve(self, problem: Problem) -> Convolve | None:
+        """The convolution, the bias and the LeakyReLU."""
+        return None
+
+    def input_gradient(self, problem: Problem) -> InputGradient | None:
+        """The gradient of the input, in the memory format of the input."""
+        return None
+
+    def weight_gradient(self, problem: Problem) -> WeightGradient | None:
+        """The gradient of the weight."""
+        return None
+
+
+class Plan(NamedTuple):
+    """The choice for a problem: an implementation, and its function that computes the convolution with ``settings``."""
+
+    settings: ConvSettings
+    implementation: Implementation
+    run: Convolve

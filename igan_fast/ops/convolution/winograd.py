@@ -1,0 +1,276 @@
+"""Convolutions by Winograd's minimal filtering, on the CPU in float32: csrc/cpu/winograd_conv.inl.
+
+Minimal filtering computes a tile of neighbouring outputs together, with fewer multiplications than one by one: 1.4 to 4
+times fewer for the filters here (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks",
+arXiv 1509.09308, for 3×3 filters of stride 1). One tile of F(2, 3) by hand, 2 outputs of a filter of 3 taps in one
+dimension:
+
+    input d = (1, 2, 3, 5), filter g = (2, 1, 1)
+    directly: 1·2 + 2·1 + 3·1 = 7 and 2·2 + 3·1 + 5·1 = 12, which takes 6 multiplications
+
+    input transform   (d₀ − d₂, d₁ + d₂, d₂ − d₁, d₃ − d₁)               = (−2, 5, 1, 3)
+    filter transform  (g₀, (g₀ + g₁ + g₂) / 2, (g₀ − g₁ + g₂) / 2, g₂)   = (2, 2, 1, 1)
+    4 products        m, place by place                                  = (−4, 10, 1, 3)
+    output transform  (m₀ + m₁ + m₂, m₁ − m₂ + m₃)                       = (7, 12)
+
+In two dimensions each transform runs along the rows and then along the columns: 16 products instead of 36 for 2 × 2
+outputs. For each of the 16 places the sum over the channels is a matrix product over all tiles. The filter transform
+is computed once for all tiles. A filter of stride 2 is the sum of two filters of stride 1, one of its even and one of
+its odd taps, on the even and the odd places of the input.
+
+The input gradient is a transposed convolution, and is computed in the same way, as is the weight gradient. In all three
+there is a large feature map (the input of a convolution, the output of a transposed one) and a small one.
+
+With tiles of 2 outputs a result differs from float64 by about 3e-7 of the largest value (the weight gradient by up to
+1.4e-6), with tiles of 4 by about 2e-6 (4e-6); plain float32 by about 3e-7. A NaN or Inf in the input reaches all
+outputs of the tiles that read it, which are a few more than in the direct sum, and never another image.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops import backend
+from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
+from igan_fast.ops.convolution.settings import InputSpec
+from igan_fast.ops.layout import channels_first, channels_last, no_view
+
+__all__ = ["FILTERS", "Winograd", "filters_kept"]
+
+#: Kernel size and stride of the filters that the C++ extension has kernels for.
+FILTERS = ((5, 2), (4, 2), (3, 1), (3, 2))
+
+#: With fewer input or output channels the transforms cost more than the multiplications that they save.
+MIN_CHANNELS = 16
+
+#: The cost of computing and reading a transformed filter, in tiles of products (measured).
+FILTER_TILES = 25
+
+#: The cost of a multiplication of PyTorch's own convolution, in multiplications here, where there are few (measured).
+DIRECT_COST = 1.3
+
+
+class _Call(NamedTuple):
+    """The arguments of ``torch.ops.igan_fast.winograd_conv`` that do not change from call to call.
+
+    Attributes:
+        size: height and width of the output.
+        channels: of the output.
+        tile: outputs of a tile in each direction, of a transposed convolution ``stride`` times as many.
+    """
+
+    size: Sequence[int]
+    channels: int
+    kernel: int
+    stride: int
+    padding: int
+    transposed: bool
+    tile: int
+
+
+class Winograd(Implementation):
+    """Convolutions, transposed convolutions and both gradients with the filters of ``FILTERS``, of any size.
+
+    Outputs are channels_last.
+    """
+
+    name = "winograd"
+    own_kernels = True
+
+    def convolve(self, problem: Problem) -> Convolve | None:
+        if not _applies(problem):
+            return None
+        settings = problem.settings
+        call = _call_of(
+            problem, settings.output_size(problem.input_shape, problem.weight_shape), transposed=settings.transposed
+        )
+
+        def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
+            return _convolve(x, weight, None if bias is None else bias.detach().contiguous(), negative_slope, call)
+
+        return run
+
+    def input_gradient(self, problem: Problem) -> InputGradient | None:
+        if not _applies(problem):
+            return None
+        call = _call_of(problem, problem.input_shape[2:], transposed=not problem.settings.transposed)
+
+        def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
+            dx = _convolve(grad, weight, None, 1.0, call)
+            return channels_first(dx) if input_spec.contiguous else dx
+
+        return run
+
+    def weight_gradient(self, problem: Problem) -> WeightGradient | None:
+        if not _applies(problem):
+            return None
+        settings, kernel, batch = problem.settings, problem.weight_shape[2], problem.input_shape[0]
+        stride, padding, transposed = settings.stride[0], settings.padding[0], settings.transposed
+        tile = _tile(batch, _small_size(problem), kernel, stride)
+
+        def run(grad: Tensor, x: Tensor) -> Tensor:
+            large, small = (grad, x) if transposed else (x, grad)
+            gradient: Tensor = torch.ops.igan_fast.winograd_conv_weight_gradient(
+                _channels_last_view(large), _channels_last_view(small), kernel, stride, padding, tile
+            )
+            return gradient
+
+        return run
+
+
+@contextmanager
+def filters_kept(uses: int) -> Iterator[None]:
+    """Inside the block keep each transformed filter until it was used ``uses`` times: for code that uses the same
+    weights several times, and knows how often.
+
+    The weights must not change inside the block. That cannot be detected: fused optimisers do not increment a tensor's
+    version counter.
+    """
+    outer, _thread.filters = _thread.filters, _FilterCache(uses)
+    try:
+        yield
+    finally:
+        _thread.filters = outer
+
+
+class _FilterCache:
+    """Transformed filters, each kept until it has been used ``uses`` times."""
+
+    def __init__(self, uses: int) -> None:
+        self.uses = uses
+        # By the weight's id, stride, direction and tile. An entry holds the weight, so that no other tensor gets its
+        # id, the filter and the uses that are left.
+        self.entries: dict[tuple[int, int, bool, int], tuple[Tensor, Tensor, int]] = {}
+
+    def get(self, weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
+        """The transformed filter of a weight."""
+        if self.uses == 1:
+            return _transform_filter(weight, stride, transposed, tile)
+        key = (id(weight), stride, transposed, tile)
+        if key not in self.entries:
+            self.entries[key] = (weight, _transform_filter(weight, stride, transposed, tile), self.uses)
+        weight, filter, left = self.entries.pop(key)
+        if left > 1:
+            self.entries[key] = (weight, filter, left - 1)
+        return filter
+
+
+class _Thread(threading.local):
+    """Each thread has a cache of its own. On the CPU the backward pass runs in the thread that calls it."""
+
+    filters = _FilterCache(1)
+
+
+_thread = _Thread()
+
+
+def _applies(problem: Problem) -> bool:
+    """Whether the kernels can compute the convolution and its gradients, and are faster than PyTorch's."""
+    settings, weight_shape = problem.settings, problem.weight_shape
+    if not (
+        problem.native
+        and problem.device == "cpu"
+        and problem.input_dtype == problem.weight_dtype == torch.float32
+        and len(problem.input_shape) == len(weight_shape) == 4
+        and settings.groups == 1
+        and settings.dilation == [1, 1]
+        and weight_shape[2] == weight_shape[3]
+        and settings.stride[0] == settings.stride[1]
+        and settings.padding[0] == settings.padding[1]
+        and (weight_shape[2], settings.stride[0]) in FILTERS
+        and 0 <= settings.padding[0] < weight_shape[2]
+        and all(0 <= extra < (settings.stride[0] if settings.transposed else 1) for extra in settings.output_padding)
+        and problem.input_shape[1] == weight_shape[0 if settings.transposed else 1]
+        and min(weight_shape[:2]) >= MIN_CHANNELS
+    ):
+        return False
+    output_size = settings.output_size(problem.input_shape, weight_shape)
+    return (
+        min(problem.input_shape) > 0
+        and min(output_size) > 0
+        and _pays(problem.input_shape[0], _small_size(problem), weight_shape[2], settings.stride[0])
+    )
+
+
+def _small_size(problem: Problem) -> Sequence[int]:
+    """Height and width of the small feature map."""
+    if problem.settings.transposed:
+        return problem.input_shape[2:]
+    return problem.settings.output_size(problem.input_shape, problem.weight_shape)
+
+
+def _call_of(problem: Problem, size: Sequence[int], *, transposed: bool) -> _Call:
+    """The call of the kernel that computes an output of height and width ``size``."""
+    kernel, stride = problem.weight_shape[2], problem.settings.stride[0]
+    small = [-(-side // stride) for side in size] if transposed else size
+    return _Call(
+        size=list(size),
+        channels=problem.weight_shape[1 if transposed else 0],
+        kernel=kernel,
+        stride=stride,
+        padding=problem.settings.padding[0],
+        transposed=transposed,
+        tile=_tile(problem.input_shape[0], small, kernel, stride),
+    )
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float, call: _Call) -> Tensor:
+    size, channels, kernel, stride, padding, transposed, tile = call
+    filter = _thread.filters.get(weight, stride, transposed, tile)
+    y: Tensor = torch.ops.igan_fast.winograd_conv(
+        _channels_last_view(x), filter, size, channels, kernel, stride, padding, bias, negative_slope, transposed, tile
+    )
+    return no_view(y.permute(0, 3, 1, 2))
+
+
+def _cost(batch: int, small: Sequence[int], kernel: int, stride: int, tile: int) -> int:
+    """The cost of a convolution to a small feature map, in multiplications for each pair of channels."""
+    tiles = batch * -(-small[0] // tile) * -(-small[1] // tile)
+    products: int = (stride * (tile - 1) + kernel) ** 2
+    return products * (tiles + FILTER_TILES)
+
+
+def _tile(batch: int, small: Sequence[int], kernel: int, stride: int) -> int:
+    """The size of a tile, in values of the small feature map. Tiles of 4 need fewer products; tiles of 2 extend less
+    beyond the edge of the feature map, and need a smaller filter."""
+    return min((2, 4), key=lambda tile: _cost(batch, small, kernel, stride, tile))
+
+
+def _pays(batch: int, small: Sequence[int], kernel: int, stride: int) -> bool:
+    """Whether minimal filtering is faster than PyTorch's own convolution."""
+    direct = DIRECT_COST * kernel**2 * batch * small[0] * small[1]
+    return _cost(batch, small, kernel, stride, _tile(batch, small, kernel, stride)) < direct
+
+
+def _transform_filter(weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
+    filter: Tensor = torch.ops.igan_fast.winograd_filter(weight.detach(), stride, transposed, tile)
+    return filter
+
+
+def _channels_last_view(x: Tensor) -> Tensor:
+    """x (N, C, H, W) as a contiguous (N, H, W, C); a view where x is channels_last."""
+    return channels_last(x.detach()).permute(0, 2, 3, 1)
+
+
+def register(namespace: str) -> None:
+    """Register the output shapes of the operators, for tensors without data. Only the native namespace has them."""
+    if namespace != backend.NATIVE:
+        return
+
+    def convolved(x: Tensor, filter: Tensor, size: Sequence[int], channels: int, *_: Any) -> Tensor:
+        return x.new_empty((x.shape[0], *size, channels))
+
+    def gradient(large: Tensor, small: Tensor, kernel: int, stride: int, padding: int, tile: int) -> Tensor:
+        return large.new_empty((small.shape[3], large.shape[3], kernel, kernel))
+
+    torch.library.register_fake(f"{namespace}::winograd_conv")(convolved)
+    torch.library.register_fake(f"{namespace}::winograd_conv_weight_gradient")(gradient)
+
+
+backend.on_load(register)

@@ -1,0 +1,27 @@
+"""Counts what Winograd's kernels compute: PyTorch's convolutions are as right, so that a result does not tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from igan_fast.ops.convolution import dispatch, winograd
+
+__all__ = ["count_winograd"]
+
+
+def count_winograd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list to which each run of a function of ``Winograd`` adds its name. No plans are kept meanwhile."""
+    runs: list[str] = []
+    for name in ("convolve", "input_gradient", "weight_gradient"):
+        choose = getattr(winograd.Winograd, name)
+
+        def counted(self: Any, problem: Any, name: str = name, choose: Any = choose) -> Any:
+            run = choose(self, problem)
+            return run and (lambda *arguments: runs.append(name) or run(*arguments))
+
+        monkeypatch.setattr(winograd.Winograd, name, counted)
+    monkeypatch.setattr(dispatch, "_kept", dispatch._choose)
+    monkeypatch.setattr(dispatch, "_kept_gradients", dispatch._choose_gradients)
+    return runs
