@@ -33,7 +33,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
-	$(BIN)/python -m bench.table $(TABLES) --check README.md
+	$(BIN)/python -m bench.table $(TABLES) --summary --check README.md
 	$(BIN)/python -m bench.table bench/results/*.json --check bench/results/README.md
 
 types: $(READY)
@@ -75,7 +75,7 @@ bench: $(BUILT)
 	$(BIN)/pytest bench --benchmark-enable --benchmark-quiet $(BENCH_OPTIONS)
 
 tables: $(READY)
-	$(BIN)/python -m bench.table $(TABLES) --write README.md
+	$(BIN)/python -m bench.table $(TABLES) --summary --write README.md
 	$(BIN)/python -m bench.table bench/results/*.json --write bench/results/README.md
 
 # dist/: the source archive, and out of it the wheel, inspected and tested on another PyTorch; its script says how.
@@ -83,9 +83,10 @@ tables: $(READY)
 wheel: $(READY)
 	cd tests && ../$(BIN)/python -m release.check $(WHEEL_OPTIONS)
 
-# The pages in build/docs, out of the docstrings, README.md, CHANGELOG.md and the commands' own help.
+# The pages in build/docs, out of the docstrings, README.md, CHANGELOG.md, CONTRIBUTING.md, the commands' own help, the
+# results and the imports. (With --quiet mkdocs would not count warnings, and --strict would pass them.)
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/mkdocs.yml
 
 $(VENV)/.docs: $(READY)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pages are built with Python 3.11 or newer")'

@@ -1,7 +1,8 @@
 """Markdown tables out of result files.
 
-``python -m bench.table bench/results/*.json`` prints them; with ``--write README.md`` they are put between that file's
-``<!-- bench:start -->`` and ``<!-- bench:end -->``; ``--check README.md`` fails where they are not what stands there.
+``python -m bench.table bench/results/*.json`` prints them; ``--summary`` prints one short table instead. ``--write FILE``
+puts them between that file's ``<!-- bench:start -->`` and ``<!-- bench:end -->``; ``--check FILE`` fails where that file
+holds something else.
 """
 
 from __future__ import annotations
@@ -27,13 +28,50 @@ def render(documents: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(_machine(document) for document in documents)
 
 
-def _machine(document: dict[str, Any]) -> str:
+def render_summary(documents: Sequence[dict[str, Any]]) -> str:
+    """A heading and one short table for each machine: what README shows."""
+    return "\n\n".join(f"{_heading(document)}\n\n{_summary(document['results'])}" for document in documents)
+
+
+def _heading(document: dict[str, Any]) -> str:
     machine, results = document["machine"], document["results"]
     dates = sorted({result.get("date", machine["date"]) for result in results})
-    heading = (
+    return (
         f"**{machine['hardware']}**, torch {machine['torch']}, {' to '.join(dates[:1] + dates[-1:][: len(dates) - 1])}"
         f"{_memory(machine)}; medians of {min(r['rounds'] for r in results)} interleaved rounds."
     )
+
+
+def _summary(results: Sequence[dict[str, Any]]) -> str:
+    """Ours against plain PyTorch. Operators: float32, contiguous, at the smallest batch that was measured."""
+    rows = []
+    for result in results:
+        kind, what, theirs = result.get("kind", "operator"), result["operator"], ("plain", "eager")
+        if kind == "operator" and result["dtype"] == "float32" and result["layout"] == "contiguous":
+            same = [r["batch"] for r in results if r["operator"] == what and r["dtype"] == "float32"]
+            if result["batch"] > min(same):
+                continue
+            what = f"`{what.replace(',', '`,', 1) if ',' in what else what + '`'}, forward and backward"
+        elif kind == "step":
+            what = f"Training {what}, {result['dtype']}"
+        elif kind == "inference":
+            what = what[0].upper() + what[1:].removesuffix(f", batch {result['batch']}")
+        elif kind == "example":
+            what, theirs = what.replace(",", " by `fuse`,", 1), ("eager",)
+        else:
+            continue
+        order = ("step", "inference", "example", "operator").index(kind)
+        ours, plain = _ours(result), _median(result, "eager") if kind == "example" else best(result, theirs)
+        digits = 0 if ours >= 100 else 1
+        gain = _gain(ours, plain).partition(", ")[2]
+        cells = [what, str(result["batch"]), f"{plain:.{digits}f} ms", f"{ours:.{digits}f} ms, {gain}"]
+        rows.append((order, f"| {' | '.join(cells)} |"))
+    head = ["| What | Batch | Plain PyTorch | Ours |", "|---|---|---|---|"]
+    return "\n".join(head + [row for _, row in sorted(rows, key=lambda row: row[0])])
+
+
+def _machine(document: dict[str, Any]) -> str:
+    results = document["results"]
     kinds = {kind: [r for r in results if r.get("kind", "operator") == kind] for kind in KINDS}
     operators = [r for r in results if r.get("kind", "operator") == "operator"]
     tables = [
@@ -44,7 +82,7 @@ def _machine(document: dict[str, Any]) -> str:
         _operators(operators),
         _imports(kinds["import"]),
     ]
-    return "\n\n".join([heading, *(table for table in tables if table)])
+    return "\n\n".join([_heading(document), *(table for table in tables if table)])
 
 
 def _steps(results: Sequence[dict[str, Any]]) -> str:
@@ -262,10 +300,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("--summary", action="store_true")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--check", type=Path)
     options = parser.parse_args(arguments)
-    tables = render([json.loads(path.read_text(encoding="utf-8")) for path in options.results])
+    tables = (render_summary if options.summary else render)([json.loads(path.read_text(encoding="utf-8")) for path in options.results])
     target = options.write or options.check
     if target is None:
         print(tables)
