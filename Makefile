@@ -19,7 +19,7 @@ TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --itera
 # The results that README shows; bench/results/README.md shows all.
 TABLES := bench/results/amd-epyc-avx2-2-threads.json
 
-.PHONY: train test lint types check clean build cpp cuda bench tables wheel docs FORCE
+.PHONY: train test lint types check clean build cpp cuda bench compare tables wheel docs FORCE
 
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
@@ -73,6 +73,12 @@ cuda: $(READY)
 # keeps the figures as data; `make tables` then prints them where people look.
 bench: $(BUILT)
 	$(BIN)/pytest bench --benchmark-enable --benchmark-quiet $(BENCH_OPTIONS)
+
+# The working tree against a commit, or two commits: tests first, then times in alternating processes; bench/compare.py
+# says how. make compare REF=main COMPARE_OPTIONS='-k feature_l1'
+REF ?= HEAD
+compare: $(BUILT)
+	$(BIN)/python -m bench.compare $(REF) $(REF2) $(COMPARE_OPTIONS)
 
 tables: $(READY)
 	$(BIN)/python -m bench.table $(TABLES) --summary --write README.md

@@ -304,7 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path)
     parser.add_argument("--check", type=Path)
     options = parser.parse_args(arguments)
-    tables = (render_summary if options.summary else render)([json.loads(path.read_text(encoding="utf-8")) for path in options.results])
+    tables = (render_summary if options.summary else render)(
+        [json.loads(path.read_text(encoding="utf-8")) for path in options.results]
+    )
     target = options.write or options.check
     if target is None:
         print(tables)

@@ -64,7 +64,9 @@ def on_page_content(html: str, page: Any, **_: Any) -> None:
     """Warn of lines of code that are wider than their column; a warning ends a strict build."""
     for line in code_lines(html):
         if len(line) > COLUMN:
-            log.warning("%s: %d characters of code in a line, at most %d: %s", page.file.src_uri, len(line), COLUMN, line)
+            log.warning(
+                "%s: %d characters of code in a line, at most %d: %s", page.file.src_uri, len(line), COLUMN, line
+            )
 
 
 def code_lines(html: str) -> list[str]:
@@ -126,7 +128,9 @@ def _help(command: str) -> str:
 
 def _wrapped(line: str) -> list[str]:
     """The terminal wraps what is wider; so does this."""
-    return textwrap.wrap(line, COLUMN, subsequent_indent="    ", break_on_hyphens=False) if len(line) > COLUMN else [line]
+    return (
+        textwrap.wrap(line, COLUMN, subsequent_indent="    ", break_on_hyphens=False) if len(line) > COLUMN else [line]
+    )
 
 
 def _tables(results: str) -> str:
