@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import statistics
@@ -32,8 +33,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: What is tested where ``--tests`` names nothing: the operators and the iteration, without what takes seconds.
-TESTS = ("tests/ops", "tests/test_step.py", "-m", "not slow")
+#: What is tested where ``--tests`` names nothing: the iteration, layers and losses against the reference.
+TESTS = ("tests/test_step.py", "tests/test_layers.py", "tests/test_losses.py", "-m", "not slow")
 
 #: What an extension is made from, beside its flags in the environment.
 SOURCES = ("csrc", "setup.py", "pyproject.toml")
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tests", default=" ".join(TESTS), help="pytest's arguments, in one word (default: %(default)s)"
     )
-    parser.add_argument("--options", default="", help="more options of the benchmarks, in one word: '--quick'")
+    parser.add_argument("--options", default="", help="more options of the benchmarks, quoted: '--quick'")
     parser.add_argument("--json", type=Path, help="a file for the times of every round")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
@@ -155,11 +156,11 @@ def compared(old: Side, new: Side, options: argparse.Namespace, work: Path) -> t
         which = old if built[old] else new
         raise Refused(f"only {which} has a native extension; build_ext's output is above")
     for side in (old, new):
-        test(side, options.tests.split(), work)
+        test(side, shlex.split(options.tests), work)
     # The peers of a benchmark (plain PyTorch, torch.compile) are the same on both sides: only ours is timed, where both
     # sides can leave the peers out.
     ours_only = all("--ours-only" in _text(side.folder / "bench" / "conftest.py") for side in (old, new))
-    more = [*options.options.split(), *(["--ours-only"] if ours_only else [])]
+    more = [*shlex.split(options.options), *(["--ours-only"] if ours_only else [])]
     times: dict[Side, list[Mapping[str, float]]] = {old: [], new: []}
     for number in range(options.rounds):
         for side in (old, new) if number % 2 == 0 else (new, old):
@@ -220,7 +221,7 @@ def test(side: Side, arguments: Sequence[str], work: Path) -> None:
     log = work / "test.log"
     if status := side.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, log=log):
         why = "has no such test" if status in (4, 5) else "is red"
-        raise Refused(f"{side} {why} (pytest {' '.join(arguments)})\n{_end(log)}")
+        raise Refused(f"{side} {why} (pytest {shlex.join(arguments)})\n{_end(log)}")
 
 
 def bench(side: Side, select: str, options: Sequence[str], work: Path) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Markdown tables out of result files.
 
-``python -m bench.table bench/results/*.json`` prints them; ``--summary`` prints one short table instead. ``--write FILE``
-puts them between that file's ``<!-- bench:start -->`` and ``<!-- bench:end -->``; ``--check FILE`` fails where that file
-holds something else.
+``python -m bench.table bench/results/*.json`` prints them, and with ``--summary`` one short table instead. ``--write
+FILE`` puts them between that file's ``<!-- bench:start -->`` and ``<!-- bench:end -->``; ``--check FILE`` fails where
+that file holds something else.
 """
 
 from __future__ import annotations
@@ -304,9 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path)
     parser.add_argument("--check", type=Path)
     options = parser.parse_args(arguments)
-    tables = (render_summary if options.summary else render)(
-        [json.loads(path.read_text(encoding="utf-8")) for path in options.results]
-    )
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in options.results]
+    tables = render_summary(documents) if options.summary else render(documents)
     target = options.write or options.check
     if target is None:
         print(tables)

@@ -38,7 +38,7 @@ class Box:
     parts: list[str]
     """The modules and folders in it."""
     purpose: str
-    """The first sentence of its docstring."""
+    """The first paragraph of its docstring."""
     uses: set[str] = field(default_factory=set)
     """The boxes that it imports."""
     level: int = 0
@@ -96,7 +96,9 @@ def _parts(folder: Path) -> Iterable[str]:
 
 
 def _purpose(path: Path) -> str:
-    """The first sentence of a module's docstring; nothing where there is none."""
+    """The first paragraph of a module's docstring; of a folder that has none, that of its first module."""
+    if path.name == "__init__.py" and not path.read_text(encoding="utf-8").strip():
+        path = min(p for p in path.parent.glob("*.py") if not p.stem.startswith("__"))
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return " ".join(text.partition("\n\n")[0].split())
 
@@ -140,7 +142,7 @@ def svg(boxes: dict[str, Box]) -> str:
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 8 4 0 8z"/></marker></defs>',
     ]
-    drawn += [_arrow(boxes[above], boxes[below]) for above, below in arrows(boxes)]
+    drawn += [_arrow(boxes[above], boxes[below], boxes) for above, below in arrows(boxes)]
     drawn += [_drawn(box) for box in boxes.values()]
     return "\n".join([*drawn, "</svg>"])
 
@@ -192,14 +194,35 @@ def _wrapped(words: list[str], columns: int) -> list[str]:
     return lines
 
 
-def _arrow(above: Box, below: Box) -> str:
-    x1, y1 = above.x + above.width / 2, above.y + above.height
-    x2, y2 = below.x + below.width / 2, below.y - 1
-    bend = (y2 - y1) / 2
+def _arrow(above: Box, below: Box, boxes: dict[str, Box]) -> str:
+    """A line from one box down to another; through the rows between them it passes beside the boxes."""
+    x, y = above.x + above.width / 2, above.y + above.height
+    end = below.x + below.width / 2
+    path = [f"M{x:.1f} {y:.1f}"]
+    for level in range(above.level - 1, below.level, -1):
+        row = [box for box in boxes.values() if box.level == level]
+        wanted = x + (end - x) / (level - below.level + 1)
+        x_next = _beside(wanted, row)
+        top, bottom = row[0].y, max(box.y + box.height for box in row)
+        path += [_curve(x, y, x_next, top), f"L{x_next:.1f} {bottom:.1f}"]
+        x, y = x_next, bottom
+    path.append(_curve(x, y, end, below.y - 1))
     return (
-        f'<path d="M{x1:.1f} {y1:.1f}C{x1:.1f} {y1 + bend:.1f} {x2:.1f} {y2 - bend:.1f} {x2:.1f} {y2:.1f}" '
-        'fill="none" stroke="currentColor" stroke-opacity="0.45" marker-end="url(#head)"/>'
+        f'<path d="{"".join(path)}" fill="none" stroke="currentColor" stroke-opacity="0.45" marker-end="url(#head)"/>'
     )
+
+
+def _beside(x: float, row: list[Box]) -> float:
+    """The place nearest to ``x`` that no box of the row covers."""
+    taken = [(box.x - GAP / 2, box.x + box.width + GAP / 2) for box in row]
+    places = [x, *(edge for interval in taken for edge in interval)]
+    free = [place for place in places if not any(left < place < right for left, right in taken)]
+    return min(free, key=lambda place: abs(place - x))
+
+
+def _curve(x1: float, y1: float, x2: float, y2: float) -> str:
+    middle = (y1 + y2) / 2
+    return f"C{x1:.1f} {middle:.1f} {x2:.1f} {middle:.1f} {x2:.1f} {y2:.1f}"
 
 
 def _drawn(box: Box) -> str:

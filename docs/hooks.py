@@ -128,9 +128,9 @@ def _help(command: str) -> str:
 
 def _wrapped(line: str) -> list[str]:
     """The terminal wraps what is wider; so does this."""
-    return (
-        textwrap.wrap(line, COLUMN, subsequent_indent="    ", break_on_hyphens=False) if len(line) > COLUMN else [line]
-    )
+    if len(line) <= COLUMN:
+        return [line]
+    return textwrap.wrap(line, COLUMN, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _tables(results: str) -> str:

@@ -32,6 +32,8 @@ def test_speed(benchmark):
 def test_other(benchmark):
     benchmark.pedantic(lambda: None, rounds=2)
 """
+# To find out about the machine takes longer than everything else here.
+NO_MACHINE = "def pytest_benchmark_generate_machine_info(config):\n    return {}\n"
 PACKAGE = "import pathlib\nfolder = pathlib.Path(__file__).parent\n"
 
 
@@ -48,7 +50,7 @@ class Repository:
             "tests/test_it.py": "def test_it():\n    pass\n",
             "bench/__init__.py": "",
             "bench/test_it.py": BENCHMARK,
-            "bench/conftest.py": "def pytest_benchmark_generate_machine_info(config):\n    return {}\n",  # it takes long
+            "bench/conftest.py": NO_MACHINE,
             "csrc/source.cpp": "one\n",
             "setup.py": SETUP % str(self.builds),
             ".gitignore": "*.so\n__pycache__\n/build/\n",
