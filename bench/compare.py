@@ -41,6 +41,10 @@ SOURCES = ("csrc", "setup.py", "pyproject.toml")
 SETTINGS = ("NO_EXTENSION", "NO_CUDA", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CXX", "CC", "CFLAGS", "CXXFLAGS")
 
 
+#: Below so many rounds, equal sides agree by chance too often: in one case of 8 with 4.
+ENOUGH = 5
+
+
 class Refused(Exception):
     """Why nothing is timed."""
 
@@ -81,7 +85,9 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the difference is beyond the spread, and whose it is."""
+        """What the new side is, where the difference is beyond the spread."""
+        if len(self.ratios) < ENOUGH:
+            return "too few rounds"
         if max(self.ratios) < 1:
             return "faster"
         return "slower" if min(self.ratios) > 1 else "within the spread"
@@ -254,8 +260,10 @@ def table(old: Side, new: Side, rows: Sequence[Row], rounds: int) -> str:
             row.verdict,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    odds = f"one case of {2 ** (rounds - 1)}" if rounds > 1 else "every case"
-    lines += ["", f"{rounds} rounds. Two equal sides look faster or slower in {odds}."]
+    if rounds < ENOUGH:
+        lines += ["", f"{rounds} rounds are too few to tell; {ENOUGH} are the least."]
+    else:
+        lines += ["", f"{rounds} rounds. Of two equal sides one looks faster in one case of {2 ** (rounds - 1)}."]
     return "\n".join(lines)
 
 

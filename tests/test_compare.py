@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -108,7 +111,7 @@ def test_the_working_tree_is_compared_with_a_commit(repository: Repository, tmp_
     head, _, *rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert re.match(r"\| Benchmark \| main \([0-9a-f]{9}\) \| working tree \([0-9a-f]{9}\) \|", head)
     assert [row.split(" | ")[0] for row in rows] == ["| test_it.py::test_speed", "| test_it.py::test_other"]
-    assert all(row.endswith(("| faster |", "| slower |", "| within the spread |")) for row in rows)
+    assert all(row.endswith("| too few rounds |") for row in rows)
     assert "Only one side has: test_new.py::test_new" in done.stdout
     # Each round begins with the other side.
     order = re.findall(r"round (\d) of 2: (main|working tree)", done.stderr)
@@ -158,6 +161,32 @@ def test_what_cannot_be_compared_is_refused(repository: Repository, arguments: l
     assert done.returncode == 1
     assert why in done.stderr
     assert repository.untouched
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict"),
+    [
+        ([0.8, 0.9, 0.99, 0.7, 0.8], "faster"),
+        ([1.1, 1.2, 1.01, 1.3, 1.1], "slower"),
+        ([0.8, 0.9, 0.99, 0.7, 1.01], "within the spread"),
+        ([1, 1, 1, 1, 1], "within the spread"),
+        ([0.8, 0.8, 0.8, 0.8], "too few rounds"),
+    ],
+)
+def test_a_difference_is_one_that_all_rounds_agree_on(compare: ModuleType, new: list[float], verdict: str) -> None:
+    assert compare.Row("test_it", [1.0] * len(new), new).verdict == verdict
+
+
+@pytest.fixture(scope="module")
+def compare() -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("compare_of_bench", ROOT / "bench" / "compare.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        yield module
 
 
 def test_a_side_without_an_extension_is_refused(repository: Repository) -> None:
