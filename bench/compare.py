@@ -1,16 +1,17 @@
 """Times two commits against each other: ``python -m bench.compare main -k feature_l1``.
 
-The first name is the old side. The second is the new side; without it, the working tree as it stands, with files that
-git does not know yet. Each side is checked out into a temporary folder and gets its native extension built there, or
-copied where one of the same sources was built before (``build/compare``).
+The first argument is the old side, a commit. The second is the new side. If it is left out, the new side is the working
+tree: all files that git does not ignore, as they are now. Each side is checked out into a temporary folder. Its native
+extension is built there. An extension that was built earlier from the same sources is used again (``build/compare``).
 
-First each side's tests run (``--tests``); where one is red, nothing is timed. Then the benchmarks that ``-k`` selects
-run, each side in a process of its own, one after the other, ``--rounds`` times; every round starts with the other side.
-So whatever the machine does besides, it does to both.
+First the tests of both sides run (``--tests``). If one fails, nothing is timed. Then the benchmarks that ``-k`` selects
+run in ``--rounds`` rounds. A round runs them once on each side, each side in a new process, and the side that goes
+first changes from round to round. So both sides meet the same disturbances from the rest of the machine.
 
-A row of the table is a benchmark: the median of its times on each side, and the ratio of the two sides' times in a
-round (new : old; below 1 the new side is faster) as median, smallest and largest. A difference is beyond the spread
-where all rounds agree on which side is faster. Of two equal sides 7 rounds agree in one case of 64.
+The table has a row for each benchmark: the median time of each side, and the ratio of the new time to the old time
+(below 1 the new side is faster). The ratio is taken in each round; the table shows its median, its smallest and its
+largest value. A difference is beyond the spread if all rounds agree on which side is faster. If both sides are equally
+fast, 7 rounds still agree in one case of 64.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: What is tested where ``--tests`` names nothing: the iteration, layers and losses against the reference.
+#: The default of ``--tests``: the iteration, the layers and the losses, compared with the reference.
 TESTS = ("tests/test_step.py", "tests/test_layers.py", "tests/test_losses.py", "-m", "not slow")
 
-#: What an extension is made from, beside its flags in the environment.
+#: The files and the environment variables that an extension is built from.
 SOURCES = ("csrc", "setup.py", "pyproject.toml")
 SETTINGS = ("NO_EXTENSION", "NO_CUDA", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CXX", "CC", "CFLAGS", "CXXFLAGS")
 
 
-#: Below so many rounds, equal sides agree by chance too often: in one case of 8 with 4.
+#: The fewest rounds for a verdict: with 4, equally fast sides agree by chance in one case of 8.
 ENOUGH = 5
 
 
 class Refused(Exception):
-    """Why nothing is timed."""
+    """Nothing is timed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Side:
     """One of the two commits, checked out."""
 
     name: str
-    """As it was asked for."""
+    """The name in the table: the argument, or "working tree"."""
     commit: str
     folder: Path
 
@@ -62,7 +63,7 @@ class Side:
         return f"{self.name} ({self.commit[:9]})"
 
     def run(self, *command: str, log: Path) -> int:
-        """Run Python in this side's folder, on this side's package; ``log`` gets what it prints."""
+        """Run Python on this side's package, in its folder. The output goes to ``log``. Returns the exit status."""
         environment = {**os.environ, "PYTHONPATH": str(self.folder)}
         with log.open("wb") as out:
             return subprocess.run(
@@ -72,7 +73,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """A benchmark that both sides have: its seconds in each round."""
+    """A benchmark that both sides have, with its seconds in each round."""
 
     name: str
     old: Sequence[float]
@@ -80,12 +81,12 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """New : old of each round."""
+        """New time to old time, in each round."""
         return [new / old for old, new in zip(self.old, self.new, strict=True)]
 
     @property
     def verdict(self) -> str:
-        """What the new side is, where the difference is beyond the spread."""
+        """Whether the new side is faster or slower, if the difference is beyond the spread."""
         if len(self.ratios) < ENOUGH:
             return "too few rounds"
         if max(self.ratios) < 1:
@@ -94,7 +95,7 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 where times were printed, 1 where they were refused."""
+    """Print the table. Returns the exit status: 0, or 1 if nothing was timed."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,15 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("new", nargs="?", help="another one (default: the working tree)")
     parser.add_argument("-k", dest="select", default="", help="which benchmarks, in pytest's words (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="processes of each side (default 7)")
-    parser.add_argument(
-        "--tests", default=" ".join(TESTS), help="pytest's arguments, in one word (default: %(default)s)"
-    )
-    parser.add_argument("--options", default="", help="more options of the benchmarks, quoted: '--quick'")
+    parser.add_argument("--tests", default=shlex.join(TESTS), help="pytest's arguments, quoted (default: %(default)s)")
+    parser.add_argument("--options", default="", help="more options of the benchmarks: --options=--quick")
     parser.add_argument("--json", type=Path, help="a file for the times of every round")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds: found {options.rounds}, expected at least 1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folders are removed then too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folders are removed
     try:
         with tempfile.TemporaryDirectory(prefix="igan-fast-compare-") as name:
             work = Path(name)
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def checked_out(name: str | None, folder: Path) -> Iterator[Side]:
-    """A commit in ``folder``, until left; None: the working tree as it stands."""
+    """Check out the commit ``name``, or the working tree if it is None, and remove ``folder`` at the end."""
     try:
         commit = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") if name else _working_tree(folder)
     except subprocess.CalledProcessError:
@@ -142,7 +141,7 @@ def checked_out(name: str | None, folder: Path) -> Iterator[Side]:
 
 
 def _working_tree(folder: Path) -> str:
-    """A commit that no branch holds, of all files that git does not ignore. The index stays as it is."""
+    """Make a commit of all files that git does not ignore. It is on no branch, and the index stays as it is."""
     index = {"GIT_INDEX_FILE": str(folder.with_suffix(".index"))}
     who = {f"GIT_{role}_{what}": "bench.compare" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     _git("read-tree", "HEAD", **index)
@@ -152,10 +151,13 @@ def _working_tree(folder: Path) -> str:
 
 
 def compared(old: Side, new: Side, options: argparse.Namespace, work: Path) -> tuple[list[Row], set[str]]:
-    """The benchmarks that both sides have, and the names of those that one side has.
+    """Build, test and time both sides.
+
+    Returns:
+        The benchmarks that both sides have, and the names of those that only one side has.
 
     Raises:
-        Refused: a side cannot be built, is red, or has no such benchmark.
+        Refused: a side cannot be built, a test of it fails, or it has no such benchmark.
     """
     built = {side: build(side, work) for side in (old, new)}
     if built[old] != built[new]:
@@ -163,8 +165,8 @@ def compared(old: Side, new: Side, options: argparse.Namespace, work: Path) -> t
         raise Refused(f"only {which} has a native extension; build_ext's output is above")
     for side in (old, new):
         test(side, shlex.split(options.tests), work)
-    # The peers of a benchmark (plain PyTorch, torch.compile) are the same on both sides: only ours is timed, where both
-    # sides can leave the peers out.
+    # The peers of a benchmark (plain PyTorch, torch.compile) are the same on both sides, so they are left out. Older
+    # commits lack the option for that.
     ours_only = all("--ours-only" in _text(side.folder / "bench" / "conftest.py") for side in (old, new))
     more = [*shlex.split(options.options), *(["--ours-only"] if ours_only else [])]
     times: dict[Side, list[Mapping[str, float]]] = {old: [], new: []}
@@ -184,7 +186,7 @@ def compared(old: Side, new: Side, options: argparse.Namespace, work: Path) -> t
 
 
 def build(side: Side, work: Path) -> bool:
-    """Build the side's extension, or take one of the same sources; returns whether there is one."""
+    """Build the side's extension, or copy one that was built from the same sources. Returns whether there is one."""
     if not (side.folder / "setup.py").is_file():
         return False
     kept = ROOT / "build" / "compare" / _key(side)
@@ -208,7 +210,7 @@ def build(side: Side, work: Path) -> bool:
 
 
 def _key(side: Side) -> str:
-    """The same where a build would give the same: sources, Python, torch, settings."""
+    """A digest of everything that a build depends on: sources, Python, torch, settings."""
     from importlib import metadata
 
     sources = [_git("rev-parse", f"{side.commit}:{name}") for name in SOURCES if (side.folder / name).exists()]
@@ -221,17 +223,17 @@ def test(side: Side, arguments: Sequence[str], work: Path) -> None:
     """Run the side's tests.
 
     Raises:
-        Refused: one is red, or there is none.
+        Refused: a test fails, or there is none.
     """
     print(f"{side}: testing", file=sys.stderr, flush=True)
     log = work / "test.log"
     if status := side.run("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, log=log):
-        why = "has no such test" if status in (4, 5) else "is red"
+        why = "has no such test" if status in (4, 5) else "fails a test"
         raise Refused(f"{side} {why} (pytest {shlex.join(arguments)})\n{_end(log)}")
 
 
 def bench(side: Side, select: str, options: Sequence[str], work: Path) -> dict[str, float]:
-    """Run the side's benchmarks once, in a process; returns the median seconds of each."""
+    """Run the side's benchmarks in a new process. Returns the median seconds of each."""
     log, results = work / "bench.log", work / "bench.json"
     results.unlink(missing_ok=True)
     command = ["-m", "pytest", "bench", "-q", "-p", "no:cacheprovider", "--benchmark-enable", "--benchmark-quiet"]
@@ -244,7 +246,7 @@ def bench(side: Side, select: str, options: Sequence[str], work: Path) -> dict[s
 
 
 def table(old: Side, new: Side, rows: Sequence[Row], rounds: int) -> str:
-    """The comparison in Markdown, and what its last column means."""
+    """The comparison as a Markdown table, and below it how far chance can explain the last column."""
     lines = [
         f"| Benchmark | {old} | {new} | New : old | Smallest to largest | |",
         "|---|---|---|---|---|---|",
@@ -277,7 +279,7 @@ def _keep(path: Path, old: Side, new: Side, rows: Sequence[Row]) -> None:
 
 
 def _git(*arguments: str, **environment: str) -> str:
-    """What git prints, run in this checkout."""
+    """Run git in this checkout. Returns what it prints."""
     command = ["git", "-C", str(ROOT), *arguments]
     done = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
     return done.stdout.strip()

@@ -57,7 +57,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     def replaced(match: re.Match[str]) -> str:
         return sources[match[1]](match[2])
 
-    return re.sub(rf"^<!-- ({'|'.join(sources)}): (.*) -->$", replaced, markdown, flags=re.MULTILINE)
+    whole = re.sub(rf"^<!-- ({'|'.join(sources)}): (.*) -->$", replaced, markdown, flags=re.MULTILINE)
+    # Who reads a page's source in the repository can follow these links; from the built page they lead nowhere.
+    return re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", whole)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> None:

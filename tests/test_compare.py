@@ -143,7 +143,7 @@ def test_red_tests_of_either_side_are_refused(repository: Repository, side: str)
     done = repository.compare(*((red, green) if side == "old" else (green, red)))
     assert done.returncode == 1
     assert not done.stdout
-    assert f"Nothing was timed: {red} ({red[:9]}) is red (pytest tests)" in done.stderr
+    assert f"Nothing was timed: {red} ({red[:9]}) fails a test (pytest tests)" in done.stderr
     assert "as it was made up" in done.stderr
     assert repository.untouched
 
