@@ -21,6 +21,7 @@ import os
 import re
 import sys
 import textwrap
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
     whole = re.sub(rf"^<!-- ({'|'.join(sources)}): (.*) -->$", replaced, markdown, flags=re.MULTILINE)
     # Who reads a page's source in the repository can follow these links; from the built page they lead nowhere.
-    return re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", whole)
+    return _with_links(lambda match: match[1], r"\.\./[^)]*", whole)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> None:
@@ -113,7 +114,13 @@ def _file(name: str) -> str:
         is_page = match[2].partition("#")[0] in pages
         return match[0] if is_page else match[1]
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)]*)\)", link, text)
+    return _with_links(link, r"(?!https?:|#)[^)]*", text)
+
+
+def _with_links(change: Callable[[re.Match[str]], str], target: str, text: str) -> str:
+    """``text`` with every link changed whose target the pattern ``target`` matches; code between backticks stays."""
+    pattern = rf"`[^`]*`|(?<!!)\[([^\]]+)\]\(({target})\)"
+    return re.sub(pattern, lambda match: match[0] if match[1] is None else change(match), text)
 
 
 def _help(command: str) -> str:
