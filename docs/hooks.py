@@ -1,4 +1,4 @@
-"""What the pages take from elsewhere, so that nothing is written twice, and what is checked of every page.
+"""Hooks of mkdocs: they put texts, tables and the picture into the pages, and check the width of code.
 
 In a page these lines are replaced:
 
@@ -52,14 +52,14 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put in what a page names."""
+    """Replace the lines that the docstring of this module lists."""
     sources = {"file": _file, "help": _help, "tables": _tables, "architecture": _architecture}
 
     def replaced(match: re.Match[str]) -> str:
         return sources[match[1]](match[2])
 
     whole = re.sub(rf"^<!-- ({'|'.join(sources)}): (.*) -->$", replaced, markdown, flags=re.MULTILINE)
-    # Who reads a page's source in the repository can follow these links; from the built page they lead nowhere.
+    # In the repository these links lead to files. From the built page they would lead nowhere.
     return _with_links(lambda match: match[1], r"\.\./[^)]*", whole)
 
 
@@ -136,7 +136,7 @@ def _help(command: str) -> str:
 
 
 def _wrapped(line: str) -> list[str]:
-    """The terminal wraps what is wider; so does this."""
+    """The line, wrapped if it is wider than a column."""
     if len(line) <= COLUMN:
         return [line]
     return textwrap.wrap(line, COLUMN, subsequent_indent="    ", break_on_hyphens=False)
