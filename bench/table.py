@@ -28,46 +28,14 @@ def render(documents: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(_machine(document) for document in documents)
 
 
-def render_summary(documents: Sequence[dict[str, Any]]) -> str:
-    """A heading and one short table for each machine: what README shows."""
-    return "\n\n".join(f"{_heading(document)}\n\n{_summary(document['results'])}" for document in documents)
-
-
-def _heading(document: dict[str, Any]) -> str:
+def heading(document: dict[str, Any]) -> str:
+    """The machine, the versions and the dates of a result file, in one line."""
     machine, results = document["machine"], document["results"]
     dates = sorted({result.get("date", machine["date"]) for result in results})
     return (
         f"**{machine['hardware']}**, torch {machine['torch']}, {' to '.join(dates[:1] + dates[-1:][: len(dates) - 1])}"
         f"{_memory(machine)}; medians of {min(r['rounds'] for r in results)} interleaved rounds."
     )
-
-
-def _summary(results: Sequence[dict[str, Any]]) -> str:
-    """Ours against plain PyTorch. Operators: float32, contiguous, at the smallest batch that was measured."""
-    rows = []
-    for result in results:
-        kind, what, theirs = result.get("kind", "operator"), result["operator"], ("plain", "eager")
-        if kind == "operator" and result["dtype"] == "float32" and result["layout"] == "contiguous":
-            same = [r["batch"] for r in results if r["operator"] == what and r["dtype"] == "float32"]
-            if result["batch"] > min(same):
-                continue
-            what = f"`{what.replace(',', '`,', 1) if ',' in what else what + '`'}, forward and backward"
-        elif kind == "step":
-            what = f"Training {what}, {result['dtype']}"
-        elif kind == "inference":
-            what = what[0].upper() + what[1:].removesuffix(f", batch {result['batch']}")
-        elif kind == "example":
-            what, theirs = what.replace(",", " by `fuse`,", 1), ("eager",)
-        else:
-            continue
-        order = ("step", "inference", "example", "operator").index(kind)
-        ours, plain = _ours(result), _median(result, "eager") if kind == "example" else best(result, theirs)
-        digits = 0 if ours >= 100 else 1
-        gain = _gain(ours, plain).partition(", ")[2]
-        cells = [what, str(result["batch"]), f"{plain:.{digits}f} ms", f"{ours:.{digits}f} ms, {gain}"]
-        rows.append((order, f"| {' | '.join(cells)} |"))
-    head = ["| What | Batch | Plain PyTorch | Ours |", "|---|---|---|---|"]
-    return "\n".join(head + [row for _, row in sorted(rows, key=lambda row: row[0])])
 
 
 def _machine(document: dict[str, Any]) -> str:
@@ -82,7 +50,7 @@ def _machine(document: dict[str, Any]) -> str:
         _operators(operators),
         _imports(kinds["import"]),
     ]
-    return "\n\n".join([_heading(document), *(table for table in tables if table)])
+    return "\n\n".join([heading(document), *(table for table in tables if table)])
 
 
 def _steps(results: Sequence[dict[str, Any]]) -> str:
@@ -186,10 +154,10 @@ def _examples(results: Sequence[dict[str, Any]]) -> str:
             name,
             rest,
             str(result["batch"]),
-            f"{_median(result, 'eager'):.0f} ms",
+            f"{median(result, 'eager'):.0f} ms",
             f"{best(result, 'compile'):.0f} ms" if "compile" in result["times"] else "",
-            _gain(_median(result, "ours"), _median(result, "eager")),
-            _gain(best(result, "ours"), best(result, "eager")),
+            gain(median(result, "ours"), median(result, "eager")),
+            gain(best(result, "ours"), best(result, "eager")),
             f"{result['peak_bytes']['ours'] / 1e6:.0f} of {result['peak_bytes']['eager'] / 1e6:.0f} MB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -251,10 +219,10 @@ def _row(operator: str, batch: int, dtype: str, results: Sequence[dict[str, Any]
 
 
 def _ours(result: dict[str, Any]) -> float:
-    return _median(result, "ours")
+    return median(result, "ours")
 
 
-def _median(result: dict[str, Any], name: str) -> float:
+def median(result: dict[str, Any], name: str) -> float:
     """In milliseconds, of the peer of exactly this name."""
     median: float = result["times"][name]["both"]["median_ms"]
     return median
@@ -282,7 +250,7 @@ def _against(kind: str | tuple[str, ...], results: Sequence[dict[str, Any]]) -> 
     return f"{min(theirs):.1f} ms, **{_pair([f'{ratio:.1f}×' for ratio in ratios])}**"
 
 
-def _gain(ours: float, theirs: float) -> str:
+def gain(ours: float, theirs: float) -> str:
     """In bold where there is one."""
     ratio = f"{theirs / ours:.2f}×"
     return f"{ours:.0f} ms, " + (f"**{ratio}**" if theirs / ours >= 1.05 else ratio)
@@ -305,7 +273,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", type=Path)
     options = parser.parse_args(arguments)
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in options.results]
-    tables = render_summary(documents) if options.summary else render(documents)
+    if options.summary:
+        from bench import summary  # it is made of this module's functions
+
+        tables = summary.render(documents)
+    else:
+        tables = render(documents)
     target = options.write or options.check
     if target is None:
         print(tables)
