@@ -16,10 +16,10 @@ from typing import Any
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
-#: What has a table of its own, beside the operators.
+#: The kinds of benchmarks beside the operators'. The results of each kind go into one table.
 KINDS = ("step", "layer", "inference", "data", "example", "import")
 
-#: What the paper trained on: 50 epochs of 185,000 images.
+#: The number of images in the paper's training: 50 epochs of 185,000 images.
 PAPER_IMAGES = 50 * 185_000
 
 
@@ -54,7 +54,7 @@ def _machine(document: dict[str, Any]) -> str:
 
 
 def _steps(results: Sequence[dict[str, Any]]) -> str:
-    """Whole iterations, and how long the paper's training would take."""
+    """The table of training iterations, and how long the paper's training would take."""
     if not results:
         return ""
     lines = [
@@ -71,7 +71,7 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
             f"{_ours(result):.0f} ms",
             f"{speed:.1f}",
             _against("eager, reference", [result]),
-            _against(("plain", "eager"), [result]),  # the reference may be the best there is
+            _against(("plain", "eager"), [result]),  # the reference may be the fastest of them
             f"{result['share_of_product']:.0%}",
             f"{result['peak_bytes']['ours'] / 1e6:.0f} of {result['peak_bytes']['eager, reference'] / 1e6:.0f} MB",
         ]
@@ -95,7 +95,7 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _layers(results: Sequence[dict[str, Any]]) -> str:
-    """The model's convolutions, what the library makes of them and what we make of them."""
+    """The table of the model's convolutions: PyTorch's library (cuDNN, oneDNN) against ours."""
     if not results:
         return ""
     lines = [
@@ -121,7 +121,7 @@ def _layers(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _tasks(results: Sequence[dict[str, Any]]) -> str:
-    """Inference and data."""
+    """The table of inference and data loading."""
     if not results:
         return ""
     lines = ["| Task | Ours | img/s | Eager | torch.compile | Paper, on a GTX 1070 Ti |", "|---|---|---|---|---|---|"]
@@ -140,7 +140,7 @@ def _tasks(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _examples(results: Sequence[dict[str, Any]]) -> str:
-    """Other people's networks, as written and fused by one line."""
+    """The table of the networks in ``examples/``, as written and after ``fuse``."""
     if not results:
         return ""
     lines = [
@@ -165,7 +165,7 @@ def _examples(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _operators(results: Sequence[dict[str, Any]]) -> str:
-    """Operators, forward and backward."""
+    """The table of the operators, forward and backward."""
     if not results:
         return ""
     rows: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
@@ -186,13 +186,13 @@ def _operators(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _imports(results: Sequence[dict[str, Any]]) -> str:
-    """What importing the package adds to importing torch."""
+    """A sentence on how much time importing the package adds to importing torch."""
     lines = []
     for result in results:
         alone, times = best(result, "torch alone"), result["times"]["ours"]["both"]
         more, spread = times["median_ms"] - alone, times["q3_ms"] - times["q1_ms"]
-        told = f"{more:.0f} ms more than" if more > spread else f"as long, within the {spread:.0f} ms of noise, as"
-        lines.append(f"`import igan_fast` takes {told} the {alone:.0f} ms of starting Python and `import torch`.")
+        ratio = f"{more:.0f} ms more than" if more > spread else f"as long, within the {spread:.0f} ms of noise, as"
+        lines.append(f"`import igan_fast` takes {ratio} the {alone:.0f} ms of starting Python and `import torch`.")
     return "\n".join(lines)
 
 
@@ -201,7 +201,7 @@ def _memory(machine: dict[str, Any]) -> str:
 
 
 def _row(operator: str, batch: int, dtype: str, results: Sequence[dict[str, Any]]) -> str:
-    """Results of one subject in its layouts."""
+    """The table row of one operator, batch size and dtype. ``results``: one for each layout."""
     results = sorted(results, key=lambda result: result["layout"] != "contiguous")
     shares = [result["share_of_copy"]["both"] for result in results if result.get("share_of_copy")]
     cells = [
@@ -223,7 +223,7 @@ def _ours(result: dict[str, Any]) -> float:
 
 
 def median(result: dict[str, Any], name: str) -> float:
-    """In milliseconds, of the peer of exactly this name."""
+    """The median of the peer ``name``, in milliseconds."""
     median: float = result["times"][name]["both"]["median_ms"]
     return median
 
@@ -237,12 +237,12 @@ def _pair(texts: Sequence[str]) -> str:
 
 
 def best(result: dict[str, Any], kind: str | tuple[str, ...], which: str = "both") -> float:
-    """The smallest median, in milliseconds, of the peers whose names begin so."""
+    """The smallest median of the peers whose names begin with ``kind``, in milliseconds."""
     return min(times[which]["median_ms"] for name, times in result["times"].items() if name.startswith(kind))
 
 
 def _against(kind: str | tuple[str, ...], results: Sequence[dict[str, Any]]) -> str:
-    """A ratio is that of one run, so each layout has its own. Nothing where there is no such peer."""
+    """A cell with the fastest peer of ``kind`` and its ratio to ours in each layout; empty if there is no such peer."""
     if not any(name.startswith(kind) for result in results for name in result["times"]):
         return ""
     theirs = [best(result, kind) for result in results]
@@ -251,7 +251,7 @@ def _against(kind: str | tuple[str, ...], results: Sequence[dict[str, Any]]) -> 
 
 
 def gain(ours: float, theirs: float) -> str:
-    """In bold where there is one."""
+    """A cell with our time and the speed-up, in bold from 5 % on."""
     ratio = f"{theirs / ours:.2f}×"
     return f"{ours:.0f} ms, " + (f"**{ratio}**" if theirs / ours >= 1.05 else ratio)
 
