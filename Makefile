@@ -19,7 +19,7 @@ TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --itera
 # The results that README.md shows. bench/results/README.md shows all results.
 TABLES := bench/results/amd-epyc-avx2-2-threads.json
 
-.PHONY: train test lint types check clean build cpp cuda bench tables wheel docs FORCE
+.PHONY: train test lint types check clean build cpp cuda bench compare tables wheel docs FORCE
 
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
@@ -33,7 +33,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
-	$(BIN)/python -m bench.table $(TABLES) --check README.md
+	$(BIN)/python -m bench.table $(TABLES) --summary --check README.md
 	$(BIN)/python -m bench.table bench/results/*.json --check bench/results/README.md
 
 types: $(READY)
@@ -74,8 +74,14 @@ cuda: $(READY)
 bench: $(BUILT)
 	$(BIN)/pytest bench --benchmark-enable --benchmark-quiet $(BENCH_OPTIONS)
 
+# The working tree against a commit, or two commits: tests first, then times in alternating processes; bench/compare.py
+# says how. make compare REF=main COMPARE_OPTIONS='-k feature_l1'
+REF ?= HEAD
+compare: $(BUILT)
+	$(BIN)/python -m bench.compare $(REF) $(REF2) $(COMPARE_OPTIONS)
+
 tables: $(READY)
-	$(BIN)/python -m bench.table $(TABLES) --write README.md
+	$(BIN)/python -m bench.table $(TABLES) --summary --write README.md
 	$(BIN)/python -m bench.table bench/results/*.json --write bench/results/README.md
 
 # Builds the source archive and the wheel into dist/, and tests the wheel on another PyTorch (tests/release/check.py).
@@ -83,9 +89,10 @@ tables: $(READY)
 wheel: $(READY)
 	cd tests && ../$(BIN)/python -m release.check $(WHEEL_OPTIONS)
 
-# The pages in build/docs, out of the docstrings, README.md, CHANGELOG.md and the commands' own help.
+# The pages in build/docs, out of the docstrings, README.md, CHANGELOG.md, CONTRIBUTING.md, the commands' own help, the
+# results and the imports. (With --quiet mkdocs would not count warnings, and --strict would pass them.)
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/mkdocs.yml
 
 $(VENV)/.docs: $(READY)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pages are built with Python 3.11 or newer")'

@@ -24,6 +24,7 @@ RESULTS: list[dict[str, Any]] = []
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("igan_fast benchmarks")
     group.addoption("--quick", action="store_true", help="tiny inputs and few rounds: whether it runs, not how fast")
+    group.addoption("--ours-only", action="store_true", help="time ours alone, for a comparison of two commits")
     group.addoption("--rounds", type=int, default=21, help="rounds of each comparison (default 21)")
     group.addoption("--bench-device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     group.addoption(
@@ -89,6 +90,14 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
     quick = config.getoption("--quick")
     rounds = 3 if quick else request.config.getoption("--rounds")
 
+    def once(peer: core.Peer) -> None:
+        forward, backward = peer
+        outputs = forward()
+        if backward is not None:
+            backward(outputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     def run(
         subject: dict[str, Any],
         peers: dict[str, core.Peer],
@@ -103,6 +112,9 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
                 pytest.skip("a CPU launches no kernels")
             keep({**subject, "launches": {name: core.launches(peer) for name, peer in peers.items()}}, config)
             return
+        if config.getoption("--ours-only"):
+            benchmark.pedantic(once, (peers["ours"],), warmup_rounds=1 if quick else 3, rounds=rounds, iterations=1)
+            return
         large = 1 << 22 if quick else 1 << 30 if device.type == "cuda" else 1 << 29
         side = 256 if quick else 8192 if device.type == "cuda" else 2048
         everyone = dict(peers)
@@ -114,19 +126,11 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
         for _ in range(1 if quick else 3):
             warm_up()
         one_round = core.rounds_of(everyone, device)
-        ours = peers["ours"]
-
-        def mine() -> None:
-            outputs = ours[0]()
-            if ours[1] is not None:
-                ours[1](outputs)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
 
         def setup() -> None:
             one_round()
 
-        benchmark.pedantic(mine, setup=setup, rounds=rounds, iterations=1)
+        benchmark.pedantic(once, (peers["ours"],), setup=setup, rounds=rounds, iterations=1)
         times = one_round().summary()
         result = {
             **subject,

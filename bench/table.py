@@ -1,7 +1,8 @@
 """Markdown tables out of result files.
 
-``python -m bench.table bench/results/*.json`` prints them; with ``--write README.md`` they are put between that file's
-``<!-- bench:start -->`` and ``<!-- bench:end -->``; ``--check README.md`` fails where they are not what stands there.
+``python -m bench.table bench/results/*.json`` prints them, and with ``--summary`` one short table instead. ``--write
+FILE`` puts them between that file's ``<!-- bench:start -->`` and ``<!-- bench:end -->``; ``--check FILE`` fails where
+that file holds something else.
 """
 
 from __future__ import annotations
@@ -27,13 +28,18 @@ def render(documents: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(_machine(document) for document in documents)
 
 
-def _machine(document: dict[str, Any]) -> str:
+def heading(document: dict[str, Any]) -> str:
+    """The machine, the versions and the dates of a result file, in one line."""
     machine, results = document["machine"], document["results"]
     dates = sorted({result.get("date", machine["date"]) for result in results})
-    heading = (
+    return (
         f"**{machine['hardware']}**, torch {machine['torch']}, {' to '.join(dates[:1] + dates[-1:][: len(dates) - 1])}"
         f"{_memory(machine)}; medians of {min(r['rounds'] for r in results)} interleaved rounds."
     )
+
+
+def _machine(document: dict[str, Any]) -> str:
+    results = document["results"]
     kinds = {kind: [r for r in results if r.get("kind", "operator") == kind] for kind in KINDS}
     operators = [r for r in results if r.get("kind", "operator") == "operator"]
     tables = [
@@ -44,7 +50,7 @@ def _machine(document: dict[str, Any]) -> str:
         _operators(operators),
         _imports(kinds["import"]),
     ]
-    return "\n\n".join([heading, *(table for table in tables if table)])
+    return "\n\n".join([heading(document), *(table for table in tables if table)])
 
 
 def _steps(results: Sequence[dict[str, Any]]) -> str:
@@ -148,10 +154,10 @@ def _examples(results: Sequence[dict[str, Any]]) -> str:
             name,
             rest,
             str(result["batch"]),
-            f"{_median(result, 'eager'):.0f} ms",
+            f"{median(result, 'eager'):.0f} ms",
             f"{best(result, 'compile'):.0f} ms" if "compile" in result["times"] else "",
-            _gain(_median(result, "ours"), _median(result, "eager")),
-            _gain(best(result, "ours"), best(result, "eager")),
+            gain(median(result, "ours"), median(result, "eager")),
+            gain(best(result, "ours"), best(result, "eager")),
             f"{result['peak_bytes']['ours'] / 1e6:.0f} of {result['peak_bytes']['eager'] / 1e6:.0f} MB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -213,10 +219,10 @@ def _row(operator: str, batch: int, dtype: str, results: Sequence[dict[str, Any]
 
 
 def _ours(result: dict[str, Any]) -> float:
-    return _median(result, "ours")
+    return median(result, "ours")
 
 
-def _median(result: dict[str, Any], name: str) -> float:
+def median(result: dict[str, Any], name: str) -> float:
     """The median of the peer ``name``, in milliseconds."""
     median: float = result["times"][name]["both"]["median_ms"]
     return median
@@ -244,7 +250,7 @@ def _against(kind: str | tuple[str, ...], results: Sequence[dict[str, Any]]) -> 
     return f"{min(theirs):.1f} ms, **{_pair([f'{ratio:.1f}×' for ratio in ratios])}**"
 
 
-def _gain(ours: float, theirs: float) -> str:
+def gain(ours: float, theirs: float) -> str:
     """A cell with our time and the speed-up, in bold from 5 % on."""
     ratio = f"{theirs / ours:.2f}×"
     return f"{ours:.0f} ms, " + (f"**{ratio}**" if theirs / ours >= 1.05 else ratio)
@@ -262,10 +268,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("--summary", action="store_true")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--check", type=Path)
     options = parser.parse_args(arguments)
-    tables = render([json.loads(path.read_text(encoding="utf-8")) for path in options.results])
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in options.results]
+    if options.summary:
+        from bench import summary  # it is made of this module's functions
+
+        tables = summary.render(documents)
+    else:
+        tables = render(documents)
     target = options.write or options.check
     if target is None:
         print(tables)
