@@ -1,30 +1,33 @@
-"""The package's operators, fused: equal to ``igan_fast.reference.ops``, faster, and free to import alone.
+"""Fused operators: equal to those of ``igan_fast.reference.ops``, and faster. They can be used without the rest.
 
 - ``feature_l1``: Σ wᵢ · mean|fakeᵢ − realᵢ| over any nesting of feature maps, in one launch
-- ``norm_act``: batch normalisation (of the batch, of parts of it apart, or of each instance) and LeakyReLU
+- ``norm_act``: normalisation (of the batch, of parts of it apart, or of each instance) and LeakyReLU
 - ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
 - ``backends``: which implementations this machine has, and why the others are missing
 
-They take what PyTorch's own functions take: float16, bfloat16, float32 and float64, any memory layout, autograd of
-any order, autocast, ``torch.compile(fullgraph=True)``, and (not tried on a GPU yet) CUDA graphs. Under ``torch.func``,
-``is_grads_batched``, forward mode, ``torch.jit.trace``, ``torch.export``, ONNX and dispatch modes, and of subclasses,
-they are PyTorch's own functions; ``torch.fx`` notes each down as one call; ``torch.jit.script`` is refused. Each has
-``impl=``: ``"auto"`` (the default; the environment variable ``IGAN_FAST_IMPL`` can name another) takes the fastest
-implementation that can run the given tensors, ``"native"`` (C++ and CUDA), ``"triton"`` or ``"reference"`` insist on
-one. ``igan-fast doctor`` tells what there is.
+They support what PyTorch's own functions support: float16, bfloat16, float32 and float64, any memory layout, autograd
+of any order, autocast, ``torch.compile(fullgraph=True)``, and CUDA graphs (not tried on a GPU yet). PyTorch's own
+functions compute the result under ``torch.func``, ``is_grads_batched``, forward mode, ``torch.jit.trace``,
+``torch.export``, ONNX export and dispatch modes, and for tensor subclasses. ``torch.fx`` records each operator as one
+call. ``torch.jit.script`` raises an error.
 
-Feature matching in a training loop of your own, over a multi-scale discriminator that returns a list of feature maps
-for each scale:
+Each operator has the argument ``impl``. ``"auto"``, the default, takes the fastest implementation that can run the
+given tensors; the environment variable ``IGAN_FAST_IMPL`` can name another default. ``"native"`` (C++ and CUDA),
+``"triton"`` and ``"reference"`` name one implementation, and raise an error where it cannot run. ``igan-fast doctor``
+shows which implementations this machine has.
+
+Feature matching in your own training loop, with a multi-scale discriminator that returns a list of feature maps for
+each scale:
 
     from igan_fast.ops import feature_l1
 
     fake_features = discriminator(fake)              # [[h1, h2, h3], [h1, h2, h3], ...]: lists of lists
     with torch.no_grad():
-        real_features = discriminator(real)          # the target: no gradient, so half the traffic
+        real_features = discriminator(real)          # the target needs no gradient
     loss = adversarial(fake_features) + 10 * feature_l1(fake_features, real_features)
     loss.backward()
 
-A block of a network of your own:
+A block of your own network:
 
     from igan_fast.ops import norm_act
 

@@ -11,13 +11,10 @@ import time
 
 import pytest
 import torch
-import torch.nn.functional as F
-from oracles import error
 from torch.autograd import forward_ad
 
 from igan_fast import ops
-from igan_fast.ops import backend
-from igan_fast.ops.conv_act import conv_act
+from igan_fast.ops import backend, cuda_targets
 from igan_fast.reference import ops as reference
 
 CPU = torch.device("cpu")
@@ -140,9 +137,8 @@ def test_the_note_of_a_failed_build_is_the_reason(monkeypatch, tmp_path):
         ("", (9, 0), False),
     ],
 )
-def test_which_devices_the_cuda_targets_cover(monkeypatch, targets, capability, covered):
-    monkeypatch.setattr(backend, "_CUDA_TARGETS", backend._parse_targets(targets))
-    assert backend._covers(capability) is covered
+def test_which_devices_the_cuda_targets_cover(targets, capability, covered):
+    assert cuda_targets.covers(cuda_targets.parse_targets(targets), capability) is covered
 
 
 def test_a_device_is_asked_once(monkeypatch):
@@ -184,35 +180,6 @@ def test_threads_that_ask_for_triton_at_once(monkeypatch, missing):
     for thread in threads:
         thread.join()
     assert found == [(False, 0) if missing else (True, 2)] * 4
-
-
-DIRECTIONS = {
-    "feature_l1": lambda o, x, w: o.feature_l1([x], [x.flip(0).square()]),
-    "norm_act": lambda o, x, w: o.norm_act(x, None, None, groups=2),
-    "norm_act, eval": lambda o, x, w: o.norm_act(x, None, None, x.new_zeros(16), x.new_ones(16), training=False),
-    "conv_norm_act": lambda o, x, w: o.conv_norm_act(x, w, None, None),
-    "conv_norm_act, eval": lambda o, x, w: o.conv_norm_act(
-        x, w, None, None, x.new_zeros(16), x.new_ones(16), training=False
-    ),
-    "conv_act": lambda o, x, w: conv_act(x, w, None) if o is ops else F.leaky_relu(F.conv2d(x, w, None, 2, 2), 0.2),
-}
-
-
-@pytest.mark.parametrize("wants_gradient", [False, True])
-@pytest.mark.parametrize("operator", DIRECTIONS)
-def test_forward_mode_derivatives_are_the_references(operator, wants_gradient):
-    """The dispatcher leaves tangents behind where no gradient is wanted, without a word."""
-    torch.manual_seed(0)
-    x, w, tangent = torch.randn(4, 16, 16, 16), torch.randn(16, 16, 5, 5), torch.randn(4, 16, 16, 16)
-    x.requires_grad_(wants_gradient)
-    function = DIRECTIONS[operator]
-    found = []
-    for o in (ops, reference):
-        with forward_ad.dual_level():
-            found.append(forward_ad.unpack_dual(function(o, forward_ad.make_dual(x, tangent), w)).tangent)
-    assert error(*found) < 1e-5
-    assert found[1].any()
-    assert error(torch.func.jvp(lambda x: function(ops, x, w), (x.detach(),), (tangent,))[1], found[1]) < 1e-5
 
 
 def test_forward_mode_is_refused_where_an_implementation_is_named():
