@@ -50,12 +50,8 @@ def feature_l1(
         TypeError: something that is neither a tensor nor a sequence.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
-    pairs = list(reference.pairs_of(fake, real))
-    if not pairs:
-        raise ValueError("fake and real hold no tensor; expected at least one pair")
-    weights = [1.0] * len(pairs) if weights is None else [float(weight) for weight in weights]
-    if len(weights) != len(pairs):
-        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    pairs, weights = reference.weighted_pairs(fake, real, weights)
+    weights = [float(weight) for weight in weights]
     fakes, reals = [f for f, _ in pairs], [r for _, r in pairs]
     device = fakes[0].device
     for name, side in (("fake", fakes), ("real", reals)):

@@ -18,6 +18,7 @@ __all__ = [
     "norm_act",
     "pairs_of",
     "per_dimension",
+    "weighted_pairs",
     "widen",
 ]
 
@@ -48,13 +49,7 @@ def feature_l1(fake: Features, real: Features, weights: Sequence[float] | None =
         ValueError: no pair at all; sequences that do not match in structure, shapes or number of weights.
         TypeError: something that is neither a tensor nor a sequence.
     """
-    pairs = list(pairs_of(fake, real))
-    if not pairs:
-        raise ValueError("fake and real hold no tensor; expected at least one pair")
-    if weights is None:
-        weights = [1.0] * len(pairs)
-    if len(weights) != len(pairs):
-        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    pairs, weights = weighted_pairs(fake, real, weights)
     distances = [weight * (widen(f) - widen(r)).abs().mean() for weight, (f, r) in zip(weights, pairs, strict=True)]
     return torch.stack([distance.to(accumulation_dtype(*distances)) for distance in distances]).sum()
 
@@ -173,6 +168,24 @@ def conv_norm_act(
         groups=groups,
         average_groups=average_groups,
     )
+
+
+def weighted_pairs(
+    fake: Features, real: Features, weights: Sequence[float] | None
+) -> tuple[list[tuple[Tensor, Tensor]], Sequence[float]]:
+    """The pairs of two structures of feature maps, and the weight of each: 1 where ``weights`` is None.
+
+    Raises:
+        ValueError, TypeError: as ``feature_l1``.
+    """
+    pairs = list(pairs_of(fake, real))
+    if not pairs:
+        raise ValueError("fake and real hold no tensor; expected at least one pair")
+    if weights is None:
+        weights = [1.0] * len(pairs)
+    if len(weights) != len(pairs):
+        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    return pairs, weights
 
 
 def pairs_of(fake: Features, real: Features, where: str = "fake") -> Iterator[tuple[Tensor, Tensor]]:

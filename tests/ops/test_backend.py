@@ -1,4 +1,4 @@
-"""Which implementation is chosen, what is said of the others, and the report."""
+"""Which implementation is chosen, the reasons given for the others, and the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOAT = (torch.float32,)
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter."""
+    """Run code in a Python process of its own, without this process's settings."""
     settings = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET", "ATEN_CPU_CAPABILITY")
     kept = {k: v for k, v in os.environ.items() if k not in settings}
     return subprocess.run(
@@ -154,7 +154,7 @@ def test_a_device_is_asked_once(monkeypatch):
 
 @pytest.mark.parametrize("missing", [False, True])
 def test_threads_that_ask_for_triton_at_once(monkeypatch, missing):
-    """Its operators are registered once, and all of them before any thread uses one."""
+    """Triton's operators are registered once, and all of them before any thread uses one."""
     registered, found = [], []
 
     def register(namespace: str) -> None:
@@ -205,8 +205,8 @@ def test_report():
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(isa):
-    """Each runs in an interpreter of its own: the choice is made once. A CPU that lacks one takes the best that it has,
-    which PyTorch tells."""
+    """Each runs in its own process, because a process chooses once. A CPU that lacks an instruction set takes
+    the best one that it has, which PyTorch names."""
     code = """
 import torch
 from igan_fast import ops
@@ -224,7 +224,7 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
                 loss = module.feature_l1([x, x * 2], [target, x.detach()])
                 y = module.norm_act(x, None, None)
                 results.append([loss, y])
-                if dtype.itemsize > 2:  # half types have a rule of their own, see test_norm_act.py
+                if dtype.itemsize > 2:  # test_norm_act.py compares those of half types
                     results[-1] += torch.autograd.grad(loss + (y * target).sum(), x)
             for a, e in zip(*results):
                 scale = e.abs().max().clamp_min(1e-3)

@@ -1,4 +1,4 @@
-"""The operators under torch.compile without a graph break, and their dispatcher entries under torch's own checks."""
+"""The operators under torch.compile without a graph break, and PyTorch's checks of the dispatcher's operators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def feature_matching(module, x: Tensor, y: Tensor, **options) -> Tensor:
 
 
 def block(module, x: Tensor, y: Tensor, **options) -> Tensor:
-    """Training, grouped and eval-mode normalisation, whose running statistics are changed in place."""
+    """Normalisation in training, in groups and in eval mode; the running statistics are updated in place."""
     mean, var = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
     weight, bias = y.mean((0, 2, 3)), y.amax((0, 2, 3))
     h = module.norm_act(x, weight, bias, mean, var, **options)
@@ -75,7 +75,7 @@ def test_compiles_with_automatic_choice_and_autocast(native):
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_a_folded_transposed_convolution_compiles(native, compiler):
-    """To more channels than it has, whose number a compiler has to know."""
+    """With more output than input channels: the compiler must not take the one number for the other."""
     x, conv_weight = torch.randn(4, 3, 8, 8, device=native.device), torch.randn(3, 7, 5, 5, device=native.device)
     kept = torch.rand(2, 7, device=native.device)
 

@@ -1,4 +1,4 @@
-"""feature_l1 against the reference, and against what can be said by hand."""
+"""feature_l1 against the reference, and against results computed by hand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_any_layouts(place, layout, other, dtype):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("other", ["contiguous", "channels_last"])
 def test_large_layouts(native, layout, other):
-    """Several blocks of work, whose ends lie inside rows."""
+    """Several blocks per tensor, whose ends lie inside rows."""
     fake, real = pair((3, 65, 33, 17), torch.float32, native, layout, other)
     check(native, [fake], [real], None, torch.float32)
 
@@ -77,7 +77,7 @@ def test_expanded_inputs(place):
 @pytest.mark.parametrize("first", DTYPES)
 @pytest.mark.parametrize("second", DTYPES)
 def test_mixed_dtypes(place, first, second):
-    """In one pair and over the pairs: the loss is as wide as the widest of them."""
+    """In one pair and in several: the loss is float64 where one tensor is."""
     fake = torch.randn(40, dtype=torch.float64).to(place.device, first).requires_grad_()
     real = torch.randn(40, dtype=torch.float64).to(place.device, second).requires_grad_()
     other = torch.randn(5, device=place.device).requires_grad_()
@@ -156,7 +156,7 @@ def test_nan_and_infinity_travel(place, values):
 @pytest.mark.every_build
 @pytest.mark.parametrize("upstream", [math.inf, math.nan])
 def test_a_gradient_that_is_not_finite_travels(place, upstream):
-    """Infinity times the sign at a tie is NaN, as torch has it."""
+    """At a tie the gradient is ∞ · 0 = NaN, as in PyTorch."""
     fake = torch.tensor([1.0, 2.0], device=place.device, requires_grad=True)
     real = torch.tensor([1.0, 3.0], device=place.device)
     gradients = [
@@ -210,7 +210,7 @@ def test_first_and_second_derivatives(place):
 
 
 def test_the_graph_holds_neither_inputs_nor_differences(place):
-    """Two bits per element are all that the backward needs."""
+    """The graph holds the sign mask, two bits per element."""
     fake, real = pair((64, 64), torch.float32, place)
     features = fake * 1
     storage = weakref.ref(features.untyped_storage())
@@ -219,7 +219,7 @@ def test_the_graph_holds_neither_inputs_nor_differences(place):
         loss = ops.feature_l1([features], [real], impl=place.impl)
     assert sum(t.numel() * t.element_size() for t in kept) == 64 * 64 // 4
     del features
-    assert place.interpreted or storage() is None  # the interpreter itself holds on to it
+    assert place.interpreted or storage() is None  # Triton's interpreter itself keeps a reference
     loss.backward()
     assert fake.grad is not None
 
@@ -271,7 +271,7 @@ def test_two_threads_at_once(native):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_shape_and_stride(data):
-    """Dims of any size, in any order in memory, with gaps or without, on either side."""
+    """Dimensions of any size, in any order in memory, with and without gaps, on either side."""
     if backend.backends()["native-cpu"] != backend.AVAILABLE:
         pytest.skip(backend.backends()["native-cpu"])
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=0, max_size=6))

@@ -1,4 +1,4 @@
-"""norm_act against the reference, torch's own modules, and float64."""
+"""norm_act against the reference, PyTorch's modules, and float64."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_any_layout_and_groups(place, layout, groups, dtype):
 )
 @pytest.mark.parametrize("groups", [1, 2])
 def test_sizes_of_many_blocks(native, shape, layout, groups):
-    """Blocks, segments and tasks of several kinds, none of which divides the shape."""
+    """Shapes that blocks, segments and tasks of the kernels do not divide."""
     if shape[0] % groups:
         shape = (shape[0] + 1, *shape[1:])
     check(native, *arguments(shape, torch.float32, native, layout), torch.float32, groups=groups)
@@ -96,17 +96,19 @@ def test_many_groups_of_many_rows(native):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_more_segments_than_are_combined_at_once(place, groups, monkeypatch):
-    """In Triton, as of a large input."""
+    """As for a large input, but with small tiles."""
     if place.impl != "triton":
         pytest.skip("is about Triton's kernels")
     from igan_fast.ops.triton import norm_act as kernels
 
     monkeypatch.setattr(kernels, "_TILE", 64)
-    monkeypatch.setattr(kernels, "_BLOCK", 8)
+    monkeypatch.setattr(kernels, "_COMBINE_SEGMENTS", 8)
     x, weight, bias, grad = arguments((2 * groups, 3, 10, 13), torch.float32, place, "channels_last")
-    assert kernels._view(x, groups).segments > kernels._BLOCK
+    assert kernels._tiling(x, groups).segments > kernels._COMBINE_SEGMENTS
     with torch.no_grad():
-        x += 1000 * torch.arange(2 * groups, device=place.device).view(-1, 1, 1, 1)  # segments far from each other
+        x += 1000 * torch.arange(2 * groups, device=place.device).view(
+            -1, 1, 1, 1
+        )  # so that the means of the segments differ widely
     check(place, x, weight, bias, grad, torch.float32, groups=groups, statistics=True)
 
 
@@ -150,7 +152,7 @@ def test_eval_without_running_statistics_uses_the_batch(place):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_equals_torch_modules(place, groups):
-    """Two passes of nn.BatchNorm2d and nn.LeakyReLU in a row, half of the batch each."""
+    """Two calls of nn.BatchNorm2d and nn.LeakyReLU, each with half of the batch."""
     x = torch.randn(4, 6, 5, 5, device=place.device)
     norm, act = nn.BatchNorm2d(6, device=place.device), nn.LeakyReLU(0.2)
     mean, var = norm.running_mean.clone(), norm.running_var.clone()
@@ -174,7 +176,7 @@ def test_one_group_per_image_is_instance_norm(place):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("mean", [1e4, -1e4])
 def test_data_far_from_zero(place, layout, mean):
-    """Mean 1e4, std 1: the naive E[x²] − E[x]² has no right digit there."""
+    """Mean 1e4 and std 1, for which E[x²] − E[x]² in float32 has no correct digit."""
     shape = (4, 3, 16, 16) if place.interpreted else (16, 3, 64, 64)
     x = LAYOUTS[layout]((torch.randn(shape) + mean).to(place.device))
     _, means, variances = place.ops.norm_act(dense(x), None, None, 1e-5, 1.0, 1)
@@ -191,7 +193,7 @@ def dense(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_an_outlier_among_many(place, layout):
-    """The statistics do not lean on any single value, the first least of all."""
+    """The statistics are not shifted by a single value, such as the first one."""
     x = torch.randn(2, 3, 40, 40, device=place.device)
     x[0, :, 0, 0] = 1e6
     x[1, 1] += 500
@@ -205,7 +207,7 @@ def test_an_outlier_among_many(place, layout):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_drift_through_the_batch(native, layout):
-    """Each block lies far from the one before."""
+    """The mean of each block is far from that of the one before."""
     x = torch.randn(64, 32, 16, 16, device=native.device) + 100 * torch.arange(64, device=native.device).view(
         64, 1, 1, 1
     )
@@ -224,7 +226,7 @@ def test_constant_channels(place, layout):
     weight, bias = torch.ones(5, device=place.device), torch.arange(5.0, device=place.device) - 2
     y = ops.norm_act(x, weight, bias, impl=place.impl)
     expected = nn.functional.leaky_relu(bias, 0.2).view(1, 5, 1, 1).expand_as(x)
-    assert (y - expected).abs().max() < 1e-4  # the mean of a constant is it to the last digit or the one before
+    assert (y - expected).abs().max() < 1e-4  # the computed mean of a constant may differ in its last two bits
 
 
 @pytest.mark.every_build
@@ -232,14 +234,14 @@ def test_constant_channels(place, layout):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("training", [True, False])
 def test_nan_and_infinity_travel(place, bad, layout, training):
-    """Only the channel that has one is lost, output, gradient and running statistics."""
+    """They spread to the result, the gradient and the running statistics of their own channel only."""
     x, weight, bias, grad = arguments((3, 4, 5, 5), torch.float32, place)
     with torch.no_grad():
         x[1, 2, 3, 3] = bad
     x = LAYOUTS[layout](x.detach()).requires_grad_()
     options = {"statistics": True, "training": training}
     actual = run(ops.norm_act, x, weight, bias, grad, impl=place.impl, **options)
-    # On the CPU, whose batch norm is the reference: a GPU's is another, and infinities need not fare alike in it.
+    # On the CPU: PyTorch's batch norm for GPUs treats infinities differently.
     on_cpu = [t.detach().cpu().requires_grad_(t.requires_grad) for t in (x, weight, bias, grad)]
     expected = run(reference.norm_act, *on_cpu, **options)
     for a, e in zip(actual, expected, strict=True):
@@ -278,7 +280,7 @@ def test_one_value_per_channel_raises_what_torch_raises(place, shape, groups):
 def test_first_and_second_derivatives(place, training, groups):
     if place.interpreted and training and groups == 2:
         pytest.skip("takes the interpreter long; groups=1 has the same kernels")
-    fast = place.interpreted  # along one random direction, which shows a wrong derivative all the same
+    fast = place.interpreted  # checks one random direction, which is enough to show a wrong derivative
     x, weight, bias, _ = arguments((4, 2, 3), torch.float64, place)
     kept = (None, None) if training else running(x)
 
@@ -291,7 +293,7 @@ def test_first_and_second_derivatives(place, training, groups):
 
 
 def test_a_gradient_penalty(place):
-    """Second derivatives in the form in which GANs ask for them."""
+    """Second derivatives as GANs use them."""
     x, weight, bias, _ = arguments((4, 3, 6), torch.float32, place)
 
     def penalty(function, **options) -> tuple[Tensor, ...]:
@@ -319,7 +321,7 @@ def test_gradient_of_another_layout(place):
 
 
 def test_running_statistics_changed_before_the_backward(place):
-    """Training goes on, in place, between an evaluation and its backward."""
+    """As by a training step between the forward in eval mode and its backward."""
     x, weight, bias, grad = arguments((3, 4, 5), torch.float32, place)
     mean, var = running(x)
     y = ops.norm_act(x, weight, bias, mean, var, training=False, impl=place.impl)
@@ -419,7 +421,9 @@ def test_any_shape(batch, groups, channels, spatial, layout, training, dtype):
     actual = run(ops.norm_act, x, weight, bias, grad, impl="native", **options)
     exact = in_float64(lambda *t: run(reference.norm_act, *t, **options), x, weight, bias, grad)
     for a, e in zip(actual, exact, strict=True):
-        assert error(a, e) < (1e-10 if dtype == torch.float64 else 1e-4)  # few values: a variance near 0 magnifies
+        assert error(a, e) < (
+            1e-10 if dtype == torch.float64 else 1e-4
+        )  # there are few values, and a variance near 0 magnifies errors
 
 
 @pytest.mark.parametrize(

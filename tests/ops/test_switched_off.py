@@ -113,7 +113,7 @@ def test_none_of_our_kernels_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(answers())
 
 
-def test_pictures() -> None:
+def test_gather_images() -> None:
     images, index = torch.randint(0, 256, (5, 4, 6, 3), dtype=torch.uint8), torch.tensor([4, 0, 0])
     mirrored = torch.tensor([True, False, True])
     batch = gather_images.gather_images(images, index, mirrored)
