@@ -71,7 +71,7 @@ def test_an_explicit_choice_that_cannot_run_says_why(native_missing):
         backend.namespace("native", CPU, (torch.int32,))
 
 
-def test_triton_on_a_cpu_wants_the_interpreter(monkeypatch):
+def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match="set TRITON_INTERPRET=1"):
         backend.namespace("triton", CPU, FLOAT)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from igan_fast import ops
 from igan_fast.ops import backend
+from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.reference import ops as reference
 
 SHAPES = [(1,), (7,), (64,), (65,), (3, 5), (2, 3, 5, 7), (1, 1, 1, 1), (2, 16, 8, 8), (2, 3, 3, 2, 5), (2, 4095)]
@@ -222,6 +223,18 @@ def test_the_graph_holds_neither_inputs_nor_differences(place):
     assert place.interpreted or storage() is None  # Triton's interpreter itself keeps a reference
     loss.backward()
     assert fake.grad is not None
+
+
+def test_the_example_of_a_sign_mask(place):
+    """The one that igan_fast/ops/sign_mask.py explains."""
+    fake, real = (torch.tensor(values, device=place.device) for values in ([5.0, 1.0, 2.0], [3.0, 4.0, 2.0]))
+    _, mask = place.ops.feature_l1([fake], [real], [1.0], True)
+    assert mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
+    assert mask.numel() == sign_mask_bytes(3)
+    for scale, expected in ((1 / 3, [1 / 3, -1 / 3, 0]), (-1 / 3, [-1 / 3, 1 / 3, 0])):
+        grad = torch.ones((), device=place.device)
+        (gradient,) = place.ops.feature_l1_backward(grad, mask, [3], [0], [scale], torch.float32)
+        assert error(gradient, torch.tensor(expected)) < 1e-6
 
 
 def test_inputs_are_not_changed(place):

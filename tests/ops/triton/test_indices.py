@@ -148,7 +148,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float16, last: bool = False) ->
 
 
 NORMS = {
-    "the issue's": ((1, 64, 8192, 8192), False, 1),
+    "batch of one": ((1, 64, 8192, 8192), False, 1),
     "one channel more": ((2, 65, 8192, 8192), False, 2),
     "channels last": ((1, 96, 8192, 8192), True, 1),
     "many groups": ((70_000, 3, 4, 4), False, 70_000),
