@@ -21,20 +21,24 @@ each scale:
 
     from igan_fast.ops import feature_l1
 
-    fake_features = discriminator(fake)              # [[h1, h2, h3], [h1, h2, h3], ...]: lists of lists
-    with torch.no_grad():
-        real_features = discriminator(real)          # the target needs no gradient
-    loss = adversarial(fake_features) + 10 * feature_l1(fake_features, real_features)
+    fake = discriminator(fake_images)      # [[h1, h2, h3], [h1, h2, h3], ...]
+    with torch.no_grad():                  # the target needs no gradient
+        real = discriminator(real_images)
+    loss = adversarial(fake) + 10 * feature_l1(fake, real)
     loss.backward()
 
 A block of your own network:
 
     from igan_fast.ops import norm_act
 
-    def forward(self, x):                            # instead of F.leaky_relu(self.norm(self.conv(x)), 0.2)
-        norm = self.norm                             # an nn.BatchNorm2d
-        return norm_act(self.conv(x), norm.weight, norm.bias, norm.running_mean, norm.running_var,
-                        training=self.training, negative_slope=0.2)
+    # instead of F.leaky_relu(self.norm(self.conv(x)), 0.2)
+    def forward(self, x):
+        norm = self.norm  # an nn.BatchNorm2d
+        return norm_act(
+            self.conv(x), norm.weight, norm.bias,
+            norm.running_mean, norm.running_var,
+            training=self.training, negative_slope=0.2,
+        )
 """
 
 from igan_fast.ops.backend import backends
