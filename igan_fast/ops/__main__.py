@@ -1,6 +1,6 @@
-"""``python -m igan_fast.ops``: what the operators run on here, how they were built, and why anything is missing.
+"""``python -m igan_fast.ops``: which implementations this machine has, how they were built, and why one is missing.
 
-``igan-fast doctor`` tells that too, what the machine has besides, and how to mend what is missing.
+``igan-fast doctor`` shows the same, the rest of the machine, and how to install what is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from igan_fast.ops import status
 
 
 def report() -> str:
-    """What there is, as text of several lines."""
+    """The implementations and settings, as text of several lines."""
     heading = f"igan_fast {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
     return f"{heading}\n\n{status.render(status.sections())}"
 

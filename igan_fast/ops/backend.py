@@ -1,7 +1,8 @@
 """Which implementation runs, and why another one does not.
 
-``igan_fast._C`` (the native kernels) and Triton are both optional. Whatever is missing is missing for a reason, which
-is kept here and shown by ``backends()`` and by ``igan-fast doctor``."""
+The native extension (``igan_fast._C``) and Triton are both optional. The reason why one is missing is kept here, and
+shown by ``backends()`` and ``igan-fast doctor``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from igan_fast.ops.cuda_targets import covers, parse_targets
 from igan_fast.ops.transforms import forward_mode, transformed
 
 __all__ = [
@@ -39,7 +41,7 @@ AVAILABLE = "available"
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
-#: What "auto" stands for. Checked when it is first used: a bad value must not stop the package from being imported.
+#: What "auto" stands for. Checked on first use, so that a bad value does not keep the package from being imported.
 _DEFAULT = os.environ.get("IGAN_FAST_IMPL") or "auto"
 
 _registrations: list[Callable[[str], None]] = []
@@ -47,14 +49,17 @@ _loaded: list[str] = []
 
 
 def on_load(register: Callable[[str], None]) -> None:
-    """Have ``register(namespace)`` called once for each namespace of operators that is loaded, now or later."""
+    """Call ``register(namespace)`` once for each namespace of operators that is loaded, now or later.
+
+    ``register`` gives an operator what PyTorch needs besides kernels: its shapes without data, and its gradients.
+    """
     _registrations.append(register)
     for loaded in _loaded:
         register(loaded)
 
 
 def backends() -> dict[str, str]:
-    """For "native-cpu", "native-cuda", "triton" and "reference": "available", or the reason why not."""
+    """The status of "native-cpu", "native-cuda", "triton" and "reference": "available", or why it is not."""
     return {
         "native-cpu": _NATIVE_CPU,
         "native-cuda": _native_cuda_reason(),
@@ -64,21 +69,22 @@ def backends() -> dict[str, str]:
 
 
 def build_info() -> dict[str, str]:
-    """How the native extension was built (compiler, flags, CUDA targets, …); empty where it is missing."""
+    """How the native extension was built: compiler, flags, CUDA targets and so on. Empty without the extension."""
     return dict(_BUILD_INFO)
 
 
 def namespace(
     impl: str, device: torch.device, dtypes: Iterable[torch.dtype], tensors: Iterable[Tensor | None] = ()
 ) -> str | None:
-    """The dispatcher's namespace whose operators take such tensors, or None for the reference.
+    """The dispatcher's namespace whose operators run tensors of this device and these dtypes; None for the reference.
 
     Args:
-        tensors: those that are there already, which may be others than such in memory: see ``plain_only``.
+        impl: "auto", "native", "triton" or "reference".
+        tensors: the arguments of the call, which may need PyTorch's own functions: see ``plain_only``.
 
     Raises:
         ValueError: an unknown ``impl``.
-        RuntimeError: ``impl`` insists on an implementation that cannot run such tensors, or not here.
+        RuntimeError: ``impl`` names an implementation that cannot run these tensors.
     """
     if impl == "auto":
         impl = _DEFAULT
@@ -92,7 +98,7 @@ def namespace(
         return None if unsupported or transformed(*tensors) else _best(device)
     if unsupported:
         raise RuntimeError(f"impl={impl!r} cannot run {unsupported[0]}; expected float16, bfloat16, float32 or float64")
-    if forward_mode():  # the dispatcher would drop the tangents without a word
+    if forward_mode():  # the dispatcher would drop the tangents silently
         raise RuntimeError(
             f"impl={impl!r} has no forward-mode derivatives (dual_level, torch.func.jvp); use 'reference'"
         )
@@ -108,21 +114,22 @@ def namespace(
 
 
 def plain_only(*tensors: Tensor | None) -> bool:
-    """Whether these tensors are for PyTorch's own functions, here and now: under a function transform, tracing and
+    """Whether only PyTorch's own functions can compute with these tensors now: under a function transform, tracing or
     export, where one of them is not an ordinary tensor, and where IGAN_FAST_IMPL is "reference"."""
     return switched_off() or transformed(*tensors)
 
 
 def switched_off() -> bool:
-    """Whether IGAN_FAST_IMPL is "reference": then everything is the reference's, bit for bit."""
+    """Whether IGAN_FAST_IMPL is "reference": then every result is the reference's, bit for bit."""
     return _DEFAULT == "reference"
 
 
 def chosen(device: torch.device) -> str:
-    """In words, what "auto" takes on a device: "native (avx2)", "native", "triton" or "reference".
+    """What "auto" takes on a device: "native (avx2)", "native", "triton" or "reference".
 
     Raises:
-        ValueError, RuntimeError: as ``namespace``: what IGAN_FAST_IMPL names is unknown, or cannot run there.
+        ValueError: IGAN_FAST_IMPL names no implementation.
+        RuntimeError: IGAN_FAST_IMPL names an implementation that cannot run on the device.
     """
     name = {NATIVE: "native", TRITON: "triton", None: "reference"}[namespace("auto", device, ())]
     if name == "native" and device.type == "cpu":
@@ -131,12 +138,12 @@ def chosen(device: torch.device) -> str:
 
 
 def has_native_cpu() -> bool:
-    """Whether the extension is there; unlike ``backends`` without a look at what else there may be."""
+    """Whether the native extension is loaded. Unlike ``backends`` it does not try Triton."""
     return _NATIVE_CPU == AVAILABLE
 
 
 def has_triton(device: torch.device) -> bool:
-    """Whether Triton's kernels are what a GPU's tensors are to run on where there are no native ones."""
+    """Whether an operator without native kernels runs in Triton on this device by default."""
     return not switched_off() and device.type == "cuda" and _triton_reason_for(device) == AVAILABLE
 
 
@@ -167,7 +174,7 @@ def _native_cuda_reason(device: torch.device | None = None) -> str:
     capability = _capability(None if device is None else device.index)
     if capability is None:
         return "there is no CUDA device"
-    if not _covers(capability):
+    if not covers(_CUDA_TARGETS, capability):
         name = f"sm_{capability[0]}{capability[1]}"
         return f"the extension was built for {_BUILD_INFO['cuda_targets']}, and this device is {name}"
     return AVAILABLE
@@ -177,8 +184,10 @@ _capabilities: dict[int, tuple[int, int]] = {}
 
 
 def _capability(index: int | None) -> tuple[int, int] | None:
-    """Of a device, the current one where ``index`` is None; None where there is none. Asked by every operator's call,
-    so that a device's is kept: to ask PyTorch takes longer than all the rest of the choice."""
+    """The compute capability of a device, of the current one where ``index`` is None; None without a CUDA device.
+
+    Every call of an operator asks for it, and PyTorch's answer takes longer than the rest of the choice: it is kept.
+    """
     if index in _capabilities:
         return _capabilities[index]
     if not torch.cuda.is_available():
@@ -191,31 +200,6 @@ def _capability(index: int | None) -> tuple[int, int] | None:
 
 # What ``torch.compiler.assume_constant_result`` does; see ``_triton_can_load``.
 _capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _covers(capability: tuple[int, int]) -> bool:
-    """Whether a kernel was compiled for a device: for its major version and at most its minor one, exactly for it where
-    the target ends in "a", or as PTX for it or an older one."""
-    major, minor = capability
-    for target_major, target_minor, suffix in _CUDA_TARGETS:
-        if suffix == "ptx" and (target_major, target_minor) <= capability:
-            return True
-        if suffix == "a" and (target_major, target_minor) == capability:
-            return True
-        if not suffix and target_major == major and target_minor <= minor:
-            return True
-    return False
-
-
-def _parse_targets(targets: str) -> tuple[tuple[int, int, str], ...]:
-    """ "sm_80 sm_90a compute_90" → ((8, 0, ""), (9, 0, "a"), (9, 0, "ptx"))."""
-    parsed = []
-    for target in targets.split():
-        kind, _, version = target.partition("_")
-        digits = version.rstrip("af")
-        suffix = "ptx" if kind == "compute" else version[len(digits) :]
-        parsed.append((int(digits[:-1]), int(digits[-1]), suffix))
-    return tuple(parsed)
 
 
 def _triton_reason() -> str:
@@ -236,28 +220,27 @@ def _interpreted() -> bool:
 
 
 _triton_failure = "it has not been tried"
-_loading = threading.Lock()  # nn.DataParallel's threads, for one, all come here first at once
+_loading = threading.Lock()  # the threads of nn.DataParallel, for example, all ask first at the same time
 
 
 def _triton_can_load() -> bool:
-    """Load Triton's operators where they are not loaded yet; False and a reason where that fails."""
+    """Load Triton's operators if they are not loaded yet; where that fails, False, and ``_triton_failure`` says why."""
     global _triton_failure
     with _loading:
         if TRITON in _loaded:
             return True
         try:
             importlib.import_module("triton")
-        except Exception as error:  # a broken installation of it raises other things than ImportError too
+        except Exception as error:  # a broken installation does not always raise ImportError
             _triton_failure = f"Triton cannot be imported ({error})"
             return False
-        for name in ("feature_l1", "norm_act", "gather_images"):
-            importlib.import_module(f"igan_fast.ops.triton.{name}")
+        importlib.import_module("igan_fast.ops.triton")
         _announce(TRITON)
         return True
 
 
-# A function that is compiled may be the first to ask. What ``torch.compiler.assume_constant_result`` does, without the
-# second that importing the compiler takes: it calls the function, instead of looking into it, and keeps the answer.
+# What ``torch.compiler.assume_constant_result`` does, without the second that importing the compiler takes: Dynamo
+# calls the function instead of tracing into it, and keeps the answer. A compiled function may be the first to ask.
 _triton_can_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -268,11 +251,11 @@ def _announce(loaded: str) -> None:
 
 
 def _load_native() -> tuple[str, dict[str, str]]:
-    """AVAILABLE and how the extension was built, or the reason why it is missing."""
+    """The extension's status, and how it was built: AVAILABLE and its facts, or why it is missing and nothing."""
     try:
         extension = importlib.import_module("igan_fast._C")
         info = dict(extension.build_info())
-    except Exception as error:  # most often ImportError; whatever it is must not stop the package from being imported
+    except Exception as error:  # no error of any kind may keep the package from being imported
         package = Path(__file__).resolve().parents[1]
         if any(package.glob("_C.*.so")) or any(package.glob("_C.*.pyd")):
             return f"the extension does not load ({error}); build it again for torch {torch.__version__}", {}
@@ -284,6 +267,6 @@ def _load_native() -> tuple[str, dict[str, str]]:
 
 
 _NATIVE_CPU, _BUILD_INFO = _load_native()
-_CUDA_TARGETS = _parse_targets(_BUILD_INFO.get("cuda_targets", ""))
+_CUDA_TARGETS = parse_targets(_BUILD_INFO.get("cuda_targets", ""))
 if _NATIVE_CPU == AVAILABLE:
     _announce(NATIVE)

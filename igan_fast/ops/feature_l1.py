@@ -1,25 +1,26 @@
 """The multi-layer L1 distance: one pass over both sides forward, one write of the gradient backward.
 
-The forward reads both sides once and keeps, for the backward, the sign of each difference in 2 bits: neither the inputs
-nor a difference of their size is held in between.
+The forward reads both sides once and saves the sign mask (``sign_mask``) for the backward, 2 bits per element, instead
+of the inputs or their difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.transforms import batched, overridable
 from igan_fast.reference import ops as reference
-from igan_fast.reference.ops import Features
+from igan_fast.reference.ops import Features, accumulation_dtype
 
 __all__ = ["feature_l1"]
 
-_MAX_DIMS = 8  # that the native kernels walk; more are first made contiguous
+_MAX_DIMS = 8  # of the native kernels; tensors with more dimensions are flattened first
 
 
 @overridable
@@ -34,8 +35,8 @@ def feature_l1(
 
     Args:
         fake, real: tensors, or sequences of them nested to any depth, of one structure and pairwise equal shapes;
-            float16, bfloat16, float32 or float64, on one device, in any memory layout (a pair's may differ).
-            Either side may require a gradient; at fakeᵢ = realᵢ it is 0.
+            float16, bfloat16, float32 or float64, on one device, in any memory layout (the two of a pair may differ).
+            Either side may require a gradient, which is 0 where fakeᵢ = realᵢ.
         weights: one number per pair, in the order of the flattened sequences; 1 each where omitted.
         impl: "auto", "native", "triton" or "reference".
 
@@ -49,12 +50,8 @@ def feature_l1(
         TypeError: something that is neither a tensor nor a sequence.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
-    pairs = list(reference.pairs_of(fake, real))
-    if not pairs:
-        raise ValueError("fake and real hold no tensor; expected at least one pair")
-    weights = [1.0] * len(pairs) if weights is None else [float(weight) for weight in weights]
-    if len(weights) != len(pairs):
-        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    pairs, weights = reference.weighted_pairs(fake, real, weights)
+    weights = [float(weight) for weight in weights]
     fakes, reals = [f for f, _ in pairs], [r for _, r in pairs]
     device = fakes[0].device
     for name, side in (("fake", fakes), ("real", reals)):
@@ -74,7 +71,7 @@ def feature_l1(
 
 
 def register(namespace: str) -> None:
-    """Give the dispatcher's operators of one namespace their shapes without data, and their gradients."""
+    """Give the operators of one of the dispatcher's namespaces their shapes without data, and their gradients."""
     library = f"{namespace}::feature_l1"
     torch.library.register_fake(library)(_fake_forward)
     torch.library.register_fake(f"{library}_backward")(_fake_backward)
@@ -91,20 +88,15 @@ def register(namespace: str) -> None:
 
     torch.library.register_autograd(library, backward, setup_context=_save_for_backward)
     torch.library.register_autograd(
-        f"{library}_backward", _differentiate_backward(namespace), setup_context=_save_for_second_backward
+        f"{library}_backward", _second_backward(namespace), setup_context=_save_for_second_backward
     )
-
-
-def _code_bytes(numel: int) -> int:
-    return (numel + 63) // 64 * 16
 
 
 def _fake_forward(
     fake: list[Tensor], real: list[Tensor], weights: list[float], save_signs: bool
 ) -> tuple[Tensor, Tensor]:
-    wide = any(t.dtype == torch.float64 for t in (*fake, *real))
-    loss = fake[0].new_empty((), dtype=torch.float64 if wide else torch.float32)
-    size = sum(_code_bytes(t.numel()) for t in fake) if save_signs else 0
+    loss = fake[0].new_empty((), dtype=accumulation_dtype(*fake, *real))
+    size = sum(sign_mask_bytes(t.numel()) for t in fake) if save_signs else 0
     return loss, fake[0].new_empty((size,), dtype=torch.uint8)
 
 
@@ -114,31 +106,43 @@ def _fake_backward(
     return [signs.new_empty((numel,), dtype=dtype) for numel in numels]
 
 
+class _Gradient(NamedTuple):
+    """How the gradient of one tensor is made from the sign mask."""
+
+    pair: int  #: the pair's number
+    dtype: torch.dtype
+    numel: int
+    offset: int  #: where the pair's mask begins, in bytes
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 class _Side:
-    """What the backward needs to know of one side's tensors, without keeping them: a layout per wanted gradient."""
+    """What the backward needs to know of one side's tensors, so that it need not keep them."""
 
-    def __init__(self, tensors: Sequence[Tensor], order: Sequence[Tensor], wanted: Sequence[bool]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], fake: Sequence[Tensor]) -> None:
+        """tensors: of this side; fake: of the side whose memory sets the order of the mask."""
         self.count = len(tensors)
-        self.layouts: list[tuple[int, torch.dtype, int, int, tuple[int, ...], tuple[int, ...]]] = []
+        self.gradients: list[_Gradient] = []
         offset = 0
-        for index, (tensor, ordered) in enumerate(zip(tensors, order, strict=True)):
-            if wanted[index]:
-                numel, shape = tensor.numel(), tuple(tensor.shape)
-                self.layouts.append((index, tensor.dtype, numel, offset, shape, _iteration_strides(ordered)))
-            offset += _code_bytes(tensor.numel())
+        for index, (t, ordered) in enumerate(zip(tensors, fake, strict=True)):
+            if t.requires_grad:
+                strides = _mask_strides(ordered)
+                self.gradients.append(_Gradient(index, t.dtype, t.numel(), offset, tuple(t.shape), strides))
+            offset += sign_mask_bytes(t.numel())
 
 
-def _iteration_strides(x: Tensor) -> tuple[int, ...]:
-    """The strides of a dense tensor in the order in which ``x``'s pair is walked: that of ``x``'s memory where it is
-    dense, else row by row."""
+def _mask_strides(fake: Tensor) -> tuple[int, ...]:
+    """The strides of a dense tensor whose memory has the order of the pair's mask: fake's own where it is dense, else
+    those of a contiguous one."""
     expected = 1
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+    for stride, size in sorted(zip(fake.stride(), fake.shape, strict=True)):
         if size == 1:
             continue
         if stride != expected:
-            return tuple(torch.empty(x.shape, device="meta").stride())
+            return tuple(torch.empty(fake.shape, device="meta").stride())
         expected *= size
-    return x.stride()
+    return fake.stride()
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -148,29 +152,30 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.sides = None
     if save_signs:
         ctx.save_for_backward(output[1])
-        ctx.sides = tuple(_Side(side, fake, [t.requires_grad for t in side]) for side in (fake, real))
+        ctx.sides = _Side(fake, fake), _Side(real, fake)
 
 
 def _gradients(
     namespace: str, side: _Side, grad: Tensor, signs: Tensor, weights: Sequence[float], sign: float
 ) -> list[Tensor | None]:
+    """The gradients of one side's tensors, None where none is needed; sign: 1 for fake, −1 for real."""
     gradients: list[Tensor | None] = [None] * side.count
     several = grad if batched(grad) else None
-    if several is not None:  # the operator takes one number: the gradients for 1, times them
+    if several is not None:  # the operator takes one number: it computes the gradients for 1
         grad = torch.ones((), dtype=grad.dtype, device=grad.device)
-    for dtype in {layout[1] for layout in side.layouts}:
-        layouts = [layout for layout in side.layouts if layout[1] == dtype]
+    for dtype in {g.dtype for g in side.gradients}:
+        chosen = [g for g in side.gradients if g.dtype == dtype]
         flat = getattr(torch.ops, namespace).feature_l1_backward(
             grad,
             signs,
-            [numel for _, _, numel, _, _, _ in layouts],
-            [offset for _, _, _, offset, _, _ in layouts],
-            [sign * weights[index] / max(numel, 1) for index, _, numel, _, _, _ in layouts],
+            [g.numel for g in chosen],
+            [g.offset for g in chosen],
+            [sign * weights[g.pair] / max(g.numel, 1) for g in chosen],
             dtype if several is None else several.dtype,
         )
-        for (index, _, _, _, shape, strides), values in zip(layouts, flat, strict=True):
-            values = values.as_strided(shape, strides)
-            gradients[index] = values if several is None else (values * several).to(dtype)
+        for g, values in zip(chosen, flat, strict=True):
+            values = values.as_strided(g.shape, g.strides)
+            gradients[g.pair] = values if several is None else (values * several).to(dtype)
     return gradients
 
 
@@ -179,8 +184,9 @@ def _save_for_second_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Te
     ctx.save_for_backward(grad, signs)
 
 
-def _differentiate_backward(namespace: str) -> Any:
-    """The backward is linear in the upstream gradient, and constant in the inputs wherever it has a derivative."""
+def _second_backward(namespace: str) -> Any:
+    """The backward of the backward, which is linear in ``grad`` and does not depend on the inputs' values: the sign of
+    a difference has the derivative 0."""
 
     def backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Tensor, None, None, None, None, None]:
         grad, signs = ctx.saved_tensors

@@ -1,4 +1,4 @@
-"""From pictures that stay on the device to a training batch: gather, mirror and normalise in one pass."""
+"""A training batch from images that stay on the device: gathered, mirrored and scaled in one pass."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ __all__ = ["gather_images", "pick"]
 
 
 def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str = "auto") -> Tensor:
-    """A batch of a set of pictures, some of them mirrored, as the networks take it.
+    """The images at ``index``, some of them mirrored, in the form in which the networks take a batch.
 
     Args:
-        images: (M, H, W, C) uint8, contiguous.
-        index: (N,) int64, which pictures. On a GPU not checked against M, which would make the host wait: Triton gives
-            NaN for a picture that is not there, PyTorch an error from the device.
-        mirrored: (N,) bool, which of them are mirrored, left and right.
-        impl: "auto", "triton" or "reference" (there are no native kernels: "native" is the reference).
+        images: (M, H, W, C) uint8, contiguous, values 0 … 255.
+        index: (N,) int64, from 0 to M − 1. On a GPU the values are not checked, because the host would have to wait for
+            them: for one that is out of range Triton returns NaN, and PyTorch raises a device-side error.
+        mirrored: (N,) bool, which of the N images to mirror, left to right.
+        impl: "auto", "triton" or "reference". There are no native kernels: "native" runs the reference.
 
     Returns:
-        (N, C, H, W) float32 with its channels last in memory; 0 and 255 become exactly −1 and 1.
+        (N, C, H, W) float32 in channels_last memory format; 0 and 255 become exactly −1 and 1.
 
     Raises:
-        ValueError: an argument of another shape, dtype or device.
+        ValueError: an argument of another shape, dtype or device; an unknown ``impl``.
+        RuntimeError: ``impl`` is "triton", which cannot run here; the message says why.
     """
     if images.dim() != 4 or images.dtype != torch.uint8 or not images.is_contiguous():
         raise ValueError(f"images is {images.dtype} {tuple(images.shape)}; expected contiguous uint8 (M, H, W, C)")
@@ -38,16 +39,17 @@ def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str 
     tensors = (images, index, mirrored)
     by_default = impl == "auto" and backend.has_triton(images.device) and not backend.plain_only(*tensors)
     if impl == "triton" or by_default:
-        backend.namespace("triton", images.device, (torch.float32,), tensors)  # what is computed, and what it knows
+        backend.namespace("triton", images.device, (torch.float32,), tensors)  # raises where it cannot run
         batch: Tensor = torch.ops.igan_fast_triton.gather_images(images, index.contiguous(), mirrored.contiguous())
         return batch.permute(0, 3, 1, 2)
     return pick(images, index, mirrored).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def pick(images: Tensor, index: Tensor, mirrored: Tensor) -> Tensor:
-    """The pictures at ``index``, mirrored where ``mirrored`` says so, as they are kept: (N, H, W, C) uint8.
+    """The images at ``index``, mirrored where ``mirrored`` is true: (N, H, W, C) uint8.
 
-    By where, not by index: the number of mirrored pictures would have to come back to the host.
+    ``torch.where`` computes every mirrored image and needs no synchronisation. Indexing by the mask would wait for the
+    GPU, because the size of its result depends on the mask's values.
     """
     picked = images.index_select(0, index)
     return torch.where(mirrored[:, None, None, None], picked.flip(2), picked)

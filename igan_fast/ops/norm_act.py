@@ -1,7 +1,7 @@
 """Normalisation and LeakyReLU in one operator.
 
-Forward it saves the input and the statistics, nothing else: the normalised values are found again, and with them the
-side of the LeakyReLU that each was on.
+The forward saves the input and the statistics only. The backward computes the normalised values again from these, and
+from their signs the LeakyReLU's derivative.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from igan_fast.reference import ops as reference
 
 __all__ = ["norm_act"]
 
-#: What the kernels of a GPU number in 32 bits, with room for a last piece that is not full; in 16 bits the native ones.
-MOST_NUMBERED, MOST_PIECES, MOST_NATIVE = 2**30, 2**31 - 2**12, 2**16 - 1
+#: Limits of a GPU's kernels: the values of a group in one channel, which have 32-bit numbers (a loop may go one block
+#: past the last); the programs of a launch, of at least 64 values each; and, for the native kernels, the channels and
+#: the groups, each of which is a dimension of the grid.
+MOST_VALUES, MOST_PARTS, MOST_NATIVE = 2**30, 2**31 - 2**12, 2**16 - 1
 
 
 @overridable
@@ -43,27 +45,28 @@ def norm_act(
     """Normalise each channel, then LeakyReLU: ``F.leaky_relu(F.batch_norm(x, ...), negative_slope)``.
 
     ``groups`` splits the batch into that many contiguous parts, each normalised by statistics of its own: 1 is batch
-    normalisation, N is instance normalisation, 2 is "real and fake in one call, normalised apart". The running
-    statistics end as after ``groups`` successive calls, or move once where ``average_groups``.
+    normalisation, N is instance normalisation, 2 normalises real and fake images apart in one call. The running
+    statistics become what ``groups`` calls, one part after the other, would make them.
 
     Args:
         x: (N, C, *spatial), float16, bfloat16, float32 or float64, in any memory layout.
-        weight, bias: (C,), or None for 1 and 0; of the dtype of ``x``, or float32 where that is a half type.
-        running_mean, running_var: (C,), updated in place when ``training``; used instead of the batch's own statistics
-            when not. None: the batch's own statistics always.
-        momentum: weight of the new batch in the running statistics (its unbiased variance, as torch has it).
-        negative_slope: 0 is ReLU, 1 is no activation.
-        average_groups: the running statistics move once, by the mean of what each group asks for, as
-            ``nn.InstanceNorm2d`` has it.
+        weight, bias: (C,), or None for 1 and 0; of the dtype of ``x``, or float32 where ``x`` is a half type.
+        running_mean, running_var: (C,). With ``training`` they are updated in place; without it they replace the
+            batch's statistics. None: the batch's statistics are used with and without ``training``.
+        momentum: weight of the new batch in the running statistics, which take its unbiased variance, as in PyTorch.
+        eps: added to the variance.
+        negative_slope: of the LeakyReLU; 0 is ReLU, 1 is no activation.
+        average_groups: update the running statistics once, with the mean of the groups' statistics, as
+            ``nn.InstanceNorm2d`` does.
         impl: "auto", "native", "triton" or "reference".
 
     Returns:
-        A tensor of the shape, dtype and memory format of ``x``. Statistics are taken in float32 or wider, exactly for
-        data far from zero, in a fixed order: the same input gives the same bits.
+        A tensor of the shape, dtype and memory format of ``x``. Statistics are computed in float32 or float64, without
+        cancellation for data far from zero, in a fixed order: the same input gives the same bits.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit ``x``; ``groups`` that does not divide N; one value per
-            channel while the batch's own statistics are needed; an unknown ``impl``.
+        ValueError: a shape, dtype or device that does not fit ``x``; ``groups`` does not divide N; there is one value
+            per channel, and the batch's statistics are needed; an unknown ``impl``.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
     settings: dict[str, Any] = {
@@ -94,11 +97,12 @@ def norm_act(
 
 
 def launchable(namespace: str, device: torch.device, shape: Sequence[int], groups: int) -> bool:
-    """Whether a GPU's kernels can number what they work on: the values of a channel, and the channels of all groups in
-    pieces of 64 values; the native ones no more than 65,535 channels or groups. A CPU's number all in 64 bits.
+    """Whether the kernels of a device can number the values of a tensor: see the limits above.
+
+    A CPU's kernels can number any: they use 64 bits.
 
     Args:
-        namespace: the dispatcher's, of the kernels.
+        namespace: the dispatcher's namespace that the kernels are in.
         shape: (N, C, *spatial).
     """
     if device.type == "cpu":
@@ -106,7 +110,7 @@ def launchable(namespace: str, device: torch.device, shape: Sequence[int], group
     if namespace == backend.NATIVE and max(groups, shape[1]) > MOST_NATIVE:
         return False
     values = shape[0] // groups * math.prod(shape[2:])
-    return values <= MOST_NUMBERED and groups * shape[1] * (values // 64 + 1) <= MOST_PIECES
+    return values <= MOST_VALUES and groups * shape[1] * (values // 64 + 1) <= MOST_PARTS
 
 
 def check_arguments(
@@ -118,7 +122,7 @@ def check_arguments(
     running_var: Tensor | None,
     groups: int,
 ) -> None:
-    """Raise a ValueError that names the argument which does not fit x (N, …) or the channels to be normalised."""
+    """Raise a ValueError that names the argument which does not fit x (N, …) or the number of normalised channels."""
     if groups < 1 or x.shape[0] % groups:
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
     if (running_mean is None) != (running_var is None):
@@ -141,7 +145,7 @@ def check_arguments(
 
 
 def check_count(x: Tensor, groups: int) -> int:
-    """Values per channel and group; as torch, a ValueError where there is only one."""
+    """The number of values in each channel of a group. One value raises the ValueError that PyTorch raises."""
     count = x.numel() // (x.shape[1] * groups)
     if count == 1:
         size = torch.Size((x.shape[0] // groups, *x.shape[1:]))
@@ -150,7 +154,7 @@ def check_count(x: Tensor, groups: int) -> int:
 
 
 def of_groups(statistics: Tensor, average: bool) -> Tensor:
-    """The groups' means or variances (groups, C) as the running statistics are to see them."""
+    """Means or variances (groups, C) as ``norm_act_update`` takes them: one row where they are averaged."""
     return statistics.mean(0, keepdim=True) if average else statistics
 
 

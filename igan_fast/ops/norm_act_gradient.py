@@ -1,36 +1,50 @@
-"""The gradients of norm_act, of every order, and its shapes without data: what the dispatcher is told of it."""
+"""What the dispatcher is told of norm_act: its gradients, of every order, and its results' shapes without data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from igan_fast.ops.layout import like
 from igan_fast.ops.transforms import batched, in_functorch
+from igan_fast.reference.ops import accumulation_dtype
 
-__all__ = ["gradient", "register"]
+__all__ = ["Normalization", "gradient", "register"]
+
+
+class Normalization(NamedTuple):
+    """What a normalisation was computed from: its gradient's arguments, in the order of the dispatcher's schema."""
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor  #: (groups, C), what x was normalised by
+    var: Tensor
+    eps: float
+    negative_slope: float
+    batch_statistics: bool  #: mean and var are x's own; else they are constants, and groups is 1
 
 
 def register(namespace: str) -> None:
-    """Give the dispatcher's operators of one namespace their shapes without data, and their gradients."""
+    """Give the operators of one of the dispatcher's namespaces their shapes without data, and their gradients."""
     operators = getattr(torch.ops, namespace)
     library = f"{namespace}::norm_act"
     torch.library.register_fake(library)(_fake_norm_act)
-    torch.library.register_fake(f"{library}_inference")(_fake_inference)
+    torch.library.register_fake(f"{library}_inference")(lambda x, *_: torch.empty_like(x))
     torch.library.register_fake(f"{library}_backward")(_fake_backward)
-    torch.library.register_fake(f"{library}_update")(_fake_update)
+    torch.library.register_fake(f"{library}_update")(lambda *_: None)
 
     def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.batch_statistics
-        weight, bias = saved[1:3]
-        dx, dweight, dbias = gradient(operators, grad, *saved)
+        _, weight, bias, _, _ = ctx.saved_tensors
+        dx, dweight, dbias = gradient(operators, grad, *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.batch_statistics)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         return (
-            dx if ctx.needs_input_grad[0] else None,
-            dweight.to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None,
-            dbias.to(bias.dtype) if bias is not None and ctx.needs_input_grad[2] else None,
+            dx if needs_x else None,
+            dweight.to(weight.dtype) if weight is not None and needs_weight else None,
+            dbias.to(bias.dtype) if bias is not None and needs_bias else None,
             *[None] * (ctx.inputs - 3),
         )
 
@@ -39,102 +53,61 @@ def register(namespace: str) -> None:
     torch.library.register_autograd(f"{library}_backward", _second_backward, setup_context=_save_backward)
 
 
-def gradient(
-    operators: Any,
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    negative_slope: float,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of x, weight and bias: by one of the dispatcher's operators, and by PyTorch's own under a transform.
+def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias, the latter two in float32, or float64 where x is.
+
+    Under a transform of ``torch.func`` PyTorch's own functions compute them, else the operator ``norm_act_backward``.
 
     Args:
-        operators: the dispatcher's, of one namespace.
-        mean, var: (groups, C), the statistics that x was normalised by: its own where ``batch_statistics``.
+        operators: the dispatcher's operators of one namespace.
+        grad: of the normalised and activated result, in any memory layout.
+        normalization: the fields of ``Normalization``, in their order.
     """
-    arguments = x, weight, bias, mean, var, eps, negative_slope, batch_statistics
     if batched(grad):
-        return _plain_gradient(grad, *arguments)
-    found: tuple[Tensor, Tensor, Tensor] = operators.norm_act_backward(like(grad, x), *arguments)
+        return _plain_gradient(grad, Normalization(*normalization))
+    x = normalization[0]
+    found: tuple[Tensor, Tensor, Tensor] = operators.norm_act_backward(like(grad, x), *normalization)
     return found
 
 
-def _plain_gradient(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    negative_slope: float,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The formula itself, in functions that every transform knows. The batch's statistics are taken again, since x's
-    gradient is a function of x through them too."""
-    parts = (mean.shape[0] if batch_statistics else 1, -1, x.shape[1], x[0, 0].numel())
+def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by the formula, in PyTorch's own functions, which can be differentiated and transformed again.
+
+    The statistics of a batch are computed again from x, because x's gradient depends on x through them too.
+    """
+    shape = (n.mean.shape[0] if n.batch_statistics else 1, -1, n.x.shape[1], n.x[0, 0].numel())
     over = (1, 3)
-    values, grads = (t.to(_compute_dtype(x)).reshape(parts) for t in (x, grad))
-    if batch_statistics:
+    values, grads = (t.to(accumulation_dtype(n.x)).reshape(shape) for t in (n.x, grad))
+    if n.batch_statistics:
         var, mean = torch.var_mean(values, over, correction=0, keepdim=True)
     else:
-        var, mean = var.view(-1, 1), mean.view(-1, 1)
-    invstd = (var + eps).rsqrt()
+        var, mean = n.var.view(-1, 1), n.mean.view(-1, 1)
+    invstd = (var + n.eps).rsqrt()
     normalised = (values - mean) * invstd
-    scale = normalised.new_ones(()) if weight is None else weight.to(values.dtype).view(-1, 1)
-    z = normalised * scale if bias is None else normalised * scale + bias.to(values.dtype).view(-1, 1)
-    if negative_slope == 0:
+    scale = normalised.new_ones(()) if n.weight is None else n.weight.to(values.dtype).view(-1, 1)
+    z = normalised * scale if n.bias is None else normalised * scale + n.bias.to(values.dtype).view(-1, 1)
+    if n.negative_slope == 0:
         passed = torch.where(z <= 0, torch.zeros_like(grads), grads)
     else:
-        passed = torch.where(z > 0, grads, grads * negative_slope)
+        passed = torch.where(z > 0, grads, grads * n.negative_slope)
     d = passed * scale
-    if batch_statistics:
+    if n.batch_statistics:
         d = d - d.mean(over, keepdim=True) - normalised * (d * normalised).mean(over, keepdim=True)
-    dx = (d * invstd).reshape(x.shape).to(x.dtype)
+    dx = (d * invstd).reshape(n.x.shape).to(n.x.dtype)
     return dx, (passed * normalised).sum((0, *over)), passed.sum((0, *over))
 
 
 def _fake_norm_act(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, negative_slope: float, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean = x.new_empty((groups, x.shape[1]), dtype=_compute_dtype(x))
+    mean = x.new_empty((groups, x.shape[1]), dtype=accumulation_dtype(x))
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
-def _fake_inference(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float, negative_slope: float
-) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _fake_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    negative_slope: float,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dweight = x.new_empty((x.shape[1],), dtype=_compute_dtype(x))
+def _fake_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x = Normalization(*arguments).x
+    dweight = x.new_empty((x.shape[1],), dtype=accumulation_dtype(x))
     return torch.empty_like(x), dweight, torch.empty_like(dweight)
-
-
-def _fake_update(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, count: int, momentum: float
-) -> None:
-    return None
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _save_norm_act(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -147,38 +120,40 @@ def _save_norm_act(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _save_inference(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, mean, var, ctx.eps, ctx.slope = inputs
-    # Of their own: training may go on, and change the running statistics in place, before the backward.
-    statistics = (t.to(_compute_dtype(x), copy=True).unsqueeze(0) for t in (mean, var))
+    # Copies, because training may change the running statistics in place before the backward.
+    statistics = (t.to(accumulation_dtype(x), copy=True).unsqueeze(0) for t in (mean, var))
     ctx.save_for_backward(x, weight, bias, *statistics)
     ctx.batch_statistics, ctx.inputs = False, len(inputs)
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    grad, x, weight, bias, mean, var, ctx.eps, ctx.slope, ctx.batch_statistics = inputs
-    ctx.save_for_backward(grad, x, weight, bias, mean, var)
+    grad, *arguments = inputs
+    n = Normalization(*arguments)
+    ctx.save_for_backward(grad, n.x, n.weight, n.bias, n.mean, n.var)
+    ctx.settings = n.eps, n.negative_slope, n.batch_statistics
 
 
 def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradient's own gradient, as autograd finds it through the formula; with a graph where a third is wanted."""
-    *given, mean, var = ctx.saved_tensors
-    there = [t is not None for t in given]
+    """The gradient's own gradient: autograd's, of ``_plain_gradient``. Where a third is needed it has a graph too."""
+    *saved, mean, var = ctx.saved_tensors
+    exists = [t is not None for t in saved]
 
     def first(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         left = iter(tensors)
-        grad, x, weight, bias = (next(left) if is_there else None for is_there in there)
+        grad, x, weight, bias = (next(left) if there else None for there in exists)
         if grad is None or x is None:
             raise AssertionError("grad and x are tensors")
-        return _plain_gradient(grad, x, weight, bias, mean, var, ctx.eps, ctx.slope, ctx.batch_statistics)
+        return _plain_gradient(grad, Normalization(x, weight, bias, mean, var, *ctx.settings))
 
-    pulled = iter(_pulled_back(first, [t for t in given if t is not None], upstream))
-    return (*(next(pulled) if is_there else None for is_there in there), *[None] * 5)
+    found = iter(_vector_jacobian_product(first, [t for t in saved if t is not None], upstream))
+    return (*(next(found) if there else None for there in exists), *[None] * 5)
 
 
-def _pulled_back(
+def _vector_jacobian_product(
     function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], upstream: Sequence[Tensor | None]
 ) -> Sequence[Tensor | None]:
     """The gradients of the inputs, from those of the function's results."""
-    if in_functorch():  # which allows no leaves of our own
+    if in_functorch():  # torch.func does not allow requires_grad_() inside
         found: Any = torch.func.vjp(function, *inputs)
         results, pull_back = found
         weights = (
@@ -186,15 +161,15 @@ def _pulled_back(
         )
         pulled: Sequence[Tensor] = pull_back(tuple(weights))
         return pulled
-    wants_graph = torch.is_grad_enabled()
+    needs_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        leaves = [_cut(t, connected=wants_graph) for t in inputs]
+        leaves = [_graph_input(t, connected=needs_graph) for t in inputs]
         results = function(*leaves)
         chosen = [(y, up.to(y.dtype)) for y, up in zip(results, upstream, strict=True) if up is not None]
-        outputs, wanted = [y for y, _ in chosen], [up for _, up in chosen]
-        return torch.autograd.grad(outputs, leaves, wanted, create_graph=wants_graph, allow_unused=True)
+        outputs, gradients = [y for y, _ in chosen], [up for _, up in chosen]
+        return torch.autograd.grad(outputs, leaves, gradients, create_graph=needs_graph, allow_unused=True)
 
 
-def _cut(t: Tensor, *, connected: bool) -> Tensor:
-    """t where a graph of its own begins; ``connected``: behind which t's own graph is still found."""
+def _graph_input(t: Tensor, *, connected: bool) -> Tensor:
+    """t as the input of a graph of its own; where ``connected``, t's own graph still leads on from it."""
     return t.view_as(t) if connected and t.requires_grad else t.detach().requires_grad_()

@@ -1,6 +1,6 @@
-"""What the operators run on here, as data: which implementations there are, how to get the others, what was set.
+"""The status of the operators as data: the implementations, how to get the missing ones, and the settings.
 
-``python -m igan_fast.ops`` prints it; ``igan-fast doctor`` adds the machine around it.
+``python -m igan_fast.ops`` prints it; ``igan-fast doctor`` adds the rest of the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was found; ``fix`` tells how to mend it, ``wrong`` that it is a setting that cannot work."""
+    """One fact. ``fix`` says how to get or repair what is missing; ``wrong`` marks a setting that cannot work."""
 
     name: str
     value: str
@@ -41,7 +41,7 @@ def sections() -> dict[str, list[Line]]:
 
 
 def render(found: Mapping[str, Iterable[Line]]) -> str:
-    """As text, a paragraph for each section."""
+    """The sections as text, one paragraph for each."""
     width = max(len(line.name) for lines in found.values() for line in lines)
     paragraphs = [
         "\n".join([title, *(f"  {line.name:{width}}  {line.value}" for line in lines)])
@@ -75,9 +75,9 @@ def _chosen(device: torch.device) -> Line:
         return Line(name, "nothing: there is no CUDA device")
     try:
         return Line(name, backend.chosen(device))
-    except ValueError as error:  # the setting's own line says how to mend it
+    except ValueError as error:  # the line of the setting itself says how to repair it
         return Line(name, f"nothing: {error}")
-    except RuntimeError as error:  # no harm on the CPU of a machine that has a GPU
+    except RuntimeError as error:  # on a machine with a GPU the CPU's operators need not run
         matters = device.type == "cuda" or not torch.cuda.is_available()
         return Line(name, f"nothing: {error}", "unset IGAN_FAST_IMPL, or name one that can run", wrong=matters)
 
@@ -120,6 +120,6 @@ def _triton_fix(reason: str) -> str:
 
 
 def _rebuild(environment: str = "") -> str:
-    """How the native extension is built again."""
+    """The command that builds the native extension again."""
     command = "pip install --no-build-isolation --force-reinstall --no-deps ."
     return f"in the folder of the source: {environment}{command}"

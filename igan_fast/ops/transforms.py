@@ -18,6 +18,8 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
+from igan_fast.reference.recorded import exporting
+
 __all__ = ["batched", "forward_mode", "in_functorch", "overridable", "transformed"]
 
 P = ParamSpec("P")
@@ -58,11 +60,6 @@ def batched(*gradients: Tensor | None) -> bool:
     return in_functorch() or any(g is not None and _functorch.is_legacy_batchedtensor(g) for g in gradients)
 
 
-def exporting() -> bool:
-    """Whether ``torch.export`` is at work."""
-    return torch.compiler.is_exporting()
-
-
 def in_functorch() -> bool:
     """Whether a transform of ``torch.func`` is at work."""
     return _functorch.maybe_current_level() is not None
@@ -71,9 +68,6 @@ def in_functorch() -> bool:
 # What ``torch.compiler.assume_constant_result`` does, without the second that importing the compiler takes: it calls
 # the function, instead of looking into it. Dynamo compiles again where another transform is at work.
 in_functorch._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-# Up to torch 2.12 a compiler that looks into it takes every compilation for an export.
-exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def forward_mode() -> bool:

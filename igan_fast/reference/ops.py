@@ -1,4 +1,4 @@
-"""The three operators of the package, each in a few lines of plain PyTorch: what the fused ones must equal."""
+"""The operators of the package in plain PyTorch. The fused operators of ``igan_fast.ops`` must equal them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Features", "activate", "conv_norm_act", "feature_l1", "norm_act", "pairs_of", "per_dimension", "widen"]
+__all__ = [
+    "Features",
+    "accumulation_dtype",
+    "activate",
+    "conv_norm_act",
+    "feature_l1",
+    "norm_act",
+    "pairs_of",
+    "per_dimension",
+    "weighted_pairs",
+    "widen",
+]
 
 #: Feature maps as networks return them: a tensor, or sequences of them nested to any depth.
 Features: TypeAlias = Tensor | Sequence["Features"]
@@ -19,7 +30,7 @@ _TRANSPOSED_CONVOLUTIONS = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.c
 
 
 def activate(x: Tensor, negative_slope: float) -> Tensor:
-    """LeakyReLU; a slope of 0 is a ReLU, of −∞ and of infinite gradients too, where 0 · ∞ would be a NaN."""
+    """LeakyReLU. A slope of 0 is computed as ReLU, since 0 · ∞ would be NaN for x = −∞ and for infinite gradients."""
     return F.relu(x) if negative_slope == 0 else F.leaky_relu(x, negative_slope)
 
 
@@ -27,26 +38,20 @@ def feature_l1(fake: Features, real: Features, weights: Sequence[float] | None =
     """Multi-layer L1 distance Σᵢ wᵢ · mean|fakeᵢ − realᵢ| (Sec. 3.3.2, the perceptual loss).
 
     Args:
-        fake, real: sequences of tensors (nested sequences allowed), pairwise of equal shape, of dtype float16,
-            bfloat16, float32 or float64. Either side may require a gradient; at fakeᵢ = realᵢ it is 0.
+        fake, real: tensors, or sequences of them nested to any depth, of one structure and pairwise equal shapes;
+            float16, bfloat16, float32 or float64. Either side may require a gradient, which is 0 where fakeᵢ = realᵢ.
         weights: one number per pair, in the order of the flattened sequences; 1 each where omitted.
 
     Returns:
         A scalar, float64 where an input is float64, else float32. An empty pair contributes NaN, as a mean of nothing.
 
     Raises:
-        ValueError: no pair at all, or sequences that do not match in structure, shapes or number of weights.
+        ValueError: no pair at all; sequences that do not match in structure, shapes or number of weights.
         TypeError: something that is neither a tensor nor a sequence.
     """
-    pairs = list(pairs_of(fake, real))
-    if not pairs:
-        raise ValueError("fake and real hold no tensor; expected at least one pair")
-    if weights is None:
-        weights = [1.0] * len(pairs)
-    if len(weights) != len(pairs):
-        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    pairs, weights = weighted_pairs(fake, real, weights)
     distances = [weight * (widen(f) - widen(r)).abs().mean() for weight, (f, r) in zip(weights, pairs, strict=True)]
-    return torch.stack([distance.to(_widest(distances)) for distance in distances]).sum()
+    return torch.stack([distance.to(accumulation_dtype(*distances)) for distance in distances]).sum()
 
 
 def norm_act(
@@ -66,24 +71,25 @@ def norm_act(
     """Normalise each channel, then LeakyReLU.
 
     ``groups`` splits the batch into that many contiguous parts, each normalised by statistics of its own: 1 is batch
-    normalisation, N is instance normalisation, 2 is "real and fake in one call, normalised apart". The running
-    statistics end as after ``groups`` successive calls, or move once where ``average_groups``.
+    normalisation, N is instance normalisation, 2 normalises real and fake images apart in one call. The running
+    statistics become what ``groups`` calls, one part after the other, would make them.
 
     Args:
         x: (N, C, *spatial).
         weight, bias: (C,), or None for 1 and 0.
-        running_mean, running_var: (C,), updated in place when ``training``; used instead of the batch's own statistics
-            when not. None: the batch's own statistics always.
-        momentum: weight of the new batch in the running statistics (its unbiased variance, as torch has it).
-        negative_slope: 0 is ReLU, 1 is no activation.
-        average_groups: the running statistics move once, by the mean of what each group asks for, as
-            ``nn.InstanceNorm2d`` has it.
+        running_mean, running_var: (C,). With ``training`` they are updated in place; without it they replace the
+            batch's statistics. None: the batch's statistics are used with and without ``training``.
+        momentum: weight of the new batch in the running statistics, which take its unbiased variance, as in PyTorch.
+        eps: added to the variance.
+        negative_slope: of the LeakyReLU; 0 is ReLU, 1 is no activation.
+        average_groups: update the running statistics once, with the mean of the groups' statistics, as
+            ``nn.InstanceNorm2d`` does.
 
     Returns:
         A tensor of the shape and dtype of ``x``.
 
     Raises:
-        ValueError: ``groups`` does not divide N; one value per channel while the batch's own statistics are needed.
+        ValueError: ``groups`` does not divide N; there is one value per channel, and the batch's statistics are needed.
     """
     if groups < 1 or (groups > 1 and x.shape[0] % groups):
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
@@ -131,9 +137,9 @@ def conv_norm_act(
         x: (N, C_in, *spatial) with one to three spatial dimensions.
         conv_weight: (C_out, C_in / conv_groups, *kernel), or (C_in, C_out / conv_groups, *kernel) where ``transposed``.
         stride, padding, dilation: of the convolution, one number or one for each spatial dimension.
-        output_padding: of the transposed convolution, likewise.
-        conv_groups: of the convolution.
-        conv_bias: (C_out,), or None. A normalisation takes it out again: it shows in the running mean alone.
+        output_padding: of the transposed convolution, one number or one for each spatial dimension.
+        conv_groups: the ``groups`` of the convolution.
+        conv_bias: (C_out,), or None. The batch's statistics cancel it, except in the running mean.
 
     Returns:
         (N, C_out, *spatial_out).
@@ -164,11 +170,29 @@ def conv_norm_act(
     )
 
 
+def weighted_pairs(
+    fake: Features, real: Features, weights: Sequence[float] | None
+) -> tuple[list[tuple[Tensor, Tensor]], Sequence[float]]:
+    """The pairs of two structures of feature maps, and the weight of each: 1 where ``weights`` is None.
+
+    Raises:
+        ValueError, TypeError: as ``feature_l1``.
+    """
+    pairs = list(pairs_of(fake, real))
+    if not pairs:
+        raise ValueError("fake and real hold no tensor; expected at least one pair")
+    if weights is None:
+        weights = [1.0] * len(pairs)
+    if len(weights) != len(pairs):
+        raise ValueError(f"weights has {len(weights)} numbers for {len(pairs)} pairs of feature maps")
+    return pairs, weights
+
+
 def pairs_of(fake: Features, real: Features, where: str = "fake") -> Iterator[tuple[Tensor, Tensor]]:
     """Flatten two sequences of one structure into pairs of tensors.
 
     Args:
-        where: the path to the place, for messages.
+        where: the name of ``fake`` in messages, for example "fake[0][1]".
 
     Raises:
         ValueError: the two do not match in structure or shapes.
@@ -204,9 +228,13 @@ def per_dimension(name: str, value: int | Sequence[int], dimensions: int) -> lis
 
 
 def widen(x: Tensor) -> Tensor:
-    """Half types in float32, so that neither the difference nor the mean is rounded to half precision."""
+    """x in float32 where it is a half type, so that no difference and no mean is rounded to half precision."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype that sums over the tensors are taken in: float64 where one of them is float64, else float32."""
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.fx import Proxy
 
-__all__ = ["FxLeaf", "Unscriptable", "is_proxy", "is_tracing"]
+__all__ = ["FxLeaf", "Unscriptable", "exporting", "is_proxy", "is_tracing"]
 
 
 class Unscriptable(nn.Module):
@@ -48,13 +48,14 @@ def is_proxy(x: object) -> bool:
 def is_tracing() -> bool:
     """Whether this call is traced by ``torch.jit.trace``, ``torch.export`` or an ONNX export. The graph may run on
     batches of other sizes later."""
-    return bool(torch.jit.is_tracing()) or _exporting()  # type: ignore[attr-defined, no-untyped-call]
+    return bool(torch.jit.is_tracing()) or exporting()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def _exporting() -> bool:
+def exporting() -> bool:
+    """Whether ``torch.export`` is at work."""
     return torch.compiler.is_exporting()
 
 
-# What ``torch.compiler.assume_constant_result`` does: up to torch 2.12 a compiler that looks into it takes every
-# compilation for an export.
-_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# What ``torch.compiler.assume_constant_result`` does: Dynamo calls the function instead of tracing into it. Up to torch
+# 2.12 it would return True in every compilation if it were traced.
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Which implementation is chosen, what is said of the others, and the report."""
+"""Which implementation is chosen, the reasons given for the others, and the report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ import time
 
 import pytest
 import torch
-import torch.nn.functional as F
-from oracles import error
 from torch.autograd import forward_ad
 
 from igan_fast import ops
-from igan_fast.ops import backend
-from igan_fast.ops.conv_act import conv_act
+from igan_fast.ops import backend, cuda_targets
 from igan_fast.reference import ops as reference
 
 CPU = torch.device("cpu")
@@ -25,7 +22,7 @@ FLOAT = (torch.float32,)
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter."""
+    """Run code in a Python process of its own, without this process's settings."""
     settings = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET", "ATEN_CPU_CAPABILITY")
     kept = {k: v for k, v in os.environ.items() if k not in settings}
     return subprocess.run(
@@ -74,7 +71,7 @@ def test_an_explicit_choice_that_cannot_run_says_why(native_missing):
         backend.namespace("native", CPU, (torch.int32,))
 
 
-def test_triton_on_a_cpu_wants_the_interpreter(monkeypatch):
+def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match="set TRITON_INTERPRET=1"):
         backend.namespace("triton", CPU, FLOAT)
@@ -140,9 +137,8 @@ def test_the_note_of_a_failed_build_is_the_reason(monkeypatch, tmp_path):
         ("", (9, 0), False),
     ],
 )
-def test_which_devices_the_cuda_targets_cover(monkeypatch, targets, capability, covered):
-    monkeypatch.setattr(backend, "_CUDA_TARGETS", backend._parse_targets(targets))
-    assert backend._covers(capability) is covered
+def test_which_devices_the_cuda_targets_cover(targets, capability, covered):
+    assert cuda_targets.covers(cuda_targets.parse_targets(targets), capability) is covered
 
 
 def test_a_device_is_asked_once(monkeypatch):
@@ -158,7 +154,7 @@ def test_a_device_is_asked_once(monkeypatch):
 
 @pytest.mark.parametrize("missing", [False, True])
 def test_threads_that_ask_for_triton_at_once(monkeypatch, missing):
-    """Its operators are registered once, and all of them before any thread uses one."""
+    """Triton's operators are registered once, and all of them before any thread uses one."""
     registered, found = [], []
 
     def register(namespace: str) -> None:
@@ -186,35 +182,6 @@ def test_threads_that_ask_for_triton_at_once(monkeypatch, missing):
     assert found == [(False, 0) if missing else (True, 2)] * 4
 
 
-DIRECTIONS = {
-    "feature_l1": lambda o, x, w: o.feature_l1([x], [x.flip(0).square()]),
-    "norm_act": lambda o, x, w: o.norm_act(x, None, None, groups=2),
-    "norm_act, eval": lambda o, x, w: o.norm_act(x, None, None, x.new_zeros(16), x.new_ones(16), training=False),
-    "conv_norm_act": lambda o, x, w: o.conv_norm_act(x, w, None, None),
-    "conv_norm_act, eval": lambda o, x, w: o.conv_norm_act(
-        x, w, None, None, x.new_zeros(16), x.new_ones(16), training=False
-    ),
-    "conv_act": lambda o, x, w: conv_act(x, w, None) if o is ops else F.leaky_relu(F.conv2d(x, w, None, 2, 2), 0.2),
-}
-
-
-@pytest.mark.parametrize("wants_gradient", [False, True])
-@pytest.mark.parametrize("operator", DIRECTIONS)
-def test_forward_mode_derivatives_are_the_references(operator, wants_gradient):
-    """The dispatcher leaves tangents behind where no gradient is wanted, without a word."""
-    torch.manual_seed(0)
-    x, w, tangent = torch.randn(4, 16, 16, 16), torch.randn(16, 16, 5, 5), torch.randn(4, 16, 16, 16)
-    x.requires_grad_(wants_gradient)
-    function = DIRECTIONS[operator]
-    found = []
-    for o in (ops, reference):
-        with forward_ad.dual_level():
-            found.append(forward_ad.unpack_dual(function(o, forward_ad.make_dual(x, tangent), w)).tangent)
-    assert error(*found) < 1e-5
-    assert found[1].any()
-    assert error(torch.func.jvp(lambda x: function(ops, x, w), (x.detach(),), (tangent,))[1], found[1]) < 1e-5
-
-
 def test_forward_mode_is_refused_where_an_implementation_is_named():
     x = torch.randn(3, 4)
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="impl='native' has no forward-mode derivatives"):
@@ -238,8 +205,8 @@ def test_report():
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(isa):
-    """Each runs in an interpreter of its own: the choice is made once. A CPU that lacks one takes the best that it has,
-    which PyTorch tells."""
+    """Each runs in its own process, because a process chooses once. A CPU that lacks an instruction set takes
+    the best one that it has, which PyTorch names."""
     code = """
 import torch
 from igan_fast import ops
@@ -257,7 +224,7 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
                 loss = module.feature_l1([x, x * 2], [target, x.detach()])
                 y = module.norm_act(x, None, None)
                 results.append([loss, y])
-                if dtype.itemsize > 2:  # half types have a rule of their own, see test_norm_act.py
+                if dtype.itemsize > 2:  # test_norm_act.py compares those of half types
                     results[-1] += torch.autograd.grad(loss + (y * target).sum(), x)
             for a, e in zip(*results):
                 scale = e.abs().max().clamp_min(1e-3)

@@ -1,14 +1,18 @@
-"""The operators under torch.compile without a graph break, and their dispatcher entries under torch's own checks."""
+"""The operators under torch.compile without a graph break, and PyTorch's checks of the dispatcher's operators."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from operator_samples import dispatched
 from oracles import error
 from torch import Tensor
 
 from igan_fast import ops
+from igan_fast.ops import backend
 from igan_fast.reference import ops as reference
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +29,7 @@ def feature_matching(module, x: Tensor, y: Tensor, **options) -> Tensor:
 
 
 def block(module, x: Tensor, y: Tensor, **options) -> Tensor:
-    """Training, grouped and eval-mode normalisation, whose running statistics are changed in place."""
+    """Normalisation in training, in groups and in eval mode; the running statistics are updated in place."""
     mean, var = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
     weight, bias = y.mean((0, 2, 3)), y.amax((0, 2, 3))
     h = module.norm_act(x, weight, bias, mean, var, **options)
@@ -71,7 +75,7 @@ def test_compiles_with_automatic_choice_and_autocast(native):
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_a_folded_transposed_convolution_compiles(native, compiler):
-    """To more channels than it has, whose number a compiler has to know."""
+    """With more output than input channels: the compiler must not take the one number for the other."""
     x, conv_weight = torch.randn(4, 3, 8, 8, device=native.device), torch.randn(3, 7, 5, 5, device=native.device)
     kept = torch.rand(2, 7, device=native.device)
 
@@ -92,43 +96,28 @@ def test_compiles_for_inference(native):
             assert error(compiled(x, y), function(reference, x, y)) < 1e-5
 
 
-def samples(device: torch.device) -> dict[str, list[tuple]]:
-    """Arguments for each of the dispatcher's operators."""
-    x = leaf(4, 6, 5, 5, device=device)
-    y = leaf(4, 6, 5, 5, device=device)
-    weight, bias = leaf(6, device=device), leaf(6, device=device)
-    last = y.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    mean, var = torch.randn(2, 6, device=device), torch.rand(2, 6, device=device) + 0.5
-    codes = torch.randint(0, 255, (160,), dtype=torch.uint8, device=device)
-    codes.view(-1, 2, 8)[:, 1] &= ~codes.view(-1, 2, 8)[:, 0]  # no element is both above and below
-    return {
-        "feature_l1": [([x, y], [y, last], [1.0, 0.5], True), ([x.detach()], [y.detach()], [1.0], False)],
-        "feature_l1_backward": [
-            (torch.ones((), device=device, requires_grad=True), codes, [70, 500], [0, 32], [0.1, -2.0], torch.float32)
-        ],
-        "norm_act": [(x, weight, bias, 1e-5, 0.2, 2), (last, None, None, 1e-5, 0.0, 1)],
-        "norm_act_inference": [(x, weight, bias, mean[0], var[0], 1e-5, 0.2)],
-        "norm_act_backward": [
-            (y, x, weight, bias, mean, var, 1e-5, 0.2, True),
-            (y, x, weight, None, mean[:1].clone(), var[:1].clone(), 1e-5, 0.2, False),
-        ],
-        "norm_act_update": [(mean[0].clone(), var[0].clone(), mean, var, 7, 0.1)],
-    }
-
-
-@pytest.mark.parametrize("operator", list(samples(torch.device("cpu"))))
+@pytest.mark.parametrize("operator", dispatched(CPU))
 def test_opcheck(native, operator):
-    for arguments in samples(native.device)[operator]:
+    if not hasattr(native.ops, operator):
+        pytest.skip(f"{operator} has no native kernels")
+    for arguments in dispatched(native.device)[operator]:
         torch.library.opcheck(getattr(native.ops, operator).default, arguments)
 
 
 def test_both_namespaces_have_the_same_schemas():
     """Triton's operators are defined in Python, the native ones in C++."""
-    ops.backends()  # looks at Triton too, which is loaded no earlier
-    triton, native = torch.ops.igan_fast_triton, torch.ops.igan_fast
-    for operator in samples(torch.device("cpu")):
-        if not hasattr(triton, operator) or not hasattr(native, operator):
-            pytest.skip("only one of the two is loaded")
-        assert str(getattr(triton, operator).default._schema) == str(getattr(native, operator).default._schema).replace(
-            "igan_fast::", "igan_fast_triton::"
-        )
+    if backend.backends()["native-cpu"] != backend.AVAILABLE or not backend._triton_can_load():
+        pytest.skip("only one of the two is loaded")
+    namespaces = torch.ops.igan_fast, torch.ops.igan_fast_triton
+    compared = 0
+    for operator in dispatched(CPU):
+        if all(hasattr(namespace, operator) for namespace in namespaces):
+            native, triton = (str(getattr(namespace, operator).default._schema) for namespace in namespaces)
+            assert triton == native.replace("igan_fast::", "igan_fast_triton::")
+            compared += 1
+    assert compared >= 6
+
+
+def test_every_operator_in_triton_has_samples():
+    common = pytest.importorskip("igan_fast.ops.triton.common", reason="Triton is not installed")
+    assert set(common.OPERATORS) == set(dispatched(CPU))

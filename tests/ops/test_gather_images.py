@@ -1,4 +1,4 @@
-"""gather_images against pictures taken, mirrored and normalised one by one."""
+"""gather_images against images that are indexed, mirrored and scaled one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: streams, a second device, CUDA graphs, sizes beyond 2³¹, and the memory checker."""
+"""Tests that need a CUDA device: streams, a second device, CUDA graphs, sizes beyond 2³¹, compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def impl(request: pytest.FixtureRequest) -> str:
 
 
 def step(x: Tensor, target: Tensor, weight: Tensor, kept: tuple[Tensor, Tensor], impl: str) -> tuple[Tensor, ...]:
-    """A block and the loss on it, with gradients."""
+    """Normalisation and loss, with gradients."""
     y = ops.norm_act(x, weight, None, *kept, impl=impl)
     loss = ops.feature_l1([y, x], [target, target * 2], impl=impl)
     return (loss.detach(), *torch.autograd.grad(loss, (x, weight)))
@@ -42,7 +42,7 @@ def inputs(device: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Ten
 
 
 def test_runs_on_the_current_stream(impl):
-    """Behind a kernel that takes long: on another stream the inputs would still be zero."""
+    """After a slow kernel on the stream: on another stream the inputs would still be zero."""
     stream = torch.cuda.Stream()
     x, target, weight, kept = inputs("cuda")
     expected = step(x, target, weight, kept, impl)

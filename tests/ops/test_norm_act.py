@@ -1,15 +1,15 @@
-"""norm_act against the reference, torch's own modules, and float64."""
+"""norm_act against the reference, PyTorch's modules, and float64."""
 
 from __future__ import annotations
 
 import math
-import threading
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import DTYPES, HALF, LAYOUTS, assert_as_good, error, in_float64
+from norm_act_cases import arguments, check, run, running
+from oracles import DTYPES, LAYOUTS, error, in_float64
 from torch import Tensor, nn
 
 from igan_fast import ops
@@ -29,38 +29,6 @@ SHAPES = [
     (16, 33, 2, 2),
     (2, 4, 3, 2, 5),
 ]
-
-
-def arguments(shape, dtype, place, layout="contiguous"):
-    """x, weight, bias and an upstream gradient; parameters of a half type's x are float32, as in mixed precision."""
-    x = torch.randn(shape, dtype=torch.float64) * 2 + 0.5
-    parameter_dtype = torch.float32 if dtype in HALF else dtype
-    weight, bias = torch.randn(2, shape[1], dtype=torch.float64)
-    x = LAYOUTS[layout](x.to(place.device, dtype)).requires_grad_()
-    weight, bias = (t.to(place.device, parameter_dtype).requires_grad_() for t in (weight, bias))
-    return x, weight, bias, torch.randn(shape, dtype=torch.float64).to(place.device, dtype)
-
-
-def running(x: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    dtype = torch.float32 if x.dtype in HALF else x.dtype
-    mean, var = torch.rand(2, x.shape[1], dtype=torch.float64, generator=generator)
-    return mean.to(x.device, dtype), (var + 0.5).to(x.device, dtype)
-
-
-def run(function, x, weight, bias, grad, statistics=False, **options):
-    """The output, its gradients, and the running statistics."""
-    kept = running(x) if statistics else (None, None)
-    y = function(x, weight, bias, *kept, **options)
-    leaves = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
-    return [y, *torch.autograd.grad(y, leaves, grad.to(y.dtype)), *(t for t in kept if t is not None)]
-
-
-def check(place, x, weight, bias, grad, dtype, **options):
-    actual = run(ops.norm_act, x, weight, bias, grad, impl=place.impl, **options)
-    plain = run(reference.norm_act, x, weight, bias, grad, **options)
-    exact = in_float64(lambda *t: run(reference.norm_act, *t, **options), x, weight, bias, grad)
-    assert_as_good(actual, plain, exact, dtype)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -84,7 +52,7 @@ def test_any_layout_and_groups(place, layout, groups, dtype):
 )
 @pytest.mark.parametrize("groups", [1, 2])
 def test_sizes_of_many_blocks(native, shape, layout, groups):
-    """Blocks, segments and tasks of several kinds, none of which divides the shape."""
+    """Shapes that blocks, segments and tasks of the kernels do not divide."""
     if shape[0] % groups:
         shape = (shape[0] + 1, *shape[1:])
     check(native, *arguments(shape, torch.float32, native, layout), torch.float32, groups=groups)
@@ -96,17 +64,19 @@ def test_many_groups_of_many_rows(native):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_more_segments_than_are_combined_at_once(place, groups, monkeypatch):
-    """In Triton, as of a large input."""
+    """As for a large input, but with small tiles."""
     if place.impl != "triton":
         pytest.skip("is about Triton's kernels")
     from igan_fast.ops.triton import norm_act as kernels
 
     monkeypatch.setattr(kernels, "_TILE", 64)
-    monkeypatch.setattr(kernels, "_BLOCK", 8)
+    monkeypatch.setattr(kernels, "_COMBINE_SEGMENTS", 8)
     x, weight, bias, grad = arguments((2 * groups, 3, 10, 13), torch.float32, place, "channels_last")
-    assert kernels._view(x, groups).segments > kernels._BLOCK
+    assert kernels._tiling(x, groups).segments > kernels._COMBINE_SEGMENTS
     with torch.no_grad():
-        x += 1000 * torch.arange(2 * groups, device=place.device).view(-1, 1, 1, 1)  # segments far from each other
+        x += 1000 * torch.arange(2 * groups, device=place.device).view(
+            -1, 1, 1, 1
+        )  # so that the means of the segments differ widely
     check(place, x, weight, bias, grad, torch.float32, groups=groups, statistics=True)
 
 
@@ -150,7 +120,7 @@ def test_eval_without_running_statistics_uses_the_batch(place):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_equals_torch_modules(place, groups):
-    """Two passes of nn.BatchNorm2d and nn.LeakyReLU in a row, half of the batch each."""
+    """Two calls of nn.BatchNorm2d and nn.LeakyReLU, each with half of the batch."""
     x = torch.randn(4, 6, 5, 5, device=place.device)
     norm, act = nn.BatchNorm2d(6, device=place.device), nn.LeakyReLU(0.2)
     mean, var = norm.running_mean.clone(), norm.running_var.clone()
@@ -169,81 +139,6 @@ def test_one_group_per_image_is_instance_norm(place):
     x = torch.randn(3, 4, 6, 6, device=place.device)
     expected = nn.functional.leaky_relu(nn.functional.instance_norm(x), 0.2)
     assert error(ops.norm_act(x, None, None, groups=3, impl=place.impl), expected) < 1e-5
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("mean", [1e4, -1e4])
-def test_data_far_from_zero(place, layout, mean):
-    """Mean 1e4, std 1: the naive E[x²] − E[x]² has no right digit there."""
-    shape = (4, 3, 16, 16) if place.interpreted else (16, 3, 64, 64)
-    x = LAYOUTS[layout]((torch.randn(shape) + mean).to(place.device))
-    _, means, variances = place.ops.norm_act(dense(x), None, None, 1e-5, 1.0, 1)
-    exact = x.double()
-    assert error(means[0], exact.mean((0, 2, 3))) < 1e-7
-    assert error(variances[0], exact.var((0, 2, 3), unbiased=False)) < 1e-5
-
-
-def dense(x: Tensor) -> Tensor:
-    from igan_fast.ops.norm_act import dense as as_the_kernels_take_it
-
-    return as_the_kernels_take_it(x)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_an_outlier_among_many(place, layout):
-    """The statistics do not lean on any single value, the first least of all."""
-    x = torch.randn(2, 3, 40, 40, device=place.device)
-    x[0, :, 0, 0] = 1e6
-    x[1, 1] += 500
-    x = LAYOUTS[layout](x)
-    _, means, variances = place.ops.norm_act(x, None, None, 1e-5, 1.0, 1)
-    exact = x.double()
-    allowed = 1e-4 if place.interpreted else 1e-5  # the interpreter adds a thousand numbers one after the other
-    assert error(means[0], exact.mean((0, 2, 3))) < 1e-6
-    assert error(variances[0], exact.var((0, 2, 3), unbiased=False)) < allowed
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_a_drift_through_the_batch(native, layout):
-    """Each block lies far from the one before."""
-    x = torch.randn(64, 32, 16, 16, device=native.device) + 100 * torch.arange(64, device=native.device).view(
-        64, 1, 1, 1
-    )
-    x = LAYOUTS[layout](x)
-    _, means, variances = native.ops.norm_act(x, None, None, 1e-5, 1.0, 64)
-    exact = x.double()
-    assert error(means, exact.mean((2, 3))) < 1e-6
-    assert error(variances, exact.var((2, 3), unbiased=False)) < 1e-4
-    _, means, variances = native.ops.norm_act(x, None, None, 1e-5, 1.0, 1)
-    assert error(variances[0], exact.var((0, 2, 3), unbiased=False)) < 1e-6
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_constant_channels(place, layout):
-    x = LAYOUTS[layout](torch.full((4, 5, 6, 6), 0.1, device=place.device)).requires_grad_()
-    weight, bias = torch.ones(5, device=place.device), torch.arange(5.0, device=place.device) - 2
-    y = ops.norm_act(x, weight, bias, impl=place.impl)
-    expected = nn.functional.leaky_relu(bias, 0.2).view(1, 5, 1, 1).expand_as(x)
-    assert (y - expected).abs().max() < 1e-4  # the mean of a constant is it to the last digit or the one before
-
-
-@pytest.mark.every_build
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("training", [True, False])
-def test_nan_and_infinity_travel(place, bad, layout, training):
-    """Only the channel that has one is lost, output, gradient and running statistics."""
-    x, weight, bias, grad = arguments((3, 4, 5, 5), torch.float32, place)
-    with torch.no_grad():
-        x[1, 2, 3, 3] = bad
-    x = LAYOUTS[layout](x.detach()).requires_grad_()
-    options = {"statistics": True, "training": training}
-    actual = run(ops.norm_act, x, weight, bias, grad, impl=place.impl, **options)
-    # On the CPU, whose batch norm is the reference: a GPU's is another, and infinities need not fare alike in it.
-    on_cpu = [t.detach().cpu().requires_grad_(t.requires_grad) for t in (x, weight, bias, grad)]
-    expected = run(reference.norm_act, *on_cpu, **options)
-    for a, e in zip(actual, expected, strict=True):
-        assert error(a, e) < 1e-5
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (0, 3)])
@@ -273,129 +168,6 @@ def test_one_value_per_channel_raises_what_torch_raises(place, shape, groups):
     assert error(y, reference.norm_act(x, None, None, *running(x), training=False)) < 1e-5
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_first_and_second_derivatives(place, training, groups):
-    if place.interpreted and training and groups == 2:
-        pytest.skip("takes the interpreter long; groups=1 has the same kernels")
-    fast = place.interpreted  # along one random direction, which shows a wrong derivative all the same
-    x, weight, bias, _ = arguments((4, 2, 3), torch.float64, place)
-    kept = (None, None) if training else running(x)
-
-    def function(*tensors: Tensor) -> Tensor:
-        return ops.norm_act(*tensors, *kept, training=training, groups=groups, impl=place.impl)
-
-    assert torch.autograd.gradcheck(function, (x, weight, bias), fast_mode=fast)
-    assert torch.autograd.gradgradcheck(function, (x, weight, bias), fast_mode=fast)
-    assert torch.autograd.gradgradcheck(lambda v: function(v, weight.detach(), None), (x,), fast_mode=fast)
-
-
-def test_a_gradient_penalty(place):
-    """Second derivatives in the form in which GANs ask for them."""
-    x, weight, bias, _ = arguments((4, 3, 6), torch.float32, place)
-
-    def penalty(function, **options) -> tuple[Tensor, ...]:
-        (first,) = torch.autograd.grad(function(x, weight, bias, **options).square().sum(), x, create_graph=True)
-        return torch.autograd.grad((first.flatten(1).norm(dim=1) - 1).square().mean(), (x, weight, bias))
-
-    for a, e in zip(penalty(ops.norm_act, impl=place.impl), penalty(reference.norm_act), strict=True):
-        assert error(a, e) < 1e-4
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_format_is_kept(place, layout):
-    x = LAYOUTS[layout](torch.randn(2, 4, 3, 3, device=place.device)).requires_grad_()
-    y = ops.norm_act(x, None, None, impl=place.impl)
-    assert y.stride() == reference.norm_act(x, None, None).stride()
-    if layout in ("contiguous", "channels_last"):
-        assert torch.autograd.grad(y.square().sum(), x)[0].stride() == x.stride()
-
-
-@pytest.mark.every_build
-def test_gradient_of_another_layout(place):
-    x, weight, bias, grad = arguments((2, 4, 3, 3), torch.float32, place, "channels_last")
-    check(place, x, weight, bias, grad.contiguous(), torch.float32)
-    check(place, x, weight, bias, torch.ones((), device=place.device).expand(2, 4, 3, 3), torch.float32)
-
-
-def test_running_statistics_changed_before_the_backward(place):
-    """Training goes on, in place, between an evaluation and its backward."""
-    x, weight, bias, grad = arguments((3, 4, 5), torch.float32, place)
-    mean, var = running(x)
-    y = ops.norm_act(x, weight, bias, mean, var, training=False, impl=place.impl)
-    mean.zero_(), var.fill_(9)
-    expected = run(reference.norm_act, x, weight, bias, grad, statistics=True, training=False)[1:4]
-    for a, e in zip(torch.autograd.grad(y, (x, weight, bias), grad), expected, strict=True):
-        assert error(a, e) < 1e-5
-
-
-def test_saves_the_input_and_the_statistics_only(place):
-    x, weight, bias, _ = arguments((8, 4, 10), torch.float32, place)
-    kept = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
-        ops.norm_act(x, weight, bias, impl=place.impl)
-    assert sum(t.numel() for t in kept.values()) == 8 * 4 * 10 + 4 * 4  # x; weight, bias, mean, var
-
-
-def test_inputs_are_not_changed_and_the_graph_can_be_kept(place):
-    x, weight, bias, grad = arguments((3, 4, 5), torch.float32, place)
-    before = [t.clone() for t in (x, weight, bias, grad)]
-    y = ops.norm_act(x, weight, bias, impl=place.impl)
-    first = torch.autograd.grad(y, (x, weight, bias), grad, retain_graph=True)
-    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(y, (x, weight, bias), grad), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip((x, weight, bias, grad), before, strict=True))
-
-
-def test_no_grad_and_inference_mode(place):
-    x, weight, bias, _ = arguments((3, 4, 5), torch.float32, place)
-    expected = reference.norm_act(x, weight, bias).detach()
-    for mode in (torch.no_grad, torch.inference_mode):
-        with mode():
-            y = ops.norm_act(x, weight, bias, impl=place.impl)
-        assert not y.requires_grad
-        assert error(y, expected) < 1e-5
-
-
-@pytest.mark.every_build
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_same_bits_every_time(place, layout):
-    given_ = arguments((6, 5, 21, 17), torch.float32, place, layout)
-    first = run(ops.norm_act, *given_, statistics=True, impl=place.impl)
-    for _ in range(2 if place.interpreted else 20):
-        again = run(ops.norm_act, *given_, statistics=True, impl=place.impl)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("shape", [(8, 48, 33, 33), (8, 3, 100, 100), (256, 64)], ids=str)
-def test_same_bits_on_any_number_of_threads(native, threads, layout, shape):
-    given_ = arguments(shape, torch.float32, native, layout)
-    results = []
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        results.append(run(ops.norm_act, *given_, statistics=True))
-    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
-
-
-def test_two_threads_at_once(native):
-    inputs = [arguments((8, 32, 20, 20), torch.float32, native) for _ in range(2)]
-    expected = [run(ops.norm_act, *given_) for given_ in inputs]
-    wrong = []
-
-    def work(index: int) -> None:
-        for _ in range(20):
-            result = run(ops.norm_act, *inputs[index])
-            if not all(torch.equal(a, b) for a, b in zip(result, expected[index], strict=True)):
-                wrong.append(index)
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not wrong
-
-
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     batch=st.integers(1, 6),
@@ -419,7 +191,9 @@ def test_any_shape(batch, groups, channels, spatial, layout, training, dtype):
     actual = run(ops.norm_act, x, weight, bias, grad, impl="native", **options)
     exact = in_float64(lambda *t: run(reference.norm_act, *t, **options), x, weight, bias, grad)
     for a, e in zip(actual, exact, strict=True):
-        assert error(a, e) < (1e-10 if dtype == torch.float64 else 1e-4)  # few values: a variance near 0 magnifies
+        assert error(a, e) < (
+            1e-10 if dtype == torch.float64 else 1e-4
+        )  # there are few values, and a variance near 0 magnifies errors
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from operator_samples import CALLS
 from torch import Tensor
 
 from igan_fast import ops
@@ -48,7 +49,7 @@ def both(function: Callable[..., Any], **options: Any) -> list[Callable[..., Any
     return [lambda *t, m=m: function(m, *t, **options) for m in (ops, reference)]
 
 
-PAIRS: dict[str, list[Callable[..., Any]]] = {
+PAIRS: dict[str, list[Callable[..., Any]]] = {name: both(call) for name, call in CALLS.items()} | {
     "feature_l1": both(lambda m, x, w, b: m.feature_l1([x, [w]], [x.flip(0), [w * b[0]]], [1, 2])),
     "norm_act": both(norm, groups=2),
     "norm_act, eval": both(norm, training=False, negative_slope=0.0),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from operator_samples import CALLS, tensors
 from oracles import error
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
@@ -22,8 +23,6 @@ from igan_fast import ops
 from igan_fast.ops import backend, conv_act, transforms
 from igan_fast.ops.convolution import ConvSettings, convolve
 from igan_fast.reference import ops as reference
-
-CHANNELS = 16  # wide enough for our own convolution
 
 
 def plain_conv_act(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 2, padding: int = 2) -> Tensor:
@@ -43,24 +42,8 @@ def plain_to_few_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 #: Each operator as ours and as PyTorch has it, of an image (4, 16, 8, 8), weights (16, 16, 5, 5) and a vector (16,).
 OPERATORS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "feature_l1": tuple(
-        (lambda x, w, b, m=module: m.feature_l1([x * 2, [x.square()]], [x.flip(0), [b.view(-1, 1, 1) + x]], [1, 2]))
-        for module in (ops, reference)
-    ),
-    "norm_act": tuple((lambda x, w, b, m=m: m.norm_act(x, b, b.cos(), groups=2)) for m in (ops, reference)),
-    "norm_act, eval": tuple(
-        (lambda x, w, b, m=m: m.norm_act(x, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False))
-        for m in (ops, reference)
-    ),
-    "conv_norm_act": tuple((lambda x, w, b, m=m: m.conv_norm_act(x, w, b, None)) for m in (ops, reference)),
-    "conv_norm_act, transposed": tuple(
-        (lambda x, w, b, m=m: m.conv_norm_act(x, w, b, b, transposed=True, output_padding=1, conv_bias=b))
-        for m in (ops, reference)
-    ),
-    "conv_norm_act, eval": tuple(
-        (lambda x, w, b, m=m: m.conv_norm_act(x, w, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False))
-        for m in (ops, reference)
-    ),
+    name: (functools.partial(call, ops), functools.partial(call, reference)) for name, call in CALLS.items()
+} | {
     "conv_act": tuple((lambda x, w, b, f=f: f(x, w, b)) for f in (conv_act.conv_act, plain_conv_act)),
     "conv_act, image": tuple(
         (lambda x, w, b, f=f: f(x[:, :3], w[:, :3], b)) for f in (conv_act.conv_act, plain_conv_act)
@@ -69,10 +52,6 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
         (lambda x, w, b, f=f: f(x, w[:, :3], b[:3])) for f in (to_few_channels, plain_to_few_channels)
     ),
 }
-
-
-def tensors() -> tuple[Tensor, Tensor, Tensor]:
-    return torch.randn(4, CHANNELS, 8, 8), torch.randn(CHANNELS, CHANNELS, 5, 5) * 0.1, torch.rand(CHANNELS) + 0.5
 
 
 def several(t: Tensor) -> Tensor:

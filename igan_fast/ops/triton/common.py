@@ -1,9 +1,10 @@
-"""What the Triton kernels share: registration, launches, the rule of indices, numbers wider than Triton's arguments.
+"""What the Triton kernels share: registration, launches, 64-bit indexing, and float64 numbers as arguments.
 
-The rule: whatever an offset is made of begins as int64, as a program's number (``program``, ``places``) or as a value
-that was loaded; and a product of two sizes never stands alone, since Triton takes sizes below 2^31 as int32. The one
-exception is the number of a value within its channel, which is divided once for each value, and slow to divide in 64
-bits: the host refuses (``launchable``) what would bring it to 2^31. Grids have one dimension: the others end at 65,535.
+The rule for 64-bit indexing: every offset is computed in int64. It starts from an int64 value: the number of a program
+(``program``, ``places``) or an index that was loaded from memory. Two sizes are never multiplied with each other alone,
+because Triton passes sizes below 2³¹ as int32. norm_act makes one exception, which it states.
+
+Grids have one dimension, because CUDA limits the second and the third to 65,535.
 """
 
 from __future__ import annotations
@@ -11,53 +12,63 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 LIBRARY = torch.library.Library("igan_fast_triton", "DEF")
+
+#: The Python function behind each of the dispatcher's operators, by the operator's name.
+OPERATORS: dict[str, Callable[..., Any]] = {}
 
 #: With Triton's interpreter the kernels run on CPU tensors too.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
+#: The largest grid that CUDA launches.
+MOST_PROGRAMS = 2**31 - 1
 
-def define(schema: str, function: Callable[..., Any]) -> None:
-    """Define an operator and its implementation."""
-    name = LIBRARY.define(schema)
-    LIBRARY.impl(name, function, "CUDA")
-    if INTERPRETED:
-        LIBRARY.impl(name, function, "CPU")
+
+def operator(schema: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: the function implements the dispatcher's operator of this schema (as the C++ sources have it)."""
+
+    def register(function: Callable[P, R]) -> Callable[P, R]:
+        name = LIBRARY.define(schema)
+        LIBRARY.impl(name, function, "CUDA")
+        if INTERPRETED:
+            LIBRARY.impl(name, function, "CPU")
+        OPERATORS[name] = function
+        return function
+
+    return register
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Launches go to the current stream of the tensor's device."""
+    """Inside the block, kernels are launched on the tensor's device and its current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-#: Programs of a launch, and values that are numbered in 32 bits; a loop may look one block further.
-MOST_PROGRAMS = 2**31 - 1
-MOST_NUMBERED = 2**30
-
-
-def launchable(programs: int, numbered: int = 0) -> int:
-    """The number of programs, where they and the values that are numbered in 32 bits are not too many.
+def grid(programs: int) -> tuple[int]:
+    """The grid of a launch of so many programs.
 
     Raises:
-        RuntimeError: they are.
+        RuntimeError: there are more than CUDA launches at once.
     """
-    if programs > MOST_PROGRAMS or numbered > MOST_NUMBERED:
+    if programs > MOST_PROGRAMS:
         raise RuntimeError(
-            f"the tensors are too large for one launch: {programs} programs (at most {MOST_PROGRAMS}), {numbered} "
-            f"values in a channel (at most {MOST_NUMBERED}); use impl='reference'"
+            f"the tensors are too large for one launch: {programs} programs (at most {MOST_PROGRAMS}); "
+            "use impl='reference'"
         )
-    return programs
+    return (programs,)
 
 
-def split(value: float) -> tuple[float, float]:
-    """A double as the sum of two floats: Triton takes a Python number as float32."""
+def two_floats(value: float) -> tuple[float, float]:
+    """A float64 number as the sum of two float32 numbers, because Triton passes a Python number as float32."""
     try:
         high: float = struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:
@@ -66,25 +77,25 @@ def split(value: float) -> tuple[float, float]:
     return high, low if low == low else 0.0
 
 
-def triton_dtype(tensor_dtype: torch.dtype) -> Any:
-    """float64 for float64, else float32: what sums are taken in."""
-    return tl.float64 if tensor_dtype == torch.float64 else tl.float32
+def triton_dtype(dtype: torch.dtype) -> Any:
+    """The dtype that a kernel sums values of ``dtype`` in: float64 for float64, float32 for the others."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 @triton.jit
-def join(high, low, dtype: tl.constexpr):
-    """The number that ``split`` took apart."""
-    return tl.zeros((), dtype=dtype) + high + low
+def sum_of(floats, dtype: tl.constexpr):
+    """The number that ``two_floats`` took apart."""
+    return tl.zeros((), dtype=dtype) + floats[0] + floats[1]
 
 
 @triton.jit
 def program():
-    """The program's number, wide enough for every product."""
+    """The number of this program, as int64."""
     return tl.program_id(0).to(tl.int64)
 
 
 @triton.jit
 def places(firsts, seconds):
-    """The program's place in a grid of firsts × seconds × as many as there are."""
+    """The position (first, second, third) of this program in a grid of firsts × seconds × any number, as int64."""
     number = program()
     return number % firsts, number // firsts % seconds, number // firsts // seconds

@@ -1,6 +1,7 @@
-"""feature_l1 in Triton: every pair in one launch forward, then one that adds up; every gradient in one launch backward.
+"""feature_l1 in Triton.
 
-64 elements own 16 bytes of codes: 8 bytes with a bit where the difference is positive, then 8 where it is negative.
+Forward, one launch sums every pair in blocks and writes the sign mask, and another adds the sums up. Backward, one
+launch writes every gradient. ``igan_fast.ops.sign_mask`` explains the mask.
 """
 
 from __future__ import annotations
@@ -12,53 +13,59 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from igan_fast.ops.triton.common import define, join, launchable, on_device, program, split, triton_dtype
+from igan_fast.ops.sign_mask import sign_mask_bytes
+from igan_fast.ops.triton.common import grid, on_device, operator, program, sum_of, triton_dtype, two_floats
+from igan_fast.reference.ops import accumulation_dtype
 
 _BLOCK = 4096  # elements of one program, a multiple of 64
-_MAX_PAIRS = 16  # in one launch: each is compiled into the kernel
-_MAX_DIMS = 6  # of a pair whose sides differ in layout, once those that need not be told apart are one
+_MAX_PAIRS = 16  # of one launch: the kernel is compiled for their number
+_MAX_DIMS = 6  # of a pair whose sides differ in layout, after dimensions that follow each other in both are merged
 
 
 @triton.jit
-def _forward(
+def forward(
     fakes,
     reals,
     numels,
     starts,
-    code_starts,
+    mask_starts,
     shapes,
     partial,
-    codes,
+    masks,
     SAVE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Program p sums block p − starts[i] of the pair i that owns it."""
+    """Σ|fake − real| of one block per program, and its part of the sign mask where SAVE.
+
+    Pair i owns the programs from starts[i] to starts[i + 1] − 1; its mask begins at byte mask_starts[i].
+    """
     block = program()
     for i in tl.static_range(len(fakes)):
         if (block >= starts[i]) & (block < starts[i + 1]):
             first = (block - starts[i]) * BLOCK
             k = first + tl.arange(0, BLOCK)
-            inside = k < numels[i]
-            at_fake, at_real = _places(k, shapes[i])
-            fake = tl.load(fakes[i] + at_fake, mask=inside, other=0.0).to(ACC)
-            real = tl.load(reals[i] + at_real, mask=inside, other=0.0).to(ACC)
+            exists = k < numels[i]
+            at_fake, at_real = offsets_of(k, shapes[i])
+            fake = tl.load(fakes[i] + at_fake, mask=exists, other=0.0).to(ACC)
+            real = tl.load(reals[i] + at_real, mask=exists, other=0.0).to(ACC)
             difference = fake - real
             tl.store(partial + block, tl.sum(tl.abs(difference), axis=0))
             if SAVE:
-                positive = _pack(difference > 0, BLOCK)
-                negative = _pack(difference < 0, BLOCK)
                 byte = first // 8 + tl.arange(0, BLOCK // 8)
                 kept = byte < tl.cdiv(numels[i], 64) * 8
-                place = codes + code_starts[i] + byte // 8 * 16 + byte % 8
-                tl.store(place, positive, mask=kept)
-                tl.store(place + 8, negative, mask=kept)
+                at = masks + mask_starts[i] + byte // 8 * 16 + byte % 8
+                tl.store(at, packed(difference > 0, BLOCK), mask=kept)
+                tl.store(at + 8, packed(difference < 0, BLOCK), mask=kept)
 
 
 @triton.jit
-def _places(k, shape):
-    """Where the k-th element of the iteration order stands on either side. shape: sizes, fake strides, real strides of
-    the dims, outermost first; nothing where the order is that of memory on both."""
+def offsets_of(k, shape):
+    """Offsets of element k of a pair on either side.
+
+    shape: (sizes, fake's strides, real's strides) of the dimensions, outermost first. Each is () where both sides are
+    in memory in the order of k.
+    """
     sizes, fake_strides, real_strides = shape
     at_fake = k
     at_real = k
@@ -75,48 +82,47 @@ def _places(k, shape):
 
 
 @triton.jit
-def _pack(bits, BLOCK: tl.constexpr):
-    """(BLOCK,) booleans → (BLOCK / 8,) bytes, the first element in the lowest bit."""
+def packed(bits, BLOCK: tl.constexpr):
+    """(BLOCK,) booleans as (BLOCK / 8,) bytes, the first element in the lowest bit."""
     weighted = tl.reshape(bits.to(tl.int32), (BLOCK // 8, 8)) << tl.arange(0, 8)[None, :]
     return tl.sum(weighted, axis=1).to(tl.uint8)
 
 
 @triton.jit
-def _add_up(partial, loss, starts, highs, lows, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """Σ scaleᵢ · (the sum of pair i's partial sums), in a fixed order, by one program."""
+def add_up(partial, loss, starts, scales, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """loss += Σ scaleᵢ · (the partial sums of pair i), in a fixed order, by one program."""
     total = tl.zeros((), dtype=tl.float64)
-    for i in tl.static_range(len(highs)):
+    for i in tl.static_range(len(scales)):
         sums = tl.zeros((BLOCK,), dtype=tl.float64)
         for first in range(starts[i], starts[i + 1], BLOCK):
             at = first + tl.arange(0, BLOCK)
             sums += tl.load(partial + at, mask=at < starts[i + 1], other=0.0).to(tl.float64)
-        total += tl.sum(sums, axis=0) * join(highs[i], lows[i], tl.float64)
+        total += tl.sum(sums, axis=0) * sum_of(scales[i], tl.float64)
     tl.store(loss, tl.load(loss) + total.to(ACC))
 
 
 @triton.jit
-def _backward(outs, numels, starts, code_starts, highs, lows, grad, codes, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """Program p fills block p − starts[i] of the output i that owns it."""
+def backward(outs, numels, starts, mask_starts, scales, grad, masks, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """out = sign · grad · scale of one block per program; output i owns programs as pair i does in ``forward``."""
     block = program()
     for i in tl.static_range(len(outs)):
         if (block >= starts[i]) & (block < starts[i + 1]):
             k = (block - starts[i]) * BLOCK + tl.arange(0, BLOCK)
-            inside = k < numels[i]
-            byte = codes + code_starts[i] + k // 64 * 16 + k // 8 % 8
+            exists = k < numels[i]
+            byte = masks + mask_starts[i] + k // 64 * 16 + k // 8 % 8
             bit = (k % 8).to(tl.int32)
-            positive = (tl.load(byte, mask=inside, other=0).to(tl.int32) >> bit) & 1
-            negative = (tl.load(byte + 8, mask=inside, other=0).to(tl.int32) >> bit) & 1
-            scale = tl.load(grad).to(ACC) * join(highs[i], lows[i], ACC)
+            positive = (tl.load(byte, mask=exists, other=0).to(tl.int32) >> bit) & 1
+            negative = (tl.load(byte + 8, mask=exists, other=0).to(tl.int32) >> bit) & 1
+            scale = tl.load(grad).to(ACC) * sum_of(scales[i], ACC)
             signed = (positive - negative).to(ACC) * scale
-            tl.store(outs[i] + k, signed.to(outs[i].dtype.element_ty), mask=inside)
-
-
-def _code_bytes(numel: int) -> int:
-    return (numel + 63) // 64 * 16
+            tl.store(outs[i] + k, signed.to(outs[i].dtype.element_ty), mask=exists)
 
 
 def _layout(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, tuple[Any, Any, Any]]:
-    """Both sides and the dims of their iteration order: none where both stand in memory in that order."""
+    """Both sides (copied where they have too many dimensions) and what ``offsets_of`` calls shape.
+
+    The elements are numbered in the order of fake's memory where that is dense, else row by row.
+    """
     dims = [d for d in range(fake.dim()) if fake.shape[d] != 1]
     strides = fake.stride()
     by_memory = sorted(dims, key=lambda d: -strides[d])
@@ -143,20 +149,22 @@ def _layout(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, tuple[Any, Any,
 
 
 def _starts(numels: list[int]) -> tuple[int, ...]:
+    """The first program of each pair, and the number of programs."""
     starts = [0]
     for numel in numels:
         starts.append(starts[-1] + triton.cdiv(numel, _BLOCK))
     return tuple(starts)
 
 
+@operator("feature_l1(Tensor[] fake, Tensor[] real, float[] weights, bool save_signs) -> (Tensor loss, Tensor signs)")
 def feature_l1(fake: list[Tensor], real: list[Tensor], weights: list[float], save_signs: bool) -> tuple[Tensor, Tensor]:
     """See ``igan_fast.ops.feature_l1``."""
-    wide = torch.float64 if any(t.dtype == torch.float64 for t in (*fake, *real)) else torch.float32
+    wide = accumulation_dtype(*fake, *real)
     loss = fake[0].new_zeros((), dtype=torch.float64)
-    code_starts = [0]
+    mask_starts = [0]
     for tensor in fake:
-        code_starts.append(code_starts[-1] + (_code_bytes(tensor.numel()) if save_signs else 0))
-    signs = fake[0].new_empty((code_starts[-1],), dtype=torch.uint8)
+        mask_starts.append(mask_starts[-1] + (sign_mask_bytes(tensor.numel()) if save_signs else 0))
+    signs = fake[0].new_empty((mask_starts[-1],), dtype=torch.uint8)
     with on_device(loss):
         for begin in range(0, len(fake), _MAX_PAIRS):
             chunk = slice(begin, begin + _MAX_PAIRS)
@@ -165,12 +173,12 @@ def feature_l1(fake: list[Tensor], real: list[Tensor], weights: list[float], sav
             starts = _starts(numels)
             partial = loss.new_empty((starts[-1],), dtype=wide)
             if starts[-1]:
-                _forward[(launchable(starts[-1]),)](
+                forward[grid(starts[-1])](
                     tuple(f for f, _, _ in pairs),
                     tuple(r for _, r, _ in pairs),
                     tuple(numels),
                     starts,
-                    tuple(code_starts[chunk]),
+                    tuple(mask_starts[chunk]),
                     tuple(shape for _, _, shape in pairs),
                     partial,
                     signs,
@@ -179,12 +187,17 @@ def feature_l1(fake: list[Tensor], real: list[Tensor], weights: list[float], sav
                     BLOCK=_BLOCK,
                     num_warps=8,
                 )
-            scales = [split(w / n if n else float("nan")) for w, n in zip(weights[chunk], numels, strict=True)]
-            highs, lows = zip(*scales, strict=True)
-            _add_up[(1,)](partial, loss, starts, highs, lows, ACC=tl.float64, BLOCK=1024, num_warps=4)
+            scales = [w / n if n else float("nan") for w, n in zip(weights[chunk], numels, strict=True)]
+            add_up[grid(1)](
+                partial, loss, starts, tuple(map(two_floats, scales)), ACC=tl.float64, BLOCK=1024, num_warps=4
+            )
     return loss.to(wide), signs
 
 
+@operator(
+    "feature_l1_backward(Tensor grad, Tensor signs, SymInt[] numels, SymInt[] offsets, float[] scales, "
+    "ScalarType dtype) -> Tensor[]"
+)
 def feature_l1_backward(
     grad: Tensor, signs: Tensor, numels: list[int], offsets: list[int], scales: list[float], dtype: torch.dtype
 ) -> list[Tensor]:
@@ -194,15 +207,13 @@ def feature_l1_backward(
         for begin in range(0, len(outputs), _MAX_PAIRS):
             chunk = slice(begin, begin + _MAX_PAIRS)
             starts = _starts(numels[chunk])
-            highs, lows = zip(*(split(scale) for scale in scales[chunk]), strict=True)
             if starts[-1]:
-                _backward[(launchable(starts[-1]),)](
+                backward[grid(starts[-1])](
                     tuple(outputs[chunk]),
                     tuple(numels[chunk]),
                     starts,
                     tuple(offsets[chunk]),
-                    highs,
-                    lows,
+                    tuple(map(two_floats, scales[chunk])),
                     grad,
                     signs,
                     ACC=triton_dtype(dtype),
@@ -210,14 +221,3 @@ def feature_l1_backward(
                     num_warps=8,
                 )
     return outputs
-
-
-define(
-    "feature_l1(Tensor[] fake, Tensor[] real, float[] weights, bool save_signs) -> (Tensor loss, Tensor signs)",
-    feature_l1,
-)
-define(
-    "feature_l1_backward(Tensor grad, Tensor signs, SymInt[] numels, SymInt[] offsets, float[] scales, "
-    "ScalarType dtype) -> Tensor[]",
-    feature_l1_backward,
-)

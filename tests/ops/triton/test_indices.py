@@ -1,7 +1,8 @@
 """Every offset that a Triton kernel reads or writes at, for tensors far larger than this machine's memory.
 
-The kernels' own host code runs on tensors without data. Of each launch the first, the last and some other programs run
-in Triton's interpreter, where loads and stores note where they would go."""
+The launches' own code runs on meta tensors, which have no data. Of each launch the first, the middle and the last
+program run in Triton's interpreter, where loads and stores record the offsets and touch no memory.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.runtime.interpreter import (
     GridExecutor,
+    InterpretedFunction,
     TensorHandle,
     _get_np_dtype,
     interpreter_builder,
@@ -26,23 +28,20 @@ from triton.runtime.interpreter import (
 
 from igan_fast.ops import backend
 from igan_fast.ops.norm_act import launchable
+from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.triton import common, feature_l1, gather_images, norm_act
 
 if not common.INTERPRETED:
     pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
 
-KERNELS = {
-    norm_act: ("_moments", "_combine_moments", "_apply", "_sums", "_combine_sums", "_gradient", "_update"),
-    feature_l1: ("_forward", "_backward", "_add_up"),
-    gather_images: ("_gather",),
-}
 CUDA = torch.device("cuda")
-FAR = 48  # bits between the places of two tensors
+FAR = 48  # bits of an address below those that number the tensor
+launch_of = InterpretedFunction.__getitem__
 
 
 @dataclass
 class Pointer:
-    """What stands for a tensor: a place in no memory."""
+    """Stands for a tensor: an address where there is no memory."""
 
     number: int
     dtype: torch.dtype
@@ -52,11 +51,11 @@ class Pointer:
 
 
 class Seen(dict[str, tuple[int, int]]):
-    """The least and the greatest offset at each kernel's argument, and what loads from there give."""
+    """The least and the greatest offset into each argument, by "kernel.argument"."""
 
     def __init__(self) -> None:
-        self.values: dict[str, int] = {}
-        self.room: dict[str, int] = {}
+        self.values: dict[str, int] = {}  # that loads from an argument return; 0 where it is not named
+        self.room: dict[str, int] = {}  # the length of an argument's memory, in elements
 
     def note(self, where: str, offsets: np.ndarray[Any, Any]) -> None:
         least, greatest = self.get(where, (0, 0))
@@ -72,10 +71,10 @@ class Seen(dict[str, tuple[int, int]]):
 class Watched:
     """A kernel of which a few programs are run, on pointers to nothing."""
 
-    def __init__(self, kernel: Any, name: str, seen: Seen) -> None:
-        self.kernel, self.name, self.seen = kernel, name, seen
+    def __init__(self, kernel: InterpretedFunction, seen: Seen) -> None:
+        self.kernel, self.name, self.seen = kernel, kernel.__name__, seen
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+    def launch(self, grid: tuple[int, ...]) -> Any:
         assert len(grid) == 1, "the other dimensions of a grid end at 65,535"
         assert 1 <= grid[0] <= 2**31 - 1
 
@@ -95,8 +94,8 @@ class Watched:
                 room = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
                 self.seen.room[where] = max(self.seen.room.get(where, 0), room if tensor.numel() else 0)
             arguments_by_name = dict(zip(self.kernel.arg_names, given, strict=False))
-            if self.name == "_combine_sums" and arguments_by_name["groups"] > 16:
-                return  # it goes from group to group, for which an interpreter takes too long
+            if self.name == "combine_sums" and arguments_by_name["groups"] > 16:
+                return  # one program loops over the groups, which takes an interpreter too long
             last = grid[0] - 1
             for program in sorted({0, last // 2, last}):
                 self.run(program, tensors, given, options)
@@ -129,16 +128,15 @@ class Watched:
             patch.setattr(interpreter_builder, "create_masked_store", store)
             number = TensorHandle(np.array([program], dtype=np.int32), common.tl.int32)
             patch.setattr(interpreter_builder, "create_get_program_id", lambda axis: number)
-            self.kernel[(1,)](*given, **options)
+            launch_of(self.kernel, (1,))(*given, **options)
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     found = Seen()
-    for module, names in KERNELS.items():
-        for name in names:
-            monkeypatch.setattr(module, name, Watched(getattr(module, name), name, found))
-    for name, value in (("_TILE", 2**16), ("_BLOCK", 2**10), ("_PROGRAMS", 2**13)):  # so that no program loops for long
+    monkeypatch.setattr(InterpretedFunction, "__getitem__", lambda kernel, grid: Watched(kernel, found).launch(grid))
+    # So that no program loops for long.
+    for name, value in (("_TILE", 2**16), ("_COMBINE_SEGMENTS", 2**10), ("_PROGRAMS", 2**13)):
         monkeypatch.setattr(norm_act, name, value)
     yield found
     found.check()
@@ -150,7 +148,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float16, last: bool = False) ->
 
 
 NORMS = {
-    "the issue's": ((1, 64, 8192, 8192), False, 1),
+    "batch of one": ((1, 64, 8192, 8192), False, 1),
     "one channel more": ((2, 65, 8192, 8192), False, 2),
     "channels last": ((1, 96, 8192, 8192), True, 1),
     "many groups": ((70_000, 3, 4, 4), False, 70_000),
@@ -173,11 +171,11 @@ def test_norm_act(seen: Seen, case: str) -> None:
     norm_act.norm_act_backward(x, x, vector, None, mean, var, 1e-5, 0.2, True)
     norm_act.norm_act_inference(x, None, vector, vector, vector, 1e-5, 0.2)
     norm_act.norm_act_update(vector, vector, mean[:2], var[:2], 10, 0.1)
-    for where in ("_moments.x", "_apply.x", "_apply.y", "_sums.grad", "_gradient.dx"):
+    for where in ("moments.x", "apply.x", "apply.y", "sums.grad", "gradient.dx"):
         assert seen[where] == (0, x.numel() - 1), where
-    assert seen["_combine_moments.mean"] == (0, mean.numel() - 1)
+    assert seen["combine_moments.mean"] == (0, mean.numel() - 1)
     if groups <= 16:
-        assert seen["_combine_sums.group_grads"] == (0, mean.numel() - 1)
+        assert seen["combine_sums.group_grads"] == (0, mean.numel() - 1)
 
 
 @pytest.mark.parametrize(("shape", "groups"), [((1, 1, 2**16, 2**15), 1), ((2, 1, 2**15, 2**15), 1)])
@@ -200,10 +198,10 @@ def test_feature_l1(seen: Seen) -> None:
     ]
     _, signs = feature_l1.feature_l1(fakes, reals, [1.0] * 4, True)
     numels = [f.numel() for f in fakes]
-    offsets = [sum(map(feature_l1._code_bytes, numels[:i])) for i in range(4)]
+    offsets = [sum(map(sign_mask_bytes, numels[:i])) for i in range(4)]
     feature_l1.feature_l1_backward(meta(dtype=torch.float32), signs, numels, offsets, [1.0] * 4, torch.float16)
-    assert seen["_forward.codes"][1] == signs.numel() - 1
-    assert seen["_forward.fakes"][1] == 3_000_000 * 1000 - 2
+    assert seen["forward.masks"][1] == signs.numel() - 1
+    assert seen["forward.fakes"][1] == 3_000_000 * 1000 - 2
 
 
 def test_feature_l1_from_end_to_end(seen: Seen) -> None:
@@ -211,23 +209,23 @@ def test_feature_l1_from_end_to_end(seen: Seen) -> None:
     fake = meta(2, 17, 16384, 8192)
     _, signs = feature_l1.feature_l1([fake], [meta(2, 17, 16384, 8192, last=True)], [1.0], True)
     feature_l1.feature_l1_backward(meta(dtype=torch.float32), signs, [fake.numel()], [0], [1.0], torch.float32)
-    for where in ("_forward.fakes", "_forward.reals", "_backward.outs"):
+    for where in ("forward.fakes", "forward.reals", "backward.outs"):
         assert seen[where] == (0, fake.numel() - 1), where
-    assert seen["_forward.codes"][1] == signs.numel() - 1
+    assert seen["forward.masks"][1] == signs.numel() - 1
 
 
 @pytest.mark.parametrize(("index", "inside"), [(199_999, True), (200_000, False), (-1, False), (2**40, False)])
 def test_gather_images(seen: Seen, index: int, inside: bool) -> None:
-    """Pictures of 20 GB, the last of them; of one that is not there nothing is read."""
-    pictures = meta(200_000, 200, 200, 3, dtype=torch.uint8)
-    seen.values["_gather.index"] = index
-    gather_images.gather_images(pictures, meta(40_000, dtype=torch.int64), meta(40_000, dtype=torch.bool))
-    assert seen["_gather.out"] == (0, 40_000 * 200 * 200 * 3 - 1)
-    assert seen["_gather.index"] == (0, 39_999)
+    """The last of 20 GB of images is read; of one that does not exist nothing is read."""
+    images = meta(200_000, 200, 200, 3, dtype=torch.uint8)
+    seen.values["gather.index"] = index
+    gather_images.gather_images(images, meta(40_000, dtype=torch.int64), meta(40_000, dtype=torch.bool))
+    assert seen["gather.out"] == (0, 40_000 * 200 * 200 * 3 - 1)
+    assert seen["gather.index"] == (0, 39_999)
     if inside:
-        assert seen["_gather.images"] == (0, math.prod(pictures.shape) - 1)
+        assert seen["gather.images"] == (0, math.prod(images.shape) - 1)
     else:
-        assert "_gather.images" not in seen
+        assert "gather.images" not in seen
 
 
 @pytest.mark.parametrize(

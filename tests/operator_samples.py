@@ -1,0 +1,79 @@
+"""Every operator with arguments: the tests that hold for all of them take their cases from here.
+
+``CALLS``: the public functions, for ``ops/test_every_operator.py`` (equality, compilers, forward mode),
+``ops/test_transforms.py`` and ``ops/test_switched_off.py``. ``dispatched``: the dispatcher's operators, for
+``ops/test_compile.py`` (PyTorch's own checks, and the same schema in C++ and Triton) and ``ops/triton/test_compile.py``
+(every kernel compiles for a GPU). An operator that is missing here fails the last two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHANNELS = 16  # enough for the native convolutions
+
+#: Each public operator of ``module`` (ops or reference), of x (N, 16, H, W), w (16, 16, 5, 5) and b (16,).
+CALLS: dict[str, Callable[..., Tensor]] = {
+    "feature_l1": lambda module, x, w, b, **options: module.feature_l1(
+        [x * 2, [x.square()]], [x.flip(0), [b.view(-1, 1, 1) + x]], [1, 2], **options
+    ),
+    "norm_act": lambda module, x, w, b, **options: module.norm_act(x, b, b.cos(), groups=2, **options),
+    "norm_act, eval": lambda module, x, w, b, **options: module.norm_act(
+        x, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, **options
+    ),
+    "conv_norm_act": lambda module, x, w, b, **options: module.conv_norm_act(x, w, b, None, **options),
+    "conv_norm_act, transposed": lambda module, x, w, b, **options: module.conv_norm_act(
+        x, w, b, b, transposed=True, output_padding=1, conv_bias=b, **options
+    ),
+    "conv_norm_act, eval": lambda module, x, w, b, **options: module.conv_norm_act(
+        x, w, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, **options
+    ),
+}
+
+
+def tensors(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """x (4, 16, 8, 8), w and b for ``CALLS``."""
+    x, w, b = torch.randn(4, CHANNELS, 8, 8), torch.randn(CHANNELS, CHANNELS, 5, 5) * 0.1, torch.rand(CHANNELS) + 0.5
+    return x.to(device, dtype), w.to(device, dtype), b.to(device, dtype)
+
+
+def dispatched(
+    device: torch.device, dtype: torch.dtype = torch.float32, channels: int = 6, side: int = 5
+) -> dict[str, list[tuple[Any, ...]]]:
+    """Arguments for each of the dispatcher's operators: small ones, but of every kind that a kernel is compiled for."""
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device).to(dtype).requires_grad_()
+
+    x, y = (leaf(4, channels, side, side) for _ in range(2))
+    weight, bias = leaf(channels), leaf(channels)
+    last = y.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    mean = torch.randn(2, channels, device=device, dtype=sums)
+    var = torch.rand(2, channels, device=device, dtype=sums) + 0.5
+    mask = torch.randint(0, 255, (160,), dtype=torch.uint8, device=device)
+    mask.view(-1, 2, 8)[:, 1] &= ~mask.view(-1, 2, 8)[:, 0]  # no difference is both positive and negative
+    images = torch.randint(0, 255, (9, 8, 8, 3), dtype=torch.uint8, device=device)
+    index, mirrored = torch.tensor([8, 0, 0, 3], device=device), torch.tensor([True, False, True, False], device=device)
+    return {
+        "feature_l1": [([x, y], [y, last], [1.0, 0.5], True), ([x.detach()], [y.detach()], [1.0], False)],
+        "feature_l1_backward": [
+            (torch.ones((), device=device, requires_grad=True), mask, [70, 500], [0, 32], [0.1, -2.0], dtype)
+        ],
+        "norm_act": [(x, weight, bias, 1e-5, 0.2, 2), (last, None, None, 1e-5, 0.0, 1)],
+        "norm_act_inference": [
+            (x, weight, bias, mean[0], var[0], 1e-5, 0.2),
+            (last, None, bias, mean[0], var[0], 1e-5, 0.2),
+        ],
+        "norm_act_backward": [
+            (y, x, weight, bias, mean, var, 1e-5, 0.2, True),
+            (y, x, weight, None, mean[:1].clone(), var[:1].clone(), 1e-5, 0.2, False),
+            (last, last, weight, None, mean, var, 1e-5, 0.2, True),
+        ],
+        "norm_act_update": [(mean[0].clone(), var[0].clone(), mean, var, 7, 0.1)],
+        "gather_images": [(images, index, mirrored)],
+    }
