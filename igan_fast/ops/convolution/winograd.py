@@ -9,7 +9,7 @@ dimension, for the input d = (1, 2, 3, 4) and the filter w = (1, 0, 2):
 
     input transform   (d₀ − d₂, d₁ + d₂, d₂ − d₁, d₃ − d₁)               = (−2, 5, 1, 2)
     filter transform  (w₀, (w₀ + w₁ + w₂) / 2, (w₀ − w₁ + w₂) / 2, w₂)   = (1, 1.5, 1.5, 2)
-    4 products        m = the one times the other, place by place        = (−2, 7.5, 1.5, 4)
+    4 products        m = the two multiplied place by place              = (−2, 7.5, 1.5, 4)
     output transform  (m₀ + m₁ + m₂, m₁ − m₂ + m₃)                       = (7, 10)
 
 In two dimensions each transform runs along the rows and then along the columns: 16 products instead of 36 for 2 × 2
@@ -18,8 +18,9 @@ is computed once for all tiles. A filter of stride 2 is the sum of two filters o
 even places of the input, one of its odd taps on the odd places. For 5 taps that is F(2, 3) and F(2, 2), with 4 + 3
 products instead of 10.
 
-The input gradient is a transposed convolution, and is computed in the same way, as is the weight gradient. In all three
-there is a large feature map (the input of a convolution, the output of a transposed one) and a small one.
+The input gradient of a convolution is a transposed convolution, and is computed in the same way, as is the weight
+gradient. In all three there is a large feature map (the input of a convolution, the output of a transposed one) and a
+small one.
 
 With tiles of 2 outputs a result differs from float64 by about 3e-7 of the largest value (the weight gradient by up to
 1.4e-6), with tiles of 4 by about 2e-6 (4e-6); plain float32 by about 3e-7. A NaN or Inf in the input reaches all
