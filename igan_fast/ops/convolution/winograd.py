@@ -1,25 +1,26 @@
-"""Convolutions by Winograd's minimal filtering, on the CPU in float32: csrc/cpu/winograd_conv.inl.
+"""Convolutions by Winograd's minimal filtering, on the CPU in float32. The kernels are in csrc/cpu.
 
 Minimal filtering computes a tile of neighbouring outputs together, with fewer multiplications than one by one: 1.4 to 4
 times fewer for the filters here (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks",
 arXiv 1509.09308, for 3×3 filters of stride 1). One tile of F(2, 3) by hand, 2 outputs of a filter of 3 taps in one
-dimension:
+dimension, for the input d = (1, 2, 3, 4) and the filter w = (1, 0, 2):
 
-    input d = (1, 2, 3, 5), filter g = (2, 1, 1)
-    directly: 1·2 + 2·1 + 3·1 = 7 and 2·2 + 3·1 + 5·1 = 12, which takes 6 multiplications
+    direct sums       1·1 + 2·0 + 3·2 = 7 and 2·1 + 3·0 + 4·2 = 10, with 6 multiplications
 
-    input transform   (d₀ − d₂, d₁ + d₂, d₂ − d₁, d₃ − d₁)               = (−2, 5, 1, 3)
-    filter transform  (g₀, (g₀ + g₁ + g₂) / 2, (g₀ − g₁ + g₂) / 2, g₂)   = (2, 2, 1, 1)
-    4 products        m, place by place                                  = (−4, 10, 1, 3)
-    output transform  (m₀ + m₁ + m₂, m₁ − m₂ + m₃)                       = (7, 12)
+    input transform   (d₀ − d₂, d₁ + d₂, d₂ − d₁, d₃ − d₁)               = (−2, 5, 1, 2)
+    filter transform  (w₀, (w₀ + w₁ + w₂) / 2, (w₀ − w₁ + w₂) / 2, w₂)   = (1, 1.5, 1.5, 2)
+    4 products        m = the two multiplied place by place              = (−2, 7.5, 1.5, 4)
+    output transform  (m₀ + m₁ + m₂, m₁ − m₂ + m₃)                       = (7, 10)
 
 In two dimensions each transform runs along the rows and then along the columns: 16 products instead of 36 for 2 × 2
 outputs. For each of the 16 places the sum over the channels is a matrix product over all tiles. The filter transform
-is computed once for all tiles. A filter of stride 2 is the sum of two filters of stride 1, one of its even and one of
-its odd taps, on the even and the odd places of the input.
+is computed once for all tiles. A filter of stride 2 is the sum of two filters of stride 1: one of its even taps on the
+even places of the input, one of its odd taps on the odd places. For 5 taps that is F(2, 3) and F(2, 2), with 4 + 3
+products instead of 10.
 
-The input gradient is a transposed convolution, and is computed in the same way, as is the weight gradient. In all three
-there is a large feature map (the input of a convolution, the output of a transposed one) and a small one.
+The input gradient of a convolution is a transposed convolution, and is computed in the same way, as is the weight
+gradient. In all three there is a large feature map (the input of a convolution, the output of a transposed one) and a
+small one.
 
 With tiles of 2 outputs a result differs from float64 by about 3e-7 of the largest value (the weight gradient by up to
 1.4e-6), with tiles of 4 by about 2e-6 (4e-6); plain float32 by about 3e-7. A NaN or Inf in the input reaches all
