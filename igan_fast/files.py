@@ -83,7 +83,7 @@ def check_place(path: Path) -> None:
     folder = path.parent
     while not folder.exists():
         if folder.is_symlink():
-            raise InputError(f"{path}: cannot be written: {folder} is a link to nothing, expected a folder")
+            raise InputError(f"{path}: cannot be written: {folder} is a broken link, expected a folder")
         folder = folder.parent
     if not folder.is_dir():
         raise InputError(f"{path}: cannot be written: {folder} is a file, expected a folder")

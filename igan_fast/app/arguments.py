@@ -145,7 +145,7 @@ def _refuse_lost_photo(given: Arguments, missing: Sequence[_Option]) -> None:
         words = given.values.get(name, ()) if option.many and not option.positional else ()
         if lost := next((word for word in words if "=" not in word), None):
             raise InputError(
-                f"{option.typed}: found {lost!r}, which is no {option.metavar}, and no photo of that name exists"
+                f"{option.typed}: found {lost!r}, which is not {option.metavar}, and no photo of that name exists"
             )
 
 

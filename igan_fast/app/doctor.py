@@ -180,5 +180,5 @@ def _program(path: str | None, otherwise: str) -> str:
         return otherwise
     said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    version = next((line for line in lines if "release" in line), lines[0] if lines else "says no version")
+    version = next((line for line in lines if "release" in line), lines[0] if lines else "prints no version")
     return f"{path}: {version}"

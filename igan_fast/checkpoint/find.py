@@ -113,8 +113,8 @@ def _first_whole(
                 raise
             damaged.append(error)
             continue
-        for passed in damaged:
-            report(f"{passed}; this checkpoint is passed over")
+        for skipped in damaged:
+            report(f"{skipped}; this checkpoint is skipped")
         return whole
     raise CheckpointError(f"{path}: none of its {len(folders)} checkpoints can be used; the first: {damaged[0]}")
 

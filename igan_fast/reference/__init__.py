@@ -1,7 +1,6 @@
-"""The paper in plain PyTorch, to be read beside it. Each docstring names its section; nothing is optimised for speed.
+"""The paper in plain PyTorch, to be read beside it: every equation has its place, and nothing here is fast on purpose.
 
-``igan_fast`` has the same names, arguments, outputs and ``state_dict`` keys on fused operators, and is tested for
-equality with what is here.
+The fused wing mirrors these names, arguments, outputs and ``state_dict`` keys, and is tested for equality with them.
 """
 
 from igan_fast.reference.models import Classifier, Codes, Discriminator, DiscriminatorOutput, Generator, IterativeGAN

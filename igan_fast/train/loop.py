@@ -21,11 +21,11 @@ __all__ = ["TrainResult", "train"]
 
 
 def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = None) -> TrainResult:
-    """Train a model, or continue a run, as ``config`` says.
+    """Train a model, or resume a run, as ``config`` says.
 
-    The first Ctrl-C (or SIGTERM) finishes the iteration, saves and returns; a second one stops at once. It sets
-    PyTorch's global seed, and its number of threads where ``config.threads`` says so; on a CPU it has this process keep
-    the memory that it frees.
+    After the first Ctrl-C (or SIGTERM) the iteration is finished and saved, and ``train`` returns; a second one stops
+    at once. ``train`` sets PyTorch's global seed and, if ``config.threads`` is given, its number of threads. On a CPU
+    it makes glibc keep freed memory in this process.
 
     Args:
         config: what to train.
@@ -34,22 +34,23 @@ def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = No
             looks here at how busy the machine is.
 
     Raises:
-        InputError: an option, the data or the run folder cannot be used (before anything starts), a full disk, or a
-            loss that became NaN or Inf (``TrainingDiverged``, which names the iteration, the term and the last good
-            checkpoint).
+        InputError: an option, the data or the run folder cannot be used, which is checked before the training starts;
+            or the disk is full.
+        TrainingDiverged: a loss became NaN or infinite. This ``InputError`` names the iteration, the loss term and the
+            last good checkpoint.
     """
     config.validate()
     with ExitStack() as while_training:
-        folder, held = open_run(config)
+        folder, resumed = open_run(config)
         checkpoint: Checkpoint | None = None
-        if held:  # a checkpoint that does not fit is refused before the images are prepared, which may take minutes
+        if resumed:  # a checkpoint that does not fit is refused before the images are prepared, which may take minutes
             while_training.enter_context(locked(folder))
             checkpoint = newest_checkpoint(folder, report=_print, fits=resumable_by(config))
         store, config = open_data(config)
-        if not held:
+        if not resumed:
             while_training.enter_context(locked(folder))
             # Looked at again: another process may have trained here while the data were opened.
-            if open_run(dataclasses.replace(config, run=folder)).held:
+            if open_run(dataclasses.replace(config, run=folder)).resumed:
                 checkpoint = newest_checkpoint(folder, report=_print, fits=resumable_by(config))
         if beside is not None:
             config = beside(config, continued=checkpoint is not None)

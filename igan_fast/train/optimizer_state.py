@@ -36,7 +36,7 @@ def optimizer_to_tensors(
     for name, parameter in _own(optimizer, named_parameters).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
-                raise TypeError(f"{type(optimizer).__name__}: the state {key!r} of {name} is no tensor: {value!r}")
+                raise TypeError(f"{type(optimizer).__name__}: the state {key!r} of {name} is not a tensor: {value!r}")
             tensors[f"{name}/{key}"] = value
     return tensors
 

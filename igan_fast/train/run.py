@@ -32,7 +32,7 @@ class OpenedRun(NamedTuple):
     """A run folder before anything is written to it."""
 
     folder: Path
-    held: bool
+    resumed: bool
     """Whether it holds a run that is to be resumed."""
 
 
@@ -47,16 +47,16 @@ def open_run(config: TrainConfig) -> OpenedRun:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--run {folder}: found a file, expected a folder")
         check_place(folder / "config.json")
-        held = bool(checkpoint_folders(folder))
-        if held and not config.resume:
+        resumed = bool(checkpoint_folders(folder))
+        if resumed and not config.resume:
             raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
-        if held:
+        if resumed:
             config.check_resumable(TrainConfig.load(folder))
         elif os.path.lexists(folder / "config.json"):
             _check_failed_start(folder)
     except OSError as error:
         raise InputError(f"--run {folder}: cannot be read ({error.strerror or error})") from error
-    return OpenedRun(folder, held)
+    return OpenedRun(folder, resumed)
 
 
 def _check_failed_start(folder: Path) -> None:

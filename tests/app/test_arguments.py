@@ -145,11 +145,11 @@ def test_short_and_attached_values() -> None:
         ("transform", "transform needs PHOTO, --model RUN, --out DIR|FILE.png, --set NAME=VALUE too"),
         (
             "transform --model m --out o --set A=1 gone.jpg",
-            "--set: found 'gone.jpg', which is no NAME=VALUE, and no photo",
+            "--set: found 'gone.jpg', which is not NAME=VALUE, and no photo",
         ),
         (
             "transform --model m --out o --set A=1,gone.jpg",
-            "--set: found 'gone.jpg', which is no NAME=VALUE, and no photo",
+            "--set: found 'gone.jpg', which is not NAME=VALUE, and no photo",
         ),
         ("train --width 1" + "0" * 27, "--width: found '1000000000000000000000000000', expected a whole number below"),
         ("generate --seed -9223372036854775808", "--seed: found '-9223372036854775808', expected a whole number below"),

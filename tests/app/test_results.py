@@ -170,5 +170,5 @@ def test_a_link_in_a_circle_is_written_over_as_any_other(tmp_path: Path) -> None
 @pytest.mark.parametrize("target", ["gone", "folder"])
 def test_a_folder_that_is_a_link_to_nothing_is_refused_before_the_work(tmp_path: Path, target: str) -> None:
     (tmp_path / "folder").symlink_to(target)
-    with pytest.raises(InputError, match="folder is a link to nothing, expected a folder"):
+    with pytest.raises(InputError, match="folder is a broken link, expected a folder"):
         check_results([tmp_path / "folder/below/x.png"], force=False)

@@ -200,7 +200,7 @@ def test_json_round_trip() -> None:
         ('{"width": ' + "9" * 5000 + "}", r"config\.json: damaged: not JSON"),
         ('{"width": 9223372036854775808}', r"config\.json: width is 9223372036854775808: is beyond 64 bits"),
         ('{"width": true}', r"config\.json: width is True"),
-        ('{"width": 2, "width": 3}', "the name 'width' is there twice"),
+        ('{"width": 2, "width": 3}', "the name 'width' occurs twice"),
         ('{"a":' * 1000 + "1" + "}" * 1000, r"config\.json: damaged: nested"),
         ("", r"config\.json: damaged: not JSON"),
         ("\xff", r"config\.json: damaged: not JSON \(not UTF-8\)"),
