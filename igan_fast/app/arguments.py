@@ -100,21 +100,21 @@ def parse_words(words: Sequence[str], command: str, fields: type) -> Arguments:
             an empty path, a word that belongs to nothing, or a required option that is missing.
     """
     options = _options(fields)
-    given = Arguments(command, options)
+    parsed = Arguments(command, options)
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word == "--":
-            _add_positional(given, rest)
+            _add_positional(parsed, rest)
             break
         if not _is_option(word):
-            _add_positional(given, [word])
+            _add_positional(parsed, [word])
             continue
         option, value, attached = _find(word, command, options)
         if option.flag:
             if attached is not None:
                 raise InputError(f"{option.typed}: takes no value, found {attached!r}")
-            _add(given, option, [value])
+            _add(parsed, option, [value])
             continue
         values = [] if attached is None else [attached]
         wanted = None if option.many else len(option.items)
@@ -122,27 +122,27 @@ def parse_words(words: Sequence[str], command: str, fields: type) -> Arguments:
             values.append(rest.pop(0))
         if option.many:
             photos = [value for value in values if _is_photo(value)] if _positional(options) else []
-            _add_positional(given, photos)
+            _add_positional(parsed, photos)
             values = [part for value in values if value not in photos for part in _split(value)]
         if len(values) < (wanted or 1):
             raise InputError(f"{option.typed}: found {len(values) or 'no'} value{'s' * (len(values) > 1)}, expected "
                              f"{_expected(option)}")  # fmt: skip
-        _add(given, option, values)
-    missing = [option for name, option in options.items() if option.required and name not in given.values]
+        _add(parsed, option, values)
+    missing = [option for name, option in options.items() if option.required and name not in parsed.values]
     if missing:
-        _refuse_lost_photo(given, missing)
+        _refuse_lost_photo(parsed, missing)
         spelled = ", ".join(option.metavar if option.positional else f"{option.typed} {option.metavar}".strip()
                             for option in missing)  # fmt: skip
         raise InputError(f"{command} needs {spelled} too; igan-fast {command} --help explains")
-    return given
+    return parsed
 
 
-def _refuse_lost_photo(given: Arguments, missing: Sequence[_Option]) -> None:
+def _refuse_lost_photo(parsed: Arguments, missing: Sequence[_Option]) -> None:
     """If no photo is given, take a word in a list that is no assignment for a misspelled one, and say so."""
     if not any(option.positional for option in missing):
         return
-    for name, option in given.options.items():
-        words = given.values.get(name, ()) if option.many and not option.positional else ()
+    for name, option in parsed.options.items():
+        words = parsed.values.get(name, ()) if option.many and not option.positional else ()
         if lost := next((word for word in words if "=" not in word), None):
             raise InputError(
                 f"{option.typed}: found {lost!r}, which is not {option.metavar}, and no photo of that name exists"
@@ -221,27 +221,27 @@ def _find(word: str, command: str, options: dict[str, _Option]) -> tuple[_Option
     )
 
 
-def _add(given: Arguments, option: _Option, values: list[str]) -> None:
-    name = next(name for name, known in given.options.items() if known is option)
+def _add(parsed: Arguments, option: _Option, values: list[str]) -> None:
+    name = next(name for name, known in parsed.options.items() if known is option)
     if not option.flag:
         items = option.items[:1] * len(values) if option.many else option.items
         values = [_checked(option, value, kind) for value, kind in zip(values, items, strict=True)]
-    before = given.values.get(name)
+    before = parsed.values.get(name)
     if before is not None and not option.many and before != values:
         last = f", {' '.join(values)}," if not option.flag else ""
         warnings.warn(f"{option.typed} is given more than once; the last{last} is taken", stacklevel=2)
-    given.values[name] = [*(before or []), *values] if option.many else values
+    parsed.values[name] = [*(before or []), *values] if option.many else values
 
 
-def _add_positional(given: Arguments, words: Sequence[str]) -> None:
-    option = _positional(given.options)
+def _add_positional(parsed: Arguments, words: Sequence[str]) -> None:
+    option = _positional(parsed.options)
     if option is not None:
         for word in words:
-            _add(given, option, [word])
+            _add(parsed, option, [word])
     elif words:
-        path = "data" if given.command == "train" else "model"
+        path = "data" if parsed.command == "train" else "model"
         hint = f"; did you mean --{path} {printable(words[0])}?" if Path(words[0]).exists() else ""
-        raise InputError(f"{printable(words[0])}: {given.command} takes options only{hint}")
+        raise InputError(f"{printable(words[0])}: {parsed.command} takes options only{hint}")
 
 
 def _is_photo(word: str) -> bool:

@@ -156,7 +156,7 @@ def _first_line(error: Exception) -> str:
 
 def _parse(words: list[str]) -> Command:
     """Return the command that the words spell. ``--help`` prints and exits with status 0."""
-    given: Arguments | None = None
+    parsed: Arguments | None = None
     if not words:
         raise InputError(f"no command is given; expected {_listed(COMMANDS)}; igan-fast --help explains")
     name = ALIASES.get(words[0], words[0])
@@ -166,15 +166,15 @@ def _parse(words: list[str]) -> Command:
         if {"-h", "--help"} & set(options):
             words = [name, "--help"]
         elif not any(word.startswith("--tyro-") for word in options):  # tyro's own: the completions of a shell
-            given = parse_words(words[1:], name, COMMANDS[name])
-            words = given.words()
+            parsed = parse_words(words[1:], name, COMMANDS[name])
+            words = parsed.words()
     elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
         hint = nearest(name, [*COMMANDS, "--version", "--help"]) or f"; expected {_listed(COMMANDS)}"
         raise InputError(f"{name}: no such command{hint}")
-    return _made(words, _train_default(given) if given and name == "train" else TrainConfig())
+    return _make_command(words, _train_default(parsed) if parsed and name == "train" else TrainConfig())
 
 
-def _made(words: list[str], default: TrainConfig) -> Command:
+def _make_command(words: list[str], default: TrainConfig) -> Command:
     commands: Any = (
         Annotated[TrainConfig, subcommand("train", default=default)]
         | Annotated[Recognise, subcommand("recognise")]
@@ -184,24 +184,24 @@ def _made(words: list[str], default: TrainConfig) -> Command:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Doctor, subcommand("doctor")]
     )
-    parsed = tyro.cli(
+    made = tyro.cli(
         commands,
         prog="igan-fast",
         description=DESCRIPTION,
         args=words,
     )
-    return Train(parsed) if isinstance(parsed, TrainConfig) else cast("Command", parsed)
+    return Train(made) if isinstance(made, TrainConfig) else cast("Command", made)
 
 
-def _train_default(given: Arguments) -> TrainConfig:
+def _train_default(parsed: Arguments) -> TrainConfig:
     """Return the defaults of ``train``: the options of the run that is resumed, else those of the preset."""
-    run = given.first("run")
-    if given.first("resume") == "True" and run and (Path(run) / "config.json").exists():
+    run = parsed.first("run")
+    if parsed.first("resume") == "True" and run and (Path(run) / "config.json").exists():
         saved = TrainConfig.load(Path(run)).to_json()
-        if given.values.keys() & {"epochs", "iterations"}:
+        if parsed.values.keys() & {"epochs", "iterations"}:
             saved |= {"epochs": None, "iterations": None}
         return TrainConfig.from_json(saved)
-    preset = given.first("preset")
+    preset = parsed.first("preset")
     return TrainConfig(preset=cast("Any", preset)) if preset in PRESETS else TrainConfig()
 
 
