@@ -111,9 +111,8 @@ def run(plan: Plan, extensions: list[Any], builder: Any) -> None:
 
 
 def extension(plan: Plan, cpp_extension: Any) -> Any:
-    """``igan_fast._C`` out of the sources and flags of csrc/build.json."""
+    """``igan_fast._C``, from the sources that csrc/build.json matches and with its flags."""
     recipe = json.loads((ROOT / "csrc" / "build.json").read_text(encoding="utf-8"))
-    names = [*recipe["module"], *recipe["operators"], *recipe["kernels"], *(recipe["cuda"] if plan.cuda else [])]
     targets, cuda_version = "", ""
     kind = cpp_extension.CppExtension
     flags = {"cxx": recipe["cxx_flags"]}
@@ -129,7 +128,7 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
     texts = {"FLAGS": " ".join(recipe["cxx_flags"]), "CUDA_VERSION": cuda_version, "CUDA_TARGETS": targets}
     built = kind(
         "igan_fast._C",
-        [str(Path("csrc") / name) for name in names],
+        sources(recipe, cuda=bool(plan.cuda)),
         include_dirs=[str(ROOT / "csrc"), *pybind11_include()],
         define_macros=[
             *((name, value or None) for name, _, value in (d.partition("=") for d in definitions)),
@@ -141,6 +140,18 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
     # The operators are bound by libtorch's stable ABI alone; one binary outlives torch's releases.
     built.libraries = [library for library in built.libraries if library != "torch_python"]
     return built
+
+
+def sources(recipe: Mapping[str, list[str]], *, cuda: bool) -> list[str]:
+    """The files that the recipe's patterns match, relative to the root. The kernels, slowest to compile, come first."""
+    found = []
+    for part in ("kernels", "module", "operators", *(["cuda"] if cuda else [])):
+        for pattern in recipe[part]:
+            matches = sorted((ROOT / "csrc").glob(pattern))
+            if not matches:
+                raise SystemExit(f"csrc/{pattern} matches no file; csrc/build.json names it")
+            found += [str(path.relative_to(ROOT)) for path in matches]
+    return found
 
 
 def pybind11_include() -> list[str]:

@@ -1,11 +1,14 @@
-// What the operators' CPU entry points share: from torch's tensors to the kernels' plain types.
+// What the operators.cpp of all CPU operators use.
 
 #pragma once
 
-#include "../shared/tensors.h"
-#include "dtypes.h"
-#include "kernels.h"
-#include "memory.h"
+#include <optional>
+#include <vector>
+
+#include "cpu/dtypes.h"
+#include "cpu/isa.h"
+#include "cpu/memory.h"
+#include "ops/tensors.h"
 
 namespace igan_fast::cpu {
 
@@ -13,7 +16,7 @@ inline void torch_parallel(int64_t begin, int64_t end, int64_t grain, Body body,
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
 }
 
-// A vector's values as A, `missing` where there is none.
+// The values of a 1-d or contiguous tensor as A; `missing` for all of them where there is no tensor.
 template <typename A>
 std::vector<A> values_of(const std::optional<Tensor>& tensor, int64_t count, A missing, const char* what) {
   std::vector<A> values(static_cast<size_t>(count), missing);

@@ -1,6 +1,9 @@
-// feature_l1 on the CPU: see igan_fast/ops/feature_l1.py for what it computes.
+// feature_l1 on the CPU. igan_fast/ops/feature_l1.py says what it computes.
 
-#include "glue.h"
+#include "cpu/feature_l1/kernels.h"
+
+#include "cpu/operators.h"
+#include "ops/feature_l1/pairs.h"
 
 namespace igan_fast::cpu {
 namespace {
@@ -8,19 +11,20 @@ namespace {
 std::tuple<Tensor, Tensor> feature_l1(std::vector<Tensor> fake, std::vector<Tensor> real, std::vector<double> weights,
                                       bool save_signs) {
   Pairs pairs(fake, real, weights.size(), save_signs);
-  if (save_signs) expect_large_write(pairs.signs.mutable_data_ptr(), pairs.signs.numel());
+  if (save_signs) advise_huge_pages(pairs.sign_masks.mutable_data_ptr(), pairs.sign_masks.numel());
   std::vector<double> sums(pairs.list.size());
-  kernels().feature_l1(pairs.list.data(), static_cast<int64_t>(pairs.list.size()), sums.data(), &torch_parallel);
+  feature_l1_kernels(isa_in_use())
+      .forward(pairs.list.data(), static_cast<int64_t>(pairs.list.size()), sums.data(), &torch_parallel);
 
   double loss = 0;
-  for (size_t i = 0; i < sums.size(); ++i)
-    loss += weights[i] * (sums[i] / static_cast<double>(pairs.list[i].numel));  // 0 / 0 is NaN, as a mean of nothing
-  Tensor result = torch::stable::new_empty(fake[0], {}, pairs.wide ? ScalarType::Double : ScalarType::Float);
-  if (pairs.wide)
+  for (size_t i = 0; i < sums.size(); ++i)  // 0 / 0 is NaN: the mean of an empty tensor, as in PyTorch
+    loss += weights[i] * (sums[i] / static_cast<double>(pairs.list[i].numel));
+  Tensor result = torch::stable::new_empty(fake[0], {}, pairs.has_double ? ScalarType::Double : ScalarType::Float);
+  if (pairs.has_double)
     *static_cast<double*>(result.mutable_data_ptr()) = loss;
   else
     *static_cast<float*>(result.mutable_data_ptr()) = static_cast<float>(loss);
-  return {result, pairs.signs};
+  return {result, pairs.sign_masks};
 }
 
 std::vector<Tensor> feature_l1_backward(Tensor grad, Tensor signs, std::vector<int64_t> numels,
@@ -30,9 +34,10 @@ std::vector<Tensor> feature_l1_backward(Tensor grad, Tensor signs, std::vector<i
   Fills fills(signs, numels, offsets, scales, dtype);
   for (SignedFill& fill : fills.list) {
     fill.scale *= upstream;
-    expect_large_write(fill.out, fill.numel * size_of(fill.dtype));
+    advise_huge_pages(fill.out, fill.numel * size_of(fill.dtype));
   }
-  kernels().feature_l1_backward(fills.list.data(), static_cast<int64_t>(fills.list.size()), &torch_parallel);
+  feature_l1_kernels(isa_in_use())
+      .backward(fills.list.data(), static_cast<int64_t>(fills.list.size()), &torch_parallel);
   return fills.outputs;
 }
 

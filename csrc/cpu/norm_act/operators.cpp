@@ -1,12 +1,14 @@
-// norm_act on the CPU: see igan_fast/ops/norm_act.py for what it computes.
+// norm_act on the CPU. igan_fast/ops/norm_act.py says what it computes.
 
-#include <cmath>
+#include "cpu/norm_act/kernels.h"
 
-#include "glue.h"
+#include "cpu/operators.h"
+#include "ops/norm_act/checks.h"
 
 namespace igan_fast::cpu {
 namespace {
 
+// The parameters in the compute type, in memory of their own.
 template <typename A>
 struct Params {
   std::vector<A> weight, bias;
@@ -18,9 +20,7 @@ struct Params {
         view{weight.data(), bias.data(), static_cast<A>(eps), static_cast<A>(slope)} {}
 };
 
-const NormKernels<float>& norm_kernels(float) { return kernels().norm; }
-const NormKernels<double>& norm_kernels(double) { return kernels().norm_double; }
-
+// Calls function(A{}) with the compute type A of dtype.
 template <typename Function>
 auto with_compute_type(Dtype dtype, const Function& function) {
   return dtype == Dtype::Double ? function(double{}) : function(float{});
@@ -28,7 +28,7 @@ auto with_compute_type(Dtype dtype, const Function& function) {
 
 Tensor output_like(const Tensor& x, Dtype dtype) {
   Tensor out = torch::stable::empty_like(x);
-  expect_large_write(out.mutable_data_ptr(), x.numel() * size_of(dtype));
+  advise_huge_pages(out.mutable_data_ptr(), x.numel() * size_of(dtype));
   return out;
 }
 
@@ -42,9 +42,9 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
   with_compute_type(dtype, [&](auto type) {
     using A = decltype(type);
     const Params<A> params(weight, bias, shape.channels, eps, negative_slope);
-    norm_kernels(type).forward(shape, dtype, x.const_data_ptr(), params.view, y.mutable_data_ptr(),
-                               static_cast<A*>(mean.mutable_data_ptr()), static_cast<A*>(var.mutable_data_ptr()),
-                               &torch_parallel);
+    norm_act_kernels<A>(isa_in_use())
+        .forward(shape, dtype, x.const_data_ptr(), params.view, y.mutable_data_ptr(),
+                 static_cast<A*>(mean.mutable_data_ptr()), static_cast<A*>(var.mutable_data_ptr()), &torch_parallel);
   });
   return {y, mean, var};
 }
@@ -59,8 +59,9 @@ Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<
     const Params<A> params(weight, bias, shape.channels, eps, negative_slope);
     const std::vector<A> means = values_of<A>(mean, shape.channels, A{}, "mean"),
                          vars = values_of<A>(var, shape.channels, A{}, "var");
-    norm_kernels(type).inference(shape, dtype, x.const_data_ptr(), params.view, means.data(), vars.data(),
-                                 y.mutable_data_ptr(), &torch_parallel);
+    norm_act_kernels<A>(isa_in_use())
+        .inference(shape, dtype, x.const_data_ptr(), params.view, means.data(), vars.data(), y.mutable_data_ptr(),
+                   &torch_parallel);
   });
   return y;
 }
@@ -80,20 +81,20 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor x, std:
     const Params<A> params(weight, bias, shape.channels, eps, negative_slope);
     const std::vector<A> means = values_of<A>(mean, groups * shape.channels, A{}, "mean");
     const std::vector<A> vars = values_of<A>(var, groups * shape.channels, A{}, "var");
-    norm_kernels(type).backward(shape, dtype, grad.const_data_ptr(), x.const_data_ptr(), params.view, means.data(),
-                                vars.data(), batch_statistics, dx.mutable_data_ptr(),
-                                static_cast<A*>(dweight.mutable_data_ptr()), static_cast<A*>(dbias.mutable_data_ptr()),
-                                &torch_parallel);
+    norm_act_kernels<A>(isa_in_use())
+        .backward(shape, dtype, grad.const_data_ptr(), x.const_data_ptr(), params.view, means.data(), vars.data(),
+                  batch_statistics, dx.mutable_data_ptr(), static_cast<A*>(dweight.mutable_data_ptr()),
+                  static_cast<A*>(dbias.mutable_data_ptr()), &torch_parallel);
   });
   return {dx, dweight, dbias};
 }
 
-// As torch.nn.BatchNorm does after each of `groups` successive calls.
+// Updates the running statistics as torch.nn.BatchNorm would in `groups` successive calls, one for each group.
 void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, int64_t count, double momentum) {
   const int64_t groups = groups_of(mean, var), channels = mean.size(1);
   const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
   const auto update = [&](Tensor& running, const Tensor& batch, double factor, const char* what) {
-    const std::vector<double> news = values_of<double>(batch, groups * channels, 0., "statistics");
+    const std::vector<double> statistics = values_of<double>(batch, groups * channels, 0., "statistics");
     std::vector<double> values = values_of<double>(running, channels, 0., what);
     const int64_t stride = running.stride(0);
     with_type(dtype_of(running, what), [&](auto type) {
@@ -102,7 +103,7 @@ void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tenso
       for (int64_t c = 0; c < channels; ++c) {
         double value = values[static_cast<size_t>(c)];
         for (int64_t g = 0; g < groups; ++g)
-          value = (1 - momentum) * value + momentum * factor * news[static_cast<size_t>(g * channels + c)];
+          value = (1 - momentum) * value + momentum * factor * statistics[static_cast<size_t>(g * channels + c)];
         if constexpr (sizeof(T) == sizeof(double))
           data[c * stride] = value;
         else

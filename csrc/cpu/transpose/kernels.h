@@ -1,12 +1,12 @@
-// Batched transposes: how images get from one memory layout to the other. PyTorch's own copy between the two walks one
-// of them a value at a time, a cache line for each.
+// Batched transposes: how feature maps get from contiguous to channels_last and back. PyTorch's own copy reads or
+// writes one of the two value by value, each in another cache line.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels.h"
+#include "cpu/isa.h"
 
 #if defined(__SSE2__)
 #include <xmmintrin.h>
@@ -14,9 +14,9 @@
 
 namespace igan_fast::cpu {
 
-constexpr int64_t kSquare = 4;                   // values of a side of what is turned in registers
-constexpr int64_t kLine = 16;                    // values of a cache line, which is written as a whole
-constexpr int64_t kTransposedByAThread = 16384;  // values worth waking it
+constexpr int64_t kSquare = 4;            // a square of 4 × 4 values is transposed in registers
+constexpr int64_t kLine = 16;             // values of a cache line, which is written completely
+constexpr int64_t kMinPerThread = 16384;  // values; less work is not worth another thread
 
 inline void transpose_square(const float* in, int64_t in_row, float* out, int64_t out_row) {
 #if defined(__SSE2__)
@@ -49,22 +49,23 @@ inline void transpose_tile(const float* in, int64_t rows, int64_t columns, int64
 }
 
 // (batch, rows, columns) → (batch, columns, rows), both contiguous.
-inline void transpose(int64_t batch, int64_t rows, int64_t columns, const float* in, float* out, ParallelFor run) {
+inline void transpose(int64_t batch, int64_t rows, int64_t columns, const float* in, float* out,
+                      ParallelFor parallel_for) {
   struct Work {
-    int64_t rows, columns, across;
+    int64_t rows, columns, tiles_across;
     const float* in;
     float* out;
   } work{rows, columns, (columns + kLine - 1) / kLine, in, out};
   const auto body = [](int64_t begin, int64_t end, void* context) {
     const Work w = *static_cast<const Work*>(context);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t image = task / w.across * w.rows * w.columns, column = task % w.across * kLine;
+      const int64_t image = task / w.tiles_across * w.rows * w.columns, column = task % w.tiles_across * kLine;
       for (int64_t row = 0; row < w.rows; row += kLine)
         transpose_tile(w.in + image + row * w.columns + column, std::min(kLine, w.rows - row),
                        std::min(kLine, w.columns - column), w.columns, w.out + image + column * w.rows + row, w.rows);
     }
   };
-  run(0, batch * work.across, std::max<int64_t>(kTransposedByAThread / (rows * kLine), 1), body, &work);
+  parallel_for(0, batch * work.tiles_across, std::max<int64_t>(kMinPerThread / (rows * kLine), 1), body, &work);
 }
 
 }  // namespace igan_fast::cpu

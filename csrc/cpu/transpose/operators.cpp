@@ -1,8 +1,8 @@
-// transpose on the CPU: see igan_fast/ops/layout.py for what it is good for.
+// transpose on the CPU. igan_fast/ops/layout.py says what it is used for.
 
-#include "transpose.h"
+#include "cpu/transpose/kernels.h"
 
-#include "glue.h"
+#include "cpu/operators.h"
 
 namespace igan_fast::cpu {
 namespace {
@@ -13,7 +13,7 @@ Tensor transpose_images(Tensor x) {
   Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(2), x.size(1)});
   if (x.numel() == 0) return y;
   auto* out = static_cast<float*>(y.mutable_data_ptr());
-  expect_large_write(out, y.numel() * 4);
+  advise_huge_pages(out, y.numel() * 4);
   transpose(x.size(0), x.size(1), x.size(2), static_cast<const float*>(x.const_data_ptr()), out, &torch_parallel);
   return y;
 }

@@ -1,12 +1,13 @@
-// Convolution by minimal filtering, its transpose and its weight gradient
-// against direct loops in double, for every instruction set, filter and tile
-// size.
+// The Winograd convolution, the transposed one and the weight gradient against
+// direct loops in double, for every instruction set, filter and tile size.
 
 #include <array>
 #include <cstdlib>
 #include <limits>
 #include <map>
 #include <memory>
+
+#include "cpu/winograd/kernels.h"
 
 #include "testing.h"
 
@@ -19,7 +20,8 @@ struct Case {
   ConvShape shape;
   int64_t kernel, stride, taps;
   std::vector<float> large, small, weight, bias;
-  // What small, large and weight's gradient come to.
+  // The expected results: the convolution, the transposed one and the weight
+  // gradient.
   std::vector<double> small_sums, large_sums, gradient;
 
   Case(const ConvShape &s, int64_t kernel_, int64_t stride_)
@@ -49,8 +51,8 @@ struct Case {
     });
   }
 
-  // function(place in large, place in small, place in weight) for every product
-  // that the convolution is a sum of.
+  // Calls function(index in large, index in small, index in weight) for every
+  // product that the convolution sums.
   template <typename Function> void each(const Function &function) const {
     const ConvShape &s = shape;
     for (int64_t n = 0; n < s.batch; ++n)
@@ -81,8 +83,8 @@ struct Case {
     return {shape.large_channels * taps, taps, kernel, 1};
   }
 
-  // Weights with their input channels last in memory, and where the values of
-  // the contiguous ones lie in them.
+  // The strides of weights whose large channels are last in memory, and
+  // contiguous weights copied to that layout.
   FilterStrides channels_last() const {
     return {shape.large_channels * taps, 1, kernel * shape.large_channels,
             shape.large_channels};
@@ -101,7 +103,8 @@ struct Case {
   }
 };
 
-// Zeros, where a cache line begins: filters there are written past the caches.
+// Zeros, aligned to a cache line: filters there are written with streaming
+// stores.
 struct Aligned {
   struct Free {
     void operator()(float *memory) const { std::free(memory); }
@@ -120,7 +123,7 @@ double worst(const std::vector<float> &found,
   for (size_t i = 0; i < expected.size(); ++i) {
     largest = std::max(largest, std::abs(expected[i]));
     const double d = std::abs(static_cast<double>(found[i]) - expected[i]);
-    if (std::isnan(d)) // which no comparison would keep
+    if (std::isnan(d)) // every comparison with NaN is false
       return std::numeric_limits<double>::infinity();
     difference = std::max(difference, d);
   }
@@ -148,12 +151,14 @@ void one_case(const char *isa, const WinogradKernels &kernel, const Case &c) {
     const auto size = static_cast<size_t>(
         kernel.filter_size(s.small_channels, s.large_channels, transposed));
     const Aligned filter(size);
-    kernel.make_filter(s.small_channels, s.large_channels, strides,
-                       c.weight.data(), transposed, filter.data(), &on_threads);
+    kernel.transform_filter(s.small_channels, s.large_channels, strides,
+                            c.weight.data(), transposed, filter.data(),
+                            &on_threads);
     std::vector<float> other(size);
-    kernel.make_filter(s.small_channels, s.large_channels, c.channels_last(),
-                       c.as_channels_last(c.weight).data(), transposed,
-                       other.data(), &in_one_piece);
+    kernel.transform_filter(s.small_channels, s.large_channels,
+                            c.channels_last(),
+                            c.as_channels_last(c.weight).data(), transposed,
+                            other.data(), &in_one_piece);
     CHECK(std::equal(other.begin(), other.end(), filter.data()),
           "%s, %dx%d/%d, tile %d, padding %d, transposed %d: the weights' "
           "layout, or the filter's place, changes bits",
@@ -213,7 +218,8 @@ void one_case(const char *isa, const WinogradKernels &kernel, const Case &c) {
 } // namespace
 
 int main() {
-  // batch, height and width of the large image, its channels, the small one's.
+  // batch, height and width of the large feature map, its channels, the small
+  // one's.
   struct {
     int64_t batch, height, width, large, small;
   } const sizes[] = {
@@ -221,10 +227,10 @@ int main() {
       {3, 4, 13, 33, 5}, {2, 16, 23, 24, 40}, {20, 8, 8, 8, 8},
       {1, 2, 12, 1, 33}, {2, 21, 20, 3, 180}, // sums over blocks of tiles
   };
-  // Each is worked out once, for all instruction sets and tiles.
+  // Each expected result is computed once for all instruction sets and tiles.
   std::map<std::array<int64_t, 4>, Case> cases;
-  return for_every_isa([&](const Kernels &kernels) {
-    for (const WinogradKernels &kernel : kernels.winograd)
+  return for_every_isa([&](Isa isa) {
+    for (const WinogradKernels &kernel : winograd_kernels(isa))
       for (const auto &size : sizes)
         for (int64_t padding = 0; padding < kernel.kernel; ++padding) {
           const auto small = [&](int64_t large) {
@@ -237,7 +243,7 @@ int main() {
               size.batch,         size.height,       size.width, size.large,
               small(size.height), small(size.width), size.small, padding};
           if (shape.small_height > 0 && shape.small_width > 0)
-            one_case(kernels.isa, kernel,
+            one_case(name_of(isa), kernel,
                      cases
                          .try_emplace({&size - sizes, padding, kernel.kernel,
                                        kernel.stride},
