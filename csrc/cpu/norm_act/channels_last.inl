@@ -2,19 +2,20 @@
 // of the channels · inner values of a row (inner is 1 but for small contiguous tensors, see fills_vectors). Each column
 // is summed on its own; the columns of a channel are combined at the end.
 
-constexpr int64_t kWideRow = 512;                         // columns; at a wide row's end a partial vector costs little
+constexpr int64_t kWideRow = 512;                         // columns; rows of so many are not merged, see Rows
 constexpr int kStrip = IGAN_FAST_ISA_LEVEL == 2 ? 8 : 4;  // vectors of a row whose sums are kept in registers together
-constexpr int64_t kBlockBytes = 131072;                   // half of a level-2 cache
+constexpr int64_t kBlockBytes = 131072;                   // of a block in the compute type: half a level-2 cache
 
 // Rows [begin, end) of which the first `width` columns are used.
 struct Span {
   int64_t begin, end, width;
 };
 
-// Where the columns do not fill whole vectors, or only a few vectors, several rows of the tensor are taken as one
-// merged row. Example: 3 channels and vectors of 16 floats. 16 rows of the tensor make a merged row of 48 columns,
-// which is 3 whole vectors. Of 40 rows of the tensor, 32 are two merged rows, and the last 8 are the tail, half a
-// merged row of 24 columns: a vector of 16 and a partial vector of 8. From here on, "row" means a merged row.
+// Where the columns of a row do not fill whole vectors, or fill only a few, several rows of the tensor are taken as one
+// merged row. A wide row is not merged: one partial vector at its end costs little. Example: 3 channels and vectors of
+// 16 floats. 16 rows of the tensor make a merged row of 48 columns, which is 3 whole vectors. Of 40 rows of the tensor,
+// 32 are two merged rows, and the last 8 are the tail, half a merged row of 24 columns: a vector of 16 and a partial
+// vector of 8. From here on, "row" means a merged row.
 template <typename A>
 struct Rows {
   int64_t channels, inner;
@@ -46,11 +47,13 @@ struct Rows {
   int64_t first_block(int64_t segment) const { return blocks() * segment / segments(); }
 };
 
+// Loads `lanes` values, a whole vector or fewer; the other lanes become 0.
 template <typename T>
 IGAN_FAST_INLINE auto load_lanes(const T* from, int64_t lanes) {
   return lanes == kLanes<typename AccOf<T>::type> ? load(from) : load_partial(from, lanes);
 }
 
+// Stores `lanes` values; a whole vector with kStream by a streaming store.
 template <bool kStream, typename T, typename V>
 IGAN_FAST_INLINE void store_lanes(T* to, V v, int64_t lanes) {
   lanes == kLanes<typename AccOf<T>::type> ? store<kStream>(to, v) : store_partial(to, v, lanes);

@@ -1,10 +1,11 @@
 // The matrix products between the transforms: of each plane, (tiles, channels in) · (channels in, channels out).
 
-constexpr int kRows = IGAN_FAST_ISA_LEVEL == 2 ? 12 : 6;  // a block of the result whose sums are kept in registers
-constexpr int64_t kPanel = 2 * kLanes<float>;             // the columns of that block
+// The size of a block of the result whose sums are kept in registers.
+constexpr int kRows = IGAN_FAST_ISA_LEVEL == 2 ? 12 : 6;
+constexpr int64_t kPanel = 2 * kLanes<float>;
 
-// c = a · b, or c += a · b with kAdd; a is (R, depth), b is (depth, kPanel), c is (R, kPanel). a's elements are a_row
-// and a_step apart, so that it may be transposed.
+// c = a · b, or c += a · b with kAdd; a is (R, depth), b is (depth, kPanel), c is (R, kPanel). a_row is the stride of
+// a's rows, a_step that of its columns; they allow a to be a transposed matrix.
 template <int R, bool kAdd>
 void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t depth, float* c,
               int64_t c_row) {
@@ -33,7 +34,7 @@ constexpr std::array<Multiply, sizeof...(r)> multiply_table(std::integer_sequenc
   return {&multiply<r + 1, kAdd>...};
 }
 
-// The same for any number of rows.
+// The same for any number of rows of a and c.
 template <bool kAdd>
 void multiply_rows(int64_t rows, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step,
                    int64_t depth, float* c, int64_t c_row) {

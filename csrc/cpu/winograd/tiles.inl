@@ -1,5 +1,5 @@
-// Feature maps are divided into tiles. This is what a tile reads and writes, and how its transforms are stored: plane p
-// is a matrix (tiles, channels) that holds value p of every tile's transform.
+// Feature maps are divided into tiles. This file has what a tile reads and writes, and how transforms are stored: plane
+// p is a matrix (tiles, channels) of value p of every tile's transform.
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -7,6 +7,7 @@ inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multi
 // apart: their values would all fall into the same set of the cache.
 inline int64_t plane_size(int64_t rows, int64_t columns) { return round_up(rows * columns, 32) + 16; }
 
+// At most a vector: `lanes` may be more than it has.
 IGAN_FAST_INLINE V load_lanes(const float* from, int64_t lanes) {
   return lanes >= kLanes<float> ? load(from) : load_partial(from, lanes);
 }
