@@ -1,9 +1,16 @@
-"""Builds the optional extension ``igan_fast._C``; all else is declared in pyproject.toml.
+"""Builds the optional extension ``igan_fast._C``. Everything else is declared in pyproject.toml.
 
-Environment: ``NO_EXTENSION=1`` builds none; ``NO_CUDA=1`` none of its CUDA part; ``FORCE_CUDA=1`` fails where that
-cannot be built; ``TORCH_CUDA_ARCH_LIST`` names its targets; ``MAX_JOBS`` limits the compilers at work at once. The
-CPU part is always built, the CUDA part where torch has CUDA and nvcc is found: whether a GPU is in sight is not
-asked. Where nothing can be built the installation succeeds all the same, and ``python -m igan_fast.ops`` tells why.
+The extension has a CPU part and a CUDA part. The CUDA part is built where torch has CUDA and nvcc is found; no GPU is
+needed for that. Where nothing can be built, the installation succeeds without the extension, and
+``python -m igan_fast.ops`` tells why.
+
+Environment variables:
+
+- ``NO_EXTENSION=1``: build no extension.
+- ``NO_CUDA=1``: build only the CPU part.
+- ``FORCE_CUDA=1``: fail where the CUDA part cannot be built.
+- ``TORCH_CUDA_ARCH_LIST``: the GPU architectures to compile for.
+- ``MAX_JOBS``: the number of compilers that run at once.
 """
 
 from __future__ import annotations
@@ -24,12 +31,12 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 NOTE = "_build_failure.txt"  # where igan_fast.ops.backend looks for the reason
-CUDA_TARGETS = "8.0;9.0a;9.0+PTX"  # Ampere, Hopper with its own instructions, and whatever comes later
+CUDA_TARGETS = "8.0;9.0a;9.0+PTX"  # Ampere, Hopper with its own instructions, and PTX for later architectures
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is built: ``cuda`` is None where it is left out; ``reason`` says why something is."""
+    """What is built. ``cuda`` is nvcc's path, None without the CUDA part; ``reason`` says why something is left out."""
 
     extension: bool
     cuda: str | None
@@ -59,7 +66,7 @@ def decide(env: Mapping[str, str], torch_cuda: str | None, nvcc: str | None, com
 
 
 def main() -> None:
-    """Run setuptools with the extension that can be built here."""
+    """Runs setuptools with the extension that can be built here."""
     try:
         import torch
         from torch.utils import cpp_extension
@@ -73,7 +80,7 @@ def main() -> None:
 
 
 def run(plan: Plan, extensions: list[Any], builder: Any) -> None:
-    """Build, or leave a note of why not beside the package's files."""
+    """Builds. Where that fails, a file beside the package's files says why."""
     source = ROOT / "igan_fast"
 
     def keep_note(folder: Path, reason: str) -> None:
@@ -111,9 +118,8 @@ def run(plan: Plan, extensions: list[Any], builder: Any) -> None:
 
 
 def extension(plan: Plan, cpp_extension: Any) -> Any:
-    """``igan_fast._C`` out of the sources and flags of csrc/build.json."""
+    """``igan_fast._C``, from the sources that csrc/build.json matches and with its flags."""
     recipe = json.loads((ROOT / "csrc" / "build.json").read_text(encoding="utf-8"))
-    names = [*recipe["module"], *recipe["operators"], *recipe["kernels"], *(recipe["cuda"] if plan.cuda else [])]
     targets, cuda_version = "", ""
     kind = cpp_extension.CppExtension
     flags = {"cxx": recipe["cxx_flags"]}
@@ -129,7 +135,7 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
     texts = {"FLAGS": " ".join(recipe["cxx_flags"]), "CUDA_VERSION": cuda_version, "CUDA_TARGETS": targets}
     built = kind(
         "igan_fast._C",
-        [str(Path("csrc") / name) for name in names],
+        sources(recipe, cuda=bool(plan.cuda)),
         include_dirs=[str(ROOT / "csrc"), *pybind11_include()],
         define_macros=[
             *((name, value or None) for name, _, value in (d.partition("=") for d in definitions)),
@@ -138,13 +144,25 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
         extra_compile_args=flags,
         depends=[str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()],
     )
-    # The operators are bound by libtorch's stable ABI alone; one binary outlives torch's releases.
+    # The operators use libtorch's stable ABI alone, so one binary works with several releases of torch.
     built.libraries = [library for library in built.libraries if library != "torch_python"]
     return built
 
 
+def sources(recipe: Mapping[str, list[str]], *, cuda: bool) -> list[str]:
+    """The files that the recipe's patterns match, relative to the root. The kernels, slowest to compile, come first."""
+    found = []
+    for part in ("kernels", "module", "operators", *(["cuda"] if cuda else [])):
+        for pattern in recipe[part]:
+            matches = sorted((ROOT / "csrc").glob(pattern))
+            if not matches:
+                raise SystemExit(f"csrc/{pattern} matches no file; csrc/build.json names it")
+            found += [str(path.relative_to(ROOT)) for path in matches]
+    return found
+
+
 def pybind11_include() -> list[str]:
-    """The released pybind11's headers, ahead of the ones that torch ships; those where it is not installed."""
+    """The headers of the installed pybind11, which come before those that torch ships; empty where there is none."""
     try:
         import pybind11
     except ImportError:
@@ -153,18 +171,18 @@ def pybind11_include() -> list[str]:
 
 
 def find_nvcc(cuda_home: str | None) -> str | None:
-    """The path of nvcc."""
+    """The path of nvcc, None where there is none."""
     inside = Path(cuda_home) / "bin" / "nvcc" if cuda_home else None
     return str(inside) if inside and inside.is_file() else shutil.which("nvcc")
 
 
 def find_compiler() -> str | None:
-    """The path of the C++ compiler that torch's build would call."""
+    """The path of the C++ compiler that torch's build calls, None where there is none."""
     return shutil.which((os.environ.get("CXX") or "c++").split()[0])
 
 
 def describe(plan: Plan) -> str:
-    """One line on what is about to be built."""
+    """One line on what is built."""
     if not plan.extension:
         return plan.reason
     jobs = f", MAX_JOBS={os.environ['MAX_JOBS']}" if os.environ.get("MAX_JOBS") else ""
@@ -175,7 +193,7 @@ def describe(plan: Plan) -> str:
 
 
 def say(line: str) -> None:
-    """One line to the one who installs; pip shows it with --verbose."""
+    """Prints a line; pip shows it with --verbose."""
     print(f"igan_fast: {line}", file=sys.stderr, flush=True)
 
 

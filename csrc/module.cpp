@@ -1,12 +1,12 @@
-// igan_fast._C: importing it registers the operators (ops.cpp and the kernels' files do, as they are loaded); its one
-// function tells how it was built.
+// igan_fast._C. Importing it registers the operators: every schema.cpp, operators.cpp and .cu does so when it is
+// loaded. Its one function tells how it was built.
 
 #include <pybind11/pybind11.h>
 #include <torch/headeronly/version.h>
 
 #include <string>
 
-#include "cpu/kernels.h"
+#include "cpu/isa.h"
 
 #define IGAN_FAST_STRING_OF(x) #x
 #define IGAN_FAST_STRING(x) IGAN_FAST_STRING_OF(x)
@@ -29,7 +29,7 @@ pybind11::dict build_info() {
   info["flags"] = IGAN_FAST_FLAGS;
   info["torch"] = IGAN_FAST_STRING(TORCH_VERSION_MAJOR) "." IGAN_FAST_STRING(TORCH_VERSION_MINOR);
   info["cpu_instruction_sets"] = igan_fast::cpu::isas_compiled();
-  info["cpu_instruction_set_used"] = igan_fast::cpu::isa_in_use();
+  info["cpu_instruction_set_used"] = igan_fast::cpu::name_of(igan_fast::cpu::isa_in_use());
   info["cuda"] = IGAN_FAST_CUDA_VERSION;
   info["cuda_targets"] = IGAN_FAST_CUDA_TARGETS;
   return info;

@@ -61,11 +61,18 @@ def test_contradictions_are_refused(setup_py, env, options, message):
         decide(setup_py, **options, **env)
 
 
-def test_the_recipe_names_every_source_and_only_what_is_there():
+def test_the_recipe_finds_every_source_once(setup_py):
     recipe = json.loads((ROOT / "csrc" / "build.json").read_text(encoding="utf-8"))
-    named = {name for key in ("kernels", "operators", "cuda", "module") for name in recipe[key]}
-    there = {str(p.relative_to(ROOT / "csrc")) for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".cu")}
-    assert named == there
+    found = setup_py.sources(recipe, cuda=True)
+    there = [str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".cu")]
+    assert sorted(found) == sorted(there)
+    assert not [name for name in setup_py.sources(recipe, cuda=False) if name.endswith(".cu")]
+
+
+def test_a_pattern_that_matches_nothing_is_refused(setup_py):
+    recipe = {"kernels": ["cpu/*/no_such.cpp"], "module": [], "operators": []}
+    with pytest.raises(SystemExit, match=r"csrc/cpu/\*/no_such\.cpp matches no file"):
+        setup_py.sources(recipe, cuda=False)
 
 
 @pytest.mark.slow

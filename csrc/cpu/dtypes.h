@@ -1,11 +1,11 @@
-// Half and bfloat16 as bits, with conversions for where the CPU has none.
+// Half and bfloat16 as bits, and their conversions in integer arithmetic, for CPUs that have no instructions for them.
 
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "kernels.h"
+#include "ops/dtype.h"
 
 namespace igan_fast::cpu {
 
@@ -31,7 +31,7 @@ inline float to_float(Half value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (magnitude << 13));  // Inf, NaN
-  // 2^112 undoes the difference of the exponents' biases, subnormals included.
+  // 2^112 is the difference of the exponents' biases. A multiplication handles subnormals too.
   const float scaled = bit_cast<float>(magnitude << 13) * bit_cast<float>(0x77800000u);
   return bit_cast<float>(sign | bit_cast<uint32_t>(scaled));
 }
@@ -56,7 +56,7 @@ inline Half from_float<Half>(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
   if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65520 and above round to Inf
-  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 lets the adder round at 2^-24
+  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 makes the hardware round at 2^-24
     const float rounded = bit_cast<float>(magnitude) + 0.5f;
     return {static_cast<uint16_t>(sign | (bit_cast<uint32_t>(rounded) - 0x3f000000u))};
   }
@@ -69,17 +69,7 @@ inline float from_float<float>(float value) {
   return value;
 }
 
-template <typename T>
-inline T from_acc(float value) {
-  return from_float<T>(value);
-}
-
-template <typename T>
-inline T from_acc(double value) {
-  static_assert(sizeof(T) == sizeof(double));
-  return value;
-}
-
+// The type that values of T are computed in.
 template <typename T>
 struct AccOf {
   using type = float;
@@ -89,7 +79,7 @@ struct AccOf<double> {
   using type = double;
 };
 
-// function(T{}) with the type that dtype names.
+// Calls function(T{}) with the type T of dtype.
 template <typename Function>
 inline void with_type(Dtype dtype, const Function& function) {
   switch (dtype) {

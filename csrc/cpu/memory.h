@@ -1,4 +1,4 @@
-// What the kernels and their callers know about this machine's memory.
+// Large outputs: caches and pages.
 
 #pragma once
 
@@ -11,9 +11,10 @@
 
 namespace igan_fast::cpu {
 
-// Whether an output is so large that its reader will not find it in a cache: then it is written past them, which leaves
-// the inputs there and spares reading what is overwritten.
-inline bool past_the_caches(int64_t bytes, const void* out) {
+// Whether to write an output with streaming stores, which bypass the caches. They pay for an output so large that the
+// caches would not hold it until it is read: the inputs stay in the caches, and memory is not read before it is
+// overwritten.
+inline bool bypasses_caches(int64_t bytes, const void* out) {
   static const int64_t last_level = [] {
     int64_t size = 0;
 #if defined(__linux__) && defined(_SC_LEVEL3_CACHE_SIZE)
@@ -24,9 +25,8 @@ inline bool past_the_caches(int64_t bytes, const void* out) {
   return bytes >= last_level / 2 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
 }
 
-// Asks for huge pages where a fresh large output begins to be written: a page fault per 4 KiB costs several times the
-// writing itself.
-inline void expect_large_write(void* data, int64_t bytes) {
+// Asks the system for huge pages in a new output. A page fault for every 4 KiB costs several times the writing itself.
+inline void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;

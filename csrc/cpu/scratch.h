@@ -1,4 +1,4 @@
-// Memory for a call's intermediate results, which a thread keeps for its next call: fresh pages cost more than most of
+// Memory for a call's intermediate results. A thread keeps it for its next call, since new pages cost more than most of
 // what is written to them.
 
 #pragma once
@@ -8,14 +8,14 @@
 #include <new>
 #include <utility>
 
-#include "memory.h"
+#include "cpu/memory.h"
 
 namespace igan_fast::cpu {
 
-constexpr int64_t kKeptFloats = int64_t{16} << 20;  // that a thread keeps at most, for its whole life: 64 MiB
+constexpr int64_t kMaxKeptFloats = int64_t{16} << 20;  // a thread keeps at most 64 MiB, until it ends
 
-// So many floats, on a cache line's border, not initialised. There is no count without its memory: where that cannot be
-// had, there is no object.
+// An uninitialised array of floats, aligned to a cache line. The constructor throws std::bad_alloc, so that count() is
+// never more than what is allocated.
 class Floats {
  public:
   Floats() = default;
@@ -36,7 +36,7 @@ class Floats {
   };
   static float* allocate(int64_t bytes) {
     void* memory = ::operator new(static_cast<size_t>(bytes), kAlignment);
-    expect_large_write(memory, bytes);
+    advise_huge_pages(memory, bytes);
     return static_cast<float*>(memory);
   }
 
@@ -44,19 +44,19 @@ class Floats {
   int64_t count_ = 0;
 };
 
-// At least so many floats, for as long as this lives: what the thread has kept, or where that is less, other memory. A
-// second one in the same thread, while the first lives, has memory of its own.
+// At least `count` floats for the lifetime of this object: what the thread has kept, or a new array where that is too
+// small. A second Scratch in the same thread, while the first lives, gets its own array.
 class Scratch {
  public:
   explicit Scratch(int64_t count) : floats_(std::move(kept())) {
     if (floats_.count() >= count) return;
-    floats_ = Floats();  // first, so that never both are there
+    floats_ = Floats();  // frees the small array before the large one is allocated
     floats_ = Floats(count);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() {
-    if (floats_.count() <= kKeptFloats && floats_.count() > kept().count()) kept() = std::move(floats_);
+    if (floats_.count() <= kMaxKeptFloats && floats_.count() > kept().count()) kept() = std::move(floats_);
   }
   float* data() const { return floats_.data(); }
 

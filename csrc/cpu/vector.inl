@@ -1,5 +1,6 @@
-// Vectors of the instruction set that for_each_isa.h compiles for, as GCC's vector types: arithmetic is plain C++, and
-// only what the language has no word for is an intrinsic. No include guard: this is compiled once per instruction set.
+// Vectors of the instruction set that for_each_isa.inl compiles for, as GCC's vector types. Arithmetic on them is plain
+// C++; intrinsics are used only for what C++ cannot express. There is no include guard: this file is compiled once per
+// instruction set.
 
 constexpr int kBytes = IGAN_FAST_VECTOR_BYTES;
 
@@ -46,7 +47,7 @@ IGAN_FAST_INLINE Vec<float> load(const Half* from) {
 #endif
 }
 
-// The bits of a vector of Acc, narrowed to T.
+// A vector of Acc rounded to the dtype of the first argument, as bits.
 IGAN_FAST_INLINE Vec<float> narrow(float, Vec<float> v) { return v; }
 IGAN_FAST_INLINE Vec<double> narrow(double, Vec<double> v) { return v; }
 IGAN_FAST_INLINE Vec16 narrow(BFloat16, Vec<float> v) {
@@ -67,7 +68,7 @@ IGAN_FAST_INLINE Vec16 narrow(Half, Vec<float> v) {
 #endif
 }
 
-// Past the caches, for outputs too large to be found there again; `to` aligned to the size of V.
+// A streaming store (see bypasses_caches); `to` is aligned to the size of V.
 template <typename V>
 IGAN_FAST_INLINE void stream_bits(void* to, V v) {
 #if IGAN_FAST_X86
@@ -84,7 +85,7 @@ IGAN_FAST_INLINE void stream_bits(void* to, V v) {
   std::memcpy(to, &v, sizeof(V));
 }
 
-// What was streamed is seen by every thread from here on.
+// Makes the streaming stores of this thread visible to the others.
 IGAN_FAST_INLINE void end_streams() {
 #if IGAN_FAST_X86
   _mm_sfence();
@@ -100,7 +101,7 @@ IGAN_FAST_INLINE void store(T* to, V v) {
     std::memcpy(to, &bits, sizeof(bits));
 }
 
-// The first `count` lanes; the others are 0.
+// The first `count` lanes; the others become 0. Memory past them is not read.
 template <typename T>
 IGAN_FAST_INLINE auto load_partial(const T* from, int64_t count) {
 #if IGAN_FAST_ISA_LEVEL == 2
@@ -123,6 +124,7 @@ IGAN_FAST_INLINE auto load_partial(const T* from, int64_t count) {
 #endif
 }
 
+// The first `count` lanes, and nothing past them.
 template <typename T, typename V>
 IGAN_FAST_INLINE void store_partial(T* to, V v, int64_t count) {
 #if IGAN_FAST_ISA_LEVEL == 2
@@ -142,6 +144,7 @@ IGAN_FAST_INLINE void store_partial(T* to, V v, int64_t count) {
 #endif
 }
 
+// v with 0 in all lanes but the first `count`.
 template <typename T>
 IGAN_FAST_INLINE Vec<T> keep_lanes(Vec<T> v, int64_t count) {
   using I = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
@@ -157,7 +160,7 @@ IGAN_FAST_INLINE Vec<double> magnitude(Vec<double> v) {
   return reinterpret_cast<Vec<double>>(reinterpret_cast<Vec<uint64_t>>(v) & 0x7fffffffffffffffull);
 }
 
-// In double and lane by lane, so that the order is fixed.
+// Adds in double and lane by lane, so that the order is fixed.
 template <typename T>
 IGAN_FAST_INLINE double sum_lanes(Vec<T> v) {
   double sum = 0;
@@ -165,7 +168,7 @@ IGAN_FAST_INLINE double sum_lanes(Vec<T> v) {
   return sum;
 }
 
-// One bit per lane where v > 0.
+// Bit l is set where lane l of v is > 0.
 IGAN_FAST_INLINE uint64_t positive_lanes(Vec<float> v) {
 #if IGAN_FAST_ISA_LEVEL == 2
   return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(v), _mm512_setzero_ps(), _CMP_GT_OQ);
@@ -195,29 +198,29 @@ IGAN_FAST_INLINE uint64_t positive_lanes(Vec<double> v) {
 #endif
 }
 
-// Per lane: `yes` where the bit of `positive` is set, `no` where that of `negative` is, else 0 (U: an unsigned type as
-// wide as a value; the values are bits).
+// Lane l is `plus` where bit l of `positive` is set, `minus` where bit l of `negative` is, else 0. U is an unsigned
+// integer of the value's size: plus and minus are the bits of values.
 template <typename U>
-IGAN_FAST_INLINE Vec<U> select_lanes(uint64_t positive, uint64_t negative, U yes, U no) {
+IGAN_FAST_INLINE Vec<U> select_lanes(uint64_t positive, uint64_t negative, U plus, U minus) {
 #if IGAN_FAST_ISA_LEVEL == 2
   __m512i v;
   if constexpr (sizeof(U) == 2) {
-    v = _mm512_maskz_set1_epi16(static_cast<__mmask32>(positive), static_cast<short>(yes));
-    v = _mm512_mask_set1_epi16(v, static_cast<__mmask32>(negative), static_cast<short>(no));
+    v = _mm512_maskz_set1_epi16(static_cast<__mmask32>(positive), static_cast<short>(plus));
+    v = _mm512_mask_set1_epi16(v, static_cast<__mmask32>(negative), static_cast<short>(minus));
   } else if constexpr (sizeof(U) == 4) {
-    v = _mm512_maskz_set1_epi32(static_cast<__mmask16>(positive), static_cast<int>(yes));
-    v = _mm512_mask_set1_epi32(v, static_cast<__mmask16>(negative), static_cast<int>(no));
+    v = _mm512_maskz_set1_epi32(static_cast<__mmask16>(positive), static_cast<int>(plus));
+    v = _mm512_mask_set1_epi32(v, static_cast<__mmask16>(negative), static_cast<int>(minus));
   } else {
-    v = _mm512_maskz_set1_epi64(static_cast<__mmask8>(positive), static_cast<long long>(yes));
-    v = _mm512_mask_set1_epi64(v, static_cast<__mmask8>(negative), static_cast<long long>(no));
+    v = _mm512_maskz_set1_epi64(static_cast<__mmask8>(positive), static_cast<long long>(plus));
+    v = _mm512_mask_set1_epi64(v, static_cast<__mmask8>(negative), static_cast<long long>(minus));
   }
   return reinterpret_cast<Vec<U>>(v);
 #else
   Vec<U> bit;
   for (int i = 0; i < kLanes<U>; ++i) bit[i] = static_cast<U>(U{1} << i);
-  const Vec<U> plus = reinterpret_cast<Vec<U>>(((Vec<U>{} + static_cast<U>(positive)) & bit) != 0);
-  const Vec<U> minus = reinterpret_cast<Vec<U>>(((Vec<U>{} + static_cast<U>(negative)) & bit) != 0);
-  return (plus & yes) | (minus & no);
+  const Vec<U> is_positive = reinterpret_cast<Vec<U>>(((Vec<U>{} + static_cast<U>(positive)) & bit) != 0);
+  const Vec<U> is_negative = reinterpret_cast<Vec<U>>(((Vec<U>{} + static_cast<U>(negative)) & bit) != 0);
+  return (is_positive & plus) | (is_negative & minus);
 #endif
 }
 
@@ -226,28 +229,34 @@ IGAN_FAST_INLINE void unroll_sequence(const Function& function, std::integer_seq
   (function(k), ...);
 }
 
-// function(0) … function(count − 1), so that arrays indexed by its argument can stand in registers.
+// Calls function(0) … function(count − 1). Unrolled, so that arrays indexed by its argument are kept in registers.
 template <int count, typename Function>
 IGAN_FAST_INLINE void unroll(const Function& function) {
   unroll_sequence(function, std::make_integer_sequence<int, count>{});
 }
 
+// Calls function(begin, end) for chunks of [0, count), in parallel.
 template <typename Function>
-IGAN_FAST_INLINE void parallel(ParallelFor run, int64_t count, int64_t grain, const Function& function) {
-  run(
+IGAN_FAST_INLINE void parallel(ParallelFor parallel_for, int64_t count, int64_t grain, const Function& function) {
+  parallel_for(
       0, count, grain,
       [](int64_t begin, int64_t end, void* context) { (*static_cast<const Function*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&function)));
 }
 
-// LeakyReLU. A slope of 0 is a ReLU, as PyTorch's: −∞ and what is below 0 become 0, where 0 · −∞ would be a NaN.
+// A ParallelFor that runs on the calling thread alone.
+inline void serially(int64_t begin, int64_t end, int64_t, Body body, void* context) {
+  if (begin < end) body(begin, end, context);
+}
+
+// LeakyReLU. Slope 0 is a ReLU: it returns 0 for −∞ as PyTorch does, where 0 · −∞ would be NaN.
 template <typename V, typename S>
 IGAN_FAST_INLINE V activate(V z, S slope) {
   if (slope == 0) return z <= 0 ? V{} : z;
   return z > 0 ? z : z * slope;
 }
 
-// The gradient before it, from that behind it and z.
+// The gradient of the LeakyReLU's input z, from the gradient of its output.
 template <typename V, typename S>
 IGAN_FAST_INLINE V activate_backward(V z, V grad, S slope) {
   if (slope == 0) return z <= 0 ? V{} : grad;

@@ -19,15 +19,15 @@ status=0
 targets=(sm_80 sm_90a)
 generate=()
 for target in "${targets[@]}"; do generate+=(-gencode "arch=compute_${target#sm_},code=$target"); done
-for source in "$csrc"/cuda/*.cu; do
+for source in "$csrc"/cuda/*/*.cu; do
     log="$work/log"
-    if ! "$nvcc" "${flags[@]}" "${generate[@]}" -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000 -isystem "$include" \
+    if ! "$nvcc" "${flags[@]}" "${generate[@]}" -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000 -I "$csrc" -isystem "$include" \
         -Xptxas -v -c "$source" -o "$work/object.o" > "$log" 2>&1; then
         grep -E "error" "$log" || cat "$log"
         exit 1
     fi
     # ptxas says for each kernel: its mangled name and target, then its stack and spills, then its registers.
-    awk -v targets="${targets[*]}" -v source="$(basename "$source")" '
+    awk -v targets="${targets[*]}" -v source="${source#"$csrc/cuda/"}" '
         /Compiling entry function/ {
             name = $0; sub(/.*function .\047?/, "", name); sub(/\047.*/, "", name)
             target = $0; sub(/.* for .?\047/, "", target); sub(/\047.*/, "", target)
@@ -42,7 +42,7 @@ for source in "$csrc"/cuda/*.cu; do
             count = split(targets, wanted, " ")
             for (i = 1; i <= count; i++) {
                 t = wanted[i]
-                printf "%-7s %-20s %3d kernels, at most %3d registers, %d with spills or a stack\n", t, source, kernels[t], most[t], bad[t]
+                printf "%-7s %-22s %3d kernels, at most %3d registers, %d with spills or a stack\n", t, source, kernels[t], most[t], bad[t]
                 if (bad[t] > 0 || !kernels[t]) failed = 1
             }
             exit failed

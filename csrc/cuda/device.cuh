@@ -1,5 +1,5 @@
-// What the CUDA kernels share: conversions, vector accesses, reductions in a fixed order, and launches on torch's
-// stream.
+// What the CUDA kernels of all operators use: 64-bit indices, conversions, vector accesses, sums in a fixed order, and
+// launches on torch's stream.
 
 #pragma once
 
@@ -8,22 +8,24 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include "../shared/tensors.h"
+#include "ops/tensors.h"
 
 namespace igan_fast::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
-constexpr unsigned kAll = 0xffffffffu;
+constexpr unsigned kFullWarp = 0xffffffffu;
 
-// The rule of indices: a block's number is an int64 from the start, sizes are int64, and so is what is made of them. In
-// 32 bits are only a thread's number, and the step of a walk, which the host keeps below 2^31 (walk_of). Of a grid the
-// second and the third dimension end at 65,535 and the first at 2^31 - 1, which the host checks (walk_of, grid_of).
+// The rule of indices: a block's index and all sizes are int64, and so is every offset computed from them. Kernels read
+// blockIdx only through these functions. Two things have 32 bits: a thread's index, and the step of norm_act's loops,
+// which the host keeps below 2^31 (partition_of). A grid has at most 2^31 - 1 blocks in x and 65,535 in y and in z; the
+// host checks that (partition_of, grid_of).
 __device__ inline int64_t block_x() { return static_cast<int64_t>(blockIdx.x); }
 __device__ inline int64_t block_y() { return static_cast<int64_t>(blockIdx.y); }
 __device__ inline int64_t block_z() { return static_cast<int64_t>(blockIdx.z); }
 
+// The type that values of T are computed in.
 template <typename T>
 struct AccOf {
   using type = float;
@@ -51,21 +53,21 @@ __device__ inline T narrow(A value) {
   }
 }
 
-// LeakyReLU. A slope of 0 is a ReLU, as PyTorch's: −∞ and what is below 0 become 0, where 0 · −∞ would be a NaN.
+// LeakyReLU. Slope 0 is a ReLU: it returns 0 for −∞ as PyTorch does, where 0 · −∞ would be NaN.
 template <typename A>
 __device__ inline A activate(A z, A slope) {
   if (slope == 0) return z <= 0 ? A(0) : z;
   return z > 0 ? z : z * slope;
 }
 
-// The gradient before it, from that behind it and z.
+// The gradient of the LeakyReLU's input z, from the gradient of its output.
 template <typename A>
 __device__ inline A activate_backward(A z, A grad, A slope) {
   if (slope == 0) return z <= 0 ? A(0) : grad;
   return z > 0 ? grad : grad * slope;
 }
 
-// function(T{}) with the type that dtype names.
+// Calls function(T{}) with the type T of dtype.
 template <typename Function>
 void with_type(Dtype dtype, const Function& function) {
   switch (dtype) {
@@ -76,7 +78,7 @@ void with_type(Dtype dtype, const Function& function) {
   }
 }
 
-// V values in one access.
+// V values that one instruction loads or stores.
 template <typename T, int V>
 struct alignas(sizeof(T) * V) Pack {
   T values[V];
@@ -87,7 +89,7 @@ constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// Any of the four dtypes at an index; for the few values per channel.
+// data[index], of any of the four dtypes. Slower than a typed access: for the few values per channel.
 __device__ inline double read(const void* data, Dtype dtype, int64_t index) {
   switch (dtype) {
     case Dtype::Half: return static_cast<double>(wide(static_cast<const __half*>(data)[index]));
@@ -97,11 +99,11 @@ __device__ inline double read(const void* data, Dtype dtype, int64_t index) {
   }
 }
 
-// The sum over the block, in a fixed order, in thread 0. Every thread of the block calls it.
+// The sum over the block, in a fixed order. Every thread of the block calls it; thread 0 gets the result.
 __device__ inline double block_sum(double value) {
   __shared__ double warps[kWarps];
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_down_sync(kAll, value, offset);
-  __syncthreads();  // a former call's result may still be read
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_down_sync(kFullWarp, value, offset);
+  __syncthreads();  // another thread may still read the previous call's warps
   if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = value;
   __syncthreads();
   if (threadIdx.x == 0)
@@ -109,7 +111,7 @@ __device__ inline double block_sum(double value) {
   return value;
 }
 
-// The device of a tensor and its current stream, for as long as this lives.
+// Makes the tensor's device the current one during its lifetime, and converts to that device's current stream.
 class Launch {
  public:
   explicit Launch(const Tensor& tensor) : guard_(tensor.get_device_index()) {

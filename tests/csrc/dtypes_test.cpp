@@ -1,4 +1,4 @@
-// Half and bfloat16 conversions, every value of them, against arithmetic in
+// The conversions of every half and bfloat16 value, against arithmetic in
 // double.
 
 #include "testing.h"

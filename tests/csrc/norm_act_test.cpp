@@ -1,6 +1,8 @@
 // norm_act's CPU kernels against loops in double, on buffers of exactly the
 // size that they may touch.
 
+#include "cpu/norm_act/kernels.h"
+
 #include "testing.h"
 
 using namespace igan_fast;
@@ -8,15 +10,8 @@ using namespace igan_fast::cpu;
 
 namespace {
 
-template <typename A> const NormKernels<A> &table(const Kernels &kernels) {
-  if constexpr (std::is_same_v<A, double>)
-    return kernels.norm_double;
-  else
-    return kernels.norm;
-}
-
-// (group, channel, value within them) → place in memory.
-size_t place(const NormShape &s, int64_t group, int64_t channel, int64_t k) {
+// The index in memory of value k of a group and channel.
+size_t index_of(const NormShape &s, int64_t group, int64_t channel, int64_t k) {
   return static_cast<size_t>(
       ((group * s.rows + k / s.inner) * s.channels + channel) * s.inner +
       k % s.inner);
@@ -27,8 +22,7 @@ double relative(double difference, double scale) {
 }
 
 template <typename T>
-void one_shape(const Kernels &kernels, const NormShape &s,
-               double mean_of_data) {
+void one_shape(Isa isa, const NormShape &s, double mean_of_data) {
   using A = typename AccOf<T>::type;
   const size_t count = static_cast<size_t>(s.groups * s.values() * s.channels),
                channels = static_cast<size_t>(s.channels);
@@ -49,7 +43,7 @@ void one_shape(const Kernels &kernels, const NormShape &s,
                  var = mean;
   const NormParams<A> params{weight.data(), bias.data(), static_cast<A>(1e-5),
                              static_cast<A>(0.2)};
-  const NormKernels<A> &norm = table<A>(kernels);
+  const NormKernels<A> &norm = norm_act_kernels<A>(isa);
 
   norm.forward(s, dtype_of<T>(), x.data(), params, y.data(), mean.data(),
                var.data(), &on_threads);
@@ -64,39 +58,40 @@ void one_shape(const Kernels &kernels, const NormShape &s,
     for (int64_t c = 0; c < s.channels; ++c) {
       double mu = 0, square = 0, sum_grad = 0, sum_product = 0;
       for (int64_t k = 0; k < s.values(); ++k)
-        mu += static_cast<double>(to_float(x[place(s, g, c, k)])) / n;
+        mu += static_cast<double>(to_float(x[index_of(s, g, c, k)])) / n;
       for (int64_t k = 0; k < s.values(); ++k)
         square += std::pow(
-            static_cast<double>(to_float(x[place(s, g, c, k)])) - mu, 2);
+            static_cast<double>(to_float(x[index_of(s, g, c, k)])) - mu, 2);
       const double w = weight[static_cast<size_t>(c)],
                    b = bias[static_cast<size_t>(c)],
                    inverse = 1 / std::sqrt(square / n + 1e-5);
       const auto normal = [&](int64_t k) {
-        return (static_cast<double>(to_float(x[place(s, g, c, k)])) - mu) *
+        return (static_cast<double>(to_float(x[index_of(s, g, c, k)])) - mu) *
                inverse;
       };
-      const auto passed = [&](int64_t k) {
-        return static_cast<double>(to_float(grad[place(s, g, c, k)])) *
+      const auto dz = [&](int64_t k) {
+        return static_cast<double>(to_float(grad[index_of(s, g, c, k)])) *
                (normal(k) * w + b > 0 ? 1 : 0.2);
       };
       for (int64_t k = 0; k < s.values(); ++k) {
-        sum_grad += passed(k);
-        sum_product += passed(k) * normal(k);
+        sum_grad += dz(k);
+        sum_product += dz(k) * normal(k);
       }
       for (int64_t k = 0; k < s.values(); ++k) {
         const double z = normal(k) * w + b, out = z > 0 ? z : 0.2 * z;
         const double d =
-            w * inverse *
-            (passed(k) - sum_grad / n - normal(k) * sum_product / n);
+            w * inverse * (dz(k) - sum_grad / n - normal(k) * sum_product / n);
         worst_y = worse(
             worst_y,
-            relative(static_cast<double>(to_float(y[place(s, g, c, k)])) - out,
+            relative(static_cast<double>(to_float(y[index_of(s, g, c, k)])) -
+                         out,
                      std::abs(out)));
         if (std::abs(z) >
             1e-3) // nearer to 0, rounding may choose the other side
           worst_dx = worse(
               worst_dx,
-              relative(static_cast<double>(to_float(dx[place(s, g, c, k)])) - d,
+              relative(static_cast<double>(to_float(dx[index_of(s, g, c, k)])) -
+                           d,
                        std::abs(d)));
       }
       weight_sums[static_cast<size_t>(c)] += sum_product;
@@ -112,42 +107,47 @@ void one_shape(const Kernels &kernels, const NormShape &s,
   CHECK(worst_y < allowed && worst_dx < 4 * allowed &&
             worst_weight < 4 * allowed && worst_bias < 4 * allowed,
         "%s, size %zu, %ld×%ld×%ld×%ld: y %g, dx %g, weight %g, bias %g",
-        kernels.isa, sizeof(T), long(s.groups), long(s.rows), long(s.channels),
+        name_of(isa), sizeof(T), long(s.groups), long(s.rows), long(s.channels),
         long(s.inner), worst_y, worst_dx, worst_weight, worst_bias);
 
   norm.forward(s, dtype_of<T>(), x.data(), params, again.data(), mean.data(),
                var.data(), &in_one_piece);
   CHECK(!std::memcmp(again.data(), y.data(), count * sizeof(T)),
-        "%s: other bits with other threads", kernels.isa);
+        "%s: other bits with other threads", name_of(isa));
   norm.inference(s, dtype_of<T>(), x.data(), params, mean.data(), var.data(),
                  again.data(), &on_threads);
   if (s.groups == 1)
     CHECK(!std::memcmp(again.data(), y.data(), count * sizeof(T)),
-          "%s: inference differs", kernels.isa);
+          "%s: inference differs", name_of(isa));
 }
 
-template <typename T> void shapes(const Kernels &kernels) {
-  const NormShape all[] = {
-      {1, 2, 1, 1}, // the fewest values
-      {1, 5, 3, 1},     {2, 33, 16, 1},  {1, 1000, 3, 1},
-      {1, 700, 130, 1}, {3, 9, 600, 1},  {20, 12, 5, 1},
-      {1, 40, 17, 4},   {2, 16, 33, 9}, // columns with several values inside
-      {1, 3, 2, 5},     {2, 3, 4, 100},  {1, 2, 3, 20000},
-      {1, 300, 20, 64}, {1, 4, 1, 9001}, {5, 1, 7, 49},
+template <typename T> void shapes(Isa isa) {
+  const NormShape
+      all[] =
+          {
+              {1, 2, 1, 1}, // the fewest values
+              {1, 5, 3, 1},     {2, 33, 16, 1},   {1, 1000, 3, 1},
+              {1, 700, 130, 1}, {3, 9, 600, 1},   {20, 12, 5, 1},
+              {1, 1003, 32, 1}, // merged rows and a tail of whole vectors
+              {2, 7, 3, 1},     // a tail alone
+              {1, 40, 17, 4}, // channels_last with several values of a channel
+              {2, 16, 33, 9},   {1, 61, 5, 3},    {1, 3, 2, 5}, // contiguous
+              {2, 3, 4, 100},   {1, 2, 3, 20000}, {1, 300, 20, 64},
+              {1, 4, 1, 9001},  {5, 1, 7, 49},
   };
   for (const NormShape &shape : all)
-    one_shape<T>(kernels, shape, 0);
+    one_shape<T>(isa, shape, 0);
 }
 
 } // namespace
 
 int main() {
-  return for_every_isa([](const Kernels &kernels) {
-    shapes<Half>(kernels);
-    shapes<BFloat16>(kernels);
-    shapes<float>(kernels);
-    shapes<double>(kernels);
-    one_shape<float>(kernels, {1, 3000, 32, 1}, 1e4);
-    one_shape<float>(kernels, {1, 30, 3, 1000}, 1e4);
+  return for_every_isa([](Isa isa) {
+    shapes<Half>(isa);
+    shapes<BFloat16>(isa);
+    shapes<float>(isa);
+    shapes<double>(isa);
+    one_shape<float>(isa, {1, 3000, 32, 1}, 1e4);
+    one_shape<float>(isa, {1, 30, 3, 1000}, 1e4);
   });
 }

@@ -1,10 +1,12 @@
-// Memory that cannot be had: the call that asks for it fails, every later one
-// is right, and what a thread keeps between calls is bounded.
+// Allocations that fail: the call throws std::bad_alloc, every later call is
+// right, and what a thread keeps between calls is bounded.
 
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <new>
+
+#include "cpu/winograd/kernels.h"
 
 #include "testing.h"
 
@@ -16,7 +18,7 @@ namespace {
 std::mutex mutex;
 size_t refused_from = SIZE_MAX, live = 0;
 
-constexpr size_t kHeader = 64; // in front of each block: its size
+constexpr size_t kHeader = 64; // precedes each block and holds its size
 
 void *allocate(size_t bytes) {
   {
@@ -78,8 +80,8 @@ struct Convolution {
   }
 
   void run(const WinogradKernels &kernel) {
-    kernel.make_filter(shape.small_channels, shape.large_channels, strides,
-                       weight.data(), false, filter.data(), &in_one_piece);
+    kernel.transform_filter(shape.small_channels, shape.large_channels, strides,
+                            weight.data(), false, filter.data(), &in_one_piece);
     kernel.convolve(shape, large.data(), filter.data(), nullptr, 1,
                     small.data(), &in_one_piece);
     kernel.weight_gradient(shape, strides, large.data(), small.data(),
@@ -106,37 +108,37 @@ size_t in_use() {
   return live;
 }
 
-void one_thread(const Kernels &kernels, const WinogradKernels &kernel) {
+void one_thread(Isa isa, const WinogradKernels &kernel) {
   Convolution few(kernel, 8, 16), many(kernel, 8, 96);
   few.run(kernel);
   const Convolution before = few;
 
   refuse_from(size_t{1} << 20);
   CHECK(fails([&] { many.run(kernel); }), "%s: there is enough memory",
-        kernels.isa);
+        name_of(isa));
   CHECK(fails([&] { many.run(kernel); }),
-        "%s: the second time, what failed is taken for granted", kernels.isa);
+        "%s: the second time, what failed is taken for granted", name_of(isa));
   refuse_from(SIZE_MAX);
   many.run(kernel);
   const Convolution first = many;
   std::thread([&] { many.run(kernel); }).join(); // a thread that never failed
   CHECK(first.small == many.small && first.gradient == many.gradient,
-        "%s: another result after a failure", kernels.isa);
+        "%s: another result after a failure", name_of(isa));
   few.run(kernel);
   CHECK(before.small == few.small && before.gradient == few.gradient,
-        "%s: another result after all", kernels.isa);
+        "%s: another result after all", name_of(isa));
 }
 
 } // namespace
 
 int main() {
-  return for_every_isa([](const Kernels &kernels) {
-    for (const WinogradKernels &kernel : kernels.winograd)
+  return for_every_isa([](Isa isa) {
+    for (const WinogradKernels &kernel : winograd_kernels(isa))
       if (kernel.kernel == 5) // in a thread that has kept nothing yet
-        std::thread([&] { one_thread(kernels, kernel); }).join();
+        std::thread([&] { one_thread(isa, kernel); }).join();
 
     // Sums of 121 planes of 512 × 512: more than a thread may keep.
-    const WinogradKernels &largest = kernels.winograd[1];
+    const WinogradKernels &largest = winograd_kernels(isa)[1];
     Convolution whole(largest, 4, 512);
     size_t before = 0, after = 0;
     std::thread([&] {
@@ -145,6 +147,6 @@ int main() {
       after = in_use();
     }).join();
     CHECK(after <= before + (size_t{64} << 20), "%s: a thread keeps %zu bytes",
-          kernels.isa, after - before);
+          name_of(isa), after - before);
   });
 }

@@ -1,5 +1,5 @@
-// A few lines in place of a test framework: checks that count, and a parallel
-// loop on real threads.
+// A small test framework: checks that count failures, parallel loops on real
+// threads, and reproducible data.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cpu/dtypes.h"
-#include "cpu/kernels.h"
+#include "cpu/isa.h"
 
 inline int failures = 0;
 
@@ -26,8 +26,8 @@ inline int failures = 0;
     }                                                                          \
   } while (false)
 
-// Chunks on three threads, in no order: more than the machine may have, so that
-// races have a chance to show.
+// Runs chunks on three threads, in no order. That is more threads than the
+// machine may have, so that races are likely to show.
 inline void on_threads(int64_t begin, int64_t end, int64_t grain,
                        igan_fast::cpu::Body body, void *context) {
   const int64_t count = end - begin,
@@ -43,6 +43,7 @@ inline void on_threads(int64_t begin, int64_t end, int64_t grain,
     thread.join();
 }
 
+// Runs all on the calling thread, as one chunk.
 inline void in_one_piece(int64_t begin, int64_t end, int64_t,
                          igan_fast::cpu::Body body, void *context) {
   if (begin < end)
@@ -62,7 +63,7 @@ struct Random {
   }
 };
 
-// Memory that nobody has written yet: NaN in every type of floats.
+// Values that no kernel has written yet: NaN in every float type.
 template <typename T> std::vector<T> unwritten(size_t count) {
   std::vector<T> values(count);
   if (count)
@@ -70,7 +71,7 @@ template <typename T> std::vector<T> unwritten(size_t count) {
   return values;
 }
 
-// The larger, where NaN is larger than all: std::max would pass over it.
+// The larger of two; NaN counts as the largest. std::max would ignore it.
 inline double worse(double a, double b) {
   return std::isnan(b) || b > a ? b : a;
 }
@@ -92,7 +93,7 @@ template <typename T> constexpr igan_fast::Dtype dtype_of() {
   return std::is_same_v<T, float> ? Dtype::Float : Dtype::Double;
 }
 
-// What a T can be trusted to.
+// The relative error that a result of type T may have.
 template <typename T> constexpr double tolerance() {
   using namespace igan_fast::cpu;
   return std::is_same_v<T, BFloat16> ? 1e-2
@@ -101,12 +102,15 @@ template <typename T> constexpr double tolerance() {
                                      : 1e-12;
 }
 
+// Calls function(isa) for each instruction set that this CPU has; the exit
+// status of the test.
 template <typename Function> int for_every_isa(const Function &function) {
-  for (const char *isa : {"baseline", "avx2", "avx512"}) {
-    const igan_fast::cpu::Kernels *kernels = igan_fast::cpu::kernels(isa);
-    std::printf("%s: %s\n", isa, kernels ? "runs" : "not on this CPU");
-    if (kernels)
-      function(*kernels);
+  for (const igan_fast::cpu::Isa isa : igan_fast::cpu::kIsas) {
+    const bool supported = igan_fast::cpu::is_supported(isa);
+    std::printf("%s: %s\n", igan_fast::cpu::name_of(isa),
+                supported ? "runs" : "not on this CPU");
+    if (supported)
+      function(isa);
   }
   std::printf("%d failures\n", failures);
   return failures != 0;

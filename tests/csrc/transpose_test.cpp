@@ -1,6 +1,7 @@
-// transpose, against the definition, at sizes around the squares and the lines.
+// transpose against its definition, at sizes around its squares and cache
+// lines.
 
-#include "cpu/transpose.h"
+#include "cpu/transpose/kernels.h"
 
 #include "testing.h"
 

@@ -1,5 +1,5 @@
-"""The rule of indices (csrc/cuda/device.cuh, igan_fast/ops/triton/common.py): every kernel takes its place in the grid
-from the one function that makes it 64 bits wide."""
+"""The rule of indices (csrc/cuda/device.cuh, igan_fast/ops/triton/common.py): every kernel reads its position in the
+grid through the one function that returns it with 64 bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 if not (ROOT / "csrc").is_dir():
     pytest.skip("the sources are not here: the installed package is tested", allow_module_level=True)
-CUDA = sorted(p for p in (ROOT / "csrc" / "cuda").iterdir() if p.suffix in (".cu", ".cuh"))
+CUDA = sorted(p for p in (ROOT / "csrc" / "cuda").rglob("*") if p.suffix in (".cu", ".cuh"))
 TRITON = sorted((ROOT / "igan_fast" / "ops" / "triton").glob("*.py"))
 
 
@@ -20,7 +20,7 @@ def code_of(path: Path) -> str:
     return re.sub(r"//.*|#.*", "", path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", CUDA, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", CUDA, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_cuda(path: Path) -> None:
     found = re.findall(r".*blockIdx.*", code_of(path))
     if path.name == "device.cuh":
@@ -39,9 +39,13 @@ def test_triton(path: Path) -> None:
         assert not found, "program() and places() are the numbers as int64"
 
 
-def test_the_narrow_numbers_of_a_walk_are_checked_where_it_is_made() -> None:
-    text = code_of(ROOT / "csrc" / "cuda" / "norm_act.cuh")
+def test_the_host_checks_what_a_partition_keeps_in_32_bits() -> None:
+    text = code_of(ROOT / "csrc" / "cuda" / "norm_act" / "partition.cuh")
     check = re.search(r"STD_TORCH_CHECK\((.*?),\s*\"x has too many", text, re.DOTALL)
     assert check
-    for bound in ("walk.steps <= INT_MAX - kThreads * kBatch", "walk.slices <= 65535", "s.groups <= 65535"):
+    for bound in (
+        "partition.steps <= INT_MAX - kThreads * kMaxInFlight",
+        "partition.slices <= 65535",
+        "s.groups <= 65535",
+    ):
         assert bound in check[1]

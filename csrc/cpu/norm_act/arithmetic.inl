@@ -1,0 +1,46 @@
+// The arithmetic that both layouts share.
+
+// How work is divided. The numbers depend on the shape alone, never on the number of threads.
+constexpr int64_t kBlockValues = 8192;
+constexpr int64_t kSegmentValues = 65536;  // less work is not worth another thread
+constexpr int64_t kMaxSegments = 32;
+constexpr int64_t kMinTasks = 16;  // channels or groups are the parallel tasks where there are at least this many
+
+// Count, mean and sum of squared deviations of a set of values. merge() adds another set by Chan's formula.
+struct Moments {
+  double count = 0, mean = 0, m2 = 0;
+  IGAN_FAST_INLINE void merge(double n, double other_mean, double other_m2) {
+    if (n == 0) return;
+    const double total = count + n, delta = other_mean - mean;
+    m2 += other_m2 + delta * delta * (count * n / total);
+    mean += delta * (n / total);
+    count = total;
+  }
+};
+
+// The normalisation of one channel: z = (x − mean)·scale + bias. Forward and backward compute z in this same form, so
+// that the backward finds the sign that the forward's LeakyReLU saw.
+template <typename A>
+struct Affine {
+  A mean, scale, bias, slope;
+};
+
+template <typename A>
+A inverse_std(A var, A eps) {
+  return static_cast<A>(1 / std::sqrt(static_cast<double>(var) + static_cast<double>(eps)));
+}
+
+// The gradient of x, where dz is the gradient of z: dx = scale·dz − mean_term − (x − mean)·var_term. The terms are what
+// flows through the batch's mean and variance.
+template <typename A>
+struct Gradient {
+  A mean_term, var_term;
+};
+
+// sum_dz is Σ dz, sum_dz_x is Σ dz·(x − mean), both over the channel's `count` values.
+template <typename A>
+Gradient<A> gradient_of(A scale, A invstd, double sum_dz, double sum_dz_x, int64_t count, bool batch_statistics) {
+  if (!batch_statistics) return {0, 0};
+  const double inv = static_cast<double>(invstd), n = static_cast<double>(count), s = static_cast<double>(scale);
+  return {static_cast<A>(s * sum_dz / n), static_cast<A>(s * inv * inv * sum_dz_x / n)};
+}

@@ -1,0 +1,187 @@
+// channels_last tensors: how a group's values are divided. A vector holds neighbouring columns, where a column is one
+// of the channels · inner values of a row (inner is 1 but for small contiguous tensors, see fills_vectors). Each column
+// is summed on its own; the columns of a channel are combined at the end.
+
+constexpr int64_t kWideRow = 512;                         // columns; rows of so many are not merged, see Rows
+constexpr int kStrip = IGAN_FAST_ISA_LEVEL == 2 ? 8 : 4;  // vectors of a row whose sums are kept in registers together
+constexpr int64_t kBlockBytes = 131072;                   // of a block in the compute type: half a level-2 cache
+
+// Rows [begin, end) of which the first `width` columns are used.
+struct Span {
+  int64_t begin, end, width;
+};
+
+// Where the columns of a row do not fill whole vectors, or fill only a few, several rows of the tensor are taken as one
+// merged row. A wide row is not merged: one partial vector at its end costs little. Example: 3 channels and vectors of
+// 16 floats. 16 rows of the tensor make a merged row of 48 columns, which is 3 whole vectors. Of 40 rows of the tensor,
+// 32 are two merged rows, and the last 8 are the tail, half a merged row of 24 columns: a vector of 16 and a partial
+// vector of 8. From here on, "row" means a merged row.
+template <typename A>
+struct Rows {
+  int64_t channels, inner;
+  int64_t width;      // columns of a row
+  int64_t padded;     // the width in whole vectors
+  int64_t count;      // whole rows
+  int64_t tail;       // columns of the incomplete row after them; 0 where there is none
+  int64_t per_block;  // rows
+
+  explicit Rows(const NormShape& s) : channels(s.channels), inner(s.inner) {
+    constexpr int64_t L = kLanes<A>;
+    const int64_t columns = channels * inner;
+    int64_t merged = columns % L == 0 || columns >= kWideRow ? 1 : L / std::gcd(columns, L);
+    while (merged * columns < kStrip * L && 8 * merged <= s.rows) merged *= 2;
+    width = columns * merged;
+    padded = (width + L - 1) / L * L;
+    count = s.rows / merged;
+    tail = s.rows % merged * columns;
+    per_block = std::max<int64_t>(kBlockBytes / (padded * static_cast<int64_t>(sizeof(A))), 16);
+  }
+  int64_t channel_of(int64_t column) const { return column / inner % channels; }
+  int64_t blocks() const { return (count + per_block - 1) / per_block; }
+  Span block(int64_t b) const { return {b * per_block, std::min((b + 1) * per_block, count), width}; }
+  Span tail_span() const { return {count, count + 1, tail}; }
+  int64_t segments() const {
+    const int64_t wanted = count * width / kSegmentValues;
+    return std::min(std::max<int64_t>(wanted, 1), std::min(kMaxSegments, std::max<int64_t>(blocks(), 1)));
+  }
+  int64_t first_block(int64_t segment) const { return blocks() * segment / segments(); }
+};
+
+// Loads `lanes` values, a whole vector or fewer; the other lanes become 0.
+template <typename T>
+IGAN_FAST_INLINE auto load_lanes(const T* from, int64_t lanes) {
+  return lanes == kLanes<typename AccOf<T>::type> ? load(from) : load_partial(from, lanes);
+}
+
+// Stores `lanes` values; a whole vector with kStream by a streaming store.
+template <bool kStream, typename T, typename V>
+IGAN_FAST_INLINE void store_lanes(T* to, V v, int64_t lanes) {
+  lanes == kLanes<typename AccOf<T>::type> ? store<kStream>(to, v) : store_partial(to, v, lanes);
+}
+
+// Calls function(offset, column, lanes) for every vector of a span, row by row. The last vector of a row may have fewer
+// lanes.
+template <typename A, typename Function>
+IGAN_FAST_INLINE void for_each_vector(const Rows<A>& rows, const Span& span, const Function& function) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t stride = rows.width, width = span.width, end = span.end;
+  for (int64_t r = span.begin; r < end; ++r) {
+    int64_t column = 0;
+    for (; column + L <= width; column += L) function(r * stride + column, column, L);
+    if (column < width) function(r * stride + column, column, width - column);
+  }
+}
+
+// Calls strip(column, lanes, count) for strips of a span's columns: of kStrip whole vectors, then of one vector each.
+// The last vector may have fewer lanes. `count`, the number of vectors, is a type: it is known at compile time.
+template <typename A, typename Function>
+IGAN_FAST_INLINE void for_each_strip(const Span& span, const Function& strip) {
+  constexpr int64_t L = kLanes<A>;
+  int64_t column = 0;
+  for (; column + kStrip * L <= span.width; column += kStrip * L)
+    strip(column, L, std::integral_constant<int, kStrip>{});
+  for (; column + L <= span.width; column += L) strip(column, L, std::integral_constant<int, 1>{});
+  if (column < span.width) strip(column, span.width - column, std::integral_constant<int, 1>{});
+}
+
+// Calls function(column) for the columns of a channel among the first `width` ones.
+template <typename A, typename Function>
+IGAN_FAST_INLINE void for_each_column(const Rows<A>& rows, int64_t channel, int64_t width, const Function& function) {
+  for (int64_t first = channel * rows.inner; first < width; first += rows.channels * rows.inner)
+    for (int64_t j = first; j < first + rows.inner; ++j) function(j);
+}
+
+// What a segment has summed so far: two doubles per column, a and b. And the forward's scratch, each an array of
+// rows.padded.
+template <typename A>
+struct Segment {
+  double *a, *b;
+  A *shift, *sums, *squares;
+  int64_t rows;  // so far
+};
+
+template <typename A>
+struct Segments {
+  std::unique_ptr<double[]> doubles;
+  std::unique_ptr<A[]> scratch;
+  std::unique_ptr<Segment<A>[]> list;
+
+  explicit Segments(const Rows<A>& rows)
+      : doubles(new double[static_cast<size_t>(2 * rows.padded * rows.segments())]()),
+        scratch(new A[static_cast<size_t>(3 * rows.padded * rows.segments())]()),
+        list(new Segment<A>[static_cast<size_t>(rows.segments())]) {
+    for (int64_t s = 0; s < rows.segments(); ++s) {
+      double* sums = doubles.get() + 2 * s * rows.padded;
+      A* block = scratch.get() + 3 * s * rows.padded;
+      list[s] = {sums, sums + rows.padded, block, block + rows.padded, block + 2 * rows.padded, 0};
+    }
+  }
+};
+
+// Calls function(span, segment) for the blocks of every segment, the segments in parallel.
+template <typename A, typename Function>
+void for_each_segment(const Rows<A>& rows, const Segments<A>& segments, ParallelFor parallel_for,
+                      const Function& function) {
+  parallel(parallel_for, rows.segments(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s)
+      for (int64_t b = rows.first_block(s); b < rows.first_block(s + 1); ++b) function(rows.block(b), segments.list[s]);
+  });
+}
+
+// Calls function(span) for every block, in parallel, and for the tail. A thread goes from its last block to its first:
+// the caches still hold what the sums have read last.
+template <typename A, typename Function>
+void for_each_block_reversed(const Rows<A>& rows, ParallelFor parallel_for, const Function& function) {
+  if (rows.tail) {
+    function(rows.tail_span());
+    end_streams();
+  }
+  const int64_t grain = 1 + kSegmentValues / (rows.per_block * rows.width + 1);
+  parallel(parallel_for, rows.blocks(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = end - 1; b >= begin; --b) function(rows.block(b));
+    end_streams();
+  });
+}
+
+// Calls function(group, parallel_for) for each group: one after the other, each on all threads; where there are many
+// groups, in parallel, each on one thread.
+template <typename Function>
+void for_each_group(const NormShape& s, ParallelFor parallel_for, const Function& function) {
+  if (s.groups < kMinTasks) {
+    for (int64_t g = 0; g < s.groups; ++g) function(g, parallel_for);
+  } else {
+    const int64_t grain = 1 + kSegmentValues / (s.values() * s.channels + 1);
+    parallel(parallel_for, s.groups, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) function(g, &serially);
+    });
+  }
+}
+
+// Whether to write with streaming stores. They need every row to begin on a whole vector.
+template <typename T>
+bool streams(const NormShape& s, const T* out) {
+  const int64_t row = s.channels * s.inner * static_cast<int64_t>(sizeof(T));
+  return row % 64 == 0 && bypasses_caches(s.groups * s.rows * row, out);
+}
+
+// The parameters of a group's columns (see Affine and Gradient), each an array of rows.padded.
+template <typename A>
+struct ColumnParams {
+  std::unique_ptr<A[]> memory;
+  A *mean, *scale, *bias, *mean_term, *var_term;
+
+  ColumnParams(const Rows<A>& rows, const NormParams<A>& params, const A* means, const A* vars)
+      : memory(new A[static_cast<size_t>(5 * rows.padded)]()) {
+    mean = memory.get();
+    scale = mean + rows.padded;
+    bias = scale + rows.padded;
+    mean_term = bias + rows.padded;
+    var_term = mean_term + rows.padded;
+    for (int64_t j = 0; j < rows.width; ++j) {
+      const int64_t c = rows.channel_of(j);
+      mean[j] = means[c];
+      scale[j] = params.weight[c] * inverse_std(vars[c], params.eps);
+      bias[j] = params.bias[c];
+    }
+  }
+};

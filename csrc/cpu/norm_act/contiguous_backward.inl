@@ -1,0 +1,119 @@
+// norm_act backward on contiguous tensors.
+
+// Adds a block's Σ dz and Σ dz·(x − mean), where dz is the gradient of z, the LeakyReLU's input.
+template <typename T, typename A>
+void block_sums(const T* grad, const T* x, const Affine<A>& f, const Blocks& blocks, int64_t block, int64_t row_stride,
+                double& sum_dz, double& sum_dz_x) {
+  constexpr int L = kLanes<A>;
+  Vec<A> sums[2] = {}, products[2] = {};
+  const auto add = [&](Vec<A> value, Vec<A> g, int k) IGAN_FAST_INLINE_LAMBDA {
+    const Vec<A> centred = value - f.mean;
+    const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
+    sums[k] += dz;
+    products[k] += dz * centred;
+  };
+  for_each_chunk(blocks, block, row_stride, [&](int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+    int64_t i = offset;
+    const int64_t end = offset + length;
+    for (; i + 2 * L <= end; i += 2 * L) {
+      add(load(x + i), load(grad + i), 0);
+      add(load(x + i + L), load(grad + i + L), 1);
+    }
+    for (; i + L <= end; i += L) add(load(x + i), load(grad + i), 0);
+    if (i < end)  // lanes past the end have gradient 0 and add nothing
+      add(load_partial(x + i, end - i), load_partial(grad + i, end - i), 1);
+  });
+  sum_dz += sum_lanes<A>(sums[0]) + sum_lanes<A>(sums[1]);
+  sum_dz_x += sum_lanes<A>(products[0]) + sum_lanes<A>(products[1]);
+}
+
+template <bool kStream, bool kBatchStatistics, typename T, typename A>
+void gradient_block(const T* grad, const T* x, T* dx, const Affine<A>& f, const Gradient<A>& gradient,
+                    const Blocks& blocks, int64_t block, int64_t row_stride) {
+  constexpr int L = kLanes<A>;
+  const auto one = [&](Vec<A> value, Vec<A> g) IGAN_FAST_INLINE_LAMBDA {
+    const Vec<A> centred = value - f.mean;
+    const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
+    if constexpr (!kBatchStatistics) return dz * f.scale;
+    return dz * f.scale - gradient.mean_term - centred * gradient.var_term;
+  };
+  for_each_chunk(blocks, block, row_stride, [&](int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+    int64_t i = offset;
+    const int64_t end = offset + length;
+    for (; i + L <= end; i += L) store<kStream>(dx + i, one(load(x + i), load(grad + i)));
+    if (i < end) store_partial(dx + i, one(load_partial(x + i, end - i), load_partial(grad + i, end - i)), end - i);
+  });
+}
+
+template <typename T>
+void backward(const NormShape& s, const T* grad, const T* x, const NormParams<typename AccOf<T>::type>& params,
+              const typename AccOf<T>::type* mean, const typename AccOf<T>::type* var, bool batch_statistics, T* dx,
+              typename AccOf<T>::type* dweight, typename AccOf<T>::type* dbias, ParallelFor parallel_for) {
+  using A = typename AccOf<T>::type;
+  const Blocks blocks = blocks_of(s);
+  const Tasks tasks = tasks_of(s, blocks);
+  const int64_t row_stride = s.channels * s.inner;
+  const bool stream = streams(s, dx);
+  struct Sums {
+    double dz = 0, dz_x = 0;  // Σ dz and Σ dz·(x − mean)
+  };
+  const std::unique_ptr<Sums[]> partial(new Sums[static_cast<size_t>(tasks.channels * tasks.segments)]);
+  const std::unique_ptr<Sums[]> total(new Sums[static_cast<size_t>(tasks.channels)]);
+  const auto statistics_of = [&](int64_t channel) { return batch_statistics ? channel : channel % s.channels; };
+  const auto affine_of = [&](int64_t channel) {
+    const int64_t c = channel % s.channels, statistics = statistics_of(channel);
+    return Affine<A>{mean[statistics], params.weight[c] * inverse_std(var[statistics], params.eps), params.bias[c],
+                     params.slope};
+  };
+  const auto sums_of = [&](int64_t channel, int64_t segment) {
+    Sums sums;
+    const Affine<A> f = affine_of(channel);
+    for (int64_t b = tasks.first_block(segment); b < tasks.first_block(segment + 1); ++b)
+      block_sums(grad + offset_of(s, channel), x + offset_of(s, channel), f, blocks, b, row_stride, sums.dz, sums.dz_x);
+    return sums;
+  };
+  const auto write_gradient = batch_statistics
+                                  ? (stream ? &gradient_block<true, true, T, A> : &gradient_block<false, true, T, A>)
+                                  : (stream ? &gradient_block<true, false, T, A> : &gradient_block<false, false, T, A>);
+  const auto apply = [&](int64_t channel, int64_t segment) {
+    const Affine<A> f = affine_of(channel);
+    const A invstd = inverse_std(var[statistics_of(channel)], params.eps);
+    const Gradient<A> gradient =
+        gradient_of(f.scale, invstd, total[channel].dz, total[channel].dz_x, s.values(), batch_statistics);
+    const int64_t at = offset_of(s, channel);
+    for (int64_t b = tasks.first_block(segment + 1) - 1; b >= tasks.first_block(segment); --b)
+      write_gradient(grad + at, x + at, dx + at, f, gradient, blocks, b, row_stride);
+  };
+  const int64_t grain = 1 + kSegmentValues / (s.values() / tasks.segments + 1);
+
+  if (tasks.segments == 1) {
+    parallel(parallel_for, tasks.channels, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t channel = begin; channel < end; ++channel) {
+        total[channel] = sums_of(channel, 0);
+        apply(channel, 0);
+      }
+      if (stream) end_streams();
+    });
+  } else {
+    parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) partial[t] = sums_of(t / tasks.segments, t % tasks.segments);
+    });
+    for (int64_t t = 0; t < tasks.channels * tasks.segments; ++t) {
+      total[t / tasks.segments].dz += partial[t].dz;
+      total[t / tasks.segments].dz_x += partial[t].dz_x;
+    }
+    parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = end - 1; t >= begin; --t) apply(t / tasks.segments, t % tasks.segments);
+      if (stream) end_streams();
+    });
+  }
+  for (int64_t c = 0; c < s.channels; ++c) {
+    double weight = 0, bias = 0;
+    for (int64_t channel = c; channel < tasks.channels; channel += s.channels) {
+      weight += total[channel].dz_x * static_cast<double>(inverse_std(var[statistics_of(channel)], params.eps));
+      bias += total[channel].dz;
+    }
+    dweight[c] = static_cast<A>(weight);
+    dbias[c] = static_cast<A>(bias);
+  }
+}

@@ -1,0 +1,37 @@
+// norm_act's CPU kernels as plain functions on pointers: no torch, so that they are tested on their own.
+
+#pragma once
+
+#include "cpu/isa.h"
+#include "ops/dtype.h"
+#include "ops/norm_act/shape.h"
+
+namespace igan_fast::cpu {
+
+// Per-channel parameters in the compute type. The caller fills in weight 1 and bias 0 where the layer has none.
+template <typename Acc>
+struct NormParams {
+  const Acc* weight;
+  const Acc* bias;
+  Acc eps, slope;
+};
+
+template <typename Acc>
+struct NormKernels {
+  // Writes mean and var, (groups, channels).
+  void (*forward)(const NormShape&, Dtype, const void* x, const NormParams<Acc>&, void* y, Acc* mean, Acc* var,
+                  ParallelFor);
+  // Reads mean and var, (channels,).
+  void (*inference)(const NormShape&, Dtype, const void* x, const NormParams<Acc>&, const Acc* mean, const Acc* var,
+                    void* y, ParallelFor);
+  // Reads mean and var, (groups, channels): statistics of x with batch_statistics, else constants. Writes dweight and
+  // dbias, (channels,).
+  void (*backward)(const NormShape&, Dtype, const void* grad, const void* x, const NormParams<Acc>&, const Acc* mean,
+                   const Acc* var, bool batch_statistics, void* dx, Acc* dweight, Acc* dbias, ParallelFor);
+};
+
+// Acc is the compute type: float for Half, BFloat16 and Float; double for Double.
+template <typename Acc>
+const NormKernels<Acc>& norm_act_kernels(Isa isa);
+
+}  // namespace igan_fast::cpu

@@ -1,0 +1,80 @@
+// Statistics per channel, normalisation and LeakyReLU, forward and backward, in two layouts:
+//
+//   contiguous     a vector holds neighbouring values of one channel
+//   channels_last  a vector holds one value each of neighbouring channels
+//
+// The statistics are exact for data far from zero. A block of a few thousand values, which fits the level-1 cache, is
+// read twice: for its mean, then for the squares about that mean. The blocks' moments are merged in double. The
+// division into blocks and segments depends on the shape alone, so the same input gives the same bits on any number of
+// threads.
+
+namespace {
+
+#include "cpu/norm_act/arithmetic.inl"
+
+namespace contiguous {
+#include "cpu/norm_act/contiguous.inl"
+#include "cpu/norm_act/contiguous_forward.inl"
+#include "cpu/norm_act/contiguous_backward.inl"
+}  // namespace contiguous
+
+namespace channels_last {
+#include "cpu/norm_act/channels_last.inl"
+#include "cpu/norm_act/channels_last_forward.inl"
+#include "cpu/norm_act/channels_last_backward.inl"
+}  // namespace channels_last
+
+// Whether a channel has enough neighbouring values to fill vectors. A contiguous tensor with few of them (a linear
+// layer's output, a 2×2 feature map) goes the channels_last way, if it has rows enough to sum over.
+inline bool fills_vectors(const NormShape& s) { return s.inner >= 32 || (s.inner > 1 && s.rows < 8); }
+
+// Calls function(T{}) with the type T of dtype; float64 where A is double.
+template <typename A, typename Function>
+void with_type_for(Dtype dtype, const Function& function) {
+  if constexpr (sizeof(A) == sizeof(double))
+    function(double{});
+  else if (dtype == Dtype::Half)
+    function(Half{});
+  else if (dtype == Dtype::BFloat16)
+    function(BFloat16{});
+  else
+    function(float{});
+}
+
+template <typename A>
+void forward(const NormShape& shape, Dtype dtype, const void* x, const NormParams<A>& params, void* y, A* mean, A* var,
+             ParallelFor parallel_for) {
+  with_type_for<A>(dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto typed_forward = fills_vectors(shape) ? &contiguous::forward<T> : &channels_last::forward<T>;
+    typed_forward(shape, static_cast<const T*>(x), params, static_cast<T*>(y), mean, var, true, parallel_for);
+  });
+}
+
+template <typename A>
+void inference(const NormShape& shape, Dtype dtype, const void* x, const NormParams<A>& params, const A* mean,
+               const A* var, void* y, ParallelFor parallel_for) {
+  with_type_for<A>(dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto typed_forward = fills_vectors(shape) ? &contiguous::forward<T> : &channels_last::forward<T>;
+    typed_forward(shape, static_cast<const T*>(x), params, static_cast<T*>(y), const_cast<A*>(mean),
+                  const_cast<A*>(var), false, parallel_for);
+  });
+}
+
+template <typename A>
+void backward(const NormShape& shape, Dtype dtype, const void* grad, const void* x, const NormParams<A>& params,
+              const A* mean, const A* var, bool batch_statistics, void* dx, A* dweight, A* dbias,
+              ParallelFor parallel_for) {
+  with_type_for<A>(dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto typed_backward = fills_vectors(shape) ? &contiguous::backward<T> : &channels_last::backward<T>;
+    typed_backward(shape, static_cast<const T*>(grad), static_cast<const T*>(x), params, mean, var, batch_statistics,
+                   static_cast<T*>(dx), dweight, dbias, parallel_for);
+  });
+}
+
+template <typename A>
+constexpr NormKernels<A> norm_act_table = {&forward<A>, &inference<A>, &backward<A>};
+
+}  // namespace

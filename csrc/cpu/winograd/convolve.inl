@@ -1,0 +1,99 @@
+// The convolution and the transposed convolution.
+
+constexpr int64_t kBlockBytes = int64_t{3} << 20;  // of the planes of one thread's block of tiles
+constexpr int64_t kBlockMultiple = 8;              // 2, 4 or 8 threads then have the same number of blocks each
+constexpr int64_t kMinTilesPerThread = 24;         // of a block that one thread works on
+constexpr int64_t kMaxSharedTiles = 128;           // of a block that all threads work on
+
+// The convolution: what convolve() reads and writes for a tile.
+template <typename F_>
+struct Forward {
+  using F = F_;
+  using InputTransform = typename F::InputTransform;
+  using OutputTransform = typename F::OutputTransform;
+  static constexpr bool kTransposed = false;
+  static Tiles tiles(const ConvShape& s) { return Tiles(s.batch, s.small_height, s.small_width, F::kTile); }
+  static Window in(const ConvShape& s, int64_t image, int64_t row, int64_t column) {
+    return large_window(s, image, F::kStride * row - s.padding, F::kStride * column - s.padding);
+  }
+  static Window out(const ConvShape& s, int64_t image, int64_t row, int64_t column) {
+    return small_window(s, image, row, column);
+  }
+};
+
+// The transposed convolution, where R = padding mod stride.
+template <typename F_, int R>
+struct Transposed {
+  using F = F_;
+  using InputTransform = typename F::template TransposedInputTransform<R>;
+  using OutputTransform = typename F::template TransposedOutputTransform<R>;
+  static constexpr bool kTransposed = true;
+  static Tiles tiles(const ConvShape& s) {
+    return Tiles(s.batch, s.large_height, s.large_width, int64_t{F::kStride} * F::kTile);
+  }
+  static Window in(const ConvShape& s, int64_t image, int64_t row, int64_t column) {
+    const int64_t begin = s.padding / F::kStride + InputTransform::kBegin;
+    return small_window(s, image, row / F::kStride + begin, column / F::kStride + begin);
+  }
+  static Window out(const ConvShape& s, int64_t image, int64_t row, int64_t column) {
+    return large_window(s, image, row, column);
+  }
+};
+
+// Direction is Forward or Transposed.
+template <typename Direction>
+void convolve(const ConvShape& s, const float* in, const float* filter, const float* bias, float slope, float* out,
+              ParallelFor parallel_for) {
+  constexpr int64_t kPlanes = Filter<typename Direction::F>::kPlanes;
+  const Filter<typename Direction::F> f(s.small_channels, s.large_channels, Direction::kTransposed);
+  const Tiles tiles = Direction::tiles(s);
+  const int64_t in_row = round_up(f.depth, kLanes<float>), out_row = f.panels * kPanel;
+  // Tiles are worked on in blocks, each block by one thread. Where blocks of that kind would have few tiles, reading
+  // the whole filter for each would cost too much. Then blocks are larger, and all threads work on the same block.
+  const int64_t most = std::max<int64_t>(kBlockBytes / (kPlanes * 4 * (in_row + out_row)), 1);
+  int64_t blocks = round_up((tiles.count + most - 1) / most, kBlockMultiple);
+  const bool block_per_thread = tiles.count / blocks >= kMinTilesPerThread;
+  if (!block_per_thread) blocks = (tiles.count + kMaxSharedTiles - 1) / kMaxSharedTiles;
+  const int64_t per_block = (tiles.count + blocks - 1) / blocks;
+  const int64_t in_plane = plane_size(per_block, in_row), out_plane = plane_size(per_block, out_row);
+  parallel(block_per_thread ? parallel_for : &serially, blocks, 1, [&](int64_t begin, int64_t end) {
+    const ParallelFor in_block = block_per_thread ? &serially : parallel_for;
+    const Scratch scratch(kPlanes * (in_plane + out_plane));
+    float* const ins = scratch.data();
+    float* const outs = ins + kPlanes * in_plane;
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t first = tiles.count * b / blocks, count = tiles.count * (b + 1) / blocks - first;
+      parallel(in_block, count, 4, [&](int64_t from, int64_t to) {
+        for (int64_t t = from; t < to; ++t) {
+          const Window window = Direction::in(s, tiles.image(first + t), tiles.row(first + t), tiles.column(first + t));
+          input_transform<typename Direction::InputTransform>(in, window, ins + t * in_row, in_plane);
+        }
+      });
+      parallel(in_block, kPlanes * f.panels, 1, [&](int64_t from, int64_t to) {
+        for (int64_t task = from; task < to; ++task) {
+          const int64_t p = task / f.panels, panel = task % f.panels;
+          multiply_rows<false>(count, ins + p * in_plane, in_row, 1, filter + p * f.plane + panel * f.depth * kPanel,
+                               kPanel, f.depth, outs + p * out_plane + panel * kPanel, out_row);
+        }
+      });
+      parallel(in_block, count, 4, [&](int64_t from, int64_t to) {
+        for (int64_t t = from; t < to; ++t) {
+          const Window window =
+              Direction::out(s, tiles.image(first + t), tiles.row(first + t), tiles.column(first + t));
+          output_transform<typename Direction::OutputTransform>(outs + t * out_row, out_plane, bias, slope, out,
+                                                                window);
+        }
+      });
+    }
+  });
+}
+
+// Finds R, which must be known at compile time.
+template <typename F, int R = 0>
+void convolve_transposed(const ConvShape& s, const float* small, const float* filter, const float* bias, float slope,
+                         float* large, ParallelFor parallel_for) {
+  if constexpr (R + 1 < F::kStride)
+    if (s.padding % F::kStride != R)
+      return convolve_transposed<F, R + 1>(s, small, filter, bias, slope, large, parallel_for);
+  convolve<Transposed<F, R>>(s, small, filter, bias, slope, large, parallel_for);
+}

@@ -1,0 +1,48 @@
+// The CPU kernels of the Winograd convolution as plain functions on pointers: no torch, so that they are tested on
+// their own. See igan_fast/ops/convolution/winograd.py for when they are used, and transforms.inl for how they work.
+
+#pragma once
+
+#include <array>
+
+#include "cpu/isa.h"
+
+namespace igan_fast::cpu {
+
+// A convolution from a large feature map to a small one, both (N, H, W, C). In each direction, value i of the small one
+// is Σ w[k] · large[stride·i − padding + k] over k < kernel, where the large one is 0 outside. The transposed
+// convolution goes from the small one to the large one.
+struct ConvShape {
+  int64_t batch, large_height, large_width, large_channels, small_height, small_width, small_channels, padding;
+};
+
+// Strides, in elements, of weights (small channels, large channels, kernel, kernel).
+struct FilterStrides {
+  int64_t small, large, row, column;
+};
+
+// The kernels of one filter size and stride, on tiles of tile × tile values of the small feature map. All float32.
+struct WinogradKernels {
+  int kernel, stride, tile;
+  // The number of floats of a transformed filter, for the convolution or for the transposed one.
+  int64_t (*filter_size)(int64_t small_channels, int64_t large_channels, bool transposed);
+  // The filter transform. convolve and convolve_transposed take its result.
+  void (*transform_filter)(int64_t small_channels, int64_t large_channels, const FilterStrides&, const float* weight,
+                           bool transposed, float* filter, ParallelFor);
+  // small = LeakyReLU(large ∗ filter + bias). bias is (channels,) or null; slope 1 means no activation.
+  void (*convolve)(const ConvShape&, const float* large, const float* filter, const float* bias, float slope,
+                   float* small, ParallelFor);
+  // The transposed convolution, with bias and slope likewise.
+  void (*convolve_transposed)(const ConvShape&, const float* small, const float* filter, const float* bias, float slope,
+                              float* large, ParallelFor);
+  void (*weight_gradient)(const ConvShape&, const FilterStrides&, const float* large, const float* small,
+                          float* gradient, ParallelFor);
+};
+
+constexpr int kWinogradVariants = 8;
+using WinogradTable = std::array<WinogradKernels, kWinogradVariants>;
+
+// One entry for each filter size, stride and tile.
+const WinogradTable& winograd_kernels(Isa isa);
+
+}  // namespace igan_fast::cpu

@@ -1,0 +1,97 @@
+// Feature maps are divided into tiles. This file has what a tile reads and writes, and how transforms are stored: plane
+// p is a matrix (tiles, channels) of value p of every tile's transform.
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// The floats from one plane to the next. A tile writes to all planes at once, so planes must not be a power of two
+// apart: their values would all fall into the same set of the cache.
+inline int64_t plane_size(int64_t rows, int64_t columns) { return round_up(rows * columns, 32) + 16; }
+
+// At most a vector: `lanes` may be more than it has.
+IGAN_FAST_INLINE V load_lanes(const float* from, int64_t lanes) {
+  return lanes >= kLanes<float> ? load(from) : load_partial(from, lanes);
+}
+
+IGAN_FAST_INLINE void store_lanes(float* to, V v, int64_t lanes) {
+  if (lanes >= kLanes<float>)
+    store<false>(to, v);
+  else
+    store_partial(to, v, lanes);
+}
+
+// A square of a feature map (rows, columns, channels) that a tile reads or writes. Parts of it may lie outside.
+struct Window {
+  int64_t offset, row_stride, channels;
+  int64_t top, left, rows, columns;  // where the feature map begins, from the window's corner, and its size
+
+  Window(int64_t image, int64_t first_row, int64_t first_column, int64_t height, int64_t width, int64_t channels_)
+      : offset(((image * height + first_row) * width + first_column) * channels_),
+        row_stride(width * channels_),
+        channels(channels_),
+        top(-first_row),
+        left(-first_column),
+        rows(height),
+        columns(width) {}
+  bool is_inside(int64_t r, int64_t c) const { return r >= top && r < top + rows && c >= left && c < left + columns; }
+  bool is_all_inside(int64_t size) const { return is_inside(0, 0) && is_inside(size - 1, size - 1); }
+  int64_t at(int64_t r, int64_t c) const { return offset + r * row_stride + c * channels; }
+};
+
+inline Window small_window(const ConvShape& s, int64_t image, int64_t row, int64_t column) {
+  return Window(image, row, column, s.small_height, s.small_width, s.small_channels);
+}
+
+inline Window large_window(const ConvShape& s, int64_t image, int64_t row, int64_t column) {
+  return Window(image, row, column, s.large_height, s.large_width, s.large_channels);
+}
+
+// The tiles of all images of a batch. The last of a row or column may reach beyond the feature map.
+struct Tiles {
+  int64_t side, down, across, count;
+  Tiles(int64_t batch, int64_t height, int64_t width, int64_t side_)
+      : side(side_),
+        down((height + side_ - 1) / side_),
+        across((width + side_ - 1) / side_),
+        count(batch * down * across) {}
+  int64_t image(int64_t tile) const { return tile / across / down; }
+  int64_t row(int64_t tile) const { return tile / across % down * side; }
+  int64_t column(int64_t tile) const { return tile % across * side; }
+};
+
+// Transforms a window into one row of the planes, all channels of it. `planes` points to the row in the first plane.
+// Values outside of the feature map are 0, and so are lanes past the last channel.
+template <typename Transform>
+void input_transform(const float* feature_map, const Window& window, float* planes, int64_t plane) {
+  const auto transform_channels = [&](auto all_inside) IGAN_FAST_INLINE_LAMBDA {
+    for (int64_t c = 0; c < window.channels; c += kLanes<float>) {
+      const int64_t lanes = window.channels - c;
+      transform_2d<Transform>(
+          [&](int row, int column) IGAN_FAST_INLINE_LAMBDA {
+            if constexpr (!all_inside())
+              if (!window.is_inside(row, column)) return V{};
+            return load_lanes(feature_map + window.at(row, column) + c, lanes);
+          },
+          [&](int row, int column, V v)
+              IGAN_FAST_INLINE_LAMBDA { store<false>(planes + (Transform::kOut * row + column) * plane + c, v); });
+    }
+  };
+  window.is_all_inside(Transform::kIn) ? transform_channels(std::true_type{}) : transform_channels(std::false_type{});
+}
+
+// Writes LeakyReLU(transform + bias) of one row of the planes to a tile of the feature map.
+template <typename Transform>
+void output_transform(const float* planes, int64_t plane, const float* bias, float slope, float* feature_map,
+                      const Window& window) {
+  for (int64_t c = 0; c < window.channels; c += kLanes<float>) {
+    const int64_t lanes = window.channels - c;
+    const V shift = bias ? load_lanes(bias + c, lanes) : V{};
+    transform_2d<Transform>(
+        [&](int row, int column)
+            IGAN_FAST_INLINE_LAMBDA { return load(planes + (Transform::kIn * row + column) * plane + c); },
+        [&](int row, int column, V v) IGAN_FAST_INLINE_LAMBDA {
+          if (!window.is_inside(row, column)) return;
+          const V z = v + shift;
+          store_lanes(feature_map + window.at(row, column) + c, activate(z, slope), lanes);
+        });
+  }
+}

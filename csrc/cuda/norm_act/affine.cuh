@@ -1,0 +1,71 @@
+// norm_act's parameters and statistics, as its kernels read them.
+
+#pragma once
+
+#include "cuda/device.cuh"
+#include "ops/norm_act/checks.h"
+
+namespace igan_fast::cuda {
+
+// A tensor of (C,) in any of the four dtypes; `missing` for all channels where there is none.
+struct Vector {
+  const void* data;
+  Dtype dtype;
+  int64_t stride;
+  double missing;
+  __device__ double operator[](int64_t c) const { return data ? read(data, dtype, c * stride) : missing; }
+};
+
+inline Vector vector_of(const std::optional<Tensor>& tensor, int64_t count, double missing, const char* what) {
+  if (!tensor) return {nullptr, Dtype::Float, 0, missing};
+  STD_TORCH_CHECK(tensor->dim() == 1 && tensor->numel() == count, what, " has ", tensor->numel(), " values; expected ",
+                  count);
+  return {tensor->const_data_ptr(), dtype_of(*tensor, what), tensor->stride(0), missing};
+}
+
+// norm_act's arguments but x.
+struct Settings {
+  Vector weight, bias, mean, var;
+  double eps, slope;
+  int64_t statistics_stride;  // from one group's statistics to the next's; 0 where all groups share them
+};
+
+// The normalisation of one channel. Forward and backward both compute z as fma(x − mean, scale, bias), so that the
+// backward finds the sign that the forward's LeakyReLU saw.
+template <typename A>
+struct Affine {
+  A mean, scale, bias, invstd;
+  __device__ Affine(const Settings& settings, int64_t group, int64_t c) {
+    const int64_t at = group * settings.statistics_stride + c;
+    mean = static_cast<A>(settings.mean[at]);
+    invstd = rsqrt(static_cast<A>(settings.var[at] + settings.eps));
+    scale = static_cast<A>(settings.weight[c]) * invstd;
+    bias = static_cast<A>(settings.bias[c]);
+  }
+};
+
+inline Settings settings_of(const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, const Tensor& mean,
+                            const Tensor& var, const NormShape& s, double eps, double slope,
+                            int64_t statistics_stride) {
+  const Dtype type = dtype_of(mean, "mean");
+  STD_TORCH_CHECK(var.scalar_type() == mean.scalar_type(), "mean and var differ in dtype");
+  return {vector_of(weight, s.channels, 1, "weight"),
+          vector_of(bias, s.channels, 0, "bias"),
+          {mean.const_data_ptr(), type, mean.stride(mean.dim() - 1), 0},
+          {var.const_data_ptr(), type, var.stride(var.dim() - 1), 0},
+          eps,
+          slope,
+          statistics_stride};
+}
+
+// A tensor's memory as T.
+template <typename T>
+const T* in(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <typename T>
+T* out(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+}  // namespace igan_fast::cuda

@@ -1,0 +1,198 @@
+// norm_act forward on CUDA devices.
+//
+// Three launches: the moments of each segment; their merging by Chan's formula, in a fixed order; the normalisation.
+// The last goes from the last segment to the first, since the level-2 cache still holds what the first has read last.
+// The squares are taken about the mean of the few values that a thread holds at once, so data far from zero loses no
+// digits.
+
+#include "cuda/norm_act/affine.cuh"
+#include "cuda/norm_act/partition.cuh"
+
+namespace igan_fast::cuda {
+namespace {
+
+// Count, mean and sum of squared deviations of a set of values. merge() adds another set by Chan's formula.
+template <typename A>
+struct Moments {
+  A count = 0, mean = 0, m2 = 0;
+  __device__ void merge(A n, A other_mean, A other_m2) {
+    if (n == 0) return;
+    const A total = count + n, delta = other_mean - mean, share = n / total;
+    mean += delta * share;
+    m2 += other_m2 + delta * delta * (count * share);
+    count = total;
+  }
+  __device__ void merge(const Moments& other) { merge(other.count, other.mean, other.m2); }
+};
+
+// The moments of every segment.
+template <typename T, int V, bool kChannelsLast>
+__global__ void __launch_bounds__(kThreads)
+    moments(const __grid_constant__ Partition partition, const T* x, Moments<typename AccOf<T>::type>* results) {
+  using A = typename AccOf<T>::type;
+  using P = ThreadPath<V, kChannelsLast>;
+  const P path(partition, block_x());
+  Moments<A> own[P::kChannels];
+  for (int s = path.step; path.in_range && s < path.end; s += kMaxInFlight * path.stride) {
+    Pack<T, V> packs[kMaxInFlight];
+    int count = 0;
+#pragma unroll
+    for (int b = 0; b < kMaxInFlight; ++b)
+      if (s + b * path.stride < path.end) {
+        packs[b] = load<T, V>(x + path.at(s + b * path.stride));
+        ++count;
+      }
+    constexpr int kPerChannel = V / P::kChannels;  // of a pack
+    const A n = static_cast<A>(count * kPerChannel), inverse = 1 / n;
+#pragma unroll
+    for (int c = 0; c < P::kChannels; ++c) {
+      A sum = 0, m2 = 0;
+#pragma unroll
+      for (int b = 0; b < kMaxInFlight; ++b)
+        if (b < count)
+#pragma unroll
+          for (int v = 0; v < kPerChannel; ++v) sum += wide(packs[b].values[c + v]);
+      const A mean = sum * inverse;
+#pragma unroll
+      for (int b = 0; b < kMaxInFlight; ++b)
+        if (b < count)
+#pragma unroll
+          for (int v = 0; v < kPerChannel; ++v) {
+            const A d = wide(packs[b].values[c + v]) - mean;
+            m2 += d * d;
+          }
+      own[c].merge(n, mean, m2);
+    }
+  }
+  combine_block(own, kChannelsLast ? partition.across : 1,
+                [](Moments<A>& into, const Moments<A>& from) { into.merge(from); });
+  const int writers = kChannelsLast ? partition.across : 1;
+  if (path.in_range && static_cast<int>(threadIdx.x) < writers)
+#pragma unroll
+    for (int c = 0; c < P::kChannels; ++c) results[result_at(partition, path.channel + c)] = own[c];
+}
+
+// One warp per group and channel merges the moments of its segments. Merging makes NaN of infinite values; the mean is
+// then what PyTorch's plain sum gives.
+template <typename T, typename A>
+__global__ void __launch_bounds__(kThreads) combine_moments(const __grid_constant__ Partition partition, const T* x,
+                                                            const Moments<A>* results, A* means, A* vars) {
+  const int64_t task = block_x() * kWarps + threadIdx.x / kWarp;
+  const NormShape& s = partition.shape;
+  if (task >= s.groups * s.channels) return;  // a whole warp
+  const int lane = threadIdx.x % kWarp;
+  Moments<double> own;
+  for (int64_t i = lane; i < partition.segments; i += kWarp) {
+    const Moments<A> other = results[task * partition.segments + i];
+    own.merge(static_cast<double>(other.count), static_cast<double>(other.mean), static_cast<double>(other.m2));
+  }
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    Moments<double> other;
+    other.count = __shfl_down_sync(kFullWarp, own.count, distance);
+    other.mean = __shfl_down_sync(kFullWarp, own.mean, distance);
+    other.m2 = __shfl_down_sync(kFullWarp, own.m2, distance);
+    own.merge(other);
+  }
+  double mean = __shfl_sync(kFullWarp, own.mean, 0);
+  if (!isfinite(mean)) {
+    const int64_t group = task / s.channels, channel = task % s.channels, row_stride = s.channels * s.inner;
+    double sum = 0;
+    for (int64_t k = lane; k < s.values(); k += kWarp)
+      sum +=
+          static_cast<double>(wide(x[(group * s.rows + k / s.inner) * row_stride + channel * s.inner + k % s.inner]));
+    for (int distance = kWarp / 2; distance > 0; distance /= 2) sum += __shfl_down_sync(kFullWarp, sum, distance);
+    mean = sum / static_cast<double>(s.values());
+  }
+  if (lane == 0) {
+    means[task] = static_cast<A>(mean);
+    vars[task] = static_cast<A>(own.m2 / own.count);
+  }
+}
+
+// y = LeakyReLU(z)
+template <typename T, int V, bool kChannelsLast>
+__global__ void __launch_bounds__(kThreads)
+    apply(const __grid_constant__ Partition partition, const __grid_constant__ Settings settings, const T* x, T* y) {
+  using A = typename AccOf<T>::type;
+  using P = ThreadPath<V, kChannelsLast>;
+  const P path(partition, partition.segments - 1 - block_x());
+  if (!path.in_range) return;
+  A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels];
+#pragma unroll
+  for (int c = 0; c < P::kChannels; ++c) {
+    const Affine<A> f(settings, block_z(), path.channel + c);
+    mean[c] = f.mean, scale[c] = f.scale, bias[c] = f.bias;
+  }
+  const A slope = static_cast<A>(settings.slope);
+  constexpr int kInFlight = kMaxInFlight / 2;
+  for (int s = path.step; s < path.end; s += kInFlight * path.stride) {
+    Pack<T, V> packs[kInFlight];
+#pragma unroll
+    for (int b = 0; b < kInFlight; ++b)
+      if (s + b * path.stride < path.end) packs[b] = load<T, V>(x + path.at(s + b * path.stride));
+#pragma unroll
+    for (int b = 0; b < kInFlight; ++b)
+      if (s + b * path.stride < path.end) {
+        Pack<T, V> result;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const int c = kChannelsLast ? v : 0;
+          const A z = fma(static_cast<A>(wide(packs[b].values[v])) - mean[c], scale[c], bias[c]);
+          result.values[v] = narrow<T>(activate(z, slope));
+        }
+        store<T, V>(y + path.at(s + b * path.stride), result);
+      }
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
+                                            double eps, double negative_slope, int64_t groups) {
+  const NormShape s = norm_shape_of(x, groups);
+  const Dtype dtype = dtype_of(x, "x");
+  const Launch launch(x);
+  Tensor y = torch::stable::empty_like(x);
+  Tensor mean = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
+  Tensor var = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, s.channels);
+  with_layout(dtype, s, is_aligned(x.const_data_ptr()), [&](auto type, auto vector, auto channels_last) {
+    using T = decltype(type);
+    using A = typename AccOf<T>::type;
+    constexpr int V = decltype(vector)::value;
+    constexpr bool kChannelsLast = decltype(channels_last)::value;
+    const Partition partition = partition_of<T, V>(s, kChannelsLast);
+    Tensor scratch = torch::stable::new_empty(x, {3 * groups * s.channels * partition.segments}, compute_type(dtype));
+    auto* results = out<Moments<A>>(scratch);
+    moments<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, in<T>(x), results);
+    combine_moments<T, A><<<blocks_for(groups * s.channels, kWarps), kThreads, 0, launch>>>(
+        partition, in<T>(x), results, out<A>(mean), out<A>(var));
+    apply<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, settings, in<T>(x), out<T>(y));
+  });
+  launch.check("norm_act");
+  return {y, mean, var};
+}
+
+Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean, Tensor var,
+                          double eps, double negative_slope) {
+  const NormShape s = norm_shape_of(x, 1);
+  const Launch launch(x);
+  Tensor y = torch::stable::empty_like(x);
+  STD_TORCH_CHECK(mean.numel() == s.channels && var.numel() == s.channels, "mean and var: expected (C,) each");
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, 0);
+  with_layout(dtype_of(x, "x"), s, is_aligned(x.const_data_ptr()), [&](auto type, auto vector, auto channels_last) {
+    using T = decltype(type);
+    constexpr int V = decltype(vector)::value;
+    constexpr bool kChannelsLast = decltype(channels_last)::value;
+    const Partition partition = partition_of<T, V>(s, kChannelsLast);
+    apply<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, settings, in<T>(x), out<T>(y));
+  });
+  launch.check("norm_act_inference");
+  return y;
+}
+
+}  // namespace
+}  // namespace igan_fast::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(igan_fast, CUDA, m) {
+  m.impl("norm_act", TORCH_BOX(&igan_fast::cuda::norm_act));
+  m.impl("norm_act_inference", TORCH_BOX(&igan_fast::cuda::norm_act_inference));
+}

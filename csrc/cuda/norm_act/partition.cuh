@@ -1,0 +1,155 @@
+// How norm_act's kernels divide a tensor (groups, rows, channels, inner) among blocks and threads. The partition
+// depends on the shape alone, so the same input gives the same bits each time.
+//
+//   channels_last (inner = 1)   A block has up to 32 · V neighbouring channels of one group. A thread has V of them and
+//                               goes down the rows of a segment, one vector of V channels at each step.
+//   contiguous (inner > 1)      A block has one channel of one group. A thread reads V neighbouring values of the
+//   channel
+//                               at each step.
+
+#pragma once
+
+#include <algorithm>
+#include <climits>
+
+#include "cuda/device.cuh"
+#include "ops/norm_act/shape.h"
+
+namespace igan_fast::cuda {
+
+constexpr int kMinBlocks = 2048;  // several for each multiprocessor of any device
+constexpr int kMaxInFlight = 8;   // loads of a thread in flight
+
+struct Partition {
+  NormShape shape;
+  int across;        // channels_last: threads side by side in a block; contiguous: 1
+  int64_t segments;  // of a group's steps
+  int64_t steps;     // channels_last: rows; contiguous: vectors of a channel
+  int64_t per_segment;
+  int64_t slices;  // channels_last: blocks side by side; contiguous: channels
+
+  dim3 grid() const {
+    return dim3(static_cast<unsigned>(segments), static_cast<unsigned>(slices), static_cast<unsigned>(shape.groups));
+  }
+};
+
+template <typename T, int V>
+Partition partition_of(const NormShape& s, bool channels_last) {
+  Partition partition{s, 1, 1, 0, 0, 0};
+  if (channels_last) {
+    const int64_t vectors = (s.channels + V - 1) / V;
+    while (partition.across < kWarp && partition.across < vectors) partition.across *= 2;
+    partition.slices = (vectors + partition.across - 1) / partition.across;
+    partition.steps = s.rows;
+  } else {
+    partition.slices = s.channels;
+    partition.steps = s.rows * (s.inner / V);
+  }
+  const int64_t in_flight = kThreads / partition.across * kMaxInFlight;  // steps of a block
+  const int64_t most = (partition.steps + in_flight - 1) / in_flight;
+  const int64_t wanted = (kMinBlocks + partition.slices * s.groups - 1) / (partition.slices * s.groups);
+  partition.per_segment = (partition.steps + std::min(most, wanted) - 1) / std::min(most, wanted);
+  partition.segments = (partition.steps + partition.per_segment - 1) / partition.per_segment;
+  STD_TORCH_CHECK(
+      partition.steps <= INT_MAX - kThreads * kMaxInFlight && partition.slices <= 65535 && s.groups <= 65535,
+      "x has too many values, channels or groups for one launch");
+  return partition;
+}
+
+// The steps of one thread in its segment: step, step + stride, … below end.
+template <int V, bool kChannelsLast>
+struct ThreadPath {
+  static constexpr int kChannels = kChannelsLast ? V : 1;  // that the thread works on
+  int64_t base, channel, row_stride;
+  int step, stride, end;  // less than 2^31, whatever the size of the tensor
+  unsigned per_row;
+  bool in_range;  // false for threads past the last channel
+
+  __device__ ThreadPath(const Partition& partition, int64_t segment) {
+    const NormShape& s = partition.shape;
+    const int64_t group = block_z();
+    row_stride = s.channels * s.inner;
+    base = group * s.rows * row_stride;
+    const int64_t first = segment * partition.per_segment;
+    end = static_cast<int>(first + partition.per_segment < partition.steps ? first + partition.per_segment
+                                                                           : partition.steps);
+    if (kChannelsLast) {
+      channel = (block_y() * partition.across + threadIdx.x % partition.across) * V;
+      in_range = channel < s.channels;
+      step = static_cast<int>(first + threadIdx.x / partition.across);
+      stride = kThreads / partition.across;
+      base += channel;
+      per_row = 1;
+    } else {
+      channel = block_y();
+      in_range = true;
+      step = static_cast<int>(first + threadIdx.x);
+      stride = kThreads;
+      base += channel * s.inner;
+      per_row = static_cast<unsigned>(s.inner / V);
+    }
+  }
+  // The offset of a step's vector.
+  __device__ int64_t at(int s) const {
+    if (kChannelsLast) return base + s * row_stride;
+    const unsigned row = static_cast<unsigned>(s) / per_row;
+    return base + row * row_stride + static_cast<int64_t>(static_cast<unsigned>(s) - row * per_row) * V;
+  }
+};
+
+template <typename T, int V>
+__device__ Pack<T, V> load(const T* from) {
+  return *reinterpret_cast<const Pack<T, V>*>(from);
+}
+
+template <typename T, int V>
+__device__ void store(T* to, const Pack<T, V>& pack) {
+  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
+
+// Combines what the threads of a block hold of the same channel, in a fixed order, for every channel of the block.
+// These are the threads that are `across` apart. combine(into, from) works on shared memory. Afterwards thread i <
+// across holds the results of its channels.
+template <typename Value, int kChannels, typename Combine>
+__device__ void combine_block(Value (&values)[kChannels], int across, const Combine& combine) {
+  __shared__ Value shared[kThreads];
+#pragma unroll
+  for (int v = 0; v < kChannels; ++v) {
+    __syncthreads();
+    shared[threadIdx.x] = values[v];
+    for (int distance = kThreads / 2; distance >= across; distance /= 2) {
+      __syncthreads();
+      if (static_cast<int>(threadIdx.x) < distance) combine(shared[threadIdx.x], shared[threadIdx.x + distance]);
+    }
+    __syncthreads();
+    values[v] = shared[threadIdx.x];
+  }
+}
+
+// Where a segment's result of a channel is stored: (groups, channels, segments).
+__device__ inline int64_t result_at(const Partition& partition, int64_t channel) {
+  return (block_z() * partition.shape.channels + channel) * partition.segments + block_x();
+}
+
+inline unsigned blocks_for(int64_t tasks, int64_t per_block) {
+  return static_cast<unsigned>((tasks + per_block - 1) / per_block);
+}
+
+// Calls function(T{}, V, channels_last): the type of dtype, the size of the largest vector that shape and pointers
+// allow, and whether the layout is channels_last, all known at compile time.
+template <typename Function>
+void with_layout(Dtype dtype, const NormShape& s, bool aligned, const Function& function) {
+  with_type(dtype, [&](auto type) {
+    constexpr int kWide = kVector<decltype(type)>;
+    using One = std::integral_constant<int, 1>;
+    using Wide = std::integral_constant<int, kWide>;
+    if (s.inner == 1)
+      (aligned && s.channels % kWide == 0) ? function(type, Wide{}, std::true_type{})
+                                           : function(type, One{}, std::true_type{});
+    else
+      (aligned && s.inner % kWide == 0) ? function(type, Wide{}, std::false_type{})
+                                        : function(type, One{}, std::false_type{});
+  });
+}
+
+}  // namespace igan_fast::cuda

@@ -1,0 +1,22 @@
+// The shape that norm_act's kernels see, without torch.
+
+#pragma once
+
+#include <cstdint>
+
+namespace igan_fast {
+
+// A dense tensor (N, C, *spatial) seen as (groups, rows, channels, inner). Each group of images has its own statistics.
+// Contiguous: a row is an image, and inner counts its spatial positions. channels_last: a row is one position of an
+// image, and inner is 1.
+struct NormShape {
+  int64_t groups, rows, channels, inner;
+#if defined(__CUDACC__)
+  __host__ __device__
+#endif
+      int64_t values() const {
+    return rows * inner;
+  }  // per group and channel
+};
+
+}  // namespace igan_fast
