@@ -62,11 +62,14 @@ class _Activate(torch.autograd.Function):
         # One tensor of this shape, as PyTorch's activation saves: a checkpoint counts the saved tensors of both calls.
         ctx.save_for_backward(Deferred(y, result) if result.recompute or slope else y)
         ctx.slope, ctx.expectation, ctx.anchor = slope, result.expectation, result.anchor
+        ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
         (saved,) = ctx.saved_tensors
+        if grad is None:
+            return None, None
         if type(saved) is Deferred:
             result = saved.result
             if result.recompute and type(grad) is Tensor and not torch.is_grad_enabled() and not transformed(grad):

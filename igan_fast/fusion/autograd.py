@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["apply_function", "apply_with_anchor", "is_recorded"]
+__all__ = ["apply_function", "apply_with_anchor", "gradients_of_anchor", "is_recorded"]
 
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -23,6 +23,18 @@ def apply_with_anchor(function: type[torch.autograd.Function], *args: Any) -> Te
     if anchor is not None:
         y.result.anchor = anchor
     return y  # type: ignore[no-any-return]
+
+
+def gradients_of_anchor(ctx: Any, anchor: Tensor | None, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of the inputs of a function called by ``apply_with_anchor`` whose result has no gradient: zeros
+    where the anchor has one, else None, and None for the call's last argument.
+
+    Args:
+        anchor: the gradient of the anchor.
+        inputs: tensors of the shapes and dtypes of the function's inputs.
+    """
+    needed = zip(inputs, ctx.needs_input_grad, strict=False)
+    return (*(None if anchor is None or not needs or t is None else torch.zeros_like(t) for t, needs in needed), None)
 
 
 def is_recorded(*tensors: Tensor | None) -> bool:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.fusion.autograd import apply_with_anchor, is_recorded
+from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor, is_recorded
 from igan_fast.fusion.deferred import Deferred, to_ordinary
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.fused_module import FusedModule, is_small, may_change_unseen, memory_format_of
 from igan_fast.fusion.normalization import FusedBatchNorm
-from igan_fast.fusion.result import Result, clones
+from igan_fast.fusion.result import Result, clones, version_of
 from igan_fast.fusion.watched import guard, watch
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
@@ -154,6 +154,8 @@ class FusedConvolution(FusedModule):
             negative_slope=1.0 if slope is None else slope,
         )
         y = _in_memory_format_of_result(y, x, weight)
+        if version_of(y) > 0:
+            y = y.data  # whose version counter starts at 0, as that of PyTorch's result
         plain = functools.partial(self._convolution(), x, *clones(weight, bias))
         is_expected_norm = functools.partial(_is_unchanged, norm, state, dtype)
         result = Result(self._expectation, (x,), plain, y, slope, is_expected_norm=is_expected_norm, autocast=casts)
@@ -207,10 +209,18 @@ class _Convolve(ConvAct):
     ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, None)
         ctx.settings, ctx.negative_slope, ctx.input_spec = call.plan.settings, 1.0, InputSpec.of(x)
+        ctx.set_materialize_grads(False)
         return _convolve(x, weight, bias, call), None if call.slope == 1 else x.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor | None, anchor: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            weight = ctx.saved_tensors[1]
+            one = weight.new_empty(())
+            bias = one.expand(ctx.settings.channels(weight)[1])
+            return gradients_of_anchor(ctx, anchor, one.expand(ctx.input_spec.shape), weight, bias)
         return ConvAct.backward(ctx, to_ordinary(grad))[:4]
 
 

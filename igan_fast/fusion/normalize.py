@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.fusion.activation import gradient_and_slope
-from igan_fast.fusion.autograd import apply_with_anchor, is_recorded
+from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor, is_recorded
 from igan_fast.fusion.deferred import Deferred
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.result import Result, clones
@@ -117,11 +117,14 @@ class _Normalize(torch.autograd.Function):
         # PyTorch's normalisation does not save the bias, so it allows a change of it before the backward pass: clone.
         ctx.save_for_backward(x, weight, None if bias is None else bias.clone(), mean, var)
         ctx.call = call
+        ctx.set_materialize_grads(False)
         return y, None if call.slope is None else x.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, anchor: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, var = ctx.saved_tensors
+        if grad is None:
+            return gradients_of_anchor(ctx, anchor, x, weight, bias)
         call: NormCall = ctx.call
         grad, slope = gradient_and_slope(grad, call.expectation)
         if call.statistics is not None:

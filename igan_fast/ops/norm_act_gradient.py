@@ -131,6 +131,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     n = Normalization(*arguments)
     ctx.save_for_backward(grad, n.x, n.weight, n.bias, n.mean, n.var)
     ctx.settings = n.eps, n.negative_slope, n.batch_statistics
+    ctx.set_materialize_grads(False)
 
 
 def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -166,6 +167,8 @@ def _vector_jacobian_product(
         leaves = [_graph_input(t, connected=needs_graph) for t in inputs]
         results = function(*leaves)
         chosen = [(y, up.to(y.dtype)) for y, up in zip(results, upstream, strict=True) if up is not None]
+        if not chosen:
+            return [None] * len(inputs)
         outputs, gradients = [y for y, _ in chosen], [up for _, up in chosen]
         return torch.autograd.grad(outputs, leaves, gradients, create_graph=needs_graph, allow_unused=True)
 

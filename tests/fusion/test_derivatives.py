@@ -120,6 +120,23 @@ def test_derivatives(way, net, training, context):
     assert_alike(randomised(NETS[net]()).train(training), WAYS[way], images(), context=context, tolerance=1e-8)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+@pytest.mark.parametrize("last", [nn.Identity, lambda: nn.Conv2d(16, 4, 1), nn.Tanh])
+def test_second_derivatives_are_absent_where_pytorchs_are(last, norm, training):
+    """Without an activation a penalty depends neither on a normalisation's bias nor, in evaluation, on its input."""
+    net = randomised(nn.Sequential(nn.Conv2d(3, 16, 3), norm(16, affine=True), last())).train(training)
+
+    def way(net, x):
+        y = net(x)
+        if not y.requires_grad:
+            return y
+        (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return grad.detach(), torch.autograd.grad(grad.square().sum(), [x, *net.parameters()], allow_unused=True)
+
+    assert_alike(net, way, images())
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.2])
 def test_the_second_derivative_by_a_convolutions_bias_is_zero(slope):
     """One of our own kernels computes the convolution and the activation."""
