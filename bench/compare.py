@@ -64,7 +64,8 @@ class Side:
 
     def run(self, *command: str, log: Path) -> int:
         """Run Python on this side's package, in its folder. The output goes to ``log``. Returns the exit status."""
-        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}  # no timing in a worker
+        environment = {**inherited, "PYTHONPATH": str(self.folder)}
         with log.open("wb") as out:
             return subprocess.run(
                 [sys.executable, *command], cwd=self.folder, env=environment, stdout=out, stderr=subprocess.STDOUT
@@ -241,6 +242,8 @@ def bench(side: Side, select: str, options: Sequence[str], work: Path) -> dict[s
     if status := side.run(*command, f"--benchmark-json={results}", *chosen, *options, log=log):
         why = f"has no benchmark that -k {select!r} selects" if status == 5 else "cannot run its benchmarks"
         raise Refused(f"{side} {why}\n{_end(log)}")
+    if not results.is_file():  # pytest-benchmark writes none if nothing was timed
+        raise Refused(f"{side} timed nothing: its benchmarks are skipped or disabled\n{_end(log)}")
     measured = json.loads(results.read_text(encoding="utf-8"))["benchmarks"]
     return {one["fullname"].removeprefix("bench/"): one["stats"]["median"] for one in measured}
 

@@ -197,3 +197,12 @@ def test_a_side_without_an_extension_is_refused(repository: Repository) -> None:
     assert done.returncode == 1
     assert f"only {first} ({first[:9]}) has a native extension" in done.stderr
     assert "no compiler was found" in done.stderr
+
+
+def test_skipped_benchmarks_are_refused(repository: Repository) -> None:
+    repository.write("bench/test_it.py", "import pytest\n@pytest.mark.skip\ndef test_speed(benchmark):\n    pass\n")
+    done = repository.compare(repository.commit())
+    assert done.returncode == 1
+    assert "timed nothing: its benchmarks are skipped or disabled" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert repository.untouched
