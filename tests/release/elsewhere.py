@@ -21,7 +21,6 @@ __all__ = ["Environment", "oldest_torch"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _TOOLS = ("pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist", "hypothesis")
-_SHARED = ("conftest.py", "builds.py", "oracles.py", "unwritten.py")  # the modules that the copied tests import
 
 #: Distributions that are not installed as requirements: PyTorch's GPU libraries, several GB, and PyTorch itself.
 _LEFT_OUT = re.compile(r"(torch|triton|cuda|nvidia)(-.*)?$")
@@ -84,7 +83,8 @@ class Environment:
 
         Tests that do not depend on the extension are skipped: they ran in the environment that built the wheel.
         """
-        for name in ("pyproject.toml", *(f"tests/{name}" for name in _SHARED), *tests):
+        shared = (f"tests/{p.name}" for p in (ROOT / "tests").glob("*.py") if not p.name.startswith("test_"))
+        for name in ("pyproject.toml", *shared, *tests):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
