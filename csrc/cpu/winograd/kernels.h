@@ -1,5 +1,5 @@
-// The CPU kernels of the Winograd convolution as plain functions on pointers: no torch, so that they are tested on
-// their own. See igan_fast/ops/convolution/winograd.py for when they are used, and transforms.inl for how they work.
+// The CPU kernels of the Winograd convolution as plain functions on pointers. They do not need torch, so tests can call
+// them directly. igan_fast/ops/convolution/winograd.py decides when they are used; kernels.inl explains them.
 
 #pragma once
 
