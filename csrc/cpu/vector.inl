@@ -244,7 +244,7 @@ IGAN_FAST_INLINE void parallel(ParallelFor parallel_for, int64_t count, int64_t 
       const_cast<void*>(static_cast<const void*>(&function)));
 }
 
-// A ParallelFor that runs on the calling thread alone.
+// A ParallelFor that runs only on the calling thread.
 inline void serially(int64_t begin, int64_t end, int64_t, Body body, void* context) {
   if (begin < end) body(begin, end, context);
 }

@@ -1,4 +1,4 @@
-"""How fused modules use autograd."""
+"""Helpers by which fused modules use autograd."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _check(model: nn.Module) -> None:
 
 
 def _reason(module: nn.Module) -> str:
-    """Why a module is left alone."""
+    """The reason why a module is left alone."""
     if nn.utils.parametrize.is_parametrized(module):
         return f"parametrised: {', '.join(module.parametrizations)}"  # type: ignore[arg-type]
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):

@@ -69,7 +69,7 @@ def backends() -> dict[str, str]:
 
 
 def build_info() -> dict[str, str]:
-    """How the native extension was built: compiler, flags, CUDA targets and so on. Empty without the extension."""
+    """The facts about the build of the native extension: compiler, flags, CUDA targets and so on. Empty without it."""
     return dict(_BUILD_INFO)
 
 

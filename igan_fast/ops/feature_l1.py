@@ -108,12 +108,12 @@ def _fake_backward(
 
 
 class _Gradient(NamedTuple):
-    """How the gradient of one tensor is made from the sign mask."""
+    """The values that are needed to compute the gradient of one tensor from the sign mask."""
 
-    pair: int  #: the pair's number
+    pair: int  #: the number of the pair
     dtype: torch.dtype
     numel: int
-    offset: int  #: where the pair's mask begins, in bytes
+    offset: int  #: the first byte of the pair's mask
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 

@@ -1,4 +1,4 @@
-"""How modules behave when a network is scripted, traced or exported."""
+"""The behaviour of modules when a network is scripted, traced or exported."""
 
 from __future__ import annotations
 

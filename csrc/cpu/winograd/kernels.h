@@ -32,7 +32,7 @@ struct WinogradKernels {
   // small = LeakyReLU(large ∗ filter + bias). bias is (channels,) or null; slope 1 means no activation.
   void (*convolve)(const ConvShape&, const float* large, const float* filter, const float* bias, float slope,
                    float* small, ParallelFor);
-  // The transposed convolution, with bias and slope likewise.
+  // The transposed convolution. bias and slope are as in convolve.
   void (*convolve_transposed)(const ConvShape&, const float* small, const float* filter, const float* bias, float slope,
                               float* large, ParallelFor);
   void (*weight_gradient)(const ConvShape&, const FilterStrides&, const float* large, const float* small,

@@ -112,8 +112,8 @@ struct Filtering {
 
   // The transposed convolution reads the small feature map and writes S·M values of the large one. Let padding be
   // S·d + R with R < S. Value S·(u − d) + p − R of the large feature map is then the sum of phase p's taps times the
-  // same number of values of the small one; value u is the last of these. In a tile that begins at S·v, phase p
-  // therefore begins with u − d = v if p ≥ R, and with u − d = v + 1 if p < R.
+  // same number of values of the small one; value u is the last of these. Let a tile begin at S·v. Phase p
+  // then begins with u − d = v if p ≥ R, and with u − d = v + 1 if p < R.
   template <int R>
   struct TransposedInputTransform {
     static constexpr int kBegin = first_small(K, S, R);  // where the window begins, counted from value v + d

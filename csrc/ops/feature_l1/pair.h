@@ -2,7 +2,7 @@
 //
 // The backward needs only the sign of each difference fake − real. The forward saves the signs as a sign mask of 2 bits
 // per element: "positive" and "negative". Neither bit is set where the difference is 0 or NaN. A group of 64 elements
-// has 16 bytes. A mask is read only on the device that wrote it, so each device has another order of the bytes:
+// has 16 bytes. A mask is read only on the device that wrote it. The order of the bytes is therefore free:
 //
 //   CPU    bytes 0 to 7 are the positive bits, bytes 8 to 15 the negative ones; element k is bit k % 8 of byte k / 8.
 //   CUDA   bytes 2j and 2j + 1 are the positive and the negative bits of elements 8j to 8j + 7.

@@ -2,14 +2,14 @@
 
 Minimal filtering computes a tile of neighbouring outputs together. It needs fewer multiplications than a direct sum for
 each output: 1.4 to 4 times fewer for the filters here. Lavin and Gray describe it for 3×3 filters of stride 1 (2016,
-"Fast algorithms for convolutional neural networks", arXiv 1509.09308). This is one tile of F(2, 3), which is 2 outputs
-of a filter of 3 taps in one dimension, for the input d = (1, 2, 3, 4) and the filter w = (1, 0, 2):
+"Fast algorithms for convolutional neural networks", arXiv 1509.09308). The example is one tile of F(2, 3): 2 outputs
+of a filter of 3 taps in one dimension. The input is d = (1, 2, 3, 4), and the filter is w = (1, 0, 2).
 
     direct sums       1·1 + 2·0 + 3·2 = 7 and 2·1 + 3·0 + 4·2 = 10, with 6 multiplications
 
     input transform   (d₀ − d₂, d₁ + d₂, d₂ − d₁, d₃ − d₁)               = (−2, 5, 1, 2)
     filter transform  (w₀, (w₀ + w₁ + w₂) / 2, (w₀ − w₁ + w₂) / 2, w₂)   = (1, 1.5, 1.5, 2)
-    4 products        m = the two multiplied place by place              = (−2, 7.5, 1.5, 4)
+    4 products        m = their elementwise products                     = (−2, 7.5, 1.5, 4)
     output transform  (m₀ + m₁ + m₂, m₁ − m₂ + m₃)                       = (7, 10)
 
 In two dimensions each transform runs along the rows and then along the columns: 16 products instead of 36 for 2 × 2

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: registration, launches, 64-bit indexing, and float64 numbers as arguments.
+"""Functions for all Triton kernels: registration, launches, 64-bit indexing, and float64 numbers as arguments.
 
 The rule for 64-bit indexing: every offset is computed in int64. The computation starts from an int64 value: the number
 of a program (``program``, ``places``), or an index that was loaded from memory. Two sizes are never multiplied with

@@ -86,7 +86,7 @@ def _tiling(x: Tensor, groups: int) -> _Tiling:
 
 
 class _Launches:
-    """What the launches of one call have in common: x's tiling, the parameters, and the kernels' options."""
+    """The arguments that all launches of one call share: x's tiling, the parameters, and the kernels' options."""
 
     def __init__(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, negative_slope: float, groups: int

@@ -1,4 +1,4 @@
-"""norm_act's forward kernels, and what they share with the backward ones. ``norm_act`` launches them.
+"""norm_act's forward kernels, and functions that the backward kernels use too. ``norm_act`` launches the kernels.
 
 ``shape`` is (values, rows, channels, inner). Each channel of a group has rows × inner = values numbers. In a contiguous
 tensor (N, C, *spatial), a row is an image, and inner is the number of its spatial positions. In a channels_last tensor,
