@@ -1,6 +1,6 @@
 """Results of fused modules whose data are computed at their first use.
 
-A normalisation that expects a ReLU computes both in one operator. What it returns is a ``Deferred`` tensor: it has the
+A normalisation that expects a ReLU computes both in one operator. It returns a ``Deferred`` tensor, which has the
 shape, the dtype and the autograd node of the normalisation's result, but no data. Its first use decides:
 
 * the expected (Leaky)ReLU, called as a module, a function or a method, returns the activated result that is already
