@@ -1,5 +1,5 @@
-// igan_fast._C. Importing it registers the operators: every schema.cpp, operators.cpp and .cu does so when it is
-// loaded. Its one function tells how it was built.
+// The Python module igan_fast._C. Importing it registers the operators: the static initialisers of every schema.cpp,
+// operators.cpp and .cu do so. Its only function, build_info, tells how it was built.
 
 #include <pybind11/pybind11.h>
 #include <torch/headeronly/version.h>

@@ -13,7 +13,7 @@ from igan_fast.step import StepLosses, TrainStep
 
 __all__ = ["GraphedStep", "captured_constants", "state_preserved"]
 
-#: Iterations before the capture: in the first ones libraries choose their algorithms, and Triton compiles.
+#: Iterations before the capture. In the first iterations, libraries choose their algorithms and Triton compiles.
 WARM_UPS = 3
 
 
@@ -21,9 +21,9 @@ WARM_UPS = 3
 class _Capture:
     """A captured graph.
 
-    inputs: the tensors that it reads its batch from.
-    losses: the tensor that it writes the losses to; None for an extra update.
-    constants: what it holds for good, see ``captured_constants``.
+    inputs: the tensors from which it reads its batch.
+    losses: the tensor to which it writes the losses; None for an extra update.
+    constants: the values that it cannot change, see ``captured_constants``.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -35,16 +35,16 @@ class _Capture:
 class GraphedStep:
     """A ``TrainStep`` on a CUDA device that replays its iterations, and its extra updates, as CUDA graphs.
 
-    A graph is captured at the first batch of each shape. The warm-up iterations before the capture leave weights,
-    statistics and the optimisers' state bit for bit as they were, and draw no random numbers. Results are those of the
-    step.
+    A graph is captured at the first batch of each shape, dtype and strides. Before the capture, warm-up iterations run.
+    They leave weights, statistics and the optimisers' state unchanged, bit for bit, and draw no random numbers. The
+    results are those of the step.
 
-    A graph is captured again when an optimiser's setting has changed, such as its learning rate. That takes as long as
-    several iterations: for a learning rate that changes at each iteration use a tensor on the device, and change it in
-    place.
+    A graph is captured again if a setting of an optimiser has changed, such as its learning rate. A capture takes as
+    long as several iterations. If the learning rate changes at each iteration, use a tensor on the device, and change
+    it in place.
 
     Args:
-        step: its model on a CUDA device.
+        step: a step whose model is on a CUDA device.
 
     Raises:
         ValueError: the model is on another device.
@@ -78,7 +78,7 @@ class GraphedStep:
         key = (kind, *((t.shape, t.dtype, t.stride()) for t in batch))
         constants = captured_constants(self._step)
         capture = self._captures.get(key)
-        # load_state_dict may have replaced the optimisers' tensors.
+        # Constants may differ, for example because load_state_dict has replaced the optimisers' tensors.
         if capture is None or capture.constants != constants:
             capture = self._captures[key] = self._capture(function, batch)
         for static, given in zip(capture.inputs, batch, strict=True):
@@ -106,10 +106,10 @@ class GraphedStep:
 
 @contextmanager
 def state_preserved(step: TrainStep) -> Iterator[None]:
-    """Undo, at the end of the block, what the iterations inside it did to weights, statistics and optimiser states.
+    """Restore weights, statistics and optimiser states at the end of the block.
 
-    The values are restored in place. An optimiser that had no state yet ends with one of zeros, which is what it would
-    start from.
+    The values are restored in place. The state that an optimiser creates inside the block is set to zeros, its initial
+    values.
     """
     before = [(tensor, tensor.detach().clone()) for tensor in _state(step)]
     try:
@@ -125,7 +125,7 @@ def state_preserved(step: TrainStep) -> Iterator[None]:
 
 
 def _state(step: TrainStep) -> list[Tensor]:
-    """Every tensor that an iteration changes, gradients aside."""
+    """Every tensor that an iteration changes, except for gradients."""
     moments = [
         value
         for optimizer in (step.optimizer_d, step.optimizer_g)
@@ -137,8 +137,8 @@ def _state(step: TrainStep) -> list[Tensor]:
 
 
 def captured_constants(step: TrainStep) -> tuple[object, ...]:
-    """What a graph of the step has captured as a constant: the addresses of all tensors that the step changes, and the
-    optimisers' settings. A setting that is a tensor, as a learning rate can be, counts by its address."""
+    """The values that a graph of the step holds as constants: the addresses of all tensors that the step changes, and
+    the optimisers' settings. A setting that is a tensor (a learning rate can be one) is represented by its address."""
     settings = [
         value.data_ptr() if isinstance(value, Tensor) else value
         for optimizer in (step.optimizer_d, step.optimizer_g)

@@ -39,11 +39,11 @@ class ConvTransposeNormAct2d(reference.ConvTransposeNormAct2d):
 
 @contextmanager
 def normalised_apart(module: nn.Module, groups: int) -> Iterator[None]:
-    """Inside the block every batch normalisation of ``module`` splits its batch into ``groups`` equal parts and
-    normalises each by its own statistics. Several batches then pass through the network in one call, with the same
-    results as in separate calls.
+    """Inside the block, every batch normalisation (``NormAct2d``) of ``module`` splits its batch into ``groups`` equal
+    parts, and normalises each part by its mean and variance. Several batches can then pass through the network in one
+    call, with the same results as in separate calls.
 
-    Instance normalisations stay as they are: they normalise each image by itself anyway.
+    Instance normalisations do not change: they always normalise each image separately.
     """
     norms = [p for p in module.modules() if isinstance(p, reference.NormAct2d) and p.groups != "instance"]
     before = [norm.groups for norm in norms]

@@ -1,7 +1,7 @@
 """The losses on the fused operators. They equal those of ``igan_fast.reference.losses`` and are documented there.
 
 The L1 distances of images and of feature maps take nearly all of the time, and are fused. The other losses are means of
-a few thousand numbers: they are the reference's own functions.
+a few thousand numbers. They are the functions of the reference.
 """
 
 from __future__ import annotations
@@ -60,6 +60,6 @@ class PerceptualL1Loss(reference.PerceptualL1Loss):
 
 
 class IntegratedLoss(reference.IntegratedLoss):
-    """``reference.losses.IntegratedLoss`` on the fused operators: its terms are L1 distances, computed in one call."""
+    """``reference.losses.IntegratedLoss`` on the fused operators: one call computes its three L1 distances."""
 
     operators: ClassVar[Any] = ops

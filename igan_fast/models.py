@@ -1,7 +1,7 @@
 """The networks of the paper (Sec. 4) on the fused operators, with the same names as in ``igan_fast.reference.models``.
 
-Constructor arguments, outputs and ``state_dict`` are the reference's too, so weights can be exchanged. Images and
-feature maps are channels_last, the memory format in which the kernels are fastest.
+Constructor arguments, outputs and ``state_dict`` are also those of the reference, so weights can be exchanged. Images
+and feature maps are channels_last, the memory format in which the kernels are fastest.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class IterativeGAN(reference.IterativeGAN):
 
 
 def _is_unmodified(conv: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> bool:
-    """Whether the operators may use the weight of ``conv`` without calling it: it is of PyTorch's class ``kind``, has
-    no hook and no ``forward`` of its own, pads with zeros, is the same in both directions, and has no dilation or
-    groups."""
+    """Whether the operators may compute ``conv`` from its weight, without calling the module. It must be an instance of
+    ``kind`` with PyTorch's ``forward`` and without hooks. It must pad with zeros, have equal settings for height and
+    width, and have no dilation or groups."""
     return (
         isinstance(conv, kind)
         and type(conv).forward is kind.forward

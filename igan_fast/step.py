@@ -1,13 +1,14 @@
 """One training iteration on the fused operators. It equals ``igan_fast.reference.step`` up to rounding.
 
-It is faster than the reference because nothing is computed twice or in vain:
+Besides the fused operators, these differences from the reference save time and memory:
 
-* In stage 1 the discriminator sees photos and generated images in one batch. The two halves are normalised separately,
-  so that the statistics are those of two passes.
-* In stage 2 the parameters of D and C do not require gradients: autograd neither computes these nor saves the tensors
-  that they would need.
-* The generator's loss has two branches, one per batch of images. The backward pass of each runs as soon as its loss is
-  computed, so that the saved tensors of the two are never in memory together.
+* In stage 1, photos and generated images pass through the discriminator in one batch. The two halves are normalised
+  separately, so the statistics are those of two passes.
+* In stage 2, the parameters of D and C do not require gradients: autograd neither computes their gradients nor saves
+  the tensors that these would need.
+* The generator's loss has two branches, one for the generated and one for the rebuilt images. The backward pass of a
+  branch runs as soon as its loss is computed, so the saved tensors of both branches are never in memory at the same
+  time.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class TrainStep:
     Args:
         model: the networks, on their device, in training mode. On a CUDA device the weights of its convolutions are
             converted to channels_last; the parameters stay the same objects.
-        config: settings of losses and optimisers; the paper's where omitted.
+        config: weights of the losses, settings of Adam, precision; ``StepConfig()`` where omitted.
 
     Raises:
         TypeError: the discriminator of ``model`` is not ``igan_fast.models.Discriminator``, whose methods ``features``
@@ -55,15 +56,16 @@ class TrainStep:
         self.config = config or StepConfig()
         device = next(model.parameters()).device
         check_precision(self.config.precision, device)
-        self.recordable = device.type == "cuda" and not backend.switched_off()  # as a CUDA graph
+        self.recordable = device.type == "cuda" and not backend.switched_off()  # whether a CUDA graph can capture it
         self._plain = reference.TrainStep(model, self.config) if backend.switched_off() else None
         if self._plain is not None:
             self.optimizer_d, self.optimizer_g = self._plain.optimizer_d, self._plain.optimizer_g
             return
         self._d_and_c = nn.ModuleList([model.discriminator, model.classifier])
         if device.type == "cuda":
-            # The memory format of the activations: cuDNN would otherwise transpose the weights at each use, and their
-            # gradients back. Before the optimisers are made: their moments take the memory format of the parameters.
+            # This is the memory format of the activations. With another one, cuDNN would transpose the weights at each
+            # use, and their gradients back. Convert before the optimisers are created: their moments get the memory
+            # format of the parameters.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer_d = self._adam(self._d_and_c)
         self.optimizer_g = self._adam(model.generator)
@@ -108,7 +110,7 @@ class TrainStep:
         """Both stages."""
         config, model = self.config, self.model
         x_fake, features, (z, c), losses_d = self._stage1(images, labels, noise)
-        # Both branches use each transformed filter, except those of G's forward pass: only the rebuild runs it here.
+        # Both branches use each transformed filter. Only those of G's forward pass are used once, by the rebuild.
         with filters_kept(uses=2), frozen(self._d_and_c):
             self.optimizer_g.zero_grad(set_to_none=True)
             adversarial, label, latent = self._backward_through_d_and_c(x_fake, labels, noise)
@@ -126,14 +128,14 @@ class TrainStep:
     def _stage1(
         self, images: Tensor, labels: Tensor, noise: Tensor, *, for_stage2: bool = True
     ) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """D and C see the photos and G's images; one Adam step over the parameters of D and C together.
+        """Train D and C on the photos and the generated images, by one Adam step for the parameters of both.
 
         Args:
             for_stage2: record G's forward pass in the autograd graph, because stage 2 uses G's images.
 
         Returns:
-            G's images; h¹..h⁴ of the photos; the codes (z̃, σ(c̃)) of the photos; the loss terms. All but G's images are
-            detached.
+            G's images; h¹..h⁴ of the photos; the codes (z̃, σ(c̃)) of the photos; the loss terms. All except G's images
+            are detached.
         """
         config, discriminator, n = self.config, self.model.discriminator, len(images)
         with self._autocast(images.device):
@@ -157,7 +159,7 @@ class TrainStep:
         return x_fake, [h[:n].detach() for h in features], codes_of_photos, losses
 
     def _backward_through_d_and_c(self, x_fake: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The backward pass of the loss that D and C give to G's images (source, labels and noise).
+        """Compute the loss terms of G's images that depend on D and C (source, labels, noise), and run their backward.
 
         Returns:
             The adversarial, label and latent terms, detached.
@@ -172,8 +174,8 @@ class TrainStep:
         return adversarial.detach(), label.detach(), latent.detach()
 
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
-        """Fused Adam: one kernel for all parameters. On a GPU it is capturable: its step count is a tensor there, as
-        CUDA graphs need it."""
+        """Fused Adam, which updates many parameters in one kernel. On a GPU it is capturable: its step count is a GPU
+        tensor, as CUDA graphs need it."""
         parameters = list(module.parameters())
         on_gpu = parameters[0].device.type == "cuda"
         return torch.optim.Adam(parameters, lr=self.config.lr, betas=self.config.betas, fused=True, capturable=on_gpu)
@@ -183,6 +185,6 @@ class TrainStep:
 
 
 def _update(optimizer: torch.optim.Optimizer) -> None:
-    """One optimiser step with the present gradients, whose memory is then freed."""
+    """Take one optimiser step, and then free the gradients."""
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-// Half and bfloat16 as bits, and their conversions in integer arithmetic, for CPUs that have no instructions for them.
+// Half and bfloat16 as bits, and conversions for CPUs that have no instructions for them.
 
 #pragma once
 
@@ -69,7 +69,7 @@ inline float from_float<float>(float value) {
   return value;
 }
 
-// The type that values of T are computed in.
+// The type in which kernels compute with values of T.
 template <typename T>
 struct AccOf {
   using type = float;

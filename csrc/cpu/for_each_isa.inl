@@ -4,10 +4,10 @@
 //
 //   igan_fast::cpu::baseline, igan_fast::cpu::avx2, igan_fast::cpu::avx512
 //
-// IGAN_FAST_SELECT(isa, name) is then the object `name` of the namespace that belongs to isa.
+// IGAN_FAST_SELECT(isa, name) is then the object `name` of the namespace of isa.
 //
-// Headers are included up here alone, before the first target is set: the functions in them are compiled for the
-// baseline. Were one compiled for AVX-512, the linker could choose that copy for all.
+// Include headers only here, before the first target is set. Their functions are then compiled for the baseline. If a
+// function were compiled for AVX-512, the linker could choose that copy for all callers, on every CPU.
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-// Large outputs: caches and pages.
+// Streaming stores and huge pages for large outputs.
 
 #pragma once
 
@@ -11,9 +11,9 @@
 
 namespace igan_fast::cpu {
 
-// Whether to write an output with streaming stores, which bypass the caches. They pay for an output so large that the
-// caches would not hold it until it is read: the inputs stay in the caches, and memory is not read before it is
-// overwritten.
+// Whether to write an output with streaming stores, which bypass the caches. They are faster if the output is so large
+// that it would not stay in the caches until it is read. The inputs then stay in the caches, and memory is not read
+// before it is overwritten.
 inline bool bypasses_caches(int64_t bytes, const void* out) {
   static const int64_t last_level = [] {
     int64_t size = 0;
@@ -25,7 +25,7 @@ inline bool bypasses_caches(int64_t bytes, const void* out) {
   return bytes >= last_level / 2 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
 }
 
-// Asks the system for huge pages in a new output. A page fault for every 4 KiB costs several times the writing itself.
+// Asks the system for huge pages in a new output. Page faults for every 4 KiB take several times as long as the writes.
 inline void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHugePage = uintptr_t{2} << 20;

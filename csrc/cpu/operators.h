@@ -1,4 +1,4 @@
-// What the operators.cpp of all CPU operators use.
+// Functions for the operators.cpp of all CPU operators.
 
 #pragma once
 
@@ -16,7 +16,7 @@ inline void torch_parallel(int64_t begin, int64_t end, int64_t grain, Body body,
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
 }
 
-// The values of a 1-d or contiguous tensor as A; `missing` for all of them where there is no tensor.
+// The values of a 1-d or contiguous tensor as A. Without a tensor, all `count` values are `missing`.
 template <typename A>
 std::vector<A> values_of(const std::optional<Tensor>& tensor, int64_t count, A missing, const char* what) {
   std::vector<A> values(static_cast<size_t>(count), missing);

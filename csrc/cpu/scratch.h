@@ -1,5 +1,5 @@
-// Memory for a call's intermediate results. A thread keeps it for its next call, since new pages cost more than most of
-// what is written to them.
+// Memory for a call's intermediate results. A thread keeps it for its next call, because the page faults of new memory
+// cost more time than most of the writes to it.
 
 #pragma once
 
@@ -14,8 +14,8 @@ namespace igan_fast::cpu {
 
 constexpr int64_t kMaxKeptFloats = int64_t{16} << 20;  // a thread keeps at most 64 MiB, until it ends
 
-// An uninitialised array of floats, aligned to a cache line. The constructor throws std::bad_alloc, so that count() is
-// never more than what is allocated.
+// An uninitialised array of floats, aligned to a cache line. The constructor throws std::bad_alloc if there is too
+// little memory.
 class Floats {
  public:
   Floats() = default;
@@ -44,8 +44,8 @@ class Floats {
   int64_t count_ = 0;
 };
 
-// At least `count` floats for the lifetime of this object: what the thread has kept, or a new array where that is too
-// small. A second Scratch in the same thread, while the first lives, gets its own array.
+// At least `count` floats for the lifetime of this object: the array that the thread has kept, or a new one if that is
+// too small. A second Scratch in the same thread, during the lifetime of the first, gets another array.
 class Scratch {
  public:
   explicit Scratch(int64_t count) : floats_(std::move(kept())) {

@@ -1,6 +1,6 @@
-// Vectors of the instruction set that for_each_isa.inl compiles for, as GCC's vector types. Arithmetic on them is plain
-// C++; intrinsics are used only for what C++ cannot express. There is no include guard: this file is compiled once per
-// instruction set.
+// Vectors (GCC's vector types) of the instruction set for which for_each_isa.inl compiles. Arithmetic on them is plain
+// C++; intrinsics are used only for operations that C++ does not have. There is no include guard, because this file is
+// included once per instruction set.
 
 constexpr int kBytes = IGAN_FAST_VECTOR_BYTES;
 
@@ -18,7 +18,7 @@ typedef uint16_t Vec16 __attribute__((vector_size(kBytes / 2)));
 
 template <typename T>
 IGAN_FAST_INLINE Vec<T> broadcast(T value) {
-  return value - Vec<T>{};  // −0 and NaN stay what they are
+  return value - Vec<T>{};  // this keeps −0 and NaN
 }
 
 template <typename V>
@@ -47,7 +47,7 @@ IGAN_FAST_INLINE Vec<float> load(const Half* from) {
 #endif
 }
 
-// A vector of Acc rounded to the dtype of the first argument, as bits.
+// A vector rounded to the type of the first argument. Half and bfloat16 are returned as bits.
 IGAN_FAST_INLINE Vec<float> narrow(float, Vec<float> v) { return v; }
 IGAN_FAST_INLINE Vec<double> narrow(double, Vec<double> v) { return v; }
 IGAN_FAST_INLINE Vec16 narrow(BFloat16, Vec<float> v) {
@@ -101,7 +101,7 @@ IGAN_FAST_INLINE void store(T* to, V v) {
     std::memcpy(to, &bits, sizeof(bits));
 }
 
-// The first `count` lanes; the others become 0. Memory past them is not read.
+// Loads the first `count` lanes; the others become 0. Memory past the first `count` values is not read.
 template <typename T>
 IGAN_FAST_INLINE auto load_partial(const T* from, int64_t count) {
 #if IGAN_FAST_ISA_LEVEL == 2
@@ -124,7 +124,7 @@ IGAN_FAST_INLINE auto load_partial(const T* from, int64_t count) {
 #endif
 }
 
-// The first `count` lanes, and nothing past them.
+// Stores the first `count` lanes. Memory past them is not written.
 template <typename T, typename V>
 IGAN_FAST_INLINE void store_partial(T* to, V v, int64_t count) {
 #if IGAN_FAST_ISA_LEVEL == 2
@@ -160,7 +160,7 @@ IGAN_FAST_INLINE Vec<double> magnitude(Vec<double> v) {
   return reinterpret_cast<Vec<double>>(reinterpret_cast<Vec<uint64_t>>(v) & 0x7fffffffffffffffull);
 }
 
-// Adds in double and lane by lane, so that the order is fixed.
+// The sum of all lanes in double, lane by lane, so that the order is fixed.
 template <typename T>
 IGAN_FAST_INLINE double sum_lanes(Vec<T> v) {
   double sum = 0;
@@ -198,8 +198,8 @@ IGAN_FAST_INLINE uint64_t positive_lanes(Vec<double> v) {
 #endif
 }
 
-// Lane l is `plus` where bit l of `positive` is set, `minus` where bit l of `negative` is, else 0. U is an unsigned
-// integer of the value's size: plus and minus are the bits of values.
+// Lane l is `plus` if bit l of `positive` is set, `minus` if bit l of `negative` is set, else 0. U is an unsigned
+// integer of the value's size; plus and minus are the bits of the values.
 template <typename U>
 IGAN_FAST_INLINE Vec<U> select_lanes(uint64_t positive, uint64_t negative, U plus, U minus) {
 #if IGAN_FAST_ISA_LEVEL == 2
@@ -244,12 +244,12 @@ IGAN_FAST_INLINE void parallel(ParallelFor parallel_for, int64_t count, int64_t 
       const_cast<void*>(static_cast<const void*>(&function)));
 }
 
-// A ParallelFor that runs on the calling thread alone.
+// A ParallelFor that runs only on the calling thread.
 inline void serially(int64_t begin, int64_t end, int64_t, Body body, void* context) {
   if (begin < end) body(begin, end, context);
 }
 
-// LeakyReLU. Slope 0 is a ReLU: it returns 0 for −∞ as PyTorch does, where 0 · −∞ would be NaN.
+// LeakyReLU. Slope 0 is computed as ReLU, because 0 · −∞ would be NaN; PyTorch's ReLU returns 0 for −∞.
 template <typename V, typename S>
 IGAN_FAST_INLINE V activate(V z, S slope) {
   if (slope == 0) return z <= 0 ? V{} : z;

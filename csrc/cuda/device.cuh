@@ -1,5 +1,5 @@
-// What the CUDA kernels of all operators use: 64-bit indices, conversions, vector accesses, sums in a fixed order, and
-// launches on torch's stream.
+// Functions for the CUDA kernels of all operators: 64-bit indices, conversions, vector accesses, sums in a fixed order,
+// and launches on torch's stream.
 
 #pragma once
 
@@ -25,7 +25,7 @@ __device__ inline int64_t block_x() { return static_cast<int64_t>(blockIdx.x); }
 __device__ inline int64_t block_y() { return static_cast<int64_t>(blockIdx.y); }
 __device__ inline int64_t block_z() { return static_cast<int64_t>(blockIdx.z); }
 
-// The type that values of T are computed in.
+// The type in which kernels compute with values of T.
 template <typename T>
 struct AccOf {
   using type = float;
@@ -53,7 +53,7 @@ __device__ inline T narrow(A value) {
   }
 }
 
-// LeakyReLU. Slope 0 is a ReLU: it returns 0 for −∞ as PyTorch does, where 0 · −∞ would be NaN.
+// LeakyReLU. Slope 0 is computed as ReLU, because 0 · −∞ would be NaN; PyTorch's ReLU returns 0 for −∞.
 template <typename A>
 __device__ inline A activate(A z, A slope) {
   if (slope == 0) return z <= 0 ? A(0) : z;
@@ -89,7 +89,8 @@ constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// data[index], of any of the four dtypes. Slower than a typed access: for the few values per channel.
+// data[index], of any of the four dtypes. It is slower than a typed access. Use it only for the few values per channel,
+// or where dtypes or strides differ.
 __device__ inline double read(const void* data, Dtype dtype, int64_t index) {
   switch (dtype) {
     case Dtype::Half: return static_cast<double>(wide(static_cast<const __half*>(data)[index]));
@@ -99,7 +100,7 @@ __device__ inline double read(const void* data, Dtype dtype, int64_t index) {
   }
 }
 
-// The sum over the block, in a fixed order. Every thread of the block calls it; thread 0 gets the result.
+// The sum over the block, in a fixed order. Every thread of the block has to call it; only thread 0 gets the result.
 __device__ inline double block_sum(double value) {
   __shared__ double warps[kWarps];
   for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_down_sync(kFullWarp, value, offset);

@@ -1,4 +1,4 @@
-// The dtypes that kernels take, without torch.
+// The dtypes that kernels support. This header does not include torch.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Torch's tensors and dtypes as the operators of either device read them.
+// Conversions of torch's tensors and dtypes, for the operators of both devices.
 
 #pragma once
 
@@ -26,7 +26,7 @@ inline Dtype dtype_of(ScalarType type, const char* what) {
 
 inline Dtype dtype_of(const Tensor& tensor, const char* what) { return dtype_of(tensor.scalar_type(), what); }
 
-// The dtype of sums and statistics.
+// The dtype in which sums and statistics are returned.
 inline ScalarType compute_type(Dtype dtype) { return dtype == Dtype::Double ? ScalarType::Double : ScalarType::Float; }
 
 }  // namespace igan_fast

@@ -21,10 +21,10 @@ __all__ = ["gradient_and_slope"]
 
 
 def _activate(x: Any, slope: float | None, in_place: bool) -> Any:
-    """The (Leaky)ReLU of x, where x is Deferred and this activation is the expected one; else NotImplemented."""
+    """The (Leaky)ReLU of x if x is Deferred and expects this activation; else NotImplemented."""
     if type(x) is Watched:
         x.used_by_activation(slope)
-    if torch.compiler.is_compiling():  # which would trace the lines below
+    if torch.compiler.is_compiling():  # do not let the compiler trace the lines below
         return NotImplemented
     if type(x) is not Deferred or x.is_computed():  # C++ may have written into the computed data
         return NotImplemented
@@ -42,7 +42,7 @@ def _activate(x: Any, slope: float | None, in_place: bool) -> Any:
         if in_place and x.retains_grad:  # PyTorch's in-place function moves retain_grad to its own node
             return F.leaky_relu_(x, slope) if slope else torch.relu_(x)
         recorded = x.requires_grad and torch.is_grad_enabled()
-    # Outside of that block: save_for_backward may call a user's saved-tensor hook, which needs __torch_function__.
+    # Not inside the block above: save_for_backward may call a user's saved-tensor hook, which needs __torch_function__.
     y = apply_function(_Activate, x, slope) if recorded else result.take_activated()
     if not in_place:
         return y
@@ -59,7 +59,8 @@ class _Activate(torch.autograd.Function):
         y = result.take_activated()
         if not result.recompute and slope:
             result.saved = (y.detach(), y._version)
-        # One tensor of this shape, as PyTorch's activation saves: a checkpoint counts the saved tensors of both calls.
+        # Save one tensor of this shape, as PyTorch's activation does: checkpointing compares the saved tensors of the
+        # first call with those of the repeated call.
         ctx.save_for_backward(Deferred(y, result) if result.recompute or slope else y)
         ctx.slope, ctx.expectation, ctx.anchor = slope, result.expectation, result.anchor
         ctx.set_materialize_grads(False)
@@ -78,7 +79,7 @@ class _Activate(torch.autograd.Function):
             saved = result.with_signs()
         before = before_activation(grad, saved.detach(), ctx.slope)
         if ctx.anchor is not None and torch.is_grad_enabled():
-            # The second derivative with respect to the activation's input is zero, and not None: a sum of no elements.
+            # The empty sum makes the second derivative with respect to the activation's input zero instead of None.
             before = before + ctx.anchor.sum()
         return before, None
 
@@ -86,8 +87,8 @@ class _Activate(torch.autograd.Function):
 class _DeferredGradient(Wrapper):
     """The gradient of a normalisation's result, not computed yet.
 
-    The normalisation's backward pass takes the two factors out of it and multiplies them in its own operator. Anything
-    else, such as a hook, gets their product.
+    The normalisation's backward pass takes ``upstream`` and ``slope`` from it, and applies the slope in its own
+    operator. Any other use, such as a hook, gets the computed gradient.
 
     normalized: the normalisation's result, whose signs decide where the slope applies.
     upstream: the gradient of the activation's result.
@@ -123,8 +124,8 @@ def gradient_and_slope(grad: Tensor, expectation: Expectation) -> tuple[Tensor, 
         expectation: of the normalisation.
 
     Returns:
-        The gradient of the activation's result, and the slope. Or the gradient of the normalisation's result, and 1:
-        where there was no activation, or where a hook has read this gradient and may have changed it.
+        The gradient of the activation's result, and the slope. If there was no activation, or if a hook has read the
+        gradient and may have changed it: the gradient of the normalisation's result, and 1.
     """
     if type(grad) is _DeferredGradient and grad.expectation is expectation and grad.replacement is None:
         return grad.upstream, grad.slope

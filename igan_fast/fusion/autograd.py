@@ -1,4 +1,4 @@
-"""How fused modules use autograd."""
+"""Helpers by which fused modules use autograd."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ __all__ = ["apply_function", "apply_with_anchor", "gradients_of_anchor", "is_rec
 
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply(*args)``, but faster: PyTorch's ``apply`` first looks for a transform of ``torch.func``, which a
-    fused module has done by then."""
+    """``function.apply(*args)``, but faster. PyTorch's ``apply`` first checks for a ``torch.func`` transform; a fused
+    module has already done that."""
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 
 
 def apply_with_anchor(function: type[torch.autograd.Function], *args: Any) -> Tensor:
-    """The result of a function that returns a Deferred and its anchor (``Result``), or an ordinary tensor and None."""
+    """Call a function that returns a Deferred and its anchor, or an ordinary tensor and None. Store the anchor in the
+    ``Result`` of the Deferred, and return the tensor."""
     y: Any
     y, anchor = apply_function(function, *args)
     if anchor is not None:
@@ -26,11 +27,13 @@ def apply_with_anchor(function: type[torch.autograd.Function], *args: Any) -> Te
 
 
 def gradients_of_anchor(ctx: Any, anchor: Tensor | None, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients of the inputs of a function called by ``apply_with_anchor`` whose result has no gradient: zeros
-    where the anchor has one, else None, and None for the call's last argument.
+    """The gradients of the inputs of a function that ``apply_with_anchor`` called, where its result has no gradient.
+
+    If the anchor has a gradient, they are zeros for the inputs that need a gradient. All others are None. The last
+    argument of the function is not a tensor; its gradient is None.
 
     Args:
-        anchor: the gradient of the anchor.
+        anchor: the gradient of the anchor, or None.
         inputs: tensors of the shapes and dtypes of the function's inputs.
     """
     needed = zip(inputs, ctx.needs_input_grad, strict=False)

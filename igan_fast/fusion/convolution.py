@@ -28,10 +28,10 @@ __all__ = ["FusedConvolution"]
 
 
 class FusedConvolution(FusedModule):
-    """A convolution, computed by our own kernels where these are faster, together with the activation that it expects.
+    """A convolution. Where our own kernels are faster, they compute it together with the activation that it expects.
 
-    In evaluation without gradients it is computed together with the batch normalisation that it expects, and with the
-    activation which that one expects (*folding*).
+    In evaluation without gradients it computes the batch normalisation that it expects, and the activation that this
+    normalisation expects (*folding*).
     """
 
     in_channels: int
@@ -64,7 +64,7 @@ class FusedConvolution(FusedModule):
         if plan is None:
             y: Tensor = self.plain_class.forward(self, x)
             return y if recorded else watch(y, expectation)
-        # A Deferred clones the weights, for its plain result: not where that would cost as much as it gains.
+        # A Deferred clones the weights to be able to compute the plain result. For large weights that costs too much.
         may_defer = x.numel() >= weight.numel() and not may_change_unseen(x)
         slope = expectation.slope if may_defer else None
         call = _Call(plan, expectation, 1.0 if slope is None else slope)
@@ -75,7 +75,7 @@ class FusedConvolution(FusedModule):
         return watch(y, expectation)
 
     def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Plan | None:
-        """The plan by which kernels of this package compute the convolution; None where PyTorch's own module does."""
+        """The plan, if kernels of this package compute the convolution; None if PyTorch's module has to."""
         if (
             x.dim() != 4
             or weight.dim() != 4
@@ -91,7 +91,7 @@ class FusedConvolution(FusedModule):
         return plan if plan is not None and plan.implementation.own_kernels else None
 
     def _settings(self, padding: Any) -> ConvSettings | None:
-        """The module's settings as they are now, with this padding; None for a kind that only PyTorch understands."""
+        """The present settings of the module, with this padding; None for values that only PyTorch supports."""
         try:
             return ConvSettings.cached(
                 self.weight.dim() - 2,
@@ -106,10 +106,10 @@ class FusedConvolution(FusedModule):
             return None
 
     def _folded(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Any) -> Tensor | None:
-        """The result of the convolution, as a Deferred that holds the result of ``norm`` (and of its activation) too.
+        """The result of the convolution, as a Deferred that also holds the result of ``norm`` (and of its activation).
 
-        ``norm`` is the fused normalisation that is expected, and returns that result when it is called. None where the
-        two cannot be folded now, or where x is so small that folding would cost more than it gains.
+        ``norm`` is the expected fused normalisation. It returns the result that the Deferred holds when it is called.
+        The return value is None if the two cannot be folded now, or if x is so small that folding gains nothing.
         """
         if (
             not isinstance(norm, FusedBatchNorm)
@@ -155,14 +155,14 @@ class FusedConvolution(FusedModule):
         )
         y = _in_memory_format_of_result(y, x, weight)
         if version_of(y) > 0:
-            y = y.data  # whose version counter starts at 0, as that of PyTorch's result
+            y = y.data  # a new version counter, which starts at 0 as that of PyTorch's result
         plain = functools.partial(self._convolution(), x, *clones(weight, bias))
         is_expected_norm = functools.partial(_is_unchanged, norm, state, dtype)
         result = Result(self._expectation, (x,), plain, y, slope, is_expected_norm=is_expected_norm, autocast=casts)
         return guard(Deferred(y, result))
 
     def _convolution(self) -> Callable[..., Tensor]:
-        """PyTorch's function with the settings of the module as they are now."""
+        """PyTorch's function with the present settings of the module."""
         function = getattr(F, f"conv{'_transpose' * self.transposed}{self.weight.dim() - 2}d")
         settings = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         if self.transposed:
@@ -174,8 +174,8 @@ class FusedConvolution(FusedModule):
         return lambda x, *parameters: function(pad(x), *parameters, **settings)
 
     def _padded(self, x: Tensor, settings: ConvSettings) -> tuple[Tensor, Any]:
-        """x and the ``padding`` to call the operator with. x is padded here, in a copy, where the operator has no such
-        padding: another ``padding_mode``, or "same" with an odd number of rows or columns to add."""
+        """x and the ``padding`` argument for the operator. If the operator does not support the padding, x is a padded
+        copy: another ``padding_mode`` than zeros, or "same" with an odd number of rows or columns to add."""
         if self.padding_mode != "zeros":
             sides: Any = self._reversed_padding_repeated_twice  # F.pad's order: last dimension first, two numbers each
             return F.pad(x, sides, mode=self.padding_mode), 0
@@ -191,8 +191,8 @@ class _Call(NamedTuple):
     """One call of a convolution.
 
     Attributes:
-        plan: how it is computed, also if it has to be computed again without the activation.
-        slope: of the expected activation, 1 where none is expected.
+        plan: computes the convolution, with the activation or without it.
+        slope: negative slope of the expected activation; 1 if none is expected.
     """
 
     plan: Plan
@@ -246,7 +246,7 @@ def _is_unchanged(norm: FusedBatchNorm, state: Any, dtype: torch.dtype, other: A
 
 
 def _in_memory_format_of_result(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """y in the memory format of PyTorch's result, which the code that follows may rely on (``view``)."""
+    """y in the memory format of PyTorch's result. The code that uses the result may rely on it (``view``)."""
     if x.is_contiguous() and weight.is_contiguous():
         y = channels_first(y) if y.dim() == 4 else y.contiguous()
     return no_view(y) if y._is_view() else y

@@ -1,28 +1,29 @@
-"""Results of fused modules that are computed when it is known what they are used for.
+"""Results of fused modules whose data are computed at their first use.
 
-A normalisation that expects a ReLU computes both in one operator. What it returns is a ``Deferred`` tensor: it has the
+A normalisation that expects a ReLU computes both in one operator. It returns a ``Deferred`` tensor, which has the
 shape, the dtype and the autograd node of the normalisation's result, but no data. Its first use decides:
 
-* the expected (Leaky)ReLU, called as a module, a function or a method, returns what is already computed;
-* anything else gets the normalisation's plain result, which is computed at that moment.
+* the expected (Leaky)ReLU, called as a module, a function or a method, returns the activated result that is already
+  computed;
+* any other operation gets the plain result of the normalisation, which is computed at that moment.
 
-``__torch_function__`` sees uses that Python makes; ``__torch_dispatch__`` sees those that C++ makes (custom autograd
-functions, views, checkpointing). Nothing is assumed about the source code of a network.
+``__torch_function__`` intercepts uses in Python; ``__torch_dispatch__`` intercepts uses in C++ (custom autograd
+functions, views, checkpointing). The source code of a network does not matter.
 
 Example: ``F.relu(bn(x))`` in training, called several times.
 
-1. *First call.* ``bn`` expects nothing yet. It returns its plain result as a ``Watched`` tensor: ordinary but for its
-   class. ``F.relu`` arrives at ``__torch_function__``, which notes in the ``Expectation`` of ``bn`` that a ReLU
-   followed, and makes the tensor ordinary. PyTorch computes the ReLU.
+1. *First call.* ``bn`` expects nothing yet. It returns its plain result as a ``Watched`` tensor: an ordinary tensor
+   with another class. ``F.relu`` calls its ``__torch_function__``, which records in the ``Expectation`` of ``bn`` that
+   a ReLU followed, and makes the tensor ordinary. PyTorch computes the ReLU.
 2. *Second call.* ``bn`` computes ``relu(bn(x))`` in one operator, updates its running statistics, and returns a
-   Deferred ``h`` that holds this activated result (``Result``). ``F.relu(h)`` arrives at ``__torch_function__``;
-   ``HANDLERS`` has a function for it (``activation.py``), which returns the activated result with an autograd node of
-   its own. In the backward pass that node passes its gradient on unchanged, with the slope, and the node of ``bn``
-   computes the gradient of both in one operator.
-3. *Another call, where* ``h + 1`` *follows.* ``HANDLERS`` has nothing for an addition, so ``to_ordinary(h)`` computes
-   ``bn(x)`` from ``x`` again; the running statistics are not updated twice. ``h`` becomes an ordinary tensor with this
-   value, the addition runs, and the Expectation counts a miss: the next result is Watched again, and after three misses
-   ``bn`` returns ordinary tensors only.
+   Deferred ``h`` that holds this activated result (``Result``). ``F.relu(h)`` calls ``h.__torch_function__``, which
+   finds a handler for ``F.relu`` in ``HANDLERS`` (``activation.py``). The handler returns the activated result with a
+   new autograd node. In the backward pass this node passes its gradient and the slope to the node of ``bn``, which
+   computes the gradient of both operations in one operator.
+3. *Another call, where* ``h + 1`` *follows.* ``HANDLERS`` has no handler for an addition, so ``to_ordinary(h)``
+   computes ``bn(x)`` from ``x``. It does not update the running statistics again. ``h`` becomes an ordinary tensor with
+   this value, and the addition runs. The Expectation counts a miss, and the next result is Watched again. After three
+   misses ``bn`` returns only ordinary tensors.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ HANDLERS: dict[Any, Callable[[Any, Any, Any], Any]] = {}
 
 
 class Intercepted(Tensor):
-    """A tensor whose next use arrives here first. If the function has a handler, that is called. Otherwise the tensor
-    is made an ordinary one, and the function is called with it."""
+    """A tensor whose next use calls ``__torch_function__`` below. If the function has a handler, the handler is called.
+    Otherwise the tensor becomes an ordinary tensor, and the function is called with that."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -89,7 +90,7 @@ class Intercepted(Tensor):
         return self.to_ordinary().as_subclass(cls)
 
     def _drop_class(self: Any) -> Tensor:
-        """This object as a ``torch.Tensor``; its data and its node stay."""
+        """Set the class of this object to ``torch.Tensor``; its data and its autograd node stay."""
         for name in ("_expectation", "_dependents"):
             vars(self).pop(name, None)
         self.__class__ = Tensor
@@ -98,8 +99,8 @@ class Intercepted(Tensor):
 
 
 def ordinary_list(leaf: Any) -> Any:
-    """``leaf``, a list or tuple of a derived class, as a plain list if it holds an Intercepted tensor: pytree does not
-    look into derived classes. Otherwise ``leaf`` itself."""
+    """Return ``leaf``, a list or tuple, as a plain list if it holds an Intercepted tensor; otherwise ``leaf`` itself.
+    Its class may be a derived one, which pytree would not look into."""
     return [*leaf] if any(isinstance(t, Intercepted) for t in leaf) else leaf
 
 
@@ -109,9 +110,9 @@ def to_ordinary(x: Tensor) -> Tensor:
 
 
 class Wrapper(Intercepted):
-    """A tensor without data of its own (a *wrapper subclass* in PyTorch's words). They are computed when C++ asks.
+    """A tensor without data (PyTorch calls it a *wrapper subclass*). The data are computed when C++ code needs them.
 
-    replacement: the ordinary tensor that is used in place of this one, once it was computed; None before.
+    replacement: the ordinary tensor that is used in place of this one; None until it is computed.
     """
 
     replacement: Tensor | None
@@ -138,7 +139,7 @@ class Wrapper(Intercepted):
 
         plain_args, plain_kwargs = tree_map_only(Wrapper, value, (args, kwargs or {}))
         result = func(*plain_args, **plain_kwargs)
-        # An in-place operator returns its argument: here the Wrapper that was given, instead of its data.
+        # An in-place operator returns its argument. Return the Wrapper that was passed, not the tensor with its data.
         wrappers = {id(values[id(t)]): t for t in tree_leaves((args, kwargs)) if id(t) in values}
         return tree_map_only(Tensor, lambda t: wrappers.get(id(t), t), result)
 
@@ -158,8 +159,8 @@ class Wrapper(Intercepted):
 class Deferred(Wrapper):
     """The result of a fused module, without data.
 
-    result: the ``Result`` that it can turn into.
-    node_in_use: something refers to its autograd node: a hook, ``retain_grad``, or a gradient that was asked for.
+    result: computes the data (``Result``).
+    node_in_use: a hook, ``retain_grad`` or the computation of a gradient refers to its autograd node.
     """
 
     result: Result
@@ -186,8 +187,8 @@ class Deferred(Wrapper):
         return self._value
 
     def was_written(self) -> bool:
-        """Whether the replacement was changed in place. The autograd node of this tensor does not contain that change,
-        the replacement's node does."""
+        """Whether the replacement was changed in place. Only the autograd node of the replacement includes the change,
+        not the node of this tensor."""
         return self.replacement is not None and version_of(self.replacement) != self._replacement_version
 
     def become_written(self, written: Tensor | None) -> None:
@@ -209,7 +210,7 @@ class Deferred(Wrapper):
         if self.replacement is not None:
             return self.replacement
         with torch._C.DisableTorchFunctionSubclass():
-            # A miss even where the activation has used the result before: each call would then compute twice.
+            # Count a miss even if the activation has already used the result: each such call computes it twice.
             self.result.expectation.count_miss()
             with _modes_of_call(self.result):
                 plain: Tensor = _ToPlain.apply(self)  # type: ignore[no-untyped-call]
@@ -218,8 +219,8 @@ class Deferred(Wrapper):
             return self.replace_by(plain)
 
     def become(self, plain: Tensor) -> bool:
-        """Make this object the ordinary tensor ``plain``. Returns False, and does nothing, where something else than
-        its one owner refers to it."""
+        """Make this object the ordinary tensor ``plain``. Do nothing and return False if this object has more than one
+        owner in C++ (``_use_count``), or if its autograd node is in use."""
         if self.node_in_use or self._use_count() != 1 or plain._use_count() != 1:  # type: ignore[attr-defined]
             return False
         try:
@@ -252,8 +253,8 @@ class _ToPlain(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _modes_of_call(result: Result) -> Iterator[None]:
-    """Inside the block the modes are those of the call that returned ``result``, whichever are on now: what is computed
-    here belongs to the autograd graph of that call."""
+    """Inside the block, PyTorch's modes are those of the call that returned ``result``, not the present ones: tensors
+    computed here belong to the autograd graph of that call."""
     with (
         temporarily_clear_interpreter_stack(),
         _disable_current_modes(),

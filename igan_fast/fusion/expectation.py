@@ -1,4 +1,4 @@
-"""What a fused module expects to follow it."""
+"""The operation that a fused module expects to use its result."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 __all__ = ["Expectation"]
 
-#: After this many results that were used in another way than expected, a module expects nothing any more.
+#: After this many unexpected uses of its results, a module no longer expects any operation.
 _MAX_MISSES = 3
 
 
 class Expectation:
-    """The operation that a fused module expects to follow its next call, learnt from those that followed earlier calls.
+    """The operation that a fused module expects to use its next result. It is learnt from the uses of earlier results.
 
-    slope: negative slope of the (Leaky)ReLU that is expected (0 for a ReLU); None where no activation is expected.
-    norm: the fused normalisation that is expected; None where none is, or where it has been deleted since.
-    unknown: True until the first use of a result has been seen. Until then results are watched (``watched.py``).
+    slope: negative slope of the expected (Leaky)ReLU (0 for a ReLU); None if no activation is expected.
+    norm: the expected fused normalisation; None if none is expected, or if it has been deleted.
+    unknown: True while the next use of a result is still to be learnt. Until then results are Watched (``watched.py``).
     """
 
     __slots__ = ("_misses", "_norm", "slope", "unknown")
@@ -31,7 +31,8 @@ class Expectation:
         return None if self._norm is None else self._norm()
 
     def expect_activation(self, slope: float | None) -> None:
-        """A (Leaky)ReLU used the result: expect it again. None: its slope is one that the operators do not support."""
+        """A (Leaky)ReLU used the result: expect it again. ``slope`` is None if the operators do not support its slope:
+        then expect nothing."""
         self.slope, self._norm, self.unknown = slope, None, False
 
     def expect_norm(self, norm: Any) -> None:
@@ -43,7 +44,8 @@ class Expectation:
         self.slope, self._norm, self.unknown = None, None, False
 
     def count_miss(self) -> None:
-        """The result was used in another way than expected: watch the next one, or give up after ``_MAX_MISSES``."""
+        """The use of the result was not the expected one. Learn from the next use, or, after ``_MAX_MISSES`` such uses,
+        expect nothing any more."""
         self.expect_nothing()
         self._misses += 1
         self.unknown = self._misses < _MAX_MISSES

@@ -1,4 +1,4 @@
-"""The base class of every fused module, and questions about tensors that fused modules ask."""
+"""The base class of all fused modules, and functions that tell fused modules about tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FusedModule", "fused_class_of", "is_small", "may_change_unseen", "me
 #: Tensors with fewer elements are left to PyTorch, which is as fast there (measured).
 MIN_ELEMENTS = 1 << 17
 
-#: As ``MIN_ELEMENTS``, for the elements that instance normalisation takes one mean over.
+#: As ``MIN_ELEMENTS``, but for the number of elements in one mean of instance normalisation.
 MIN_ELEMENTS_PER_INSTANCE = 1 << 8
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -27,12 +27,13 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 class FusedModule(nn.Module):
     """A convolution or normalisation of a fused model: PyTorch's module with another ``forward``.
 
-    ``fuse`` sets the module's ``__class__`` to a subclass of this one and of its own class; ``unfuse`` sets it back.
+    ``fuse`` sets the ``__class__`` of a module to a subclass of ``FusedModule`` and of the module's class. ``unfuse``
+    sets it back.
     """
 
-    #: PyTorch's class, which the module had before and has again after ``unfuse``.
+    #: PyTorch's class, which the module had before ``fuse`` and has after ``unfuse``.
     plain_class: ClassVar[type[nn.Module]]
-    #: The class that ``fuse`` sets. A module whose class was derived from it since (parametrisation) runs as PyTorch's.
+    #: The class that ``fuse`` sets. A later parametrisation sets a class derived from it; then PyTorch's forward runs.
     fused_class: ClassVar[type[FusedModule]]
 
     _expectation: Expectation
@@ -40,7 +41,7 @@ class FusedModule(nn.Module):
     def start_fusion(self) -> None:
         """Begin with an empty expectation."""
         vars(self)["_expectation"] = Expectation()
-        # torch.fx treats a module as a leaf of its graph where its __module__ begins with torch.nn: so here.
+        # A fused module has to be a leaf for torch.fx: a module is one if its __module__ begins with torch.nn.
         vars(self)["__module__"] = self.plain_class.__module__
 
     def end_fusion(self) -> None:
@@ -63,7 +64,7 @@ class FusedModule(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state to copy or pickle, without the expectation: a copy has other modules after it."""
+        """The state to copy or pickle, without the expectation, because other modules follow a copy."""
         state = vars(self).copy()
         if "_expectation" in state:
             state["_expectation"] = None
@@ -81,8 +82,8 @@ def is_small(x: Tensor) -> bool:
 
 
 def may_change_unseen(x: Tensor) -> bool:
-    """Whether x may be changed in place without our noticing: x is an inference tensor, which has no version counter,
-    and another tensor shares its storage."""
+    """Whether x may be changed in place undetected: x is an inference tensor, which has no version counter, and another
+    tensor shares its storage."""
     if not x.is_inference():
         return False
     uses: int = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
@@ -92,7 +93,8 @@ def may_change_unseen(x: Tensor) -> bool:
 def memory_format_of(x: Tensor) -> torch.memory_format | None:
     """``contiguous_format`` or ``channels_last`` (``channels_last_3d``), where x is dense in exactly one of them.
 
-    None where x is in neither or in both (one channel, one pixel): then PyTorch has to choose the format of a result.
+    None where x is dense in neither or in both (one channel, one pixel). Then PyTorch has to choose the memory format
+    of the result.
     """
     channels_last = _CHANNELS_LAST.get(x.dim())
     contiguous = x.is_contiguous()

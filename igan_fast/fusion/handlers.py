@@ -1,9 +1,9 @@
-"""Functions that a tensor without data answers without computing it, registered in ``HANDLERS``.
+"""Handlers for functions that can use a Deferred tensor without computing its data. ``HANDLERS`` holds them.
 
-Three kinds: functions that return metadata; functions on the autograd node, such as ``register_hook``; and functions
-that compute gradients. A gradient *with respect to* a Deferred is asked for at its node, because an activation may
-already have been recorded after that node, whereas computing the plain result would add a node that the activation does
-not depend on.
+There are three kinds: functions that return metadata; functions that use the autograd node, such as ``register_hook``;
+and functions that compute gradients. A gradient *with respect to* a Deferred is computed at the autograd node of the
+Deferred, because an activation may already be recorded after that node. The plain result would have a new node, on
+which the activation does not depend.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def _differentiate(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _node(x: Deferred) -> Any:
-    """x as an input of ``torch.autograd.grad``: the edge of the graph at its node, where it has one."""
+    """x as an input of ``torch.autograd.grad``: the gradient edge of its node; an ordinary tensor if it has no node."""
     with torch._C.DisableTorchFunctionSubclass():
         if not x.requires_grad:
             return to_ordinary(x)
-        if x.was_written():  # through a view
+        if x.was_written():  # it was changed in place through a view
             return x.replacement
         x.node_in_use = True
         return torch.autograd.graph.get_gradient_edge(x)
 
 
 def _accumulating_node(x: Deferred) -> Any:
-    """``_node``, with the gradient accumulated in ``x.grad``, as ``backward(inputs=[x])`` does."""
+    """As ``_node``, but also accumulate the gradient in ``x.grad``, as ``backward(inputs=[x])`` does."""
     if x.requires_grad and not x.was_written():
         x.retain_grad()
     return _node(x)

@@ -1,8 +1,8 @@
 """The classes that ``fuse`` gives to convolutions and normalisations.
 
-There is one class per class of PyTorch, of the same name. A module gets it *in place*: its parameters, buffers, hooks
-and identity stay. A fused module is right by itself, whatever is called before and after it: it returns PyTorch's
-result in PyTorch's memory format, or a ``Deferred`` tensor that turns into that.
+Each of PyTorch's classes has one fused class of the same name. ``fuse`` changes only the class of a module object: its
+parameters, buffers and hooks stay. The results of a fused module do not depend on the modules before and after it:
+it returns PyTorch's result in PyTorch's memory format, or a ``Deferred`` tensor that turns into that result.
 """
 
 from __future__ import annotations

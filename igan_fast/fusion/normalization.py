@@ -26,7 +26,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class FusedNorm(FusedModule):
-    """A normalisation that also computes the activation which it expects."""
+    """A normalisation that also computes the activation that it expects to follow."""
 
     num_features: int
     weight: Any
@@ -50,7 +50,7 @@ class FusedNorm(FusedModule):
         if folded is not None:
             return folded
         x = to_ordinary_for_norm(input, self) if self.foldable else to_ordinary(input)
-        # Each is read once: nn.Module finds a parameter slowly, and a parametrisation computes it anew.
+        # Read each attribute once: nn.Module looks up parameters slowly, and a parametrisation computes them each time.
         weight, bias = parameters = self.weight, self.bias
         running = self.running_mean, self.running_var
         if is_small(x) or transformed(x, *parameters, *running) or not self._supports(x, *parameters, *running):
@@ -66,8 +66,8 @@ class FusedNorm(FusedModule):
         return watch(normalize(x, weight, bias, call), expectation)
 
     def _supports(self, x: Tensor, *parameters: Tensor | None) -> bool:
-        """Whether the fused operators support these tensors, with PyTorch's result. Where they do not, PyTorch's module
-        is called, which also raises its own errors.
+        """Whether the fused operators support these tensors and give PyTorch's result. If not, PyTorch's module is
+        called, which also raises PyTorch's errors.
 
         Args:
             parameters: weight, bias, running mean and running variance.
@@ -82,7 +82,7 @@ class FusedNorm(FusedModule):
             and self.eps > 0
             and self._supports_input(x)
             and x.shape[1] == self.num_features
-            # Autograd raises an error for an inference tensor, and PyTorch's module raises it before any side effect.
+            # Autograd raises an error for an inference tensor, and PyTorch's module does so before any side effect.
             and (not x.is_inference() or torch.is_inference_mode_enabled())
         )
 
@@ -98,15 +98,16 @@ class FusedNorm(FusedModule):
     def _begin_call(
         self, running_mean: Tensor | None, running_var: Tensor | None
     ) -> tuple[Statistics | None, RunningUpdate | None]:
-        """``NormCall.statistics`` and ``NormCall.update`` of a new call; counts it in ``num_batches_tracked``."""
+        """``NormCall.statistics`` and ``NormCall.update`` of a new call. Batch normalisation in training also counts
+        the call in ``num_batches_tracked``."""
 
     def _folded_result(self, input: Tensor) -> Tensor | None:
-        """The result, where the convolution that returned ``input`` has computed it; else None."""
+        """The result, if the convolution that returned ``input`` has already computed it; else None."""
         return None
 
 
 class FusedBatchNorm(FusedNorm):
-    """Batch normalisation. In evaluation without gradients a fused convolution before it may compute it."""
+    """Batch normalisation. In evaluation without gradients, the fused convolution before it may compute both."""
 
     foldable = True
 
@@ -131,8 +132,7 @@ class FusedBatchNorm(FusedNorm):
         return None, update
 
     def can_fold(self, dtype: torch.dtype) -> bool:
-        """Whether a convolution in ``dtype`` may compute this normalisation: it is then one multiplication and one
-        addition per channel."""
+        """Whether a convolution in ``dtype`` may compute this normalisation, by a scale and a shift of each channel."""
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
         return (
             self.is_fused()
@@ -140,7 +140,7 @@ class FusedBatchNorm(FusedNorm):
             and self.running_mean is not None
             and self.running_var is not None
             and not self.has_backward_hooks()
-            and not self._forward_pre_hooks  # they may change it after the convolution's call
+            and not self._forward_pre_hooks  # they may change this module after the convolution's call
             and not is_recorded(self.weight, self.bias)
             and not transformed(*tensors)
             and not any(t is not None and t.is_inference() for t in tensors)  # they have no version counter
@@ -148,8 +148,9 @@ class FusedBatchNorm(FusedNorm):
         )
 
     def folding_state(self) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
-        """What the result in evaluation depends on: identities and version counters, and on a CPU clones of the values,
-        because a change by ``.data`` is not counted. On a GPU comparing values would synchronise."""
+        """All that the result in evaluation depends on: the identities and version counters of the tensors. On a CPU
+        also clones of their values, because version counters do not count changes through ``.data``. On a GPU there are
+        no clones: a comparison of values would synchronise."""
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
         counted = (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
         return counted, clones(*tensors) if self.running_mean.device.type == "cpu" else ()

@@ -37,9 +37,9 @@ class NormCall(NamedTuple):
     statistics: the mean and the variance to normalise by; None for those of the batch.
     update: the running statistics to update by those of the batch; None for no update.
     average_groups: the running statistics are updated once, by the mean over the groups (instance normalisation).
-    late_update: empty at first. Where the running statistics are updated after the autograd node is recorded, as in
-        PyTorch's instance normalisation, the batch's mean and variance are put here. A checkpoint that repeats the call
-        stops as soon as it has its saved tensors, and so does not update twice.
+    late_update: empty at first. Instance normalisation stores the batch's mean and variance here, and updates the
+        running statistics after the autograd node is recorded, as PyTorch does. When checkpointing repeats the call, it
+        stops as soon as it has the saved tensors, so it does not update the statistics again.
     """
 
     namespace: str
@@ -54,7 +54,7 @@ class NormCall(NamedTuple):
 
 
 def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall) -> Tensor:
-    """The normalisation's result: Deferred where an activation is expected. Updates the running statistics."""
+    """The normalisation's result; a Deferred if an activation is expected. Updates the running statistics."""
     if is_recorded(x, weight, bias):
         y = apply_with_anchor(_Normalize, x, weight, bias, call)
     else:
@@ -106,15 +106,15 @@ def _update(x: Tensor, call: NormCall, mean: Tensor, var: Tensor) -> None:
 
 
 class _Normalize(torch.autograd.Function):
-    """The normalisation's autograd node. Where the activation's node passes it a gradient and a slope
-    (``gradient_and_slope``), its backward pass computes the gradient of both."""
+    """The normalisation's autograd node. If the activation's node passes a gradient and a slope to it
+    (``gradient_and_slope``), its backward pass computes the gradient of both operations."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall
     ) -> tuple[Tensor, Tensor | None]:
         y, mean, var = _normalize(x, weight, bias, call)
-        # PyTorch's normalisation does not save the bias, so it allows a change of it before the backward pass: clone.
+        # Clone the bias: PyTorch's normalisation does not save it, so it may change in place before the backward pass.
         ctx.save_for_backward(x, weight, None if bias is None else bias.clone(), mean, var)
         ctx.call = call
         ctx.set_materialize_grads(False)
@@ -152,7 +152,7 @@ def _in_dtype_of(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 @functools.cache
 def _operators(namespace: str) -> Any:
-    """The operators of one namespace, each as its only overload: PyTorch then need not look for it at each call."""
+    """The operators of one namespace, as overloads (``default``), so that PyTorch need not select one in each call."""
     operators = getattr(torch.ops, namespace)
     names = ("norm_act", "norm_act_inference", "norm_act_backward", "norm_act_update")
     return types.SimpleNamespace(**{name: getattr(operators, name).default for name in names})

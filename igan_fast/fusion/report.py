@@ -18,8 +18,8 @@ class Entry(NamedTuple):
 
     name: the module's qualified name, as in ``named_modules``.
     kind: the name of its class in ``torch.nn``.
-    fused: whether it is fused; if not, it was left alone.
-    result: what it computes in the same operator, as learnt from the calls so far; or why it was left alone.
+    fused: whether it is fused. If False, it was left alone.
+    result: the operation that it computes together with itself, learnt from the calls so far; or why it was left alone.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 class FusionReport(Sequence[Entry]):
     """One entry per convolution or normalisation, in the order of ``named_modules``. Prints as a table.
 
-    The entries are read from the model at each access: they show what it has learnt by then.
+    The entries are read from the model at each access: they show the operations that it combines at that time.
     """
 
     def __init__(self, model: nn.Module, left_alone: Mapping[str, str]) -> None:
@@ -78,7 +78,7 @@ class FusionReport(Sequence[Entry]):
 
 
 def _learnt(module: FusedModule, names: Mapping[int, str]) -> str:
-    """What a fused module computes in the same operator."""
+    """The operation that a fused module computes together with itself, in words."""
     expectation = module._expectation
     if expectation.slope is not None:
         return f"with the {f'LeakyReLU({expectation.slope:g})' if expectation.slope else 'ReLU'} after it"

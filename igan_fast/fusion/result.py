@@ -14,28 +14,29 @@ __all__ = ["Result", "clones", "version_of"]
 
 
 class Result:
-    """The result of one call of a fused module, before it is known which of its two forms is needed.
+    """The result of one call of a fused module, before its first use decides which of two forms is needed.
 
-    *Activated*: with the expected activation applied. It is computed during the call. *Plain*: what PyTorch's module
-    returns. It is computed only if something else than the expected activation uses the result.
+    *Activated*: with the expected activation applied. It is computed during the call. *Plain*: the result of PyTorch's
+    module. It is computed only if another operation than the expected one uses the result.
 
     Args:
-        expectation: of the module that was called; a wrong guess is counted there.
-        inputs: the tensors that ``compute`` reads and has not cloned. Their version counters are remembered, so that
-            an in-place change is noticed.
-        compute: returns the plain result, outside of autograd. It must not depend on the module, which may change.
+        expectation: of the module that was called. It counts the unexpected uses.
+        inputs: the tensors that ``compute`` reads and has not cloned. Their version counters are saved to detect
+            in-place changes.
+        compute: returns the plain result, outside of autograd. It must not read the module, which may change later.
         activated: the result with the expected activation, or with the expected normalisation (and its activation).
         slope: negative slope of the expected activation. Where a normalisation is expected: of the activation that is
             expected after it, or None.
-        is_expected_norm: where a normalisation is expected: whether a given module is that one, with its parameters
-            and statistics unchanged since the call. None where an activation is expected.
-        recompute: the activation's backward pass recomputes the plain result, instead of keeping ``activated`` for it.
+        is_expected_norm: tells whether a module is the expected normalisation, and its parameters and statistics have
+            not changed since the call. None where an activation is expected.
+        recompute: whether the activation's backward pass recomputes the plain result. If False, ``activated`` is saved
+            for it.
         autocast: the dtype of autocast during the call; None where autocast was off.
 
     Attributes:
         anchor: an empty tensor with the autograd node of the plain result; None where autograd does not record.
         consumed: ``activated`` has been returned to the caller.
-        value: the plain result, once it was computed ahead of its use (``Guarded``).
+        value: the plain result, if it was computed before its first use (``Guarded``); else None.
         saved: ``activated`` and its version counter, for the activation's backward pass.
         inference_mode: the call was made in inference mode.
     """
@@ -81,7 +82,7 @@ class Result:
         self.versions = [version_of(t) for t in inputs]
 
     def take_activated(self) -> Tensor:
-        """Return the activated result, once, and keep no reference to it: the caller may write into it."""
+        """Return the activated result, once. No reference to it is kept, because the caller may change it in place."""
         y, self.activated, self.consumed = self.activated, None, True
         if y is None:
             raise AssertionError("an activated result was taken twice")
@@ -107,7 +108,7 @@ class Result:
     def with_signs(self) -> Tensor:
         """A tensor with the signs of the plain result, from which the gradient of a (Leaky)ReLU is computed.
 
-        It is the saved activated result where nobody has changed that in place, else the plain result.
+        It is the saved activated result, unless that was changed in place; then it is the plain result.
         """
         if self.saved is not None:
             y, version = self.saved
@@ -117,11 +118,11 @@ class Result:
 
 
 def version_of(t: Tensor) -> int:
-    """How often t was changed in place; −1 for an inference tensor, which has no version counter."""
+    """The version counter of t, which counts in-place changes; −1 for an inference tensor, which has none."""
     return -1 if t.is_inference() else t._version
 
 
 def clones(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Parameters and statistics as they are now. A version counter would not show every later change of them: writes
-    through ``.data`` and in inference mode are not counted."""
+    """Clones of parameters and statistics. Their version counters do not show every later change: they do not count
+    writes through ``.data`` and in inference mode."""
     return tuple(None if t is None else t.clone() for t in tensors)

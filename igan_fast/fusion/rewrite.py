@@ -17,39 +17,39 @@ __all__ = ["fuse", "unfuse"]
 def fuse(model: nn.Module) -> FusionReport:
     """Run a model's convolutions, normalisations and the (Leaky)ReLUs after them on the fused operators.
 
-    The model is changed in place, and its results stay the same up to rounding. Every convolution and transposed
-    convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d`` and ``nn.InstanceNorm1d/2d/3d`` is given a fused class, which is
-    derived from its own class. Parameters and buffers stay the same tensors under the same names: existing optimisers
-    and checkpoints stay valid. Activations are not changed. ``fuse`` runs none of the model's code.
+    The model is changed in place, and its results stay the same up to rounding. ``fuse`` sets the class of every
+    convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d`` and ``nn.InstanceNorm1d/2d/3d`` to a
+    fused class, which is derived from the module's class. Parameters and buffers stay the same tensors under the same
+    names: existing optimisers and checkpoints stay valid. Activations are not changed. ``fuse`` does not run the model.
 
-    What is computed together is learnt while the model runs. In its first call a module sees what follows it. From the
-    second call on:
+    A fused module learns which operations to combine while the model runs. In its first call it records which operation
+    uses its result. From the second call on:
 
     * a normalisation computes the (Leaky)ReLU that follows it, called as a module, a function or a method;
     * in evaluation without gradients, a convolution computes the batch normalisation that follows it, and the
       (Leaky)ReLU after that;
     * a convolution runs on our own CPU kernels where these are faster, together with the (Leaky)ReLU that follows it.
 
-    Where a result is used in any other way, that use gets PyTorch's result. A module to which that happens repeatedly
-    stops computing things together that would be computed twice.
+    If another operation than expected uses a result, that operation gets PyTorch's result, which costs a second
+    computation. After three such calls, a module no longer combines operations.
 
     Modules of derived classes are left as they are: your own subclasses, parametrised modules (``parametrizations``),
     lazy modules that are not initialised yet, and ``SyncBatchNorm``. Hooks, ``copy.deepcopy``, pickling, checkpointing,
     ``DataParallel``, ``DistributedDataParallel`` and autocast work as before. Under ``torch.compile``, ``torch.func``'s
-    transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export the model is plain PyTorch, and so it
-    is for tensors so small that nothing can be gained.
+    transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export, the model runs PyTorch's functions. It
+    also does so for small tensors, for which fusion gains nothing.
 
-    ``torch.ao.quantization.fuse_modules`` looks for PyTorch's own classes: call ``unfuse`` before it.
+    Call ``unfuse`` before ``torch.ao.quantization.fuse_modules``, which looks for PyTorch's own classes.
 
     Between a module's call and the first use of its result, the result may be of a subclass of ``torch.Tensor``: then
     ``isinstance(result, torch.Tensor)`` is True, but ``type(result) is torch.Tensor`` is not.
 
     On a CPU in float32, our own convolution kernels use minimal filtering (Winograd). Their error is at most about 2e-6
-    of the largest value, where PyTorch's is about 3e-7, and a NaN or Inf spreads over the tile that contains it. The
-    environment variable ``IGAN_FAST_IMPL=reference`` switches all fused operators off.
+    of the largest value (4e-6 for the gradient of a weight); PyTorch's is about 3e-7. A NaN or Inf spreads over the
+    tile that contains it. The environment variable ``IGAN_FAST_IMPL=reference`` switches all fused operators off.
 
     Args:
-        model: any module, in any mode, on any device. If it is fused already, what it has learnt is forgotten.
+        model: any module, in any mode, on any device. If it is fused already, its modules start to learn again.
 
     Returns:
         A report of the modules that are fused, of those that are left alone, and why. It prints as a table. After the
@@ -72,7 +72,7 @@ def fuse(model: nn.Module) -> FusionReport:
 
 
 def unfuse(model: nn.Module) -> int:
-    """Undo ``fuse``: every module gets back its own class. Parameters and buffers keep their present values.
+    """Undo ``fuse``: every module gets back the class that it had before. Parameters and buffers keep their values.
 
     Returns:
         The number of modules that were fused.
@@ -93,7 +93,7 @@ def _check(model: nn.Module) -> None:
 
 
 def _reason(module: nn.Module) -> str:
-    """Why a module is left alone."""
+    """The reason why a module is left alone."""
     if nn.utils.parametrize.is_parametrized(module):
         return f"parametrised: {', '.join(module.parametrizations)}"  # type: ignore[arg-type]
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):

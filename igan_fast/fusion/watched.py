@@ -1,4 +1,4 @@
-"""Ordinary tensors whose next use is intercepted: to learn from it, or to compute first what depends on them."""
+"""Tensors with data whose next use is intercepted, to learn from it or to compute dependent results before it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Guarded", "Watched", "guard", "to_ordinary_for_norm", "watch"]
 
 
 class Watched(Intercepted):
-    """The plain result of a fused module, from whose first use the module's Expectation learns."""
+    """The plain result of a fused module. The Expectation of the module learns from its first use."""
 
     _expectation: Expectation
 
@@ -31,7 +31,7 @@ class Watched(Intercepted):
 
 
 def watch(y: Tensor, expectation: Expectation) -> Tensor:
-    """Make y, a module's plain result, Watched where the module does not know yet what follows it. Returns y."""
+    """Make y, a module's plain result, Watched if the module still has to learn how its result is used. Returns y."""
     if expectation.unknown and type(y) is Tensor and not transformed():
         watched: Any = y
         watched.__class__, watched._expectation = Watched, expectation
@@ -39,8 +39,8 @@ def watch(y: Tensor, expectation: Expectation) -> Tensor:
 
 
 def to_ordinary_for_norm(x: Tensor, norm: Any) -> Tensor:
-    """``to_ordinary(x)``, called by the fused normalisation whose input x is: the module that returned x learns from it
-    that ``norm`` follows."""
+    """``to_ordinary(x)`` for the fused normalisation ``norm``, whose input is x. The module that returned x learns that
+    ``norm`` follows it."""
     if type(x) is not Watched:
         return to_ordinary(x)
     if not getattr(norm, "_is_replica", False):  # a replica of nn.DataParallel lives for one call only
@@ -49,8 +49,9 @@ def to_ordinary_for_norm(x: Tensor, norm: Any) -> Tensor:
 
 
 class Guarded(Intercepted):
-    """An inference tensor that a Deferred would be computed from. It has no version counter, so that a later in-place
-    change could not be noticed: the first use of this tensor, of any kind, computes the Deferred's plain result first.
+    """An inference tensor from which the data of a Deferred may be computed later. An inference tensor has no version
+    counter, so an in-place change would not be detected. The next use of this tensor therefore first computes the plain
+    result of the Deferred.
 
     _dependents: the Results of those Deferred tensors.
     """
@@ -66,7 +67,7 @@ class Guarded(Intercepted):
 
 
 def guard(deferred: Deferred) -> Deferred:
-    """Make the inference tensors that ``deferred`` would be computed from Guarded. Returns ``deferred``."""
+    """Make Guarded the inference tensors from which ``deferred`` may be computed later. Returns ``deferred``."""
     if not deferred.result.inference_mode:
         return deferred
     for t in deferred.result.inputs:

@@ -1,18 +1,18 @@
-"""Fused operators: equal to those of ``igan_fast.reference.ops``, and faster. They can be used without the rest.
+"""Fused operators. They equal those of ``igan_fast.reference.ops``, are faster, and can be used in other models.
 
-- ``feature_l1``: Σ wᵢ · mean|fakeᵢ − realᵢ| over any nesting of feature maps, in one launch
-- ``norm_act``: normalisation (of the batch, of parts of it apart, or of each instance) and LeakyReLU
+- ``feature_l1``: Σ wᵢ · mean|fakeᵢ − realᵢ| over any nesting of feature maps, in one operator
+- ``norm_act``: normalisation (of the batch, of its parts separately, or of each image) and LeakyReLU
 - ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
 - ``backends``: which implementations this machine has, and why the others are missing
 
 They support what PyTorch's own functions support: float16, bfloat16, float32 and float64, any memory layout, autograd
-of any order, autocast, ``torch.compile(fullgraph=True)``, and CUDA graphs (not tried on a GPU yet). PyTorch's own
-functions compute the result under ``torch.func``, ``is_grads_batched``, forward mode, ``torch.jit.trace``,
-``torch.export``, ONNX export and dispatch modes, and for tensor subclasses. ``torch.fx`` records each operator as one
+of any order, autocast, ``torch.compile(fullgraph=True)``, and CUDA graphs (not tried on a GPU yet). They call PyTorch's
+own functions under ``torch.func``, ``is_grads_batched``, forward mode, ``torch.jit.trace``, ``torch.export``, ONNX
+export and dispatch modes, and for tensor subclasses. ``torch.fx`` records each operator as one
 call. ``torch.jit.script`` raises an error.
 
-Each operator has the argument ``impl``. ``"auto"``, the default, takes the fastest implementation that can run the
-given tensors; the environment variable ``IGAN_FAST_IMPL`` can name another default. ``"native"`` (C++ and CUDA),
+Each operator has the argument ``impl``. ``"auto"``, the default, chooses the fastest implementation for the given
+tensors; the environment variable ``IGAN_FAST_IMPL`` can name another default. ``"native"`` (C++ and CUDA),
 ``"triton"`` and ``"reference"`` name one implementation, and raise an error where it cannot run. ``igan-fast doctor``
 shows which implementations this machine has.
 

@@ -1,7 +1,7 @@
-"""Which implementation runs, and why another one does not.
+"""The choice of the implementation, and the reasons why others cannot run.
 
-The native extension (``igan_fast._C``) and Triton are both optional. The reason why one is missing is kept here, and
-shown by ``backends()`` and ``igan-fast doctor``.
+The native extension (``igan_fast._C``) and Triton are optional. If one is missing, ``backends()`` and ``igan-fast
+doctor`` show the reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ AVAILABLE = "available"
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
-#: What "auto" stands for. Checked on first use, so that a bad value does not keep the package from being imported.
+#: The implementation that "auto" names. It is checked at the first use, so that a wrong value does not break imports.
 _DEFAULT = os.environ.get("IGAN_FAST_IMPL") or "auto"
 
 _registrations: list[Callable[[str], None]] = []
@@ -51,7 +51,7 @@ _loaded: list[str] = []
 def on_load(register: Callable[[str], None]) -> None:
     """Call ``register(namespace)`` once for each namespace of operators that is loaded, now or later.
 
-    ``register`` gives an operator what PyTorch needs besides kernels: its shapes without data, and its gradients.
+    ``register`` registers what PyTorch needs besides kernels: the output shapes (fake implementations) and gradients.
     """
     _registrations.append(register)
     for loaded in _loaded:
@@ -69,7 +69,7 @@ def backends() -> dict[str, str]:
 
 
 def build_info() -> dict[str, str]:
-    """How the native extension was built: compiler, flags, CUDA targets and so on. Empty without the extension."""
+    """The facts about the build of the native extension: compiler, flags, CUDA targets and so on. Empty without it."""
     return dict(_BUILD_INFO)
 
 
@@ -80,7 +80,7 @@ def namespace(
 
     Args:
         impl: "auto", "native", "triton" or "reference".
-        tensors: the arguments of the call, which may need PyTorch's own functions: see ``plain_only``.
+        tensors: the arguments of the call. Some tensors need PyTorch's own functions: see ``plain_only``.
 
     Raises:
         ValueError: an unknown ``impl``.
@@ -114,8 +114,8 @@ def namespace(
 
 
 def plain_only(*tensors: Tensor | None) -> bool:
-    """Whether only PyTorch's own functions can compute with these tensors now: under a function transform, tracing or
-    export, where one of them is not an ordinary tensor, and where IGAN_FAST_IMPL is "reference"."""
+    """Whether PyTorch's own functions have to compute the result: under a function transform, tracing, export or a
+    dispatch mode, if a tensor is not an ordinary one, and if IGAN_FAST_IMPL is "reference"."""
     return switched_off() or transformed(*tensors)
 
 
@@ -125,7 +125,7 @@ def switched_off() -> bool:
 
 
 def chosen(device: torch.device) -> str:
-    """What "auto" takes on a device: "native (avx2)", "native", "triton" or "reference".
+    """The implementation that "auto" chooses on a device: "native (avx2)", "native", "triton" or "reference".
 
     Raises:
         ValueError: IGAN_FAST_IMPL names no implementation.
@@ -138,7 +138,7 @@ def chosen(device: torch.device) -> str:
 
 
 def has_native_cpu() -> bool:
-    """Whether the native extension is loaded. Unlike ``backends`` it does not try Triton."""
+    """Whether the native extension is loaded. Unlike ``backends``, this does not try to load Triton."""
     return _NATIVE_CPU == AVAILABLE
 
 
@@ -184,9 +184,9 @@ _capabilities: dict[int, tuple[int, int]] = {}
 
 
 def _capability(index: int | None) -> tuple[int, int] | None:
-    """The compute capability of a device, of the current one where ``index`` is None; None without a CUDA device.
+    """The compute capability of a device (the current one if ``index`` is None). None if there is no CUDA device.
 
-    Every call of an operator asks for it, and PyTorch's answer takes longer than the rest of the choice: it is kept.
+    It is cached, because every operator call needs it, and PyTorch's function takes longer than the rest of the choice.
     """
     if index in _capabilities:
         return _capabilities[index]
@@ -198,7 +198,7 @@ def _capability(index: int | None) -> tuple[int, int] | None:
     return found
 
 
-# What ``torch.compiler.assume_constant_result`` does; see ``_triton_can_load``.
+# ``torch.compiler.assume_constant_result`` sets this too; see ``_triton_can_load``.
 _capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -220,11 +220,11 @@ def _interpreted() -> bool:
 
 
 _triton_failure = "it has not been tried"
-_loading = threading.Lock()  # the threads of nn.DataParallel, for example, all ask first at the same time
+_loading = threading.Lock()  # several threads may try to load Triton at the same time, as in nn.DataParallel
 
 
 def _triton_can_load() -> bool:
-    """Load Triton's operators if they are not loaded yet; where that fails, False, and ``_triton_failure`` says why."""
+    """Load Triton's operators, and return whether they are loaded. If not, ``_triton_failure`` is the reason."""
     global _triton_failure
     with _loading:
         if TRITON in _loaded:
@@ -239,8 +239,8 @@ def _triton_can_load() -> bool:
         return True
 
 
-# What ``torch.compiler.assume_constant_result`` does, without the second that importing the compiler takes: Dynamo
-# calls the function instead of tracing into it, and keeps the answer. A compiled function may be the first to ask.
+# ``torch.compiler.assume_constant_result`` sets this too, but imports the compiler, which takes a second. Dynamo calls
+# the function instead of tracing into it, and keeps its result. A compiled function may be the first caller.
 _triton_can_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -251,7 +251,7 @@ def _announce(loaded: str) -> None:
 
 
 def _load_native() -> tuple[str, dict[str, str]]:
-    """The extension's status, and how it was built: AVAILABLE and its facts, or why it is missing and nothing."""
+    """Return AVAILABLE and how the extension was built, or the reason why it is missing and an empty dictionary."""
     try:
         extension = importlib.import_module("igan_fast._C")
         info = dict(extension.build_info())

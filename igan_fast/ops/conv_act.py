@@ -1,9 +1,9 @@
 """Convolution, bias and LeakyReLU in one autograd node, for a layer without normalisation, such as D's first (Sec. 4).
 
-The node saves its output alone: the sign of the output is the sign of the LeakyReLU's input, which decides the slope.
-If the output may be changed in place before the backward pass (``writable``), the node saves these signs in a tensor of
-their own instead, one byte for each value. The gradients are linear in the output's gradient and consist of
-differentiable functions, so that they have gradients themselves, as a gradient penalty needs.
+For the LeakyReLU's gradient the node saves only its output, whose sign is the sign of the LeakyReLU's input. If the
+output may be changed in place before the backward pass (``writable``), the node saves a tensor of signs instead, one
+byte for each value. The gradients are computed by differentiable functions, so they have gradients too, as a gradient
+penalty needs.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def conv_act(
         bias: (C_out,), or None.
         stride, padding, output_padding: one number, or one for height and one for width.
         negative_slope: 0 is ReLU, 1 is no activation.
-        writable: whether the result may be changed in place before its backward pass; it has no effect where
-            ``negative_slope`` is 0. Where it may not and is, the backward pass raises a RuntimeError, as after
+        writable: whether the result may be changed in place before its backward pass. If False, and always where
+            ``negative_slope`` is 0, the backward pass raises a RuntimeError after such a change, as it does after
             ``F.relu`` and ``F.leaky_relu_``.
 
     Returns:
@@ -85,10 +85,10 @@ def conv_act(
 
 
 class ConvAct(torch.autograd.Function):
-    """The node of ``conv_act``.
+    """The autograd node of ``conv_act``.
 
-    It saves x only where the weight needs a gradient. That is enough for the second derivatives too: the gradient of x
-    does not depend on x.
+    It saves x only if the weight needs a gradient. The second derivatives do not need x otherwise, because the gradient
+    of x does not depend on x.
     """
 
     @staticmethod
@@ -113,7 +113,7 @@ class ConvAct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, signs = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        # Detached, because the slope is constant on either side of 0: it has no derivative by y.
+        # Detached: the slope is constant for positive and for negative values, so its derivative is 0.
         dz = grad if signs is None else before_activation(grad, signs.detach().to(grad.dtype), ctx.negative_slope)
         dx, dweight = gradients(
             dz, x, weight, ctx.settings, ctx.input_spec, needs_input=needs_x, needs_weight=needs_weight
@@ -126,7 +126,7 @@ def before_activation(grad: Tensor, signs: Tensor, negative_slope: float) -> Ten
 
     Args:
         grad: the gradient of the LeakyReLU's output.
-        signs: a tensor with the signs of the LeakyReLU's input; its output has them, for example.
+        signs: a tensor with the signs of the LeakyReLU's input, for example the LeakyReLU's output.
         negative_slope: of the LeakyReLU, 0 or more.
     """
     gradient: Tensor = (

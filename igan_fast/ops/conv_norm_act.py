@@ -1,4 +1,5 @@
-"""Convolution, normalisation and LeakyReLU: one autograd node in training, one convolution in eval mode."""
+"""Convolution, normalisation and LeakyReLU: one autograd node in training, one convolution in eval mode without
+gradients."""
 
 from __future__ import annotations
 
@@ -45,25 +46,26 @@ def conv_norm_act(
 ) -> Tensor:
     """A (transposed) convolution, then ``norm_act``; ``groups`` and ``average_groups`` are those of ``norm_act``.
 
-    With running statistics, in eval mode and where nothing needs a gradient, the normalisation is folded into the
-    weight and the bias of the convolution, and on the CPU the LeakyReLU into the convolution's last step.
+    In eval mode with running statistics, if nothing needs a gradient, the normalisation is folded into the weight and
+    the bias of the convolution. On the CPU, most convolutions also apply the LeakyReLU.
 
     Args:
         x: (N, C_in, *spatial) with one to three spatial dimensions.
         conv_weight: (C_out, C_in / conv_groups, *kernel), or (C_in, C_out / conv_groups, *kernel) where ``transposed``.
         stride, padding, dilation: of the convolution, one number or one for each spatial dimension.
-        output_padding: of the transposed convolution, likewise.
-        conv_groups: of the convolution.
-        conv_bias: (C_out,), or None. A normalisation by the batch's statistics subtracts it again, so that it changes
-            the running mean alone, and its gradient is 0. PyTorch's gradient is rounding noise around 0; this one is
-            exactly 0, unless under ``torch.compile`` or of a transposed convolution to at most 4 channels on the CPU.
+        output_padding: of the transposed convolution, one number or one for each spatial dimension.
+        conv_groups: the ``groups`` of the convolution.
+        conv_bias: (C_out,), or None. Normalisation by the batch's statistics cancels it: it changes only the running
+            mean, and its gradient is 0. PyTorch computes this gradient with rounding errors around 0. The fused
+            operator returns exactly 0, except under ``torch.compile``, and for transposed convolutions to at most 4
+            channels on the CPU.
 
     Returns:
         (N, C_out, *spatial_out).
 
     Raises:
         ValueError: an ``output_padding`` without ``transposed``; ``x``, ``conv_weight`` or ``conv_bias`` of the wrong
-            shape; a setting that has not one number for each spatial dimension; or as ``norm_act``.
+            shape; a setting with the wrong number of values; or as ``norm_act``.
         RuntimeError: as ``norm_act``.
     """
     tensors = (x, conv_weight, weight, bias, running_mean, running_var, conv_bias)
@@ -121,7 +123,7 @@ def conv_norm_act(
         x, conv_weight = x.to(dtype), conv_weight.to(dtype)
         conv_bias = None if conv_bias is None else conv_bias.to(dtype)
     if not settings.fits(x, conv_weight, conv_bias):
-        return plain()  # nothing to normalise, or an error of PyTorch's own
+        return plain()  # PyTorch returns an empty result, or raises its error
     check_arguments(x, channels, weight, bias, running_mean, running_var, groups)
     if impl == "auto" and not launchable(
         namespace, x.device, (x.shape[0], channels, *settings.output_size(x.shape, conv_weight.shape)), groups
@@ -136,7 +138,8 @@ def conv_norm_act(
         return _folded(
             x, conv_weight, weight, bias, running_mean, running_var, conv_bias, settings, eps, negative_slope
         )
-    # One autograd node for both, unless a compiler fuses them itself, or autograd differentiates the convolution best.
+    # Use one autograd node for both, except in eval mode, under a compiler (which fuses them), and for a composite
+    # convolution (which autograd differentiates).
     apart = evaluating or torch.compiler.is_compiling()
     plan = None if apart else plan_of(x, conv_weight, None, settings)
     if plan is None or plan.implementation.composite:
@@ -166,9 +169,9 @@ def conv_norm_act(
 class _ConvNormAct(torch.autograd.Function):
     """Convolution, normalisation by the batch's statistics, and LeakyReLU.
 
-    It saves the convolution's output z and the statistics, and the input x only where the weight needs a gradient. z is
-    an output of the node for the sake of second derivatives alone: an output that is saved is in the backward pass a
-    function of x and conv_weight, and its gradient arrives there as ``grad_z``.
+    It saves the parameters, the convolution's output z and the statistics; the input x only if the weight needs a
+    gradient. z is returned as an output only for second derivatives. Autograd treats a saved output as a function of x
+    and conv_weight, and passes its gradient to the backward pass as ``grad_z``.
     """
 
     @staticmethod
@@ -246,7 +249,7 @@ def _folded(
         shift = shift + conv_bias.to(wide) * scale
     if bias is not None:
         shift = shift + bias.to(wide)
-    if settings.transposed:  # (C_in, C_out / groups, …): each group of input channels has output channels of its own
+    if settings.transposed:  # (C_in, C_out / groups, …): each group of input channels has other output channels
         by_group = conv_weight.to(wide).reshape(settings.groups, -1, *conv_weight.shape[1:])
         scaled = by_group * scale.view(settings.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
         folded = scaled.flatten(0, 1).to(x.dtype)

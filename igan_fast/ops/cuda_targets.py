@@ -19,8 +19,9 @@ def parse_targets(targets: str) -> tuple[tuple[int, int, str], ...]:
 def covers(targets: tuple[tuple[int, int, str], ...], capability: tuple[int, int]) -> bool:
     """Whether code for these targets runs on a device of this compute capability (major, minor).
 
-    PTX runs on devices of its version and later ones, because the driver compiles it. Machine code runs on devices of
-    the same major version and the same or a later minor one; code that ends in "a" only on exactly its own version.
+    The driver compiles PTX, so PTX runs on devices of its version and of later versions. Machine code runs on devices
+    of the same major version and the same or a later minor version. A target that ends in "a" runs only on devices of
+    exactly its version.
     """
     major, minor = capability
     for target_major, target_minor, suffix in targets:

@@ -1,7 +1,7 @@
-"""The multi-layer L1 distance: one pass over both sides forward, one write of the gradient backward.
+"""The multi-layer L1 distance. The forward reads both sides once; the backward writes each gradient once.
 
-The forward reads both sides once and saves the sign mask (``sign_mask``) for the backward, 2 bits per element, instead
-of the inputs or their difference.
+For the backward, the forward saves the sign mask (``sign_mask``) of 2 bits per element, instead of the inputs or their
+difference.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ def feature_l1(
         impl: "auto", "native", "triton" or "reference".
 
     Returns:
-        A scalar, float64 where an input is float64, else float32. An empty pair contributes NaN, as a mean of nothing.
-        Differences and sums are taken in float32 or wider, in a fixed order: the same input gives the same bits.
+        A scalar, float64 where an input is float64, else float32. A pair of empty tensors contributes NaN, the mean of
+        an empty tensor in PyTorch. Differences and sums are computed in float32 or float64. The order of the sums is
+        fixed: the same input gives the same bits.
 
     Raises:
-        ValueError: no pair at all; sequences that do not match in structure, shapes, devices or number of weights; an
-            unknown ``impl``.
+        ValueError: there is no pair; the sequences do not match in structure, shapes, devices or number of weights;
+            ``impl`` is unknown.
         TypeError: something that is neither a tensor nor a sequence.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
@@ -71,7 +72,7 @@ def feature_l1(
 
 
 def register(namespace: str) -> None:
-    """Give the operators of one of the dispatcher's namespaces their shapes without data, and their gradients."""
+    """Register the fake implementations and the gradients of the operators of one of the dispatcher's namespaces."""
     library = f"{namespace}::feature_l1"
     torch.library.register_fake(library)(_fake_forward)
     torch.library.register_fake(f"{library}_backward")(_fake_backward)
@@ -107,18 +108,18 @@ def _fake_backward(
 
 
 class _Gradient(NamedTuple):
-    """How the gradient of one tensor is made from the sign mask."""
+    """The values that are needed to compute the gradient of one tensor from the sign mask."""
 
-    pair: int  #: the pair's number
+    pair: int  #: the number of the pair
     dtype: torch.dtype
     numel: int
-    offset: int  #: where the pair's mask begins, in bytes
+    offset: int  #: the first byte of the pair's mask
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
 class _Side:
-    """What the backward needs to know of one side's tensors, so that it need not keep them."""
+    """The properties of one side's tensors that the backward needs. The tensors themselves are not kept."""
 
     def __init__(self, tensors: Sequence[Tensor], fake: Sequence[Tensor]) -> None:
         """tensors: of this side; fake: of the side whose memory sets the order of the mask."""
@@ -133,8 +134,8 @@ class _Side:
 
 
 def _mask_strides(fake: Tensor) -> tuple[int, ...]:
-    """The strides of a dense tensor whose memory has the order of the pair's mask: fake's own where it is dense, else
-    those of a contiguous one."""
+    """The strides of a dense tensor whose memory has the order of the pair's mask: those of fake if it is dense, else
+    those of a contiguous tensor."""
     expected = 1
     for stride, size in sorted(zip(fake.stride(), fake.shape, strict=True)):
         if size == 1:
@@ -161,7 +162,7 @@ def _gradients(
     """The gradients of one side's tensors, None where none is needed; sign: 1 for fake, −1 for real."""
     gradients: list[Tensor | None] = [None] * side.count
     several = grad if batched(grad) else None
-    if several is not None:  # the operator takes one number: it computes the gradients for 1
+    if several is not None:  # the operator takes one number: let it compute the gradients for 1, and multiply
         grad = torch.ones((), dtype=grad.dtype, device=grad.device)
     for dtype in {g.dtype for g in side.gradients}:
         chosen = [g for g in side.gradients if g.dtype == dtype]
@@ -185,8 +186,8 @@ def _save_for_second_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Te
 
 
 def _second_backward(namespace: str) -> Any:
-    """The backward of the backward, which is linear in ``grad`` and does not depend on the inputs' values: the sign of
-    a difference has the derivative 0."""
+    """The backward of ``feature_l1_backward``, which is linear in ``grad``. It has no derivative with respect to the
+    inputs, because the derivative of a sign is 0."""
 
     def backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Tensor, None, None, None, None, None]:
         grad, signs = ctx.saved_tensors

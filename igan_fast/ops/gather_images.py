@@ -11,13 +11,13 @@ __all__ = ["gather_images", "pick"]
 
 
 def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str = "auto") -> Tensor:
-    """The images at ``index``, some of them mirrored, in the form in which the networks take a batch.
+    """The images at ``index``, some of them mirrored, as a batch for the networks.
 
     Args:
         images: (M, H, W, C) uint8, contiguous, values 0 … 255.
-        index: (N,) int64, from 0 to M − 1. On a GPU the values are not checked, because the host would have to wait for
-            them: for one that is out of range Triton returns NaN, and PyTorch raises a device-side error.
-        mirrored: (N,) bool, which of the N images to mirror, left to right.
+        index: (N,) int64, from 0 to M − 1. On a GPU the host does not check the values, because it would have to wait
+            for them. For an index out of range, Triton returns an image of NaN, and PyTorch raises a device-side error.
+        mirrored: (N,) bool: whether to mirror each of the N images, left to right.
         impl: "auto", "triton" or "reference". There are no native kernels: "native" runs the reference.
 
     Returns:
@@ -48,8 +48,8 @@ def gather_images(images: Tensor, index: Tensor, mirrored: Tensor, *, impl: str 
 def pick(images: Tensor, index: Tensor, mirrored: Tensor) -> Tensor:
     """The images at ``index``, mirrored where ``mirrored`` is true: (N, H, W, C) uint8.
 
-    ``torch.where`` computes every mirrored image and needs no synchronisation. Indexing by the mask would wait for the
-    GPU, because the size of its result depends on the mask's values.
+    All images are mirrored, and ``torch.where`` selects. This needs no synchronisation. Indexing by the mask would wait
+    for the GPU, because the size of the result depends on the values of the mask.
     """
     picked = images.index_select(0, index)
     return torch.where(mirrored[:, None, None, None], picked.flip(2), picked)

@@ -1,7 +1,7 @@
 """Copies of tensors from one memory format to another.
 
-On the CPU in float32 the kernel of csrc/cpu/transpose.cpp makes them, in a third to a quarter of the time that
-PyTorch's own copy takes."""
+On the CPU in float32, the kernel in csrc/cpu/transpose makes them. It takes a third to a quarter of the time of
+PyTorch's copy."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def channels_first(x: Tensor) -> Tensor:
 
 
 def no_view(x: Tensor) -> Tensor:
-    """x, which is a view, as a tensor on the same memory that is not a view: autograd does not allow in-place changes
-    of a view that an autograd function returns."""
+    """Return a tensor that shares the memory of the view x, but is not a view: autograd forbids in-place changes of a
+    view that an autograd function returns."""
     return x.new_empty(0).set_(x)  # type: ignore[call-overload, no-any-return]
 
 
 def dense(x: Tensor) -> Tensor:
-    """x as the kernels take it, contiguous or channels_last: x itself where it is, else a contiguous copy."""
+    """x itself if it is contiguous or channels_last, which the kernels need; else a contiguous copy."""
     if x.is_contiguous() or _is_channels_last(x):
         return x
     return x.contiguous()
@@ -67,7 +67,7 @@ def _is_channels_last(x: Tensor) -> bool:
 def _can_transpose(x: Tensor) -> bool:
     return (
         x.dim() == 4
-        and min(x.shape[1], x.shape[2] * x.shape[3]) >= MIN_SIDE  # so that it cannot be both at once
+        and min(x.shape[1], x.shape[2] * x.shape[3]) >= MIN_SIDE  # so x cannot be in both formats at once
         and x.shape[0] > 0
         and x.dtype == torch.float32
         and x.device.type == "cpu"
@@ -85,7 +85,7 @@ def _transpose(x: Tensor) -> Tensor:
 
 
 def _transposed_copy(x: Tensor) -> Tensor:
-    """A contiguous x as channels_last, a channels_last x as contiguous."""
+    """A channels_last copy of a contiguous x, or a contiguous copy of a channels_last x."""
     n, c, h, w = x.shape
     if x.is_contiguous():
         last: Tensor = torch.ops.igan_fast.transpose(x.detach().view(n, c, h * w))
@@ -105,7 +105,7 @@ class _Transpose(torch.autograd.Function):
 
 
 def register(namespace: str) -> None:
-    """Register the operator's output shape, for tensors without data. Only the native namespace has the operator."""
+    """Register the fake implementation of the operator, which only the native namespace has."""
     if namespace == backend.NATIVE:
         torch.library.register_fake(f"{namespace}::transpose")(lambda x: x.new_empty(x.mT.shape))
 

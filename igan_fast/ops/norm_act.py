@@ -1,7 +1,7 @@
 """Normalisation and LeakyReLU in one operator.
 
-The forward saves the input and the statistics only. The backward computes the normalised values again from these, and
-from their signs the LeakyReLU's derivative.
+The forward saves the input, the parameters and the statistics. The backward recomputes the normalised values from them;
+their signs decide the LeakyReLU's derivative.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from igan_fast.reference import ops as reference
 
 __all__ = ["norm_act"]
 
-#: Limits of a GPU's kernels: the values of a group in one channel, which have 32-bit numbers (a loop may go one block
-#: past the last); the programs of a launch, of at least 64 values each; and, for the native kernels, the channels and
-#: the groups, each of which is a dimension of the grid.
+#: Limits of the kernels on a GPU. MOST_VALUES: values of one channel in a group, whose index has 32 bits (a loop may go
+#: one block past the last value). MOST_PARTS: programs of a launch; each has at least 64 values. MOST_NATIVE, for the
+#: native kernels: channels, and groups; each is a dimension of the grid.
 MOST_VALUES, MOST_PARTS, MOST_NATIVE = 2**30, 2**31 - 2**12, 2**16 - 1
 
 
@@ -42,11 +42,11 @@ def norm_act(
     average_groups: bool = False,
     impl: str = "auto",
 ) -> Tensor:
-    """Normalise each channel, then LeakyReLU: ``F.leaky_relu(F.batch_norm(x, ...), negative_slope)``.
+    """Normalise each channel, then apply the LeakyReLU: ``F.leaky_relu(F.batch_norm(x, ...), negative_slope)``.
 
-    ``groups`` splits the batch into that many contiguous parts, each normalised by statistics of its own: 1 is batch
-    normalisation, N is instance normalisation, 2 normalises real and fake images apart in one call. The running
-    statistics become what ``groups`` calls, one part after the other, would make them.
+    The batch is split into ``groups`` contiguous parts of equal size. Each part is normalised by its mean and variance:
+    1 is batch normalisation, N is instance normalisation, 2 normalises real and fake images separately in one call. The
+    running statistics are updated once per part, in order, as by separate calls.
 
     Args:
         x: (N, C, *spatial), float16, bfloat16, float32 or float64, in any memory layout.
@@ -61,12 +61,13 @@ def norm_act(
         impl: "auto", "native", "triton" or "reference".
 
     Returns:
-        A tensor of the shape, dtype and memory format of ``x``. Statistics are computed in float32 or float64, without
-        cancellation for data far from zero, in a fixed order: the same input gives the same bits.
+        A tensor of the shape and dtype of ``x``. It has the memory format of ``x`` if that is contiguous or
+        channels_last; else it is contiguous. Statistics are computed in float32 or float64, without cancellation for
+        data far from zero. The order of the sums is fixed: the same input gives the same bits.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit ``x``; ``groups`` does not divide N; there is one value
-            per channel, and the batch's statistics are needed; an unknown ``impl``.
+        ValueError: an argument does not fit ``x`` in shape, dtype or device; ``groups`` does not divide N; the
+            statistics of the batch are needed, but a part has only one value per channel; ``impl`` is unknown.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
     settings: dict[str, Any] = {
@@ -97,9 +98,9 @@ def norm_act(
 
 
 def launchable(namespace: str, device: torch.device, shape: Sequence[int], groups: int) -> bool:
-    """Whether the kernels of a device can number the values of a tensor: see the limits above.
+    """Whether the kernels of a device can index the values of a tensor: see the limits above.
 
-    A CPU's kernels can number any: they use 64 bits.
+    CPU kernels can index any tensor, because they use 64-bit indices.
 
     Args:
         namespace: the dispatcher's namespace that the kernels are in.

@@ -1,4 +1,4 @@
-"""What the dispatcher is told of norm_act: its gradients, of every order, and its results' shapes without data."""
+"""The gradients of norm_act, of any order, and its fake implementations, registered with the dispatcher."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["Normalization", "gradient", "register"]
 
 
 class Normalization(NamedTuple):
-    """What a normalisation was computed from: its gradient's arguments, in the order of the dispatcher's schema."""
+    """The arguments of ``norm_act_backward`` after ``grad``, in the order of the operator's schema."""
 
     x: Tensor
     weight: Tensor | None
     bias: Tensor | None
-    mean: Tensor  #: (groups, C), what x was normalised by
+    mean: Tensor  #: (groups, C), as var: the statistics by which x was normalised
     var: Tensor
     eps: float
     negative_slope: float
-    batch_statistics: bool  #: mean and var are x's own; else they are constants, and groups is 1
+    batch_statistics: bool  #: mean and var are computed from x; if False they are constants, and groups is 1
 
 
 def register(namespace: str) -> None:
-    """Give the operators of one of the dispatcher's namespaces their shapes without data, and their gradients."""
+    """Register the fake implementations and the gradients of the operators of one of the dispatcher's namespaces."""
     operators = getattr(torch.ops, namespace)
     library = f"{namespace}::norm_act"
     torch.library.register_fake(library)(_fake_norm_act)
@@ -54,13 +54,13 @@ def register(namespace: str) -> None:
 
 
 def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias, the latter two in float32, or float64 where x is.
+    """The gradients of x, weight and bias. Those of weight and bias are float32, or float64 if x is.
 
-    Under a transform of ``torch.func`` PyTorch's own functions compute them, else the operator ``norm_act_backward``.
+    The operator ``norm_act_backward`` computes them. PyTorch's own functions do so for batched gradients (``batched``).
 
     Args:
         operators: the dispatcher's operators of one namespace.
-        grad: of the normalised and activated result, in any memory layout.
+        grad: the gradient of the normalised and activated result, in any memory layout.
         normalization: the fields of ``Normalization``, in their order.
     """
     if batched(grad):
@@ -71,9 +71,9 @@ def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor,
 
 
 def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients by the formula, in PyTorch's own functions, which can be differentiated and transformed again.
+    """The gradients computed by PyTorch's own functions, which can be differentiated and transformed.
 
-    The statistics of a batch are computed again from x, because x's gradient depends on x through them too.
+    The statistics of a batch are recomputed from x, because the gradient of x also depends on x through them.
     """
     shape = (n.mean.shape[0] if n.batch_statistics else 1, -1, n.x.shape[1], n.x[0, 0].numel())
     over = (1, 3)
@@ -135,7 +135,8 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradient's own gradient: autograd's, of ``_plain_gradient``. Where a third is needed it has a graph too."""
+    """The gradient of the gradient: autograd differentiates ``_plain_gradient``. With ``create_graph=True`` the result
+    is differentiable too."""
     *saved, mean, var = ctx.saved_tensors
     exists = [t is not None for t in saved]
 
@@ -153,7 +154,7 @@ def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
 def _vector_jacobian_product(
     function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], upstream: Sequence[Tensor | None]
 ) -> Sequence[Tensor | None]:
-    """The gradients of the inputs, from those of the function's results."""
+    """The gradients of the function's inputs, from ``upstream``, the gradients of its results."""
     if in_functorch():  # torch.func does not allow requires_grad_() inside
         found: Any = torch.func.vjp(function, *inputs)
         results, pull_back = found
@@ -174,5 +175,6 @@ def _vector_jacobian_product(
 
 
 def _graph_input(t: Tensor, *, connected: bool) -> Tensor:
-    """t as the input of a graph of its own; where ``connected``, t's own graph still leads on from it."""
+    """t as a tensor that autograd can differentiate with respect to. If ``connected``, it stays connected to the graph
+    of t; else it is a leaf."""
     return t.view_as(t) if connected and t.requires_grad else t.detach().requires_grad_()

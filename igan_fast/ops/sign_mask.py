@@ -1,8 +1,11 @@
-"""The sign mask: the signs of the differences fake − real in 2 bits per element, all that feature_l1's backward needs.
+"""The sign mask: the signs of the differences fake − real, in 2 bits per element.
 
-64 consecutive elements share 16 bytes. The first 8 bytes have a bit set where the difference is positive, the other 8
-bytes where it is negative; both bits are 0 where the two sides are equal or one is NaN. Element k of the 64 has bit
-k % 8 (0 is the lowest) of byte k // 8 of either half.
+It is all that feature_l1's backward needs of the inputs.
+
+64 consecutive elements share 16 bytes. A bit of the first 8 bytes is set where the difference is positive, a bit of the
+other 8 bytes where it is negative. Both bits are 0 where the two sides are equal or one is NaN. Element k of the 64 has
+bit k % 8 (0 is the lowest) of byte k // 8 of each half. This is the order of the CPU and Triton kernels; the native
+CUDA kernels order the 16 bytes in another way (csrc/ops/feature_l1/pair.h).
 
 One pair of three elements, for example:
 
@@ -13,12 +16,12 @@ One pair of three elements, for example:
     negative     element 1: bit 1 of byte 8, so byte 8 is 0b010 = 2
     sign mask    [1, 0, 0, 0, 0, 0, 0, 0,  2, 0, 0, 0, 0, 0, 0, 0]
 
-For element k the backward computes positive bit − negative bit: 1, −1, 0. Times upstream gradient · weight / 3 this is
-the gradient of fake, and its negative that of real. A large feature map's mask takes a sixteenth of the memory of its
-differences in float32, and neither these nor the inputs are kept.
+The backward computes positive bit − negative bit for each element: 1, −1, 0. The product with upstream gradient ·
+weight / 3 is the gradient of fake; the gradient of real is its negative. The mask of a large feature map takes a
+sixteenth of the memory of the differences in float32. Neither the differences nor the inputs are saved.
 
-The elements are numbered in the order in which a pair is walked: that of fake's memory where it is dense, else row by
-row. The masks of several pairs follow one another in one tensor.
+The elements of a pair are numbered in the order of fake's memory if fake is dense, else in row-major order. The masks
+of several pairs follow one another in one tensor.
 """
 
 from __future__ import annotations

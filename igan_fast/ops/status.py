@@ -75,9 +75,9 @@ def _chosen(device: torch.device) -> Line:
         return Line(name, "nothing: there is no CUDA device")
     try:
         return Line(name, backend.chosen(device))
-    except ValueError as error:  # the line of the setting itself says how to repair it
+    except ValueError as error:  # the line about IGAN_FAST_IMPL says how to repair it
         return Line(name, f"nothing: {error}")
-    except RuntimeError as error:  # on a machine with a GPU the CPU's operators need not run
+    except RuntimeError as error:  # on a machine with a GPU, no operator has to run on the CPU
         matters = device.type == "cuda" or not torch.cuda.is_available()
         return Line(name, f"nothing: {error}", "unset IGAN_FAST_IMPL, or name one that can run", wrong=matters)
 

@@ -1,9 +1,9 @@
-"""Where only PyTorch's own functions give the right result: function transforms, tracing, export, tensor subclasses.
+"""Function transforms, tracing, export and tensor subclasses, for which only PyTorch's own functions give the result.
 
-Our operators read numbers from a tensor's memory. That is not enough where a tensor stands for something else: for a
-batch of tensors under ``torch.func`` and ``is_grads_batched``, for all later inputs under ``torch.jit.trace`` and
-``torch.export``, for whatever a subclass defines. A dispatch mode (``FlopCounterMode``, ``make_fx``) has to see each of
-PyTorch's operators. In all these cases our operators call PyTorch's own functions, which support them.
+Our operators read numbers from a tensor's memory. That is wrong for a tensor that represents something else: a batch of
+tensors under ``torch.func`` and ``is_grads_batched``, all later inputs under ``torch.jit.trace`` and ``torch.export``,
+or the data of a subclass. A dispatch mode (``FlopCounterMode``, ``make_fx``) has to intercept each of PyTorch's
+operators. In all these cases our operators call PyTorch's own functions, which support them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def transformed(*tensors: Tensor | None) -> bool:
-    """Whether a function transform, tracing, export or a dispatch mode is active, or one of the tensors is not an
-    ordinary one: a subclass, sparse, or a batch of tensors.
+    """Whether a function transform, tracing, export or a dispatch mode is active, or a tensor is not an ordinary one:
+    a subclass, sparse, or a batch of tensors.
 
-    Every call of an operator asks, so it has to be quick: about half a microsecond.
+    Every operator call calls this, so it has to be fast. It takes about half a microsecond.
     """
     if torch.compiler.is_compiling():  # torch.compile supports our operators; torch.export must not record them
         return exporting() or in_functorch() or forward_mode()
@@ -54,19 +54,19 @@ def transformed(*tensors: Tensor | None) -> bool:
 
 
 def batched(*gradients: Tensor | None) -> bool:
-    """Whether the gradients that a backward pass receives may each stand for a batch of gradients: under a transform of
-    ``torch.func``, and under ``is_grads_batched`` and ``jacobian(vectorize=True)``, whose batched tensors are of
-    another kind."""
+    """Whether the gradients that a backward pass receives may represent batches of gradients. They may under
+    ``torch.func``'s transforms, ``is_grads_batched`` and ``jacobian(vectorize=True)``. The latter two use batched
+    tensors of another kind."""
     return in_functorch() or any(g is not None and _functorch.is_legacy_batchedtensor(g) for g in gradients)
 
 
 def in_functorch() -> bool:
-    """Whether a transform of ``torch.func`` is at work."""
+    """Whether a transform of ``torch.func`` is active."""
     return _functorch.maybe_current_level() is not None
 
 
-# What ``torch.compiler.assume_constant_result`` does, without the second that importing the compiler takes: it calls
-# the function, instead of looking into it. Dynamo compiles again where another transform is at work.
+# ``torch.compiler.assume_constant_result`` sets this too, but imports the compiler, which takes a second. Dynamo calls
+# the function instead of tracing into it. It compiles again when another transform is active.
 in_functorch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -76,8 +76,8 @@ def forward_mode() -> bool:
 
 
 def overridable(function: Callable[P, R]) -> Callable[P, R]:
-    """Make an operator overridable by ``__torch_function__``, as PyTorch's own functions are: a subclass sees its
-    calls, and ``torch.fx.symbolic_trace`` records each of them as one node."""
+    """Make an operator overridable by ``__torch_function__``, as PyTorch's functions are. A tensor subclass can then
+    override it, and ``torch.fx.symbolic_trace`` records each call as one node."""
 
     @functools.wraps(function)
     def operator(*args: P.args, **kwargs: P.kwargs) -> R:

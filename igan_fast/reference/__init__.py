@@ -1,6 +1,7 @@
-"""The paper in plain PyTorch, to be read beside it: every equation has its place, and nothing here is fast on purpose.
+"""The paper in plain PyTorch, written to be read beside the paper. The code follows its equations, not speed.
 
-The fused wing mirrors these names, arguments, outputs and ``state_dict`` keys, and is tested for equality with them.
+The fused modules (``igan_fast.ops``, ``layers``, ``models``, ``losses`` and ``step``) have the same names, arguments,
+outputs and ``state_dict`` keys. Tests check that their results are equal to those of this package.
 """
 
 from igan_fast.reference.models import Classifier, Codes, Discriminator, DiscriminatorOutput, Generator, IterativeGAN

@@ -1,4 +1,4 @@
-"""What a step is told: the weights of the losses, the optimisers' settings and the precision."""
+"""The settings of a training step: the weights of the losses, the optimisers' settings and the precision."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["StepConfig"]
 class StepConfig:
     """Weights of the losses, settings of Adam, and the precision of one iteration.
 
-    The defaults are the paper's, except for the learning rate, which is DCGAN's. ``igan-fast train`` takes other
-    weights, with which edits show: ``TrainConfig().step_config()`` has them.
+    The default weights are the paper's; the settings of Adam are DCGAN's. ``igan-fast train`` uses other weights, with
+    which changed attributes are visible in the images: ``TrainConfig().step_config()`` returns them.
 
     Raises:
         ValueError: names the field that is out of its range, what was found and what was expected.
@@ -30,10 +30,11 @@ class StepConfig:
     label_weight_d: float = 1.0
     """Weight of the label loss for D and C."""
     label_weight_g: float = 1.0
-    """Weight of the label loss for G: what makes an edit show."""
+    """Weight of the label loss for G. The larger it is, the more visible a changed attribute is in the image."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Precision of the networks. tf32 switches PyTorch's TF32 mode on for the step, on a GPU only; fp32 switches it
-    off, whatever the flags are outside of the step. bf16 is autocast: weights, statistics and losses stay float32."""
+    """Precision of the networks. tf32 needs a GPU, and switches PyTorch's TF32 mode on during the step. fp32 switches
+    it off during the step, whatever PyTorch's flags are. bf16 is autocast: weights, statistics and losses stay
+    float32."""
 
     def __post_init__(self) -> None:
         for name, count in (("betas", 2), ("lambdas", 3)):

@@ -19,7 +19,7 @@ __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Gener
 SHARED = 1024
 #: Units of C's hidden layer before the attribute logits (Sec. 5.3.1).
 LABEL_HIDDEN = 128
-#: Upper limit of a layer's weights: more would not fit into any machine's memory, and at some size not into 64 bits.
+#: Upper limit of the number of weights of a layer. More do not fit into memory, and much larger numbers overflow int64.
 MAX_WEIGHTS = 2**40
 #: Negative slope of every LeakyReLU, as in DCGAN.
 LEAK = 0.2
@@ -36,7 +36,7 @@ class Generator(Unscriptable):
         signed_labels: feed 2c − 1 ∈ [−1, 1], the range of z, to the network instead of c ∈ [0, 1].
     """
 
-    #: The module that its layers are taken from. The fused networks put ``igan_fast.layers`` here.
+    #: The module whose layers it uses. The fused networks replace it by ``igan_fast.layers``.
     layers: ClassVar[Any] = layers
 
     def __init__(
@@ -223,7 +223,7 @@ class IterativeGAN(Unscriptable):
             ValueError: an index or a value is out of range.
         """
         z, label_logits = self.encode(x)
-        # A clone, because c is changed in place below, and the backward pass of sigmoid needs its own result.
+        # Clone, because c is changed in place below, and sigmoid's backward pass needs the unchanged result of sigmoid.
         c = torch.sigmoid(label_logits).clone()
         for index, value in changes.items():
             if not 0 <= index < c.shape[1]:
@@ -253,7 +253,7 @@ def _check_sizes(image_size: int, attributes: int, latent: int, width: int) -> N
     for name, value in sizes.items():
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} is {value!r}; expected a whole number")
-    # As Python's integers: those of NumPy would overflow below.
+    # Convert to Python's integers, because NumPy's would overflow below.
     image_size, attributes, latent, width = map(operator.index, sizes.values())
     if image_size < 32 or image_size % 16:
         raise ValueError(f"image_size is {image_size}; expected a multiple of 16 from 32 up")

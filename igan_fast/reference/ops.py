@@ -30,7 +30,7 @@ _TRANSPOSED_CONVOLUTIONS = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.c
 
 
 def activate(x: Tensor, negative_slope: float) -> Tensor:
-    """LeakyReLU. A slope of 0 is computed as ReLU, since 0 · ∞ would be NaN for x = −∞ and for infinite gradients."""
+    """LeakyReLU. A slope of 0 is computed as ReLU, because 0 · ∞ is NaN (for x = −∞, and for infinite gradients)."""
     return F.relu(x) if negative_slope == 0 else F.leaky_relu(x, negative_slope)
 
 
@@ -43,10 +43,11 @@ def feature_l1(fake: Features, real: Features, weights: Sequence[float] | None =
         weights: one number per pair, in the order of the flattened sequences; 1 each where omitted.
 
     Returns:
-        A scalar, float64 where an input is float64, else float32. An empty pair contributes NaN, as a mean of nothing.
+        A scalar, float64 where an input is float64, else float32. A pair of empty tensors contributes NaN, the mean of
+        an empty tensor in PyTorch.
 
     Raises:
-        ValueError: no pair at all; sequences that do not match in structure, shapes or number of weights.
+        ValueError: there is no pair; the sequences do not match in structure, shapes or number of weights.
         TypeError: something that is neither a tensor nor a sequence.
     """
     pairs, weights = weighted_pairs(fake, real, weights)
@@ -68,11 +69,11 @@ def norm_act(
     groups: int = 1,
     average_groups: bool = False,
 ) -> Tensor:
-    """Normalise each channel, then LeakyReLU.
+    """Normalise each channel, then apply the LeakyReLU.
 
-    ``groups`` splits the batch into that many contiguous parts, each normalised by statistics of its own: 1 is batch
-    normalisation, N is instance normalisation, 2 normalises real and fake images apart in one call. The running
-    statistics become what ``groups`` calls, one part after the other, would make them.
+    The batch is split into ``groups`` contiguous parts of equal size. Each part is normalised by its mean and variance:
+    1 is batch normalisation, N is instance normalisation, 2 normalises real and fake images separately in one call. The
+    running statistics are updated once per part, in order, as by separate calls.
 
     Args:
         x: (N, C, *spatial).
@@ -89,7 +90,8 @@ def norm_act(
         A tensor of the shape and dtype of ``x``.
 
     Raises:
-        ValueError: ``groups`` does not divide N; there is one value per channel, and the batch's statistics are needed.
+        ValueError: ``groups`` does not divide N; or the statistics of the batch are needed, but a part has only one
+            value per channel.
     """
     if groups < 1 or (groups > 1 and x.shape[0] % groups):
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
@@ -139,7 +141,8 @@ def conv_norm_act(
         stride, padding, dilation: of the convolution, one number or one for each spatial dimension.
         output_padding: of the transposed convolution, one number or one for each spatial dimension.
         conv_groups: the ``groups`` of the convolution.
-        conv_bias: (C_out,), or None. The batch's statistics cancel it, except in the running mean.
+        conv_bias: (C_out,), or None. Normalisation by the batch's statistics cancels it: it changes only the running
+            mean.
 
     Returns:
         (N, C_out, *spatial_out).
@@ -228,12 +231,12 @@ def per_dimension(name: str, value: int | Sequence[int], dimensions: int) -> lis
 
 
 def widen(x: Tensor) -> Tensor:
-    """x in float32 where it is a half type, so that no difference and no mean is rounded to half precision."""
+    """x in float32 if it is float16 or bfloat16, so that differences and means are not rounded to 16 bits."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype that sums over the tensors are taken in: float64 where one of them is float64, else float32."""
+    """The dtype in which sums over the tensors are computed: float64 if one of them is float64, else float32."""
     for tensor in tensors:
         if tensor.dtype == torch.float64:
             return torch.float64

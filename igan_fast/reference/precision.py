@@ -1,4 +1,6 @@
-"""How a step runs its networks, which the paper leaves open: TF32 mode, autocast, parameters without gradients."""
+"""Context managers in which a step runs its networks: TF32 mode, autocast, parameters without gradients.
+
+The paper does not specify these."""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context of a forward pass: bfloat16 autocast for bf16, else nothing. The backward pass is run outside.
+    """Return the context manager for a forward pass: bfloat16 autocast for bf16, else one that does nothing.
+
+    Run the backward pass outside of it.
 
     Args:
         precision: as ``StepConfig.precision``.
@@ -35,15 +39,15 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 @contextmanager
 def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
-    """Switch TF32 mode on for tf32 and off for fp32, on a CUDA device, for the forward and the backward pass.
+    """On a CUDA device, switch TF32 mode on for tf32 and off for fp32, for the forward and the backward pass.
 
-    In TF32 mode float32 matrix products and convolutions round their factors to TF32. PyTorch's flags for it belong to
-    the process, not to a thread; at the end of the block they have the values that they had before.
+    In TF32 mode, float32 matrix products and convolutions round their inputs to TF32. PyTorch's flags for it belong to
+    the process, not to a thread. At the end of the block they get back their earlier values.
 
-    The block sets ``fp32_precision`` (PyTorch 2.9 and later), which each product reads. It leaves the older
-    ``allow_tf32`` alone: setting that one may warn, and reading it raises while the two disagree. Parts of
-    ``torch.compile`` read it, so for tf32 in compiled networks call ``torch.set_float32_matmul_precision("high")`` as
-    well, which sets both.
+    The block sets ``fp32_precision`` (PyTorch 2.9 and later), which every matrix product and convolution reads. It does
+    not set the older ``allow_tf32``: setting that flag may warn, and reading it raises an error while the two flags
+    disagree. Parts of ``torch.compile`` read ``allow_tf32``. For tf32 in compiled networks therefore also call
+    ``torch.set_float32_matmul_precision("high")``, which sets both flags.
 
     Args:
         precision: as ``StepConfig.precision``; bf16 changes nothing.
@@ -52,12 +56,12 @@ def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
     if device.type != "cuda" or precision == "bf16":
         yield
         return
-    cudnn: Any = torch.backends.cudnn  # its types lack the newer flags
+    cudnn: Any = torch.backends.cudnn  # its type annotations lack the newer flags
     backends = (torch.backends.cuda.matmul, cudnn.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend, value in zip(backends, before, strict=True):
-            # A flag that is right already is not set: once set, it no longer follows torch.backends.fp32_precision.
+            # Set only a flag that is wrong: a flag that was set no longer follows torch.backends.fp32_precision.
             if (value == "tf32") != (precision == "tf32"):
                 backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         yield
@@ -69,7 +73,7 @@ def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
 
 _lock = threading.Lock()
 
-#: For each parameter that a block has frozen, the number of blocks that it is in.
+#: For each frozen parameter, the number of active ``frozen`` blocks that contain it.
 _blocks: dict[nn.Parameter, int] = {}
 
 
@@ -77,8 +81,8 @@ _blocks: dict[nn.Parameter, int] = {}
 def frozen(module: nn.Module) -> Iterator[None]:
     """Set ``requires_grad`` to False for all parameters of ``module`` while the block runs.
 
-    Blocks may overlap, in one thread or in several. A parameter that required a gradient before requires one again when
-    the last block that it is in has ended.
+    Blocks may overlap, in one thread or in several. When the last block with a parameter has ended, the parameter
+    requires a gradient again if it did before.
     """
     with _lock:
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad or parameter in _blocks]

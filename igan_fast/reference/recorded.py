@@ -1,4 +1,4 @@
-"""How modules behave when a network is scripted, traced or exported."""
+"""The behaviour of modules when a network is scripted, traced or exported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FxLeaf", "Unscriptable", "exporting", "is_proxy", "is_tracing"]
 
 
 class Unscriptable(nn.Module):
-    """A module for which ``torch.jit.script`` raises an error of one line, which says what to use instead."""
+    """A module that ``torch.jit.script`` cannot compile. The error message says what to use instead."""
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
@@ -24,10 +24,10 @@ class FxLeaf(Unscriptable):
     """A layer that is a leaf of a graph of ``torch.fx.symbolic_trace``, as the layers of ``torch.nn`` are."""
 
     def fx_node(self, x: Any) -> Any:
-        """The call of this layer as one node of the graph that the proxy x belongs to.
+        """Add a call of this layer to the graph of the proxy x, as one node.
 
-        If ``forward`` were traced, the update of the running statistics would happen once, during the tracing, and not
-        in the graph.
+        ``forward`` must not be traced: it would update the running statistics once, during the tracing, and the graph
+        would not contain the update.
 
         Raises:
             TypeError: this layer is the whole traced model.
@@ -52,10 +52,10 @@ def is_tracing() -> bool:
 
 
 def exporting() -> bool:
-    """Whether ``torch.export`` is at work."""
+    """Whether ``torch.export`` is running."""
     return torch.compiler.is_exporting()
 
 
-# What ``torch.compiler.assume_constant_result`` does: Dynamo calls the function instead of tracing into it. Up to torch
-# 2.12 it would return True in every compilation if it were traced.
+# ``torch.compiler.assume_constant_result`` sets this too: Dynamo calls the function instead of tracing into it. Up to
+# torch 2.12, a traced call would return True in every compilation.
 exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -58,10 +58,10 @@ class StepLosses(NamedTuple):
 
 
 class _Stage1(NamedTuple):
-    """What stage 1 passes on to stage 2, and its loss terms."""
+    """The results of stage 1: the tensors that stage 2 uses, and the loss terms."""
 
     x_fake: Tensor
-    """G(z, c), with its graph."""
+    """G(z, c), with its autograd graph."""
     codes: Codes
     """(z̃, c̃) of the real images."""
     features: tuple[Tensor, ...]
@@ -73,8 +73,8 @@ class _Stage1(NamedTuple):
 class TrainStep:
     """The iteration of the paper: stage 1 trains D and C, stage 2 trains G.
 
-    Each pass through a network is a batch of its own to batch normalisation, and updates the running statistics once,
-    in the order below.
+    Real, generated and rebuilt images pass through a network in separate batches, in the order below. Batch
+    normalisation therefore normalises them separately, and each pass updates the running statistics once.
 
     Args:
         model: the networks, on their device, in training mode.
@@ -129,8 +129,8 @@ class TrainStep:
             self._update(self.optimizer_g, self._parameters_g, loss)
 
     def _stage1(self, images: Tensor, labels: Tensor, noise: Tensor) -> _Stage1:
-        """Train D and C on the real images, then on G's: one Adam step over the parameters of both, which minimises
-        L_D. Nothing reaches G's parameters."""
+        """Train D and C on real and generated images: one Adam step on L_D for the parameters of both. G gets no
+        gradients."""
         config = self.config
         with self._autocast(images.device):
             x_fake = self.model.generator(noise, labels)
@@ -145,8 +145,8 @@ class TrainStep:
         return _Stage1(x_fake, real_codes, real.features, (adversarial, label_real, label_fake, latent))
 
     def _stage2(self, images: Tensor, labels: Tensor, noise: Tensor, stage1: _Stage1) -> tuple[Tensor, ...]:
-        """Train G with the updated D and C: one Adam step that minimises L_G. The codes and features of the real
-        images are targets, not differentiated; nothing reaches D's and C's parameters."""
+        """Train G with the updated D and C: one Adam step on L_G. The codes and the features of the real images are
+        detached. D and C get no gradients."""
         config = self.config
         with self._autocast(images.device):
             x_rebuild = self.model.generator(stage1.codes.z.detach(), torch.sigmoid(stage1.codes.label_logits.detach()))

@@ -1,4 +1,4 @@
-// feature_l1's CPU kernels as plain functions on pointers: no torch, so that they are tested on their own.
+// feature_l1's CPU kernels as plain functions on pointers. They do not need torch, so tests can call them directly.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace igan_fast::cpu {
 
 struct FeatureL1Kernels {
-  // sums[i] = Σ|fakeᵢ − realᵢ|; writes the sign masks of pairs that have room for one.
+  // sums[i] = Σ|fakeᵢ − realᵢ|; writes the sign masks of pairs whose sign_mask is not null.
   void (*forward)(const Pair* pairs, int64_t count, double* sums, ParallelFor);
   // outᵢ[k] = scaleᵢ · signᵢ[k]
   void (*backward)(const SignedFill* fills, int64_t count, ParallelFor);

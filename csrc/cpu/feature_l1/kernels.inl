@@ -1,12 +1,12 @@
 // Σ|fake − real| over pairs of tensors and, for the backward, the sign mask of each difference (ops/feature_l1/pair.h).
 //
-// A pair is read in its iteration order, in blocks of kBlock elements for any number of threads: the same input gives
-// the same bits on any number of threads.
+// A pair is read in its iteration order, in blocks of kBlock elements. The blocks do not depend on the number of
+// threads, so the same input gives the same bits on any number of threads.
 
 namespace {
 
 constexpr int64_t kBlock = 16384;
-constexpr int64_t kGrain = 2;  // blocks; less work is not worth another thread
+constexpr int64_t kGrain = 2;  // blocks; another thread does not pay off for less work
 
 inline int64_t blocks_of(int64_t numel) { return (numel + kBlock - 1) / kBlock; }
 
@@ -116,7 +116,7 @@ void gather(const Strided& side, const Pair& pair, int64_t first, int64_t count,
             [&](auto type) { gather(side, static_cast<const decltype(type)*>(side.data), pair, first, count, out); });
 }
 
-// Where strides or dtypes differ: through two buffers that fit the level-1 cache.
+// The same where strides or dtypes differ. The elements are copied to two buffers, which fit into the level-1 cache.
 template <typename A>
 double sum_gathered(const Pair& pair, int64_t first, int64_t count, uint8_t* sign_mask) {
   constexpr int64_t kChunk = 1024;
@@ -190,7 +190,7 @@ void backward(const SignedFill* fills, int64_t count, ParallelFor parallel_for) 
   for_each_block(fills, count, parallel_for, [&](int64_t, int64_t i, int64_t first, int64_t size) {
     const SignedFill& fill = fills[i];
     const uint8_t* sign_mask = fill.sign_mask + first / kMaskGroup * kMaskGroupBytes;
-    // All outputs count together: autograd reads them one by one after the last is written.
+    // The sizes of all outputs count together, because autograd reads the first one after the last one is written.
     const bool stream = bypasses_caches(total_bytes, fill.out);
     const auto bits = [&](auto plus, auto minus, auto zero) {
       using U = decltype(plus);

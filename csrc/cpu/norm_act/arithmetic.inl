@@ -1,10 +1,10 @@
 // The arithmetic that both layouts share.
 
-// How work is divided. The numbers depend on the shape alone, never on the number of threads.
+// The division of the work. It depends only on the shape, never on the number of threads.
 constexpr int64_t kBlockValues = 8192;
-constexpr int64_t kSegmentValues = 65536;  // less work is not worth another thread
+constexpr int64_t kSegmentValues = 65536;  // another thread does not pay off for less work
 constexpr int64_t kMaxSegments = 32;
-constexpr int64_t kMinTasks = 16;  // channels or groups are the parallel tasks where there are at least this many
+constexpr int64_t kMinTasks = 16;  // with at least as many channels or groups, each of them is one parallel task
 
 // Count, mean and sum of squared deviations of a set of values. merge() adds another set by Chan's formula.
 struct Moments {
@@ -18,8 +18,8 @@ struct Moments {
   }
 };
 
-// The normalisation of one channel: z = (x − mean)·scale + bias. Forward and backward compute z in this same form, so
-// that the backward finds the sign that the forward's LeakyReLU saw.
+// The normalisation of one channel: z = (x − mean)·scale + bias. Forward and backward compute z by the same formula, so
+// that z has the same sign in both.
 template <typename A>
 struct Affine {
   A mean, scale, bias, slope;
@@ -30,8 +30,8 @@ A inverse_std(A var, A eps) {
   return static_cast<A>(1 / std::sqrt(static_cast<double>(var) + static_cast<double>(eps)));
 }
 
-// The gradient of x, where dz is the gradient of z: dx = scale·dz − mean_term − (x − mean)·var_term. The terms are what
-// flows through the batch's mean and variance.
+// The gradient of x, where dz is the gradient of z: dx = scale·dz − mean_term − (x − mean)·var_term. The two terms are
+// the gradients through the batch's mean and variance.
 template <typename A>
 struct Gradient {
   A mean_term, var_term;

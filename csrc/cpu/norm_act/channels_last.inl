@@ -1,21 +1,23 @@
-// channels_last tensors: how a group's values are divided. A vector holds neighbouring columns, where a column is one
-// of the channels · inner values of a row (inner is 1 but for small contiguous tensors, see fills_vectors). Each column
-// is summed on its own; the columns of a channel are combined at the end.
+// channels_last tensors: the division of a group's values. A row has channels · inner values, which are its columns.
+// (inner is 1, except for small contiguous tensors, see fills_vectors.) A vector holds neighbouring columns. Each
+// column is summed separately; the columns of a channel are combined at the end.
 
-constexpr int64_t kWideRow = 512;                         // columns; rows of so many are not merged, see Rows
+constexpr int64_t kWideRow = 512;                         // columns; rows with as many or more are not merged, see Rows
 constexpr int kStrip = IGAN_FAST_ISA_LEVEL == 2 ? 8 : 4;  // vectors of a row whose sums are kept in registers together
 constexpr int64_t kBlockBytes = 131072;                   // of a block in the compute type: half a level-2 cache
 
-// Rows [begin, end) of which the first `width` columns are used.
+// The first `width` columns of the rows [begin, end).
 struct Span {
   int64_t begin, end, width;
 };
 
-// Where the columns of a row do not fill whole vectors, or fill only a few, several rows of the tensor are taken as one
-// merged row. A wide row is not merged: one partial vector at its end costs little. Example: 3 channels and vectors of
-// 16 floats. 16 rows of the tensor make a merged row of 48 columns, which is 3 whole vectors. Of 40 rows of the tensor,
-// 32 are two merged rows, and the last 8 are the tail, half a merged row of 24 columns: a vector of 16 and a partial
-// vector of 8. From here on, "row" means a merged row.
+// If the columns of a row do not fill whole vectors, or fill only a few, several rows of the tensor are merged into
+// one. Wide rows are not merged, because one partial vector at the end costs little. From here on, "row" means a merged
+// row.
+//
+// Example: 3 channels and vectors of 16 floats. 16 rows of the tensor are one merged row of 48 columns, which are 3
+// whole vectors. 40 rows of the tensor are two merged rows and a tail of 8 rows. The tail is half a merged row, 24
+// columns: a vector of 16 and a partial vector of 8.
 template <typename A>
 struct Rows {
   int64_t channels, inner;
@@ -53,7 +55,7 @@ IGAN_FAST_INLINE auto load_lanes(const T* from, int64_t lanes) {
   return lanes == kLanes<typename AccOf<T>::type> ? load(from) : load_partial(from, lanes);
 }
 
-// Stores `lanes` values; a whole vector with kStream by a streaming store.
+// Stores `lanes` values. With kStream, a whole vector is written by a streaming store.
 template <bool kStream, typename T, typename V>
 IGAN_FAST_INLINE void store_lanes(T* to, V v, int64_t lanes) {
   lanes == kLanes<typename AccOf<T>::type> ? store<kStream>(to, v) : store_partial(to, v, lanes);
@@ -91,8 +93,8 @@ IGAN_FAST_INLINE void for_each_column(const Rows<A>& rows, int64_t channel, int6
     for (int64_t j = first; j < first + rows.inner; ++j) function(j);
 }
 
-// What a segment has summed so far: two doubles per column, a and b. And the forward's scratch, each an array of
-// rows.padded.
+// The sums of a segment so far, a and b, which are two doubles per column; and the arrays that the forward needs for a
+// block. All arrays have rows.padded entries.
 template <typename A>
 struct Segment {
   double *a, *b;
@@ -128,8 +130,8 @@ void for_each_segment(const Rows<A>& rows, const Segments<A>& segments, Parallel
   });
 }
 
-// Calls function(span) for every block, in parallel, and for the tail. A thread goes from its last block to its first:
-// the caches still hold what the sums have read last.
+// Calls function(span) for every block, in parallel, and for the tail. A thread goes from its last block to its first,
+// because the caches still hold the values that the sums have read last.
 template <typename A, typename Function>
 void for_each_block_reversed(const Rows<A>& rows, ParallelFor parallel_for, const Function& function) {
   if (rows.tail) {
@@ -143,8 +145,8 @@ void for_each_block_reversed(const Rows<A>& rows, ParallelFor parallel_for, cons
   });
 }
 
-// Calls function(group, parallel_for) for each group: one after the other, each on all threads; where there are many
-// groups, in parallel, each on one thread.
+// Calls function(group, parallel_for) for each group. A few groups run one after the other, each on all threads. Many
+// groups run in parallel, each on one thread.
 template <typename Function>
 void for_each_group(const NormShape& s, ParallelFor parallel_for, const Function& function) {
   if (s.groups < kMinTasks) {
@@ -157,7 +159,7 @@ void for_each_group(const NormShape& s, ParallelFor parallel_for, const Function
   }
 }
 
-// Whether to write with streaming stores. They need every row to begin on a whole vector.
+// Whether to write with streaming stores. For them, every row has to begin at an aligned address.
 template <typename T>
 bool streams(const NormShape& s, const T* out) {
   const int64_t row = s.channels * s.inner * static_cast<int64_t>(sizeof(T));

@@ -1,7 +1,7 @@
 // norm_act backward on channels_last tensors.
 
-// Adds a span to a segment's sums: a are the columns' Σ dz, b their Σ dz·(x − mean), where dz is the gradient of z, the
-// LeakyReLU's input.
+// Adds a span to a segment's sums. For each column, a is Σ dz and b is Σ dz·(x − mean), where dz is the gradient of z,
+// the LeakyReLU's input.
 template <typename T, typename A>
 void block_sums(const T* grad, const T* x, const Rows<A>& rows, const Span& span, const ColumnParams<A>& p, A slope,
                 Segment<A>& segment) {

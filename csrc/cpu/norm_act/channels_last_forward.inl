@@ -34,11 +34,11 @@ void block_powers(const T* x, const Rows<A>& rows, const Span& span, const A* sh
   });
 }
 
-// Adds a block to a segment's moments: a are the columns' means, b the sums of squared deviations.
+// Adds a block to a segment's moments. For each column, a is the mean and b the sum of squared deviations.
 //
-// The squares are taken about the mean of the rows before, so that the block is read only once. Where that mean is
-// further from the block's own mean than a standard deviation, too many digits are lost; then the block's mean is
-// computed first and the squares are taken about it.
+// The squares are taken about the mean of the segment's earlier rows, so that the block is read only once. If this mean
+// differs from the block's mean by more than a standard deviation, too many digits would be lost. Then the block's mean
+// is computed first, and the squares are taken about it.
 template <typename T, typename A>
 void block_moments(const T* x, const Rows<A>& rows, const Span& span, Segment<A>& segment) {
   A *const shift = segment.shift, *const sums = segment.sums, *const squares = segment.squares;
@@ -87,7 +87,7 @@ void group_statistics(const T* x, const Rows<A>& rows, A* mean, A* var, Parallel
       for_each_column(rows, c, rows.tail,
                       [&](int64_t j) { moments.merge(1, static_cast<double>(to_float(tail[j])), 0); });
       if (!std::isfinite(
-              moments.mean)) {  // merging makes NaN of infinities; the mean is what PyTorch's plain sum gives
+              moments.mean)) {  // merging turns infinities into NaN; compute the mean by a plain sum, as PyTorch
         moments.mean = 0;
         for_each_column(rows, c, rows.count * rows.width + rows.tail,
                         [&](int64_t at) { moments.mean += static_cast<double>(to_float(x[at])) / moments.count; });

@@ -1,6 +1,6 @@
-// Contiguous tensors: how a channel's values are divided. A row has `inner` neighbouring values of a channel.
+// Contiguous tensors: the division of a channel's values. A row has `inner` neighbouring values of a channel.
 
-// A block is the values of some whole rows or, where a row is long, a part of one row.
+// A block has the values of some whole rows or, if a row is long, of a part of one row.
 struct Blocks {
   int64_t rows, pieces, all_rows, inner;  // rows per block; blocks per row
   int64_t count() const { return pieces > 1 ? all_rows * pieces : (all_rows + rows - 1) / rows; }
@@ -27,15 +27,15 @@ IGAN_FAST_INLINE void for_each_chunk(const Blocks& blocks, int64_t block, int64_
   }
 }
 
-// Whether to write with streaming stores. They need every row to begin on a whole vector.
+// Whether to write with streaming stores. For them, every row has to begin at an aligned address.
 template <typename T>
 bool streams(const NormShape& s, const T* out) {
   const int64_t bytes = s.groups * s.values() * s.channels * static_cast<int64_t>(sizeof(T));
   return s.inner * static_cast<int64_t>(sizeof(T)) % 64 == 0 && bypasses_caches(bytes, out);
 }
 
-// The parallel tasks of a call. Where there are many channels, a task is a whole channel: it is normalised while the
-// cache still holds what its statistics have read. Else a task is a segment of a channel's blocks.
+// The parallel tasks of a call. If there are many channels, a task is a whole channel, which is normalised while the
+// cache still holds the values that its statistics have read. Else a task is a segment of a channel's blocks.
 struct Tasks {
   int64_t channels, segments, blocks;  // channels of all groups; segments of a channel; blocks of a channel
   int64_t first_block(int64_t segment) const { return blocks * segment / segments; }

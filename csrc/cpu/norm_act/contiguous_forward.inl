@@ -74,13 +74,13 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
     mean[channel] = static_cast<A>(moments.mean);
     var[channel] = static_cast<A>(moments.m2 / moments.count);
     if (std::isfinite(moments.mean)) return;
-    double sum = 0;  // merging makes NaN of infinities; the mean is what PyTorch's plain sum gives
+    double sum = 0;  // merging turns infinities into NaN; compute the mean by a plain sum, as PyTorch
     for (int64_t row = 0; row < s.rows; ++row)
       for (int64_t i = 0; i < s.inner; ++i)
         sum += static_cast<double>(to_float(x[offset_of(s, channel) + row * row_stride + i]));
     mean[channel] = static_cast<A>(sum / moments.count);
   };
-  // From the last block to the first: the cache still holds what the statistics have read last.
+  // From the last block to the first, because the cache still holds the values that the statistics have read last.
   const auto apply = [&](int64_t channel, int64_t segment) {
     const int64_t c = channel % s.channels, statistics = batch_statistics ? channel : c;
     const Affine<A> f = {mean[statistics], params.weight[c] * inverse_std(var[statistics], params.eps), params.bias[c],

@@ -1,4 +1,4 @@
-// norm_act's CPU kernels as plain functions on pointers: no torch, so that they are tested on their own.
+// norm_act's CPU kernels as plain functions on pointers. They do not need torch, so tests can call them directly.
 
 #pragma once
 

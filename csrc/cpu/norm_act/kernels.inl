@@ -3,10 +3,11 @@
 //   contiguous     a vector holds neighbouring values of one channel
 //   channels_last  a vector holds one value each of neighbouring channels
 //
-// The statistics are exact for data far from zero. A block of a few thousand values, which fits the level-1 cache, is
-// read twice: for its mean, then for the squares about that mean. The blocks' moments are merged in double. The
-// division into blocks and segments depends on the shape alone, so the same input gives the same bits on any number of
-// threads.
+// The statistics have no cancellation for data far from zero. The values are divided into blocks. In a contiguous
+// tensor, a block fits into the level-1 cache, and is read twice: for its mean, then for the squares about that mean.
+// In a channels_last tensor, a block is usually read once (see block_moments). The moments of the blocks are merged in
+// double. The division into blocks and segments depends only on the shape, so the same input gives the same bits on any
+// number of threads.
 
 namespace {
 
@@ -24,8 +25,8 @@ namespace channels_last {
 #include "cpu/norm_act/channels_last_backward.inl"
 }  // namespace channels_last
 
-// Whether a channel has enough neighbouring values to fill vectors. A contiguous tensor with few of them (a linear
-// layer's output, a 2×2 feature map) goes the channels_last way, if it has rows enough to sum over.
+// Whether a channel has enough neighbouring values to fill vectors. If a contiguous tensor has only a few (a linear
+// layer's output, a 2×2 feature map) but enough rows to sum over, the channels_last kernels compute it.
 inline bool fills_vectors(const NormShape& s) { return s.inner >= 32 || (s.inner > 1 && s.rows < 8); }
 
 // Calls function(T{}) with the type T of dtype; float64 where A is double.

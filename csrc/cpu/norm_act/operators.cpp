@@ -8,7 +8,7 @@
 namespace igan_fast::cpu {
 namespace {
 
-// The parameters in the compute type, in memory of their own.
+// Copies of the parameters in the compute type.
 template <typename A>
 struct Params {
   std::vector<A> weight, bias;

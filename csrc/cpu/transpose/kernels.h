@@ -1,5 +1,5 @@
-// Batched transposes: how feature maps get from contiguous to channels_last and back. PyTorch's own copy reads or
-// writes one of the two value by value, each in another cache line.
+// Batched transposes, which convert feature maps from contiguous to channels_last and back. PyTorch's copy reads or
+// writes one of the two tensors value by value, and each value is in another cache line.
 
 #pragma once
 
@@ -15,8 +15,8 @@
 namespace igan_fast::cpu {
 
 constexpr int64_t kSquare = 4;            // a square of 4 × 4 values is transposed in registers
-constexpr int64_t kLine = 16;             // values of a cache line, which is written completely
-constexpr int64_t kMinPerThread = 16384;  // values; less work is not worth another thread
+constexpr int64_t kLine = 16;             // values of a cache line; a tile of kLine × kLine writes whole lines
+constexpr int64_t kMinPerThread = 16384;  // values; another thread does not pay off for less work
 
 inline void transpose_square(const float* in, int64_t in_row, float* out, int64_t out_row) {
 #if defined(__SSE2__)

@@ -1,11 +1,11 @@
 // The convolution and the transposed convolution.
 
-constexpr int64_t kBlockBytes = int64_t{3} << 20;  // of the planes of one thread's block of tiles
-constexpr int64_t kBlockMultiple = 8;              // 2, 4 or 8 threads then have the same number of blocks each
-constexpr int64_t kMinTilesPerThread = 24;         // of a block that one thread works on
-constexpr int64_t kMaxSharedTiles = 128;           // of a block that all threads work on
+constexpr int64_t kBlockBytes = int64_t{3} << 20;  // size of the planes of a block of tiles for one thread
+constexpr int64_t kBlockMultiple = 8;              // so that each of 2, 4 or 8 threads gets the same number of blocks
+constexpr int64_t kMinTilesPerThread = 24;         // tiles of a block on which one thread works
+constexpr int64_t kMaxSharedTiles = 128;           // tiles of a block on which all threads work
 
-// The convolution: what convolve() reads and writes for a tile.
+// The convolution: the windows that convolve() reads and writes for a tile.
 template <typename F_>
 struct Forward {
   using F = F_;
@@ -48,8 +48,8 @@ void convolve(const ConvShape& s, const float* in, const float* filter, const fl
   const Filter<typename Direction::F> f(s.small_channels, s.large_channels, Direction::kTransposed);
   const Tiles tiles = Direction::tiles(s);
   const int64_t in_row = round_up(f.depth, kLanes<float>), out_row = f.panels * kPanel;
-  // Tiles are worked on in blocks, each block by one thread. Where blocks of that kind would have few tiles, reading
-  // the whole filter for each would cost too much. Then blocks are larger, and all threads work on the same block.
+  // The tiles are divided into blocks, and one thread computes a block. If such blocks would have few tiles, reading
+  // the whole filter for each block would cost too much. Then blocks are larger, and all threads work on one block.
   const int64_t most = std::max<int64_t>(kBlockBytes / (kPlanes * 4 * (in_row + out_row)), 1);
   int64_t blocks = round_up((tiles.count + most - 1) / most, kBlockMultiple);
   const bool block_per_thread = tiles.count / blocks >= kMinTilesPerThread;
@@ -88,7 +88,7 @@ void convolve(const ConvShape& s, const float* in, const float* filter, const fl
   });
 }
 
-// Finds R, which must be known at compile time.
+// Finds R = padding mod stride, which has to be a template argument.
 template <typename F, int R = 0>
 void convolve_transposed(const ConvShape& s, const float* small, const float* filter, const float* bias, float slope,
                          float* large, ParallelFor parallel_for) {

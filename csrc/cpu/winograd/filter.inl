@@ -38,8 +38,8 @@ void transform_filter(int64_t small_channels, int64_t large_channels, const Filt
     const int tap = transposed ? F::reversed(k) : k;
     row_at[k] = tap * strides.row, column_at[k] = tap * strides.column;
   }
-  // Some tasks' results are collected in scratch, then copied to each plane in one piece, with streaming stores.
-  // Written one by one, they would go to a different plane each time, and every store would wait for its cache line.
+  // The results of kTasks tasks are collected in scratch, and then copied to each plane by streaming stores. Without
+  // that, consecutive stores would go to different planes, and each store would wait for its cache line.
   constexpr int64_t kTasks = 16, kRow = kTasks * kPanel + 16;
   const bool aligned = reinterpret_cast<uintptr_t>(out) % 64 == 0;
   parallel(parallel_for, f.panels * f.depth, 64, [&](int64_t begin, int64_t end) {

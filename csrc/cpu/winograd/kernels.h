@@ -1,5 +1,5 @@
-// The CPU kernels of the Winograd convolution as plain functions on pointers: no torch, so that they are tested on
-// their own. See igan_fast/ops/convolution/winograd.py for when they are used, and transforms.inl for how they work.
+// The CPU kernels of the Winograd convolution as plain functions on pointers. They do not need torch, so tests can call
+// them directly. igan_fast/ops/convolution/winograd.py decides when they are used; kernels.inl explains them.
 
 #pragma once
 
@@ -32,7 +32,7 @@ struct WinogradKernels {
   // small = LeakyReLU(large ∗ filter + bias). bias is (channels,) or null; slope 1 means no activation.
   void (*convolve)(const ConvShape&, const float* large, const float* filter, const float* bias, float slope,
                    float* small, ParallelFor);
-  // The transposed convolution, with bias and slope likewise.
+  // The transposed convolution. bias and slope are as in convolve.
   void (*convolve_transposed)(const ConvShape&, const float* small, const float* filter, const float* bias, float slope,
                               float* large, ParallelFor);
   void (*weight_gradient)(const ConvShape&, const FilterStrides&, const float* large, const float* small,

@@ -11,7 +11,7 @@
 //   3 × 3         1        16 of  36      36 of 144
 //
 // Each of the N² products is a matrix product over all tiles and channels, (tiles, channels in) · (channels in,
-// channels out). The matrices of one product are a plane:
+// channels out). A plane holds the matrices of one of the N² products. The steps are:
 //
 //   convolution       windows of the large feature map → input transform → times the filter → output transform →
 //                     tiles of the small one
@@ -21,8 +21,8 @@
 //                     transpose of the output transform; summed over tiles → transpose of the filter transform →
 //                     weights
 //
-// Tiles are worked on in blocks whose planes fit the caches. The order of every sum depends on the shape alone, so the
-// same input gives the same bits on any number of threads.
+// The tiles are divided into blocks whose planes fit into the caches. The order of every sum depends only on the shape,
+// so the same input gives the same bits on any number of threads.
 
 namespace winograd {
 

@@ -5,8 +5,8 @@
 //
 //   y = A ((G w) ⊙ (B d))     B the input transform, G the filter transform, A the output transform
 //
-// The matrices hold small constants, so the transforms cost additions, and each is shared: an input's by all output
-// channels, a filter's by all tiles, an output's by all input channels.
+// The matrices hold small constants, so the transforms cost mainly additions. Each transform is shared: the input
+// transform by all output channels, the filter transform by all tiles, the output transform by all input channels.
 //
 // F(2, 3) by hand, 4 multiplications instead of 6. The input is d = (1, 2, 3, 4), the filter w = (1, 0, 2).
 //
@@ -25,8 +25,8 @@ struct Matrix {
 };
 
 // The matrices of F(M, T): input is B, filter is G, output is A. They follow from interpolation at M + T − 1 points
-// (Cook and Toom). For M = 4 the points are 0, 1, −1, 2, −½, ∞ (T = 3) and 0, 1, −1, ½, ∞ (T = 2): of those tried,
-// these lose the fewest digits.
+// (Cook and Toom). For M = 4 the points are 0, 1, −1, 2, −½, ∞ (T = 3) and 0, 1, −1, ½, ∞ (T = 2). Among several sets
+// that were tried, these lose the fewest digits.
 template <int M, int T>
 struct Minimal;
 
@@ -85,8 +85,8 @@ struct Minimal<4, 2> {
       {{1, 1, 1, 1, 0}, {0, 1, -1, .5f, 0}, {0, 1, 1, .25f, 0}, {0, 1, -1, .125f, 1}}};
 };
 
-// Σ factor_at(c) · in_at(c) over c < C, in this order. The factors are known at compile time: 0 costs nothing, 1 and −1
-// no multiplication.
+// Σ factor_at(c) · in_at(c) over c < C, in the order of c. The factors are known at compile time. A factor 0 costs
+// nothing. A factor 1 costs no multiplication, nor does −1 unless it is the first.
 template <int C, typename FactorAt, typename In>
 IGAN_FAST_INLINE V dot(const FactorAt& factor_at, const In& in_at) {
   V sum{};

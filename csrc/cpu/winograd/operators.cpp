@@ -28,7 +28,7 @@ const WinogradKernels& kernels_of(int64_t kernel, int64_t stride, int64_t tile) 
   STD_TORCH_CHECK(false, "kernel/stride/tile is ", kernel, "/", stride, "/", tile, "; expected one of", all.str());
 }
 
-// Stored in front of a transformed filter, to check that it fits the convolution that it is used for.
+// A header that is stored before a transformed filter. It is used to check that the filter fits a convolution.
 struct FilterHeader {
   char made_by[16];  // names the instruction set: the layout depends on the size of its vectors
   int64_t kernel, stride, tile, small_channels, large_channels, transposed;

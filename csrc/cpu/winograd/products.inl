@@ -1,6 +1,6 @@
 // The matrix products between the transforms: of each plane, (tiles, channels in) · (channels in, channels out).
 
-// The size of a block of the result whose sums are kept in registers.
+// The rows and columns of the result whose sums are kept in registers at the same time.
 constexpr int kRows = IGAN_FAST_ISA_LEVEL == 2 ? 12 : 6;
 constexpr int64_t kPanel = 2 * kLanes<float>;
 
@@ -34,7 +34,7 @@ constexpr std::array<Multiply, sizeof...(r)> multiply_table(std::integer_sequenc
   return {&multiply<r + 1, kAdd>...};
 }
 
-// The same for any number of rows of a and c.
+// The same as multiply(), for any number of rows of a and c.
 template <bool kAdd>
 void multiply_rows(int64_t rows, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step,
                    int64_t depth, float* c, int64_t c_row) {

@@ -1,13 +1,13 @@
-// Feature maps are divided into tiles. This file has what a tile reads and writes, and how transforms are stored: plane
-// p is a matrix (tiles, channels) of value p of every tile's transform.
+// Feature maps are divided into tiles. This file defines the windows that a tile reads and writes, and the storage of
+// transforms: plane p is a matrix (tiles, channels), which holds value p of the transform of every tile.
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// The floats from one plane to the next. A tile writes to all planes at once, so planes must not be a power of two
-// apart: their values would all fall into the same set of the cache.
+// The distance between planes, in floats. It must not be a power of two, because a tile writes to all planes: its
+// values would all go to the same set of the cache.
 inline int64_t plane_size(int64_t rows, int64_t columns) { return round_up(rows * columns, 32) + 16; }
 
-// At most a vector: `lanes` may be more than it has.
+// Loads a whole vector, or only the first `lanes` values if `lanes` is smaller than a vector.
 IGAN_FAST_INLINE V load_lanes(const float* from, int64_t lanes) {
   return lanes >= kLanes<float> ? load(from) : load_partial(from, lanes);
 }
@@ -22,7 +22,7 @@ IGAN_FAST_INLINE void store_lanes(float* to, V v, int64_t lanes) {
 // A square of a feature map (rows, columns, channels) that a tile reads or writes. Parts of it may lie outside.
 struct Window {
   int64_t offset, row_stride, channels;
-  int64_t top, left, rows, columns;  // where the feature map begins, from the window's corner, and its size
+  int64_t top, left, rows, columns;  // first row and column of the feature map, relative to the window; its size
 
   Window(int64_t image, int64_t first_row, int64_t first_column, int64_t height, int64_t width, int64_t channels_)
       : offset(((image * height + first_row) * width + first_column) * channels_),
@@ -58,8 +58,8 @@ struct Tiles {
   int64_t column(int64_t tile) const { return tile % across * side; }
 };
 
-// Transforms a window into one row of the planes, all channels of it. `planes` points to the row in the first plane.
-// Values outside of the feature map are 0, and so are lanes past the last channel.
+// Transforms all channels of a window into one row of the planes. `planes` points to the row in the first plane. Values
+// outside of the feature map are 0, and so are lanes past the last channel.
 template <typename Transform>
 void input_transform(const float* feature_map, const Window& window, float* planes, int64_t plane) {
   const auto transform_channels = [&](auto all_inside) IGAN_FAST_INLINE_LAMBDA {

@@ -6,7 +6,7 @@
 constexpr int taps_of(int K, int S, int phase) { return (K - phase + S - 1) / S; }
 
 // The first value of the small feature map that a phase of the transposed convolution reads, relative to the tile (see
-// TransposedInputTransform); and the first over all phases.
+// TransposedInputTransform). The second function returns the minimum over all phases.
 constexpr int first_small(int K, int S, int R, int phase) { return (phase < R) - taps_of(K, S, phase) + 1; }
 constexpr int first_small(int K, int S, int R) {
   int first = first_small(K, S, R, 0);
@@ -24,7 +24,7 @@ struct Phase : Minimal<M, taps_of(K, S, p)> {
     return count;
   }
   static constexpr int product(int index) { return first_product() + index; }
-  // Where the phase's tap `index` is in the filter, and its value `index` in a window of the large feature map.
+  // The position of the phase's tap `index` in the filter, and of its value `index` in a window of the large map.
   static constexpr int position(int index) { return p + S * index; }
 };
 
@@ -34,8 +34,8 @@ template <int K, int S, int M>
 struct Filtering {
   static constexpr int kKernel = K, kStride = S, kTile = M, kProducts = S * (M - 1) + K;
 
-  // The tap in the place of `tap` when the taps of each phase are in reverse order, as the transposed convolution
-  // needs.
+  // The tap that replaces `tap` if the taps of each phase are in reverse order. The transposed convolution needs that
+  // order.
   static constexpr int reversed(int tap) {
     const int phase = tap % S;
     return 2 * phase + S * (taps_of(K, S, phase) - 1) - tap;
@@ -50,7 +50,7 @@ struct Filtering {
     each_phase(function, std::make_integer_sequence<int, S>{});
   }
 
-  // The convolution's input: a window of the large feature map. For the tile that begins at 0 it begins at −padding.
+  // The convolution's input: a window of the large feature map. The window of the first tile begins at −padding.
   struct InputTransform {
     static constexpr int kIn = kProducts, kOut = kProducts;
     IGAN_FAST_INLINE void operator()(const V (&d)[kIn], V (&v)[kOut]) const {
@@ -111,9 +111,9 @@ struct Filtering {
   };
 
   // The transposed convolution reads the small feature map and writes S·M values of the large one. Let padding be
-  // S·d + R with R < S. Value S·(u − d) + p − R of the large feature map is then the sum of phase p's taps times as
-  // many values of the small one, of which u is the last. So in a tile that begins at S·v, phase p begins with u − d =
-  // v, or with v + 1 where p < R.
+  // S·d + R with R < S. Value S·(u − d) + p − R of the large feature map is then the sum of phase p's taps times the
+  // same number of values of the small one; value u is the last of these. Let a tile begin at S·v. Phase p
+  // then begins with u − d = v if p ≥ R, and with u − d = v + 1 if p < R.
   template <int R>
   struct TransposedInputTransform {
     static constexpr int kBegin = first_small(K, S, R);  // where the window begins, counted from value v + d
@@ -143,7 +143,7 @@ struct Filtering {
   };
 };
 
-// A transform in two dimensions, along rows and then along columns. Reads load_at(row, column) and calls
+// A transform in two dimensions, along rows and then along columns. It reads load_at(row, column) and calls
 // store_at(row, column, transformed).
 template <typename Transform, typename Load, typename Store>
 IGAN_FAST_INLINE void transform_2d(const Load& load_at, const Store& store_at) {

@@ -1,6 +1,6 @@
 // The gradient of the weights.
 
-constexpr int64_t kGradientBytes = int64_t{3} << 20;  // of the planes of a block of tiles, which all threads work on
+constexpr int64_t kGradientBytes = int64_t{3} << 20;  // size of the planes of a block of tiles
 
 template <typename F>
 void weight_gradient(const ConvShape& s, const FilterStrides& strides, const float* large, const float* small,

@@ -1,4 +1,4 @@
-// feature_l1 backward on CUDA devices: one launch for the gradients of all pairs.
+// feature_l1 backward on CUDA devices: one launch for the gradients of up to kMaxPairs tensors.
 
 #include "cuda/feature_l1/batch.cuh"
 

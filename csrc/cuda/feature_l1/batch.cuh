@@ -1,4 +1,4 @@
-// How feature_l1's kernels divide pairs of tensors, or the outputs of its backward, into blocks and launches.
+// The division of feature_l1's pairs of tensors, or of the outputs of its backward, into launches and blocks.
 
 #pragma once
 
@@ -15,8 +15,8 @@ constexpr int kSteps = 4;
 constexpr int64_t kBlock = kThreads * kPerThread * kSteps;
 constexpr int kMaxPairs = 12;  // of one launch; a kernel's parameters have at most 4 KiB
 
-// The items of one launch. It travels as a kernel parameter, so that nothing is copied to the device and a CUDA graph
-// can hold the call.
+// The items of one launch. It is a kernel parameter: no copy to the device is needed, and a CUDA graph can capture the
+// call.
 template <typename Item>
 struct Batch {
   Item items[kMaxPairs];

@@ -1,4 +1,5 @@
-// feature_l1 forward on CUDA devices: one launch for all pairs, and a small one that sums the blocks' results.
+// feature_l1 forward on CUDA devices: one launch for up to kMaxPairs pairs, and a small one that adds up the sums of
+// their blocks.
 
 #include <limits>
 
@@ -89,7 +90,7 @@ __device__ __forceinline__ double sum_linear(const Pair& pair, int64_t first) {
   return static_cast<double>(sum);
 }
 
-// Where strides or dtypes differ: value by value, each tensor at its own offset.
+// The same where strides or dtypes differ: value by value, each tensor at a separate offset.
 template <typename A>
 __device__ __forceinline__ double sum_strided(const Pair& pair, int64_t first) {
   auto* mask = reinterpret_cast<uint16_t*>(pair.sign_mask);

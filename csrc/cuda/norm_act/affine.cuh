@@ -1,4 +1,4 @@
-// norm_act's parameters and statistics, as its kernels read them.
+// norm_act's parameters and statistics, in the form in which its kernels read them.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace igan_fast::cuda {
 
-// A tensor of (C,) in any of the four dtypes; `missing` for all channels where there is none.
+// A tensor (C,) of any of the four dtypes. Without a tensor, the value of every channel is `missing`.
 struct Vector {
   const void* data;
   Dtype dtype;
@@ -23,15 +23,15 @@ inline Vector vector_of(const std::optional<Tensor>& tensor, int64_t count, doub
   return {tensor->const_data_ptr(), dtype_of(*tensor, what), tensor->stride(0), missing};
 }
 
-// norm_act's arguments but x.
+// norm_act's arguments except x.
 struct Settings {
   Vector weight, bias, mean, var;
   double eps, slope;
-  int64_t statistics_stride;  // from one group's statistics to the next's; 0 where all groups share them
+  int64_t statistics_stride;  // distance between the statistics of two groups; 0 in inference, which has one group
 };
 
-// The normalisation of one channel. Forward and backward both compute z as fma(x − mean, scale, bias), so that the
-// backward finds the sign that the forward's LeakyReLU saw.
+// The normalisation of one channel. Forward and backward both compute z as fma(x − mean, scale, bias), so that z has
+// the same sign in both.
 template <typename A>
 struct Affine {
   A mean, scale, bias, invstd;

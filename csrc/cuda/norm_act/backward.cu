@@ -1,7 +1,8 @@
 // norm_act backward on CUDA devices.
 //
-// Three launches: the sums of each segment; their addition, in a fixed order; the gradient of x. The last goes from the
-// last segment to the first, since the level-2 cache still holds what the first has read last.
+// There are three launches. The first computes the sums of each segment, the second adds them up in a fixed order, and
+// the third computes the gradient of x. The third goes through the segments in reverse order, because the level-2 cache
+// still holds the values that the first launch has read last.
 
 #include "cuda/norm_act/affine.cuh"
 #include "cuda/norm_act/partition.cuh"

@@ -1,9 +1,9 @@
 // norm_act forward on CUDA devices.
 //
-// Three launches: the moments of each segment; their merging by Chan's formula, in a fixed order; the normalisation.
-// The last goes from the last segment to the first, since the level-2 cache still holds what the first has read last.
-// The squares are taken about the mean of the few values that a thread holds at once, so data far from zero loses no
-// digits.
+// There are three launches. The first computes the moments of each segment, the second merges them by Chan's formula in
+// a fixed order, and the third normalises. The third goes through the segments in reverse order, because the level-2
+// cache still holds the values that the first launch has read last. The squares are taken about the mean of the few
+// values that a thread holds at the same time. There is therefore no cancellation for data far from zero.
 
 #include "cuda/norm_act/affine.cuh"
 #include "cuda/norm_act/partition.cuh"
@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int c = 0; c < P::kChannels; ++c) results[result_at(partition, path.channel + c)] = own[c];
 }
 
-// One warp per group and channel merges the moments of its segments. Merging makes NaN of infinite values; the mean is
-// then what PyTorch's plain sum gives.
+// One warp per group and channel merges the moments of its segments. Merging turns infinite values into NaN. Then the
+// mean is computed by a plain sum, as PyTorch does.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads) combine_moments(const __grid_constant__ Partition partition, const T* x,
                                                             const Moments<A>* results, A* means, A* vars) {

@@ -1,11 +1,10 @@
-// How norm_act's kernels divide a tensor (groups, rows, channels, inner) among blocks and threads. The partition
-// depends on the shape alone, so the same input gives the same bits each time.
+// The division of a tensor (groups, rows, channels, inner) among blocks and threads in norm_act's kernels. It depends
+// only on the shape and on the alignment of the tensors.
 //
-//   channels_last (inner = 1)   A block has up to 32 · V neighbouring channels of one group. A thread has V of them and
-//                               goes down the rows of a segment, one vector of V channels at each step.
-//   contiguous (inner > 1)      A block has one channel of one group. A thread reads V neighbouring values of the
-//   channel
-//                               at each step.
+//   channels_last (inner = 1)   A block has up to 32 · V neighbouring channels of one group. A thread has V of them,
+//                               and reads their values in one row of a segment at each step.
+//   contiguous (inner > 1)      A block has one channel of one group. A thread reads V neighbouring values of it at
+//                               each step.
 
 #pragma once
 
@@ -18,12 +17,12 @@
 namespace igan_fast::cuda {
 
 constexpr int kMinBlocks = 2048;  // several for each multiprocessor of any device
-constexpr int kMaxInFlight = 8;   // loads of a thread in flight
+constexpr int kMaxInFlight = 8;   // loads that a thread starts before it uses the first
 
 struct Partition {
   NormShape shape;
   int across;        // channels_last: threads side by side in a block; contiguous: 1
-  int64_t segments;  // of a group's steps
+  int64_t segments;  // into which the steps are divided
   int64_t steps;     // channels_last: rows; contiguous: vectors of a channel
   int64_t per_segment;
   int64_t slices;  // channels_last: blocks side by side; contiguous: channels
@@ -59,7 +58,7 @@ Partition partition_of(const NormShape& s, bool channels_last) {
 // The steps of one thread in its segment: step, step + stride, … below end.
 template <int V, bool kChannelsLast>
 struct ThreadPath {
-  static constexpr int kChannels = kChannelsLast ? V : 1;  // that the thread works on
+  static constexpr int kChannels = kChannelsLast ? V : 1;  // of the thread
   int64_t base, channel, row_stride;
   int step, stride, end;  // less than 2^31, whatever the size of the tensor
   unsigned per_row;
@@ -107,9 +106,9 @@ __device__ void store(T* to, const Pack<T, V>& pack) {
   *reinterpret_cast<Pack<T, V>*>(to) = pack;
 }
 
-// Combines what the threads of a block hold of the same channel, in a fixed order, for every channel of the block.
-// These are the threads that are `across` apart. combine(into, from) works on shared memory. Afterwards thread i <
-// across holds the results of its channels.
+// Combines the values of all threads of a block that work on the same channel, in a fixed order. The numbers of these
+// threads differ by multiples of `across`. combine(into, from) gets values in shared memory. Afterwards thread i holds
+// the results of its channels, for i < across.
 template <typename Value, int kChannels, typename Combine>
 __device__ void combine_block(Value (&values)[kChannels], int across, const Combine& combine) {
   __shared__ Value shared[kThreads];
@@ -126,7 +125,7 @@ __device__ void combine_block(Value (&values)[kChannels], int across, const Comb
   }
 }
 
-// Where a segment's result of a channel is stored: (groups, channels, segments).
+// The index of this block's result for a channel, in an array (groups, channels, segments).
 __device__ inline int64_t result_at(const Partition& partition, int64_t channel) {
   return (block_z() * partition.shape.channels + channel) * partition.segments + block_x();
 }
@@ -135,8 +134,8 @@ inline unsigned blocks_for(int64_t tasks, int64_t per_block) {
   return static_cast<unsigned>((tasks + per_block - 1) / per_block);
 }
 
-// Calls function(T{}, V, channels_last): the type of dtype, the size of the largest vector that shape and pointers
-// allow, and whether the layout is channels_last, all known at compile time.
+// Calls function(T{}, V, channels_last): a value of the type of dtype; the size of the largest vector that shape and
+// pointers allow; and whether the layout is channels_last. All three are known at compile time.
 template <typename Function>
 void with_layout(Dtype dtype, const NormShape& s, bool aligned, const Function& function) {
   with_type(dtype, [&](auto type) {

@@ -1,18 +1,18 @@
-// What feature_l1's kernels take on either device: plain data, no torch.
+// The arguments of feature_l1's kernels on both devices, as plain data without torch.
 //
-// The backward needs only the sign of each difference fake − real. The forward saves it as a sign mask of 2 bits per
-// element: "positive" and "negative". Neither is set where the difference is 0 or NaN. A group of 64 elements has 16
-// bytes. A mask stays on its device, and each device orders the bytes as its vectors make them:
+// The backward needs only the sign of each difference fake − real. The forward saves the signs as a sign mask of 2 bits
+// per element: "positive" and "negative". Neither bit is set where the difference is 0 or NaN. A group of 64 elements
+// has 16 bytes. A mask is read only on the device that wrote it. The order of the bytes is therefore free:
 //
 //   CPU    bytes 0 to 7 are the positive bits, bytes 8 to 15 the negative ones; element k is bit k % 8 of byte k / 8.
 //   CUDA   bytes 2j and 2j + 1 are the positive and the negative bits of elements 8j to 8j + 7.
 //
-// Example: of 64 differences, number 0 is 0.5, number 1 is −2, number 9 is 3, all others are 0. The bytes that are not
+// Example: of 64 differences, number 0 is 0.5, number 1 is −2, number 9 is 3, and all others are 0. Three bytes are not
 // 0:
 //
-//   CPU    byte 0 = 0b00000001 (0 is positive), byte 1 = 0b00000010 (9 is positive), byte 8 = 0b00000010 (1 is
-//   negative) CUDA   byte 0 = 0b00000001 (0 is positive), byte 1 = 0b00000010 (1 is negative), byte 2 = 0b00000010 (9
-//   is positive)
+//          0 is positive          9 is positive          1 is negative
+//   CPU    byte 0 = 0b00000001    byte 1 = 0b00000010    byte 8 = 0b00000010
+//   CUDA   byte 0 = 0b00000001    byte 2 = 0b00000010    byte 1 = 0b00000010
 //
 // The last group of a tensor has 16 bytes even where it has fewer elements.
 
@@ -33,7 +33,7 @@ constexpr int64_t mask_bytes(int64_t numel) { return (numel + kMaskGroup - 1) / 
 struct Strided {
   const void* data;
   Dtype dtype;
-  bool linear;  // the iteration order is the order in memory; strides are then not read
+  bool linear;  // whether the iteration order is the order in memory, without gaps
   int64_t strides[kMaxDims];
 };
 
@@ -42,7 +42,7 @@ struct Pair {
   int ndim;
   int64_t sizes[kMaxDims];
   int64_t numel;
-  uint8_t* sign_mask;  // mask_bytes(numel) bytes, in the iteration order; null where none is saved
+  uint8_t* sign_mask;  // mask_bytes(numel) bytes, in the iteration order; null if no mask is saved
 };
 
 // One output of feature_l1_backward: out[k] = scale · sign of difference k.

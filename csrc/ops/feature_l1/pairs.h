@@ -1,4 +1,4 @@
-// feature_l1's arguments, checked and turned into plain data, for either device.
+// Checks feature_l1's arguments and converts them to plain data, for both devices.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace igan_fast {
 
-// The dims of a dense tensor in the order of its memory, outermost first. Nothing for a tensor with gaps or overlaps.
+// The dims of a dense tensor in the order of its memory, outermost first. nullopt for a tensor with gaps or overlaps.
 inline std::optional<std::vector<int64_t>> memory_order(const Tensor& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   std::vector<int64_t> order;
@@ -26,8 +26,8 @@ inline std::optional<std::vector<int64_t>> memory_order(const Tensor& tensor) {
   return order;
 }
 
-// The iteration order is that of fake's memory where fake is dense, else row-major. Neighbouring dims that are
-// contiguous to each other in both tensors become one.
+// The iteration order is the order of fake's memory if fake is dense, else row-major. Neighbouring dims that can be
+// merged in both tensors become one dim.
 inline Pair make_pair(const Tensor& fake, const Tensor& real, uint8_t* sign_mask) {
   STD_TORCH_CHECK(fake.dim() == real.dim(), "fake has ", fake.dim(), " dimensions, its real counterpart ", real.dim());
   for (int64_t d = 0; d < fake.dim(); ++d)
@@ -105,8 +105,8 @@ struct Pairs {
   }
 };
 
-// The outputs of feature_l1_backward, allocated but not yet written. `signs` is Pairs::sign_masks; offsets[i] is where
-// output i's mask begins in it.
+// The outputs of feature_l1_backward, allocated but not yet written. `signs` is Pairs::sign_masks. The mask of output i
+// begins at its byte offsets[i].
 struct Fills {
   std::vector<Tensor> outputs;
   std::vector<SignedFill> list;

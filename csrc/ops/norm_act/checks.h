@@ -1,4 +1,4 @@
-// norm_act's arguments, checked, for either device.
+// Checks of norm_act's arguments, for both devices.
 
 #pragma once
 
@@ -26,7 +26,7 @@ inline NormShape norm_shape_of(const Tensor& x, int64_t groups) {
   return channels_last ? NormShape{groups, batch * spatial, channels, 1} : NormShape{groups, batch, channels, spatial};
 }
 
-// The number of groups of statistics mean and var (groups, C).
+// The number of groups of the statistics mean and var, each (groups, C).
 inline int64_t groups_of(const Tensor& mean, const Tensor& var) {
   STD_TORCH_CHECK(mean.dim() == 2 && mean.numel() == var.numel(), "mean and var: expected (groups, C) each");
   return mean.size(0);

@@ -1,4 +1,4 @@
-// The shape that norm_act's kernels see, without torch.
+// The shape of a tensor for norm_act's kernels. This header does not include torch.
 
 #pragma once
 

@@ -1,9 +1,9 @@
-"""Convolutions: one ``convolve`` and one ``gradients``, which choose the implementation.
+"""Convolutions: ``convolve`` and ``gradients`` choose the fastest implementation.
 
 - ``settings``: a convolution's settings
 - ``dispatch``: the choice
-- ``winograd``, ``subpixel``, ``onednn``, ``pytorch``: the implementations, in the order in which they are asked
-- ``plan``: what an implementation is
+- ``winograd``, ``subpixel``, ``onednn``, ``pytorch``: the implementations, in the order in which they are tried
+- ``plan``: the base class of implementations, and the input and the result of the choice
 """
 
 from igan_fast.ops.convolution.dispatch import convolve, gradients, plan_of

@@ -1,8 +1,8 @@
-"""Which implementation computes a convolution, and its gradients: the one place where that is chosen.
+"""The choice of the implementation that computes a convolution or its gradients. It is made only here.
 
-The choice is made once for each ``Problem`` and then kept. What can differ between two calls of the same problem is
-asked at each call: whether a function transform, tracing, export or a tensor subclass leaves everything to PyTorch's
-own functions (``backend.plain_only``), and whether a compiler is at work."""
+The choice is made once for each ``Problem``, and then cached. Two conditions may differ between calls of one problem.
+Each call checks them: whether PyTorch's own functions have to compute the result (``backend.plain_only``), and whether
+the call is compiled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from igan_fast.ops.convolution.winograd import Winograd
 
 __all__ = ["IMPLEMENTATIONS", "convolve", "gradients", "plan_of"]
 
-#: In the order in which they are asked; PyTorch's own convolution takes what none of them does.
+#: In the order in which they are tried. PyTorch's convolution computes the problems that none of them can.
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Winograd(),
     Subpixel(),
@@ -59,8 +59,8 @@ def convolve(
         bias: (C_out,), or None.
         settings: of the convolution. ``settings.fits(x, weight, bias)`` has to be true.
         negative_slope: of the LeakyReLU: 0 is ReLU, 1 is no activation.
-        differentiable: whether autograd has to record the computation. False for a caller that computes the gradients
-            by ``gradients`` in an autograd function of its own, and where nothing needs a gradient.
+        differentiable: whether autograd has to record the computation. Pass False if nothing needs a gradient, and in
+            an autograd function whose backward calls ``gradients``.
 
     Returns:
         (N, C_out, *spatial_out), in a memory format that the implementation chooses.
@@ -78,9 +78,9 @@ def plan_of(
     *,
     differentiable: bool = False,
 ) -> Plan:
-    """The plan by which ``convolve`` would compute these arguments now, in the modes that are active.
+    """The plan that ``convolve`` would use for these arguments now.
 
-    For a caller that computes the same convolution several times, or depends on properties of the implementation.
+    It is for callers that compute the same convolution several times, or that depend on the implementation.
     """
     if backend.plain_only(x, weight, bias):
         return Plan(settings, _PYTORCH, functools.partial(pytorch.convolve, settings))
@@ -111,9 +111,9 @@ def gradients(
     needs_input: bool,
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a convolution's input and of its weight; None for one that is not needed.
+    """The gradients of a convolution's input and of its weight; None for a gradient that is not needed.
 
-    In grad mode, as with ``create_graph=True``, they are differentiable themselves.
+    If gradients are enabled, as with ``create_graph=True``, the results are differentiable.
 
     Args:
         grad: the gradient of the convolution's output.

@@ -1,6 +1,7 @@
 """oneDNN's convolutions on the CPU that add the bias and apply the LeakyReLU in the convolution's last step.
 
-PyTorch's own convolution calls oneDNN too, but applies an activation in a pass of its own over the output."""
+PyTorch's convolution calls oneDNN too, but applies an activation in a separate pass over the output. A ReLU (slope 0)
+is a separate pass here too, because oneDNN's ReLU turns NaN into 0."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ _IS_AVAILABLE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution
 class OneDNN(Implementation):
     """Convolutions and transposed convolutions of four-dimensional float32 and bfloat16 tensors.
 
-    Three cases are left to PyTorch's convolution. Without a bias and an activation there is nothing to apply in the
-    last step. A transposed convolution with a contiguous weight is slower here at 1×1 pixels, and no faster elsewhere
-    (measured). Under a compiler the output of the transposed convolution would get the wrong number of channels,
-    because PyTorch's shape function for it is wrong.
+    PyTorch's convolution computes three other cases. Without a bias and an activation there is nothing to apply in the
+    last step. A transposed convolution with a contiguous weight is slower here at 1×1 pixels, and no faster at other
+    sizes (measured). Under a compiler, a transposed convolution would get the wrong number of output channels, because
+    PyTorch's fake implementation of this operator is wrong.
     """
 
     name = "onednn"
@@ -39,7 +40,7 @@ class OneDNN(Implementation):
         stride, padding, dilation, transposed, output_padding, groups = settings.arguments
 
         def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
-            # Not oneDNN's ReLU, which makes 0 of a NaN.
+            # Do not use oneDNN's ReLU, which turns NaN into 0.
             epilogue = ("leaky_relu", [negative_slope], "") if negative_slope else ("none", [], "")
             if transposed:
                 y: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(

@@ -1,6 +1,7 @@
-"""What an implementation of convolutions is, and what the choice among them depends on.
+"""The base class of implementations of convolutions, and the problem for which one of them is chosen.
 
-A new implementation is one file with a class derived from ``Implementation``, and one line in ``dispatch.py``."""
+To add an implementation, write a file with a class derived from ``Implementation``, and add an instance of it to
+``IMPLEMENTATIONS`` in ``dispatch.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 
 __all__ = ["Convolve", "Implementation", "InputGradient", "Plan", "Problem", "WeightGradient"]
 
-#: Called with the input, the weight, the bias and the slope of the LeakyReLU behind the convolution (1 for none).
+#: Called with the input, the weight, the bias and the slope of the LeakyReLU after the convolution (1 for none).
 Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
 #: Called with the gradient of the output, the weight, and the input's specification.
@@ -25,18 +26,18 @@ WeightGradient: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Problem(NamedTuple):
-    """All that the choice of an implementation depends on, and the key under which a plan is kept.
+    """All that the choice of an implementation depends on. It is the key of a cached plan.
 
     Attributes:
         settings: of the convolution.
-        native: whether the kernels of the C++ extension are there, and may be used.
+        native: whether the kernels of the C++ extension are available, and may be used.
         input_shape, weight_shape: as PyTorch's convolutions take them.
         input_dtype, weight_dtype: their data types.
         device: the input's device type, such as "cpu".
         weight_contiguous: whether the weight is contiguous; it may be channels_last instead.
         bias: whether a bias is added. False where gradients are computed.
         activation: whether a LeakyReLU follows. False where gradients are computed.
-        differentiable: whether autograd or a compiler has to see each step of the computation.
+        differentiable: whether autograd or a compiler has to record the single functions of the computation.
     """
 
     settings: ConvSettings
@@ -53,15 +54,16 @@ class Problem(NamedTuple):
 
 
 class Implementation:
-    """One way to compute convolutions. Each method returns the function that solves a problem, for which everything
-    that depends on shapes alone is computed already; None where this implementation cannot solve the problem, or not
-    faster than the next one.
+    """One way to compute convolutions.
+
+    Each method returns a function that solves a problem. All values that depend only on shapes are computed before. A
+    method returns None if this implementation cannot solve the problem, or is not faster than the next one.
 
     Attributes:
         name: for tests and reports.
-        own_kernels: whether kernels of this package compute it, and not a library that PyTorch calls.
-        composite: whether it is composed of several of PyTorch's differentiable functions. Autograd and compilers then
-            see each of them, and the gradients are best left to autograd. For the other implementations
+        own_kernels: whether kernels of this package compute the convolution, and not PyTorch's.
+        composite: whether it consists of several of PyTorch's differentiable functions. Autograd and compilers then
+            record these functions, and autograd computes the gradients. For the other implementations,
             ``dispatch.gradients`` computes the gradients.
     """
 

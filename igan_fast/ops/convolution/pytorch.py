@@ -1,4 +1,4 @@
-"""PyTorch's own convolutions, which compute what no other implementation takes."""
+"""PyTorch's own convolutions, for all problems that no other implementation computes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def convolve(
 
 
 def activate_(z: Tensor, negative_slope: float) -> Tensor:
-    """LeakyReLU in place. A slope of 0 is a ReLU, which makes 0 of −∞ where 0 · −∞ would be a NaN."""
+    """LeakyReLU in place. A slope of 0 is computed as ReLU, because 0 · −∞ would be NaN."""
     if negative_slope == 1:
         return z
     return F.leaky_relu_(z, negative_slope) if negative_slope else F.relu_(z)
@@ -66,12 +66,12 @@ def gradients(
     needs_input: bool,
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of the input and of the weight, None where not needed, in one call of PyTorch's.
+    """The gradients of the input and of the weight (None if not needed), by one call of PyTorch's function.
 
     Args:
         x: the input; may be None where the weight needs no gradient.
     """
-    if x is None:  # PyTorch looks only at its memory format, and computes the gradient in that format
+    if x is None:  # PyTorch uses only the memory format of x, and returns the gradient in that format
         last = _CHANNELS_LAST.get(grad.dim(), torch.contiguous_format)
         is_last = not batched(grad) and grad.is_contiguous(memory_format=last)
         memory_format = last if is_last else torch.contiguous_format

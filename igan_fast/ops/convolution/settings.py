@@ -1,4 +1,4 @@
-"""The settings of a convolution, and what its gradient has to know of its input."""
+"""The settings of a convolution, and the properties of its input that its gradients depend on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["ConvSettings", "InputSpec"]
 
 
 class InputSpec(NamedTuple):
-    """What the gradients of a convolution have to know of its input, besides the values.
+    """The properties of a convolution's input that its gradients depend on, besides the values.
 
-    The values are needed for the gradient of the weight alone. A convolution with frozen weights keeps only this.
+    Only the gradient of the weight needs the values. A convolution with frozen weights saves only these properties.
 
     Attributes:
         shape: (N, C_in, *spatial).
@@ -34,7 +34,7 @@ class InputSpec(NamedTuple):
 
 
 class ConvSettings:
-    """The settings of a convolution. Objects are compared by identity; ``cached`` returns the same one for the same
+    """The settings of a convolution. Objects are compared by identity; ``cached`` returns the same object for the same
     arguments.
 
     Args:
@@ -46,8 +46,8 @@ class ConvSettings:
         arguments: the arguments of ``aten::convolution`` that follow weight and bias.
 
     Raises:
-        ValueError: a setting has neither one number nor one for each dimension; ``output_padding`` is not 0 although
-            the convolution is not ``transposed``.
+        ValueError: a setting is not one number or one for each dimension; or ``output_padding`` is not 0, and the
+            convolution is not ``transposed``.
     """
 
     def __init__(
@@ -84,9 +84,8 @@ class ConvSettings:
         groups: int = 1,
         native: bool = True,
     ) -> ConvSettings:
-        """``ConvSettings`` of these arguments: the same object at each call, so that the plans that were made for it
-        are found again."""
-        make = _make if torch.compiler.is_compiling() else _cached  # a compiler does not see the cache
+        """``ConvSettings`` of these arguments: the same object at each call, so that its cached plans are found."""
+        make = _make if torch.compiler.is_compiling() else _cached  # torch.compile cannot trace the cache
         return make(
             dimensions,
             transposed,
@@ -104,7 +103,7 @@ class ConvSettings:
         return (first, second) if self.transposed else (second, first)
 
     def output_size(self, input_shape: Sequence[int], weight_shape: Sequence[int]) -> list[int]:
-        """The size of the output in each spatial dimension; below 1 where PyTorch's own convolution raises an error or
+        """The size of the output in each spatial dimension. It is below 1 if PyTorch's convolution raises an error or
         returns an empty tensor."""
         kernels = [d * (k - 1) + 1 for d, k in zip(self.dilation, weight_shape[2:], strict=True)]
         sides = zip(input_shape[2:], kernels, self.stride, self.padding, self.output_padding, strict=True)
@@ -115,10 +114,10 @@ class ConvSettings:
         return [(n + 2 * padding - kernel) // stride + 1 for n, kernel, stride, padding, _ in sides]
 
     def fits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-        """Whether the tensors have the same dtype and device, and shapes whose convolution exists and is not empty.
+        """Whether dtypes, devices and shapes of the tensors match, and the output of the convolution is not empty.
 
-        The implementations do not check that. For tensors that do not fit the caller has to call PyTorch's own
-        convolution, which computes the result or raises the error.
+        The implementations do not check this. If it is False, the caller has to call PyTorch's convolution, which
+        computes the result or raises the error.
         """
         channels, out = self.channels(weight)
         return (

@@ -23,9 +23,9 @@ MAX_CHANNELS = 4
 
 
 class _Phases(NamedTuple):
-    """How the taps of a kernel are shared out among the ``stride`` × ``stride`` interleaved outputs (phases).
+    """The division of a kernel's taps among the ``stride`` × ``stride`` interleaved outputs (phases).
 
-    Output stride · i + p sums over the taps k = p + padding + stride · t, at the input's place i − t.
+    In one dimension, output stride · i + p is the sum over t of tap k = p + padding + stride · t times input i − t.
 
     Attributes:
         taps: of each phase in each direction: t = −last … last.
@@ -41,8 +41,9 @@ class _Phases(NamedTuple):
 
 
 class Subpixel(Implementation):
-    """Transposed convolutions to at most ``MAX_CHANNELS`` channels without a LeakyReLU behind them, and the input
-    gradient of convolutions of as few channels, which is such a transposed convolution.
+    """Transposed convolutions to at most ``MAX_CHANNELS`` channels without a LeakyReLU after them.
+
+    The input gradient of a convolution with at most ``MAX_CHANNELS`` input channels is such a transposed convolution.
 
     The output of the transposed convolution has to be ``stride`` times as large as its input.
     """
@@ -65,10 +66,10 @@ class Subpixel(Implementation):
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
         settings = problem.settings
-        if settings.transposed or settings.stride[0] == 1:  # with one phase alone there is nothing to gain (measured)
+        if settings.transposed or settings.stride[0] == 1:  # with only one phase there is no gain (measured)
             return None
         output_size = settings.output_size(problem.input_shape, problem.weight_shape)
-        # The rows and columns at the end of the input that the convolution leaves out.
+        # The number of rows and of columns at the end of the input that the convolution does not read.
         rest = [
             side + 2 * padding - kernel - (out - 1) * stride
             for side, padding, kernel, out, stride in zip(
@@ -91,8 +92,8 @@ class Subpixel(Implementation):
 
 
 def _phases_of(problem: Problem, output_padding: Sequence[int]) -> _Phases | None:
-    """The phases of a transposed convolution with the problem's weight, stride and padding; None where it has to be
-    computed in another way."""
+    """The phases of a transposed convolution with the problem's weight, stride and padding; None if this implementation
+    does not support it."""
     settings, weight_shape = problem.settings, problem.weight_shape
     if not (
         problem.device == "cpu"
@@ -121,7 +122,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, phases: _Phases) -
     stride, taps, last, before, after = phases
     c_in, c_out = weight.shape[:2]
     padded = F.pad(weight, (before, after, before, after)).reshape(c_in, c_out, taps, stride, taps, stride)
-    # A convolution goes through the taps in the opposite order of a transposed one.
+    # A convolution uses the taps in the reverse order of a transposed convolution.
     kernels = padded.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(c_out * stride * stride, c_in, taps, taps)
     biases = None if bias is None else bias.repeat_interleave(stride * stride)
     return F.pixel_shuffle(F.conv2d(x, kernels, biases, padding=last), stride)

@@ -1,30 +1,31 @@
-"""Convolutions by Winograd's minimal filtering, on the CPU in float32. The kernels are in csrc/cpu.
+"""Convolutions by Winograd's minimal filtering, on the CPU in float32. The kernels are in csrc/cpu/winograd.
 
-Minimal filtering computes a tile of neighbouring outputs together, with fewer multiplications than one by one: 1.4 to 4
-times fewer for the filters here (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks",
-arXiv 1509.09308, for 3×3 filters of stride 1). One tile of F(2, 3) by hand, 2 outputs of a filter of 3 taps in one
-dimension, for the input d = (1, 2, 3, 4) and the filter w = (1, 0, 2):
+Minimal filtering computes a tile of neighbouring outputs together. It needs fewer multiplications than a direct sum for
+each output: 1.4 to 4 times fewer for the filters here. Lavin and Gray describe it for 3×3 filters of stride 1 (2016,
+"Fast algorithms for convolutional neural networks", arXiv 1509.09308). The example is one tile of F(2, 3): 2 outputs
+of a filter of 3 taps in one dimension. The input is d = (1, 2, 3, 4), and the filter is w = (1, 0, 2).
 
     direct sums       1·1 + 2·0 + 3·2 = 7 and 2·1 + 3·0 + 4·2 = 10, with 6 multiplications
 
     input transform   (d₀ − d₂, d₁ + d₂, d₂ − d₁, d₃ − d₁)               = (−2, 5, 1, 2)
     filter transform  (w₀, (w₀ + w₁ + w₂) / 2, (w₀ − w₁ + w₂) / 2, w₂)   = (1, 1.5, 1.5, 2)
-    4 products        m = the two multiplied place by place              = (−2, 7.5, 1.5, 4)
+    4 products        m = their elementwise products                     = (−2, 7.5, 1.5, 4)
     output transform  (m₀ + m₁ + m₂, m₁ − m₂ + m₃)                       = (7, 10)
 
 In two dimensions each transform runs along the rows and then along the columns: 16 products instead of 36 for 2 × 2
-outputs. For each of the 16 places the sum over the channels is a matrix product over all tiles. The filter transform
-is computed once for all tiles. A filter of stride 2 is the sum of two filters of stride 1: one of its even taps on the
-even places of the input, one of its odd taps on the odd places. For 5 taps that is F(2, 3) and F(2, 2), with 4 + 3
-products instead of 10.
+outputs. For each of the 16 products, the sum over the channels is a matrix product over all tiles. The filter transform
+is computed once for all tiles. A filter of stride 2 is the sum of two filters of stride 1. One has the even taps and
+reads the even positions of the input, the other has the odd taps and reads the odd positions. For 5 taps these are
+F(2, 3) and F(2, 2), with 4 + 3 products instead of 10.
 
-The input gradient of a convolution is a transposed convolution, and is computed in the same way, as is the weight
-gradient. In all three there is a large feature map (the input of a convolution, the output of a transposed one) and a
-small one.
+The input gradient of a convolution is a transposed convolution. Minimal filtering computes it and the weight gradient
+in the same way. Each computation has a large feature map (the input of a convolution, the output of a transposed one)
+and a small feature map.
 
-With tiles of 2 outputs a result differs from float64 by about 3e-7 of the largest value (the weight gradient by up to
-1.4e-6), with tiles of 4 by about 2e-6 (4e-6); plain float32 by about 3e-7. A NaN or Inf in the input reaches all
-outputs of the tiles that read it, which are a few more than in the direct sum, and never another image.
+These are the differences from a float64 result, relative to its largest value. Tiles of 2 outputs: about 3e-7 (weight
+gradient: up to 1.4e-6). Tiles of 4 outputs: about 2e-6 (weight gradient: up to 4e-6). Direct sums in float32: about
+3e-7. A NaN or Inf in the input reaches all outputs of the tiles that read it. These are a few more outputs than with
+direct sums, and never those of another image.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ FILTERS = ((5, 2), (4, 2), (3, 1), (3, 2))
 #: With fewer input or output channels the transforms cost more than the multiplications that they save.
 MIN_CHANNELS = 16
 
-#: The cost of computing and reading a transformed filter, in tiles of products (measured).
+#: The cost of computing and reading a transformed filter, as a number of tiles with the same cost (measured).
 FILTER_TILES = 25
 
-#: The cost of a multiplication of PyTorch's own convolution, in multiplications here, where there are few (measured).
+#: The cost of a multiplication in PyTorch's convolution relative to one here. It was measured with few multiplications,
+#: where the choice matters.
 DIRECT_COST = 1.3
 
 
@@ -63,7 +65,7 @@ class _Call(NamedTuple):
     Attributes:
         size: height and width of the output.
         channels: of the output.
-        tile: outputs of a tile in each direction, of a transposed convolution ``stride`` times as many.
+        tile: the outputs of a tile in each direction. A transposed convolution has ``stride`` times as many.
     """
 
     size: Sequence[int]
@@ -76,9 +78,9 @@ class _Call(NamedTuple):
 
 
 class Winograd(Implementation):
-    """Convolutions, transposed convolutions and both gradients with the filters of ``FILTERS``, of any size.
+    """Convolutions and transposed convolutions with the kernel sizes and strides of ``FILTERS``, and their gradients.
 
-    Outputs are channels_last.
+    The outputs of convolutions are channels_last. An input gradient has the memory format of the input.
     """
 
     name = "winograd"
@@ -127,11 +129,11 @@ class Winograd(Implementation):
 
 @contextmanager
 def filters_kept(uses: int) -> Iterator[None]:
-    """Inside the block keep each transformed filter until it was used ``uses`` times: for code that uses the same
-    weights several times, and knows how often.
+    """Inside the block, keep each transformed filter until it has been used ``uses`` times. This is for code that uses
+    the same weights a known number of times.
 
-    The weights must not change inside the block. That cannot be detected: fused optimisers do not increment a tensor's
-    version counter.
+    The weights must not change inside the block. A change is not detected, because fused optimisers do not increment a
+    tensor's version counter.
     """
     outer, _thread.filters = _thread.filters, _FilterCache(uses)
     try:
@@ -145,8 +147,8 @@ class _FilterCache:
 
     def __init__(self, uses: int) -> None:
         self.uses = uses
-        # By the weight's id, stride, direction and tile. An entry holds the weight, so that no other tensor gets its
-        # id, the filter and the uses that are left.
+        # The key is (id of the weight, stride, transposed, tile). A value is (weight, filter, number of uses left). It
+        # holds the weight so that no other tensor gets the same id.
         self.entries: dict[tuple[int, int, bool, int], tuple[Tensor, Tensor, int]] = {}
 
     def get(self, weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
@@ -163,7 +165,7 @@ class _FilterCache:
 
 
 class _Thread(threading.local):
-    """Each thread has a cache of its own. On the CPU the backward pass runs in the thread that calls it."""
+    """Each thread has a separate cache. On the CPU, a backward pass runs in the thread that calls it."""
 
     filters = _FilterCache(1)
 
@@ -231,15 +233,19 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: fl
 
 
 def _cost(batch: int, small: Sequence[int], kernel: int, stride: int, tile: int) -> int:
-    """The cost of a convolution to a small feature map, in multiplications for each pair of channels."""
+    """The cost of a convolution, as a number of multiplications for each pair of input and output channels.
+
+    Args:
+        small: height and width of the small feature map.
+    """
     tiles = batch * -(-small[0] // tile) * -(-small[1] // tile)
     products: int = (stride * (tile - 1) + kernel) ** 2
     return products * (tiles + FILTER_TILES)
 
 
 def _tile(batch: int, small: Sequence[int], kernel: int, stride: int) -> int:
-    """The size of a tile, in values of the small feature map. Tiles of 4 need fewer products; tiles of 2 extend less
-    beyond the edge of the feature map, and need a smaller filter."""
+    """The size of a tile, in values of the small feature map. Tiles of 4 need fewer products. Tiles of 2 extend less
+    beyond the edge of the feature map, and their transformed filter is smaller."""
     return min((2, 4), key=lambda tile: _cost(batch, small, kernel, stride, tile))
 
 
@@ -260,7 +266,7 @@ def _channels_last_view(x: Tensor) -> Tensor:
 
 
 def register(namespace: str) -> None:
-    """Register the output shapes of the operators, for tensors without data. Only the native namespace has them."""
+    """Register the fake implementations of the operators, which only the native namespace has."""
     if namespace != backend.NATIVE:
         return
 

@@ -1,8 +1,8 @@
-"""What the Triton kernels share: registration, launches, 64-bit indexing, and float64 numbers as arguments.
+"""Functions for all Triton kernels: registration, launches, 64-bit indexing, and float64 numbers as arguments.
 
-The rule for 64-bit indexing: every offset is computed in int64. It starts from an int64 value: the number of a program
-(``program``, ``places``) or an index that was loaded from memory. Two sizes are never multiplied with each other alone,
-because Triton passes sizes below 2³¹ as int32. norm_act makes one exception, which it states.
+The rule for 64-bit indexing: every offset is computed in int64. The computation starts from an int64 value: the number
+of a program (``program``, ``places``), or an index that was loaded from memory. Two sizes are never multiplied with
+each other before that, because Triton passes sizes below 2³¹ as int32. There is one exception, in ``norm_act_forward``.
 
 Grids have one dimension, because CUDA limits the second and the third to 65,535.
 """
@@ -35,7 +35,8 @@ MOST_PROGRAMS = 2**31 - 1
 
 
 def operator(schema: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: the function implements the dispatcher's operator of this schema (as the C++ sources have it)."""
+    """Decorator: register the function as the operator with this schema. A schema of the same operator in csrc/ops has
+    to be equal."""
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         name = LIBRARY.define(schema)
@@ -78,13 +79,13 @@ def two_floats(value: float) -> tuple[float, float]:
 
 
 def triton_dtype(dtype: torch.dtype) -> Any:
-    """The dtype that a kernel sums values of ``dtype`` in: float64 for float64, float32 for the others."""
+    """The Triton dtype in which a kernel sums values of ``dtype``: float64 for float64, else float32."""
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 @triton.jit
 def sum_of(floats, dtype: tl.constexpr):
-    """The number that ``two_floats`` took apart."""
+    """The number that ``two_floats`` split."""
     return tl.zeros((), dtype=dtype) + floats[0] + floats[1]
 
 

@@ -1,7 +1,8 @@
 """feature_l1 in Triton.
 
-Forward, one launch sums every pair in blocks and writes the sign mask, and another adds the sums up. Backward, one
-launch writes every gradient. ``igan_fast.ops.sign_mask`` explains the mask.
+A launch takes up to 16 pairs. In the forward, one launch sums the blocks of the pairs and writes the sign mask, and
+another adds up these sums. In the backward, one launch writes up to 16 gradients. ``igan_fast.ops.sign_mask`` explains
+the mask.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from igan_fast.ops.triton.common import grid, on_device, operator, program, sum_
 from igan_fast.reference.ops import accumulation_dtype
 
 _BLOCK = 4096  # elements of one program, a multiple of 64
-_MAX_PAIRS = 16  # of one launch: the kernel is compiled for their number
-_MAX_DIMS = 6  # of a pair whose sides differ in layout, after dimensions that follow each other in both are merged
+_MAX_PAIRS = 16  # of one launch; the kernel is compiled for each number of pairs
+_MAX_DIMS = 6  # of a pair whose sides differ in layout, after dimensions that are contiguous in both are merged
 
 
 @triton.jit
@@ -38,7 +39,7 @@ def forward(
 ):
     """Σ|fake − real| of one block per program, and its part of the sign mask where SAVE.
 
-    Pair i owns the programs from starts[i] to starts[i + 1] − 1; its mask begins at byte mask_starts[i].
+    Pair i has the programs from starts[i] to starts[i + 1] − 1; its mask begins at byte mask_starts[i].
     """
     block = program()
     for i in tl.static_range(len(fakes)):
@@ -61,10 +62,10 @@ def forward(
 
 @triton.jit
 def offsets_of(k, shape):
-    """Offsets of element k of a pair on either side.
+    """Offsets of element k of a pair in fake and in real.
 
-    shape: (sizes, fake's strides, real's strides) of the dimensions, outermost first. Each is () where both sides are
-    in memory in the order of k.
+    shape: (sizes, fake's strides, real's strides) of the dimensions, outermost first. All three are () if both tensors
+    have the elements in memory in the order of k.
     """
     sizes, fake_strides, real_strides = shape
     at_fake = k
@@ -103,7 +104,7 @@ def add_up(partial, loss, starts, scales, ACC: tl.constexpr, BLOCK: tl.constexpr
 
 @triton.jit
 def backward(outs, numels, starts, mask_starts, scales, grad, masks, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """out = sign · grad · scale of one block per program; output i owns programs as pair i does in ``forward``."""
+    """out = sign · grad · scale of one block per program. Output i has the programs that pair i has in ``forward``."""
     block = program()
     for i in tl.static_range(len(outs)):
         if (block >= starts[i]) & (block < starts[i + 1]):
@@ -119,9 +120,9 @@ def backward(outs, numels, starts, mask_starts, scales, grad, masks, ACC: tl.con
 
 
 def _layout(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, tuple[Any, Any, Any]]:
-    """Both sides (copied where they have too many dimensions) and what ``offsets_of`` calls shape.
+    """Both tensors (copies if they have too many dimensions), and the argument ``shape`` of ``offsets_of``.
 
-    The elements are numbered in the order of fake's memory where that is dense, else row by row.
+    The elements are numbered in the order of fake's memory if fake is dense, else in row-major order.
     """
     dims = [d for d in range(fake.dim()) if fake.shape[d] != 1]
     strides = fake.stride()
@@ -149,7 +150,7 @@ def _layout(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, tuple[Any, Any,
 
 
 def _starts(numels: list[int]) -> tuple[int, ...]:
-    """The first program of each pair, and the number of programs."""
+    """The first program of each pair, and at the end the number of programs."""
     starts = [0]
     for numel in numels:
         starts.append(starts[-1] + triton.cdiv(numel, _BLOCK))

@@ -1,8 +1,8 @@
 """norm_act in Triton: the launches. The kernels are in ``norm_act_forward`` and ``norm_act_backward``.
 
-The values of a channel are cut into tiles (values × channels), and tiles into segments. A program of the statistics
-sums one segment; another kernel combines the segments. The order of every sum depends on the shape alone, so the same
-input gives the same bits.
+A group is divided into tiles (values × channels). Several tiles with the same channels are a segment. For the
+statistics and for the sums of the backward, a program sums one segment, and another kernel combines the segments. The
+order of every sum depends only on the shape, so the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from igan_fast.ops.triton.norm_act_backward import combine_sums, gradient, sums
 from igan_fast.ops.triton.norm_act_forward import apply, combine_moments, moments, update
 from igan_fast.reference.ops import accumulation_dtype
 
-_TILE = 4096  # numbers of a tile
-_PROGRAMS = 1024  # wanted for the sums: several for each multiprocessor
-_COMBINE_CHANNELS = 8  # of a program that combines segments: few, so that there are several programs
-_COMBINE_SEGMENTS = 128  # that such a program loads at once
+_TILE = 4096  # numbers in a tile
+_PROGRAMS = 1024  # wanted number of programs that sum segments: several for each multiprocessor
+_COMBINE_CHANNELS = 8  # channels of a program that combines segments; a small number, so that there are more programs
+_COMBINE_SEGMENTS = 128  # segments that such a program loads at the same time
 
 
 @dataclass(frozen=True)
 class _Tiling:
-    """A dense x as (groups, rows, channels, inner), and how it is cut into tiles and segments of tiles."""
+    """A dense x as (groups, rows, channels, inner), and its division into tiles and segments."""
 
     groups: int
     rows: int
@@ -37,16 +37,16 @@ class _Tiling:
     tile_values: int
     tile_channels: int
     segments: int
-    tiles: int  # of a segment
+    tiles: int  # in a segment
 
     @property
     def values(self) -> int:
-        """The numbers that a group has in each channel."""
+        """The number of values in each channel of a group."""
         return self.rows * self.inner
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """What the kernels call shape."""
+        """The argument ``shape`` of the kernels."""
         return self.values, self.rows, self.channels, self.inner
 
     @property
@@ -86,7 +86,7 @@ def _tiling(x: Tensor, groups: int) -> _Tiling:
 
 
 class _Launches:
-    """What the launches of one call have in common: x's tiling, the parameters, and the kernels' options."""
+    """The arguments that all launches of one call share: x's tiling, the parameters, and the kernels' options."""
 
     def __init__(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, negative_slope: float, groups: int

@@ -1,6 +1,6 @@
 """norm_act's backward kernels. ``norm_act`` launches them; ``norm_act_forward`` explains ``shape`` and k.
 
-g′ is the gradient before the LeakyReLU, x̂ the normalised x.
+g′ is the gradient of the LeakyReLU's input, and x̂ is the normalised x.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def combine_sums(
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The sums of each group from those of its segments, and dweight and dbias from those of the groups, in order."""
+    """Add up the sums of the segments for each group, then the sums of the groups for dweight and dbias, in order."""
     channel = program() * CHANNELS + tl.arange(0, CHANNELS)
     exists = channel < channels
     weight_total = tl.zeros((CHANNELS,), dtype=tl.float64)

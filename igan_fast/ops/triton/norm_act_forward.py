@@ -1,11 +1,12 @@
-"""norm_act's forward kernels, and what they share with the backward ones. ``norm_act`` launches them.
+"""norm_act's forward kernels, and functions that the backward kernels use too. ``norm_act`` launches the kernels.
 
-``shape`` is (values, rows, channels, inner): a group has rows × inner = values numbers in each channel. A contiguous
-(N, C, *spatial) has one row per image and its spatial values inside; in channels_last there is one row per image and
-position, and inner is 1. Value k of a channel is number k % inner of row k // inner.
+``shape`` is (values, rows, channels, inner). Each channel of a group has rows × inner = values numbers. In a contiguous
+tensor (N, C, *spatial), a row is an image, and inner is the number of its spatial positions. In a channels_last tensor,
+a row is one position of an image, and inner is 1. Value k of a channel is number k % inner of row k // inner.
 
-k is int32, the exception to the rule for 64-bit indexing (``common``): it is divided for every value, which is slow in
-int64. ``norm_act`` refuses tensors with more than 2³⁰ values in a channel; a loop may run one block past the last.
+k is int32. This is the exception to the rule for 64-bit indexing (``common``): every value needs a division of k, which
+is slow in int64. k does not overflow, because ``norm_act`` raises an error for more than 2³⁰ values in a channel of a
+group. (A loop may run one block past the last value.)
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def segment_of_program(shape, segments, CHANNELS: tl.constexpr):
 
 @triton.jit
 def in_tile(group, k, channel, shape):
-    """Offsets (VALUES, CHANNELS) into x of a group's values k in some channels, and which of them exist."""
+    """Offsets (VALUES, CHANNELS) into x of a group's values k in some channels, and a mask of those that exist."""
     values, rows, channels, inner = shape
     row = group * rows + k // inner
     offsets = (row * channels * inner + k % inner)[:, None] + (channel * inner)[None, :]
@@ -43,8 +44,8 @@ def in_tile(group, k, channel, shape):
 
 @triton.jit
 def in_segments(group, start, channel, channels, segments, BLOCK: tl.constexpr):
-    """Offsets (BLOCK, CHANNELS) into the results of the segments from ``start`` on, which of them exist, and the
-    numbers (BLOCK, 1) of the segments, few enough for int32."""
+    """Offsets (BLOCK, CHANNELS) into the results of the segments from ``start`` on, a mask of those that exist, and the
+    numbers (BLOCK, 1) of the segments, which fit into int32."""
     segment = start + tl.arange(0, BLOCK)
     exists = (segment < segments)[:, None] & (channel < channels)[None, :]
     return (group * segments + segment)[:, None] * channels + channel[None, :], exists, segment[:, None]
@@ -78,7 +79,7 @@ def load_affine(weight, bias, mean, var, group, channel, shape, eps, ACC: tl.con
 def leaky_relu(z, value, slope):
     """LeakyReLU(z) where ``value`` is z; its gradient where ``value`` is the gradient of LeakyReLU(z).
 
-    A slope of 0 is a ReLU: it gives 0 for z ≤ 0, also where ``value`` is infinite and 0 · ∞ would be NaN.
+    A slope of 0 is a ReLU: the result is 0 for z ≤ 0, even if ``value`` is infinite (0 · ∞ would be NaN).
     """
     leaky = tl.where(z > 0, value, value * slope)
     return tl.where(slope == 0, tl.where(z <= 0, 0.0, value), leaky)
@@ -88,8 +89,8 @@ def leaky_relu(z, value, slope):
 def moments(x, means, m2s, shape, segments, tiles, ACC: tl.constexpr, VALUES: tl.constexpr, CHANNELS: tl.constexpr):
     """Mean and Σ(x − mean)² of one segment (``tiles`` tiles) of a group's values, per channel.
 
-    Each tile's squares are taken about the tile's own mean, and tiles are merged by Chan's formula, so that the result
-    is exact for data far from zero.
+    The squares of a tile are taken about the tile's mean, and tiles are merged by Chan's formula. There is therefore no
+    cancellation for data far from zero.
     """
     values, _rows, channels, _inner = shape
     group, segment, channel = segment_of_program(shape, segments, CHANNELS)
@@ -133,9 +134,10 @@ def combine_moments(
     BLOCK: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Mean and variance of a group, from those of its segments (of ``per_segment`` values, the last of fewer).
+    """Mean and variance of a group, from the moments of its segments. A segment has ``per_segment`` values; the last
+    one may have fewer.
 
-    The mean is computed first and the squares about it: infinite values then add up as in any sum.
+    The mean is computed first, then the squares about it. Infinite values therefore add up as in a plain sum.
     """
     values, _rows, channels, _inner = shape
     block, group, _ = places(tl.cdiv(channels, CHANNELS), groups)

@@ -1,7 +1,8 @@
 """The layers of G and D as modules: each holds the parameters of an operator of ``igan_fast.reference.ops``.
 
-Arguments and ``state_dict`` keys are those of PyTorch's modules. ``groups`` is the number of parts of the *batch* that
-are normalised separately; the groups of channels of a convolution are ``conv_groups``.
+Most arguments are those of PyTorch's modules, and so are the ``state_dict`` keys of each convolution (``conv``) and
+normalisation (``norm``). Two names differ from PyTorch's: ``groups`` is the number of parts of the *batch* that are
+normalised separately; ``conv_groups`` is the number of groups of channels of a convolution.
 """
 
 from igan_fast.reference.layers.conv import ConvNormAct2d, ConvTransposeNormAct2d

@@ -73,7 +73,7 @@ class _ConvNormAct2d(FxLeaf):
 
         Raises:
             TypeError: a module is of another class, or of a derived one.
-            ValueError: ``conv`` pads with something else than zeros, or its padding is a name; or the numbers of
+            ValueError: ``conv`` has another ``padding_mode`` than zeros, or its padding is a string; or the numbers of
                 channels differ.
         """
         if type(conv) is not cls.conv_type:
@@ -137,12 +137,12 @@ class ConvNormAct2d(_ConvNormAct2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation: as of ``nn.Conv2d``, numbers or pairs of
             numbers; kernel, stride and padding are the paper's where omitted.
         conv_groups, conv_bias: ``groups`` and ``bias`` of ``nn.Conv2d``. Normalisation by the batch's statistics
-            subtracts a bias again.
+            cancels a bias.
         device, dtype: of parameters and buffers.
         eps, momentum, affine, track_running_stats, negative_slope, groups: as of ``NormAct2d``.
 
     Raises:
-        ValueError, TypeError: as ``nn.Conv2d`` and ``NormAct2d``; ValueError also where ``padding`` is a name.
+        ValueError, TypeError: as ``nn.Conv2d`` and ``NormAct2d``; also ValueError if ``padding`` is a string.
     """
 
     conv_type = nn.Conv2d
@@ -183,7 +183,9 @@ class ConvNormAct2d(_ConvNormAct2d):
 
 
 class ConvTransposeNormAct2d(_ConvNormAct2d):
-    """ConvTranspose2d, batch normalisation, (Leaky)ReLU: one layer of G (Sec. 4; 5×5, stride 2, padding 2, 1).
+    """ConvTranspose2d, batch normalisation, (Leaky)ReLU: one layer of G.
+
+    The paper's layers (Sec. 4) are 5×5 with stride 2, padding 2 and output padding 1.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation: as of ``nn.ConvTranspose2d``,

@@ -21,14 +21,14 @@ __all__ = ["NormAct2d", "check_input"]
 class NormAct2d(FxLeaf):
     """Batch normalisation and LeakyReLU: ``nn.BatchNorm2d`` followed by ``nn.LeakyReLU``.
 
-    The arguments before the star and the ``state_dict`` keys are those of ``nn.BatchNorm2d``: each loads the other's
-    ``state_dict``, also an old one without ``num_batches_tracked``.
+    The positional arguments and the ``state_dict`` keys are those of ``nn.BatchNorm2d``. Each class can load the
+    other's ``state_dict``, even an old one without ``num_batches_tracked``.
 
     Args:
         num_features: channels C of the input (N, C, H, W).
         eps: added to the variance.
-        momentum: weight of a new batch in the running statistics. None: they are the mean over all batches so far, for
-            which the host synchronises with the device, as in ``nn.BatchNorm2d``.
+        momentum: weight of a new batch in the running statistics. None: they are the mean over all batches so far. Then
+            each call in training synchronises the host with the device, as in ``nn.BatchNorm2d``.
         affine: whether to have a weight and a bias.
         track_running_stats: whether to have running statistics, for eval mode. Without them each batch is normalised by
             its own statistics. None: PyTorch's default, which is False for ``groups="instance"`` and else True.
@@ -41,10 +41,10 @@ class NormAct2d(FxLeaf):
             statistics of instances.
     """
 
-    #: The operators that it runs on. The fused layers put ``igan_fast.ops`` here.
+    #: The module whose operators it calls. The fused layers replace it by ``igan_fast.ops``.
     operators: ClassVar[Any] = ops
 
-    _version = 2  # of nn.BatchNorm2d, which has num_batches_tracked since version 2
+    _version = 2  # as in nn.BatchNorm2d: a state_dict has num_batches_tracked since version 2
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -146,8 +146,8 @@ class NormAct2d(FxLeaf):
         return y
 
     def of_any_batch(self, x: Tensor) -> Tensor:
-        """Instance normalisation and LeakyReLU of x (N, C, H, W), in operators that do not depend on N: for a traced
-        graph, which may run on batches of any size."""
+        """Instance normalisation and LeakyReLU of x (N, C, H, W), for a traced graph, which may run on batches of any
+        size: N is not an argument of its operators."""
         use = self.track_running_stats or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         own = self.training or mean is None
@@ -155,14 +155,14 @@ class NormAct2d(FxLeaf):
         return ops.activate(y, self.negative_slope)
 
     def begin_pass(self, x: Tensor) -> dict[str, Any]:
-        """The operator's keyword arguments for a batch x. In training this counts the batch in ``num_batches_tracked``
-        as ``nn.BatchNorm2d`` does, once per group."""
+        """Return the operator's keyword arguments for a batch x. In training, also add the number of groups to
+        ``num_batches_tracked``: ``nn.BatchNorm2d``, called once per group, would do the same."""
         tracking = self.training and self.track_running_stats
         momentum, average = self.momentum, self.groups == "instance"
         groups = max(len(x), 1) if self.groups == "instance" else self.groups
         if tracking and not average and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(groups)
-            if momentum is None:  # weight of the groups' mean: their share of all batches so far
+            if momentum is None:  # the weight of the groups' mean statistics is the groups' share of all batches so far
                 momentum, average = groups / float(self.num_batches_tracked), True
         use = self.track_running_stats or not self.training
         return {
@@ -196,7 +196,7 @@ class NormAct2d(FxLeaf):
 
 def check_input(x: Tensor, channels: int) -> None:
     """Raise a ValueError if x is not of shape (N, channels, H, W)."""
-    # A traced graph has no check of the channels: there the operator raises an error.
+    # The channels are not checked while tracing. In a traced graph the operator itself raises the error.
     if x.dim() != 4 or (not is_tracing() and x.shape[1] != channels):
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (N, {channels}, H, W)")
 

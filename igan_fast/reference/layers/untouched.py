@@ -9,8 +9,8 @@ __all__ = ["untouched"]
 
 
 def untouched(*modules: nn.Module) -> bool:
-    """Whether the modules have no hooks (the older ``spectral_norm`` and ``weight_norm`` are hooks), and no ``forward``
-    that was set on the instance: then calling one computes what its class and its parameters say."""
+    """Whether the modules have no hooks and no ``forward`` that was set on the instance. Then the result of a call
+    depends only on the class and the parameters. The older ``spectral_norm`` and ``weight_norm`` are hooks."""
     if _has_any_global_hook():  # type: ignore[no-untyped-call]
         return False
     for module in modules:

@@ -1,6 +1,7 @@
 """The losses in plain PyTorch: the paper's (``paper.py``), and two that other GANs use.
 
-Each L1 distance is a mean over elements, so that image and layer sizes do not change the balance of the terms.
+Each L1 distance is a mean over elements. The sizes of images and layers therefore do not change the balance of the
+terms.
 """
 
 from igan_fast.reference.losses.feature_matching import FeatureMatchingLoss

@@ -32,15 +32,16 @@ class FeatureMatchingLoss(Unscriptable):
         layer_weights: w_l, one per feature map (without those that ``drop_last`` drops), the same for every
             discriminator; 1 each where omitted.
         discriminator_weights: w_d, one per discriminator; 1 each where omitted.
-        drop_last: leave out the last feature map of every discriminator, for those that return their prediction there.
-        detach_real: detach the real feature maps. Otherwise they get gradients too.
+        drop_last: leave out the last feature map of every discriminator, for discriminators whose last feature map is
+            their prediction.
+        detach_real: detach the real feature maps. If False, they get gradients too.
 
     Raises:
         ValueError: ``reduction`` is unknown, or a weight is not finite.
         TypeError: a weight is not a number.
     """
 
-    #: The operators that it runs on. The fused loss puts ``igan_fast.ops`` here.
+    #: The module whose operators it calls. The fused loss replaces it by ``igan_fast.ops``.
     operators: ClassVar[Any] = ops
 
     def __init__(
@@ -68,9 +69,10 @@ class FeatureMatchingLoss(Unscriptable):
     def pix2pixhd(cls, weight: float = 10.0) -> Self:
         """The loss of pix2pixHD (Wang et al. 2018; ``models/pix2pixHD_model.py``, ``lambda_feat`` 10).
 
-        There each feature map but the last is weighted by 4 / (n_layers_D + 1) and by 1 / num_D. The discriminators
-        return n_layers_D + 2 feature maps, so that this is 4 times the mean. (With ``--no_lsgan`` they return one more,
-        a sigmoid: then use ``cls(4 * weight / (n_layers_D + 1), "discriminator_mean", drop_last=True)``.)
+        pix2pixHD multiplies the distance of each feature map except the last by 4 / (n_layers_D + 1) and by 1 / num_D.
+        Its discriminators return n_layers_D + 2 feature maps, so the loss is 4 times the mean. With ``--no_lsgan`` they
+        return one more, the output of a sigmoid. Then use
+        ``cls(4 * weight / (n_layers_D + 1), "discriminator_mean", drop_last=True)``.
         """
         return cls(4 * weight, "mean", drop_last=True)
 
@@ -78,7 +80,7 @@ class FeatureMatchingLoss(Unscriptable):
     def spade(cls, weight: float = 10.0) -> Self:
         """The loss of SPADE (Park et al. 2019; ``models/pix2pix_model.py``, ``lambda_feat`` 10).
 
-        There each feature map but the last is weighted by 1 / num_D.
+        SPADE multiplies the distance of each feature map except the last by 1 / num_D.
         """
         return cls(weight, "discriminator_mean", drop_last=True)
 
@@ -86,9 +88,9 @@ class FeatureMatchingLoss(Unscriptable):
     def hifigan(cls, weight: float = 2.0) -> Self:
         """The loss of HiFi-GAN (Kong et al. 2020; ``feature_loss`` of ``models.py``, times 2).
 
-        It is the sum over every feature map of every discriminator. The original does not detach the real feature maps.
-        Their gradient reaches only the discriminators' parameters, where the original discards it; here it is not
-        computed.
+        It is the sum over all feature maps of all discriminators. The original does not detach the real feature maps:
+        it computes the gradients that they give to the discriminators' parameters, and then discards them. This class
+        does not compute them.
         """
         return cls(weight, "sum")
 

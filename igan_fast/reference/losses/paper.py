@@ -1,4 +1,4 @@
-"""The paper's losses. Each L1 distance is a mean over elements: sizes do not change the balance of the terms."""
+"""The paper's losses. Each L1 distance is a mean over elements: tensor sizes do not change the balance of the terms."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def pixel_loss(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def latent_loss(predicted: Tensor, noise: Tensor) -> Tensor:
-    """mean|z̃(G(z, c)) − z|: C is to recover the noise that an image was generated from (Sec. 3.3.3)."""
+    """mean|z̃(G(z, c)) − z|: C has to recover the noise from which an image was generated (Sec. 3.3.3)."""
     return F.l1_loss(widen(predicted), widen(noise))
 
 
@@ -99,7 +99,7 @@ class IntegratedLoss(Unscriptable):
     ``terms`` returns the unweighted terms, for a log; ``integrated_loss(*terms, loss.lambdas)`` is their weighted sum.
     """
 
-    #: The operators that it runs on. The fused loss puts ``igan_fast.ops`` here.
+    #: The module whose operators it calls. The fused loss replaces it by ``igan_fast.ops``.
     operators: ClassVar[Any] = ops
 
     def __init__(

@@ -30,7 +30,7 @@ _registering = threading.Lock()
 
 
 class _Thread(threading.local):
-    """Identifies a thread in a way that ``torch.compile`` can trace, as it cannot ``threading.get_ident``."""
+    """An object that identifies a thread. ``torch.compile`` can trace this, but not ``threading.get_ident``."""
 
     def __init__(self) -> None:
         self.identity = object()
@@ -43,14 +43,14 @@ class PerceptualL1Loss(Unscriptable):
     """Σᵢ wᵢ · mean|hᵢ(fake) − hᵢ(real)| over layers hᵢ of a network, the extractor.
 
     Args:
-        extractor: the network. Its input is a batch of images (N, …). It runs to its end, so remove what comes after
-            the last of the ``layers``.
+        extractor: the network. Its input is a batch of images (N, …). The whole network runs, so remove the modules
+            after the last of the ``layers``.
         layers: names of its modules, as in ``extractor.named_modules()`` ("features.8").
         weights: wᵢ, one per layer; 1 each where omitted.
-        joint: run both batches as one batch, which is faster for networks so small that the number of kernel launches
-            decides. By default each batch runs by itself, the real one without gradients, so that the backward pass has
-            half the work; on a CPU that is faster at any size. ``joint`` is wrong for networks that compute across the
-            batch: batch normalisation raises an error, other such layers are not recognised.
+        joint: run both batches as one batch. This is faster for networks so small that the number of kernel launches
+            decides. By default each batch runs separately, and the real one without gradients. The backward pass then
+            has half the work, which is faster on a CPU at any size. Do not use ``joint`` for networks that mix the
+            images of a batch: batch normalisation raises an error, but other such layers are not recognised.
 
     Raises:
         ValueError: ``layers`` is empty, or holds a name twice, or a name that no module has; or the number of
@@ -61,16 +61,17 @@ class PerceptualL1Loss(Unscriptable):
     if it has batch normalisation). It is not a submodule of the loss: ``parameters()``, ``state_dict()`` and
     ``train()`` do not reach it. ``to``, ``cuda``, ``half`` and the like do.
 
-    *A layer's output* is what the layer returns. It is copied, which takes one or two per cent of the time, because a
-    later layer may change it in place (``nn.ReLU(inplace=True)``). For a layer that returns several tensors, or that
-    runs several times, the mean of their distances counts.
+    *A layer's output* is the value that the layer returns. The loss copies it, because a later layer may change it in
+    place (``nn.ReLU(inplace=True)``). The copy takes one or two per cent of the time. If a layer returns several
+    tensors, or runs several times, the loss uses the mean of their distances.
 
-    *Hooks.* The layers have forward hooks only while the loss is computed, and only in the thread that computes it:
-    several threads may use one network at once. A network that was compiled before does not run them, nor does one that
-    runs in threads of its own (``nn.DataParallel``). Both raise an error: pass the network without these.
+    *Hooks.* The layers have forward hooks only while the loss is computed. A hook acts only in the thread that computes
+    the loss, so several threads may use one network at the same time. Hooks do not work in a network that was compiled
+    before, or that runs in other threads (``nn.DataParallel``). The loss then raises an error: pass the network without
+    these wrappers.
     """
 
-    #: The operators that it runs on. The fused loss puts ``igan_fast.ops`` here.
+    #: The module whose operators it calls. The fused loss replaces it by ``igan_fast.ops``.
     operators: ClassVar[Any] = ops
 
     extractor: nn.Module
@@ -87,7 +88,7 @@ class PerceptualL1Loss(Unscriptable):
         if not isinstance(extractor, nn.Module):
             raise TypeError(f"extractor is a {type(extractor).__name__}; expected a torch.nn.Module")
         _check_layers(extractor, layers)
-        object.__setattr__(self, "extractor", extractor)  # not by nn.Module's, which would register a submodule
+        object.__setattr__(self, "extractor", extractor)  # nn.Module.__setattr__ would register a submodule
         self.layers = tuple(layers)
         count = len(self.layers)
         self.weights = [1.0] * count if weights is None else per_entry("weights", weights, count, "layers")
@@ -98,8 +99,8 @@ class PerceptualL1Loss(Unscriptable):
 
         Args:
             fake: images (N, …), an input of the extractor.
-            real: images of the same shape; or what ``features`` returned for them, if they are used several times. They
-                are detached.
+            real: images of the same shape, or, for images that are used several times, the result of ``features``. The
+                features of the real images are detached.
 
         Returns:
             A scalar, float64 where the extractor returns float64, else float32.
@@ -108,7 +109,8 @@ class PerceptualL1Loss(Unscriptable):
             ValueError: shapes do not match; a layer returns an empty sequence; or, with ``joint``, the first dimension
                 of a layer's output is not the batch.
             TypeError: a layer returns something else than tensors and sequences of tensors.
-            RuntimeError: a layer does not run; or, with ``joint``, batch normalisation computes statistics of both.
+            RuntimeError: a layer does not run; or, with ``joint``, batch normalisation would use common statistics of
+                both batches.
         """
         if not isinstance(real, Tensor):
             if len(real) != len(self.layers):
@@ -134,8 +136,8 @@ class PerceptualL1Loss(Unscriptable):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Features]:
-        """For each layer its output for images (N, …), or the list of its outputs if it runs several times. Without
-        gradients."""
+        """The outputs of the layers for images (N, …), without gradients: one entry per layer, which is a list of
+        outputs if the layer runs several times."""
         return self._run(images)
 
     def _run(self, images: Tensor) -> list[Features]:
@@ -217,7 +219,7 @@ def _copy(output: Any, name: str) -> Features:
 
 
 def _part(name: str, features: Features, part: slice, count: int) -> Features:
-    """The rows ``part`` of a layer's output for ``count`` images, which are two batches run as one."""
+    """The images ``part`` of a layer's output for ``count`` images, which are two batches run as one."""
     if not isinstance(features, Tensor):
         return [_part(name, entry, part, count) for entry in features]
     if features.dim() == 0 or features.shape[0] != count:
