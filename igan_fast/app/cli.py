@@ -165,7 +165,7 @@ def _parse(words: list[str]) -> Command:
         options = words[1 : words.index("--")] if "--" in words else words[1:]
         if {"-h", "--help"} & set(options):
             words = [name, "--help"]
-        elif not any(word.startswith("--tyro-") for word in options):  # tyro's own options, for the completions of a shell
+        elif not any(word.startswith("--tyro-") for word in options):  # tyro's own, for shell completions
             parsed = parse_words(words[1:], name, COMMANDS[name])
             words = parsed.words()
     elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
