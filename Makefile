@@ -24,7 +24,7 @@ TABLES := bench/results/amd-epyc-avx2-2-threads.json
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
 
-# The tests, on all cores with one thread each. PYTEST_OPTIONS='-n0 tests/ops' runs some tests, in one process.
+# The tests, on up to 8 cores with one thread each. PYTEST_OPTIONS='-n0 tests/ops' runs some tests, in one process.
 test: $(BUILT)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_OPTIONS)
 
@@ -65,7 +65,7 @@ cpp: $(READY)
 	    ctest --test-dir build/cpp-$$sanitizer --output-on-failure --parallel 2 || exit 1; \
 	done
 
-# Compiles the CUDA kernels for Ampere and Hopper and prints their registers and spills. It needs no GPU.
+# Compiles the CUDA kernels for Ampere and Hopper and prints their registers and spills. It needs nvcc, but no GPU.
 cuda: $(READY)
 	csrc/cuda/compile_check.sh $(BIN)/python
 
@@ -74,8 +74,8 @@ cuda: $(READY)
 bench: $(BUILT)
 	$(BIN)/pytest bench --benchmark-enable --benchmark-quiet $(BENCH_OPTIONS)
 
-# The working tree against a commit, or two commits: tests first, then times in alternating processes; bench/compare.py
-# says how. make compare REF=main COMPARE_OPTIONS='-k feature_l1'
+# Compares the working tree with a commit, or two commits: tests first, then benchmarks in alternating processes.
+# bench/compare.py describes it. make compare REF=main COMPARE_OPTIONS='-k feature_l1'
 REF ?= HEAD
 compare: $(BUILT)
 	$(BIN)/python -m bench.compare $(REF) $(REF2) $(COMPARE_OPTIONS)
@@ -89,8 +89,8 @@ tables: $(READY)
 wheel: $(READY)
 	cd tests && ../$(BIN)/python -m release.check $(WHEEL_OPTIONS)
 
-# The pages in build/docs, out of the docstrings, README.md, CHANGELOG.md, CONTRIBUTING.md, the commands' own help, the
-# results and the imports. (With --quiet mkdocs would not count warnings, and --strict would pass them.)
+# Builds the pages in build/docs from the docstrings, README.md, CHANGELOG.md, CONTRIBUTING.md, the commands' --help, the
+# results and the imports. (With --quiet mkdocs does not count warnings, so --strict would ignore them.)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/mkdocs.yml
 

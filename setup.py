@@ -1,16 +1,16 @@
 """Builds the optional extension ``igan_fast._C``. Everything else is declared in pyproject.toml.
 
 The extension has a CPU part and a CUDA part. The CUDA part is built where torch has CUDA and nvcc is found; no GPU is
-needed for that. Where nothing can be built, the installation succeeds without the extension, and
-``python -m igan_fast.ops`` tells why.
+needed for that. If nothing can be built, the installation succeeds without the extension, and
+``python -m igan_fast.ops`` says why.
 
 Environment variables:
 
 - ``NO_EXTENSION=1``: build no extension.
 - ``NO_CUDA=1``: build only the CPU part.
-- ``FORCE_CUDA=1``: fail where the CUDA part cannot be built.
+- ``FORCE_CUDA=1``: fail if the CUDA part cannot be built.
 - ``TORCH_CUDA_ARCH_LIST``: the GPU architectures to compile for.
-- ``MAX_JOBS``: the number of compilers that run at once.
+- ``MAX_JOBS``: the number of compiler processes that run at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CUDA_TARGETS = "8.0;9.0a;9.0+PTX"  # Ampere, Hopper with its own instructions, a
 
 @dataclass(frozen=True)
 class Plan:
-    """What is built. ``cuda`` is nvcc's path, None without the CUDA part; ``reason`` says why something is left out."""
+    """What to build. ``cuda`` is nvcc's path, or None without the CUDA part. ``reason`` says why a part is left out."""
 
     extension: bool
     cuda: str | None
@@ -44,7 +44,7 @@ class Plan:
 
 
 def decide(env: Mapping[str, str], torch_cuda: str | None, nvcc: str | None, compiler: str | None) -> Plan:
-    """The plan for these settings, torch's CUDA version, and the paths of nvcc and the compiler (None: not found)."""
+    """Decides what to build from torch's CUDA version and the paths of nvcc and the compiler (None: not found)."""
     on = {name for name in ("NO_EXTENSION", "NO_CUDA", "FORCE_CUDA") if env.get(name, "0") not in ("", "0")}
     if "FORCE_CUDA" in on and on & {"NO_CUDA", "NO_EXTENSION"}:
         raise SystemExit(f"FORCE_CUDA and {min(on - {'FORCE_CUDA'})} are both set; expected at most one of them")
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def run(plan: Plan, extensions: list[Any], builder: Any) -> None:
-    """Builds. Where that fails, a file beside the package's files says why."""
+    """Builds the package. If the extension cannot be built, a file in the package says why."""
     source = ROOT / "igan_fast"
 
     def keep_note(folder: Path, reason: str) -> None:
@@ -144,7 +144,7 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
         extra_compile_args=flags,
         depends=[str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()],
     )
-    # The operators use libtorch's stable ABI alone, so one binary works with several releases of torch.
+    # The operators use only libtorch's stable ABI, so one binary works with several releases of torch.
     built.libraries = [library for library in built.libraries if library != "torch_python"]
     return built
 
@@ -182,7 +182,7 @@ def find_compiler() -> str | None:
 
 
 def describe(plan: Plan) -> str:
-    """One line on what is built."""
+    """Describes in one line what is built."""
     if not plan.extension:
         return plan.reason
     jobs = f", MAX_JOBS={os.environ['MAX_JOBS']}" if os.environ.get("MAX_JOBS") else ""

@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def tf32_is_off() -> Iterator[None]:
-    """By default PyTorch's convolutions use TF32 on a GPU."""
+    """Switch TF32 off, which PyTorch's convolutions use on a GPU by default."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
@@ -79,12 +79,12 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
 
     ``subject`` describes the benchmark; its operator, batch, dtype and layout identify it in the result file. ``peers``
     maps names to implementations; one is called "ours". ``moved`` is the fewest bytes that each pass has to move. If
-    it is given, a large copy is timed in the same rounds as a ceiling; if ``flops`` is given, a large matrix product.
-    ``memory_of`` maps each peer that replays a CUDA graph to the one that the graph recorded, whose peak memory it
-    shares: a replay itself allocates nothing.
+    ``moved`` is given, a large copy is timed in the same rounds as a ceiling. If ``flops`` is given, a large matrix
+    product is timed. ``memory_of`` maps each peer that replays a CUDA graph to the peer that the graph recorded. Its
+    peak memory is reported for both, because a replay itself allocates nothing.
 
-    Each round of pytest-benchmark first runs a round of all peers, which ``core`` times, and then ours once more. So
-    pytest-benchmark's own table holds the times of ours alone; ``extra_info`` and the result file hold the comparison.
+    Each round of pytest-benchmark first runs all peers, which ``core`` times, and then ours once more. So
+    pytest-benchmark's own table holds only our times; ``extra_info`` and the result file hold the comparison.
     """
     config = request.config
     quick = config.getoption("--quick")
@@ -191,7 +191,7 @@ def machine_of(config: pytest.Config) -> dict[str, Any]:
     if described["memory"] != "kept":
         described["name"] += f"-{described['memory']}"
     if config.getoption("--quick"):
-        described["name"] += "-quick"  # such times measure nothing, so they get a file of their own
+        described["name"] += "-quick"  # such times are meaningless, so they go to a separate file
     return described
 
 

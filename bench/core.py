@@ -2,8 +2,8 @@
 
 A *peer* is one implementation in a comparison: ours or a baseline. A round runs every peer once, forward and backward.
 Each round starts with another peer, so a disturbance of the machine affects all peers alike. Times are medians over the
-rounds; ratios are of two medians of the same run. The share of the copy ceiling is the throughput of the fewest bytes
-that the work has to move, relative to a large copy that is timed in the same rounds.
+rounds; ratios are of two medians of the same run. For the share of the copy ceiling, the fewest bytes that the work has
+to move are divided by its time. The share is this throughput relative to that of a large copy in the same rounds.
 
 On a CPU, all peers allocate from memory that the process keeps (``keep_freed_memory``, as in ``igan-fast train``).
 Otherwise the kernel's page faults would dominate the times, most of all for baselines with many temporary tensors.
@@ -131,7 +131,7 @@ def run_once(peer: Peer) -> None:
 
 
 def peak_bytes(peer: Peer, device: torch.device) -> int:
-    """The peak memory of one run in bytes, without the inputs."""
+    """The peak memory of one run, in bytes, without the inputs."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

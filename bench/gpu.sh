@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the extension, runs the GPU tests and runs every benchmark on a CUDA machine, in less than nine minutes.
+# Builds the extension, runs the GPU tests and most benchmarks on a CUDA machine, in less than nine minutes. Left out are
+# the benchmarks of examples/, of the import, and of convolutions on the CPU.
 #
 #   bench/gpu.sh FOLDER [PYTHON]      writes MACHINE.json, a profile (.md and .png) and logs.txt to FOLDER
 #
@@ -37,7 +38,7 @@ part() {  # NAME SECONDS COMMAND…: runs a command with a time limit and prints
     if [ "$status" -eq 0 ]; then status=$code; fi
 }
 
-left() {  # the seconds until second $1 of the script, less the ten that a part may take to stop
+left() {  # the seconds until the script has run for $1 seconds, minus the ten that a part may take to stop
     echo $(($1 - 10 - SECONDS))
 }
 

@@ -15,12 +15,12 @@ from igan_fast import reference
 class PlainStep(reference.TrainStep):
     """``reference.TrainStep`` with the usual optimisations: channels_last, fused Adam, and D and C frozen in stage 2.
 
-    Freezing matters to ``torch.compile``: a compiled backward pass computes the gradients of all parameters with
-    ``requires_grad``, even if nobody asks for them. ``igan_fast.graphs.GraphedStep`` can record this step.
+    Freezing matters for ``torch.compile``: a compiled backward pass computes the gradients of all parameters with
+    ``requires_grad``, even of those that are not used. ``igan_fast.graphs.GraphedStep`` can record this step.
 
     Args:
         compile: compile the three networks with ``torch.compile``.
-        channels_last: the layout of networks and images; False: contiguous, which is faster on some CPUs.
+        channels_last: the layout of networks and images. False means contiguous, which is faster on some CPUs.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ def render(documents: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(results: Sequence[dict[str, Any]]) -> str:
-    """Operators have one row each: float32, contiguous, at the smallest batch that was measured."""
+    """Each mode of an operator has one row: float32, contiguous, at the smallest batch that was measured."""
     lines = ["| What | Batch | Plain PyTorch | Ours |", "|---|---|---|---|"]
     for kind in KINDS:
         lines += [_row(kind, result) for result in results if _kind(result) == kind and _is_shown(result, results)]

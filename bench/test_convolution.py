@@ -1,4 +1,4 @@
-"""Convolutions of well-known GANs, by Winograd against PyTorch's own in either memory format, on the CPU in float32."""
+"""Winograd convolutions of well-known GANs against PyTorch's own in both memory formats, on the CPU in float32."""
 
 from __future__ import annotations
 

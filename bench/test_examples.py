@@ -123,12 +123,12 @@ def models(name: str, device: torch.device, size: int, quick: bool) -> dict[str,
     ours = make()
     igan_fast.fuse(ours)
     found = {"ours": (ours, False), "eager": (plain(), False)}
-    if name != "hifigan":  # channels_last is a layout of images, and HiFi-GAN's tensors are (N, C, T)
+    if name != "hifigan":  # channels_last needs images, and HiFi-GAN's tensors are (N, C, T)
         ours_last = make().to(**LAST)
         igan_fast.fuse(ours_last)
         found |= {"ours, channels_last": (ours_last, True), "eager, channels_last": (plain().to(**LAST), True)}
     if quick and name != "dcgan":
-        return found  # compiling takes minutes for small networks too
+        return found  # compiling takes minutes even for small networks
     compiled = plain()
     for network in subject.compiled:
         compiled.get_submodule(network).compile(dynamic=False)

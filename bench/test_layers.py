@@ -1,6 +1,6 @@
 """Each convolution of the model by itself: forward, input gradient and weight gradient, in FLOP/s.
 
-The FLOP/s of PyTorch's library (cuDNN, oneDNN) for a layer are the most that an iteration which calls it can reach.
+An iteration that calls PyTorch's library (cuDNN, oneDNN) for a layer can at most reach the library's FLOP/s.
 """
 
 from __future__ import annotations

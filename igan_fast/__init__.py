@@ -1,7 +1,7 @@
 """Iterative GAN (Ma et al., Neurocomputing 2019): one model that recognises, generates, rebuilds and edits faces.
 
 ``igan_fast.reference`` is the paper in plain PyTorch. ``IterativeGAN`` and ``TrainStep`` here compute the same with
-fused operators (``igan_fast.ops``); names, arguments, results and ``state_dict`` keys are those of the reference.
+fused operators (``igan_fast.ops``). Their names, arguments, results and ``state_dict`` keys are the reference's.
 ``igan_fast.train`` trains a model, ``FaceEditor`` uses it, and ``fuse`` puts your own networks on the
 operators.
 """
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FaceEditor":  # loaded late: it brings libraries that whoever imports a network does not need
+    if name == "FaceEditor":  # on first use: it imports libraries that a network alone does not need
         from igan_fast.editor import FaceEditor
 
         return FaceEditor
@@ -47,11 +47,11 @@ def __getattr__(name: str) -> Any:
         from igan_fast import fusion
 
         return getattr(fusion, name)
-    if name == "train":  # so that igan_fast.train.train is there after a plain `import igan_fast`
+    if name == "train":  # so that igan_fast.train.train works after a plain `import igan_fast`
         return importlib.import_module("igan_fast.train")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Return the names that are there, and those that are loaded on first use."""
+    """Return the names that are loaded already, and those that are loaded on first use."""
     return sorted({*globals(), *__all__, "train"})

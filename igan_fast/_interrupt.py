@@ -1,4 +1,4 @@
-"""Ctrl-C while the command line is still importing: it prints one line and exits with status 130.
+"""Handles Ctrl-C while the command line is still importing: it prints one line and exits with status 130.
 
 This module imports only what Python has loaded already. Until it has run, Ctrl-C ends in a traceback.
 """
@@ -16,7 +16,7 @@ def is_command(argv: list[str], original: list[str]) -> bool:
     """Whether this process is the command line.
 
     Args:
-        argv: ``sys.argv``; its first word is ``-m`` while Python looks for the module of ``-m``.
+        argv: ``sys.argv``. Its first word is ``-m`` while Python searches for the module that follows ``-m``.
         original: ``sys.orig_argv``, the words that Python was started with.
     """
     if not argv:
@@ -27,8 +27,8 @@ def is_command(argv: list[str], original: list[str]) -> bool:
 
 
 def quiet() -> None:
-    """Make Ctrl-C end the process from now on. There is nothing to clean up yet, and an import could take a
-    ``KeyboardInterrupt`` for its own failure. Where Ctrl-C is ignored, as under ``nohup``, it stays ignored."""
+    """Make Ctrl-C end the process from now on. There is nothing to clean up yet, and code that is being imported could
+    catch a ``KeyboardInterrupt`` as its own failure. If Ctrl-C is ignored, as under ``nohup``, it stays ignored."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _end)
 

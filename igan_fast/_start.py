@@ -1,4 +1,4 @@
-"""OpenMP's settings of the command line. OpenMP reads them when it is loaded, so they are set before PyTorch is.
+"""The command line's settings of OpenMP. OpenMP reads them when it is loaded, so they are set before PyTorch is loaded.
 
 Only the command line sets them. A program that imports the package may set them itself.
 """
@@ -18,9 +18,9 @@ __all__ = ["SPIN_COUNT", "THREADS_GIVEN", "is_command", "prepare"]
 THREADS_GIVEN = "OMP_NUM_THREADS" in os.environ
 
 #: How many times a waiting thread of GNU OpenMP polls before it sleeps. The default of 300,000 takes longer than the
-#: kernel's time slice: beside other programs a waiting thread takes the core from the thread that it waits for. The
-#: lower count costs a few percent on an idle machine and gains several times as much beside other programs.
-#: ``python -m bench.neighbours`` measures it.
+#: kernel's time slice. So beside other busy programs a waiting thread takes the core from the thread that it waits for.
+#: The lower count costs a few percent of the speed on an idle machine, and gains several times as much beside busy
+#: programs. ``python -m bench.neighbours`` measures it.
 SPIN_COUNT = 1_000
 
 

@@ -1,6 +1,6 @@
 """The number of CPU cores that this process may use, and how many of them other programs keep busy.
 
-Both are read from Linux's files. On other systems no other program is assumed.
+Both are read from files of Linux. On other systems the number of busy cores is taken to be 0.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["Cores", "allowed_cores", "busy_elsewhere", "free_cores", "usable_cor
 #: Seconds over which the use of the cores is measured; the kernel counts in hundredths of a second.
 WATCHED = 0.3
 
-#: Columns of /proc/stat that count work: user, system, irq, softirq, and steal, the time that other virtual machines
-#: take. "nice" is left out: such programs yield to this one.
+#: Columns of /proc/stat that count work: user, system, irq, softirq and steal (the time that other virtual machines
+#: take). "nice" is left out, because such programs yield to this one.
 _BUSY = (0, 2, 5, 6, 7)
 
 
@@ -31,7 +31,7 @@ class Cores(NamedTuple):
 
     @property
     def free(self) -> int:
-        """The number of threads that would have a core of their own; at least 1."""
+        """The number of cores that other programs leave free; at least 1."""
         return max(1, self.usable - round(self.busy))
 
 
@@ -41,14 +41,14 @@ def free_cores(seconds: float = WATCHED) -> Cores:
 
 
 def allowed_cores() -> int:
-    """Return the number of cores in the affinity of this process, whatever share of their time it may use."""
+    """Return the number of cores in the CPU affinity of this process, without the limits of control groups."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_cores(root: Path = Path("/")) -> int:
     """Return the number of cores that this process may use: its affinity, or fewer if a control group limits CPU time.
 
-    A quota is rounded up to whole cores. ``root`` is the folder in which the system's files are looked for.
+    A quota is rounded up to whole cores. ``root`` is the folder that contains ``proc`` and ``sys``.
     """
     quota = _quota(root)
     return allowed_cores() if quota is None else max(1, min(allowed_cores(), math.ceil(quota)))
@@ -85,7 +85,7 @@ def _quota(root: Path) -> float | None:
     """Return the smallest CPU limit of this process's control groups and their parents, in cores; None without a limit.
 
     Both versions of control groups are read, below their usual mount points. In a container the path of the group may
-    not be visible; then its files are at the mount point, where each walk through the parents ends.
+    not be visible. Its files are then at the mount point itself, which is the last parent that is read.
     """
     found: list[float] = []
     for line in _lines(root / "proc/self/cgroup"):

@@ -1,4 +1,4 @@
-"""Devices: what a ``--device`` option means, which operators run there, and settings of the CPU."""
+"""Devices: which device an option names, which operators run on it, and settings of the CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """Return the device that ``device`` names; ``"auto"`` is the GPU if there is one, else the CPU.
 
     Raises:
-        InputError: the name is not that of a device, or this machine or this build of PyTorch does not have the device.
+        InputError: the name is unknown, or this machine or this build of PyTorch does not have the device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,7 +39,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return found
 
 
-#: Near misses of device names, and what messages suggest for them.
+#: Common mistakes in device names, and what messages suggest instead.
 _KINDS = {"gpu": "'cuda'", "nvidia": "'cuda'", "cuda": "'cuda'", "cpu": "'cpu'", "auto": "'auto'"}
 
 
@@ -58,7 +58,7 @@ def _are(count: int) -> str:
 
 
 def operators_on(device: str | torch.device) -> str:
-    """Describe the implementation that the fused operators take on a device: "native (avx2)", "triton", "reference" …
+    """Name the implementation that the fused operators use on a device: "native (avx2)", "triton", "reference" …
 
     Raises:
         InputError: there is no such device, see ``resolve_device``; or the environment variable IGAN_FAST_IMPL names an
@@ -76,7 +76,7 @@ def has_bfloat16() -> bool:
     """Whether the CPU has instructions for bfloat16 products; without them bfloat16 is slower than float32."""
     if not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
-    try:  # oneDNN says yes on any CPU with AVX-512, and computes in float32 on those without the instructions
+    try:  # oneDNN says yes on any CPU with AVX-512, but computes in float32 if the CPU lacks the instructions
         known = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # only Linux has it
         return True
@@ -86,8 +86,8 @@ def has_bfloat16() -> bool:
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory in this process for later allocations. Returns False where there is no glibc.
 
-    By default glibc returns each large block to the system, and the page faults of the next block cost more than most
-    of the operators that write to it.
+    By default glibc returns each large block to the system. The page faults of the next block then take longer than
+    most of the operators that write to it.
     """
     if sys.platform != "linux":
         return False

@@ -29,7 +29,7 @@ PILImage = Image.Image
 P = TypeVar("P", bound=Photo)
 R = TypeVar("R")
 
-#: The most faces that one call generates: more than any study needs, and few enough for a folder.
+#: The largest number of faces that one call generates: more than any study needs, and few enough for one folder.
 MOST_FACES = 1_000_000
 
 
@@ -37,15 +37,15 @@ class FaceEditor:
     """Use a trained ``IterativeGAN``.
 
     The argument ``photos`` of a method is one photo or several. One photo is a path, a PIL image, or a uint8 array
-    (H, W), (H, W, 3) or (H, W, 4); several are a list or tuple of these, or one array (N, H, W, C). Any size and colour
-    mode will do, see ``igan_fast.data.photos.load_photo``. For one photo a method returns one result, for several a
-    list. Returned images are RGB and ``image_size`` square.
+    (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Several photos are a list or tuple of these, or one array (N, H, W, C).
+    Any size and colour mode is accepted, see ``igan_fast.data.photos.load_photo``. For one photo a method returns one
+    result, for several a list. Returned images are square RGB images of ``image_size`` pixels a side.
 
     Args:
-        model: put into eval mode; the editor computes on the device that it is on.
+        model: the model, which is put into eval mode. The editor computes on the model's device.
         attributes: the names of its attributes, in order.
-        label_samples: (M, A) of 0 and 1, an array or a list of rows of real labels; ``generate`` draws from them the
-            attributes that the caller does not set.
+        label_samples: rows of real labels, (M, A) of 0 and 1, as an array or a list. ``generate`` takes the attributes
+            that the caller does not set from a random row.
         batch_size: the number of photos in a batch.
 
     Raises:
@@ -86,7 +86,7 @@ class FaceEditor:
         """Load the model of a run (its best checkpoint) or of a checkpoint folder.
 
         Args:
-            path: the folder; of a run without a best checkpoint, the newest one is loaded.
+            path: the folder. If a run has no best checkpoint, its newest one is loaded.
             device: where the editor computes; ``"auto"`` takes the GPU if there is one.
             weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"``
                 takes the plain ones.
@@ -127,7 +127,7 @@ class FaceEditor:
     @overload
     def rebuild(self, photos: NDArray[Any]) -> Any: ...
     def rebuild(self, photos: Photo | Sequence[Photo]) -> PILImage | list[PILImage]:
-        """Let the model draw photos again from what it recognises in them: ``transform`` without a change.
+        """Let the model draw photos again from what it recognises in them: ``transform`` without changes.
 
         Raises:
             InputError: as ``recognise``.
@@ -156,13 +156,14 @@ class FaceEditor:
     def generate(self, n: int, attributes: Mapping[str, float] | None = None, *, seed: int = 0) -> list[PILImage]:
         """Generate faces.
 
-        The attributes that are not set are those of a real person: a row of ``label_samples``, drawn at random. Without
-        samples each of them is 0.5, undecided. Noise and row of face k depend on ``seed`` and k alone: the same seed
-        with other ``attributes`` gives the same faces, changed, and a larger ``n`` gives the same faces and more.
+        Attributes that are not set come from a random row of ``label_samples``, so they fit together as those of a real
+        person. Without samples each of them is 0.5. The noise and the row of face k depend only on ``seed`` and k. So
+        the same seed with other ``attributes`` gives the same faces with these changes, and a larger ``n`` gives the
+        same faces and more.
 
         Args:
             n: how many, from 1 to 1,000,000.
-            attributes: by name, values in [0, 1].
+            attributes: values in [0, 1] by name.
             seed: from 0 to 2⁶³ − 1.
 
         Raises:
@@ -246,7 +247,7 @@ def _as_rows(samples: ArrayLike, count: int) -> NDArray[Any]:
 
 
 def _unpack(packed: Any, attributes: int, folder: Path) -> NDArray[np.uint8]:
-    """Convert ``["0110…", …]``, one string a row, to (M, A)."""
+    """Convert ``["0110…", …]``, one string per row, to (M, A)."""
     if not isinstance(packed, list) or not all(
         isinstance(row, str) and len(row) == attributes and set(row) <= {"0", "1"} for row in packed
     ):

@@ -1,4 +1,4 @@
-"""``InputError``, which means that the input is wrong and not the program, and how its message is printed."""
+"""``InputError``, the error for wrong input (not for a defect of the program), and how its message is printed."""
 
 __all__ = ["InputError", "printable"]
 
@@ -15,8 +15,8 @@ def printable(text: object) -> str:
 class InputError(ValueError):
     """Bad input: an argument, a file or a setting that the caller can correct.
 
-    The message is one line that names the argument or file, what was found and what was expected; see
-    :func:`printable`. The command line prints it without a traceback and exits with status 2. Any other exception is a
+    The message is one line (see :func:`printable`). It names the argument or file, what was found and what was
+    expected. The command line prints it without a traceback and exits with status 2. Any other exception is a
     defect of this package and keeps its traceback.
     """
 

@@ -1,4 +1,4 @@
-"""Reading files safely and writing them atomically: a file is written beside its place, synced, then renamed."""
+"""Reads files safely, and writes them atomically: to a temporary file beside them, which is synced and renamed."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class FileMissing(InputError):
 
 
 class FileUnreadable(InputError):
-    """The system could not read the file (no permission, a failing disk …); its content is unknown."""
+    """The system could not read the file (no permission, a failing disk …), so its content is unknown."""
 
 
 class FileDamaged(InputError):
-    """The file was read, and its content is wrong."""
+    """The file was read, but its content is wrong."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def clear_write_errors(what: str, consequence: str = "") -> Iterator[None]:
 
     Args:
         what: what could not be written: a path, or a phrase that holds one. The message begins with it.
-        consequence: what that means for the user. The message ends with it.
+        consequence: what the error means for the user. The message ends with it.
 
     Raises:
         InputError: in place of the ``OSError``.
@@ -92,7 +92,7 @@ def check_place(path: Path) -> None:
 
 
 def entry_kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "other"]:
-    """Return the kind of an entry of a folder, links followed. "other" is a device, a pipe or a broken link."""
+    """Return the kind of a folder's entry; links are followed. "other" is a device, a pipe or a broken link."""
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
     except OSError:
@@ -100,16 +100,16 @@ def entry_kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "other"]:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a regular file, or a link to one, for reading. Nothing else is opened: reading a pipe could wait forever.
+    """Open a regular file, or a link to one, for reading. Other kinds are refused: reading a pipe could wait forever.
 
     Raises:
         FileDamaged: ``path`` is a folder, a pipe, a device or a socket.
-        OSError: the system's own, for example if nothing is there.
+        OSError: the system's error, for example if ``path`` does not exist.
     """
     if "\0" in str(path):
         raise FileMissing(f"{path}: no file can have this name")
     _refuse_special(path, path.stat().st_mode)  # before opening: some devices act when they are opened
-    # O_NONBLOCK: if a pipe has taken its place since, opening it must not wait for a writer.
+    # O_NONBLOCK: if a pipe has replaced the file since the check, opening it must not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         _refuse_special(path, os.fstat(descriptor).st_mode)
@@ -160,7 +160,7 @@ def _refuse_special(path: Path, mode: int) -> None:
 
 
 def temporary_path(target: Path) -> Path:
-    """Return a random name beside ``target``, for a file that is renamed to ``target`` when it is whole."""
+    """Return a random path beside ``target``, for a file that is renamed to ``target`` when it is complete."""
     # 40 characters are at most 160 bytes; file systems allow 255.
     return target.with_name(f".tmp-{target.name[:40]}-{secrets.token_hex(8)}")
 
@@ -171,9 +171,9 @@ def is_temporary_name(name: str) -> bool:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write ``data`` to the new file ``path`` and return when the disk has it.
+    """Write ``data`` to the new file ``path`` and return when it is on the disk.
 
-    Raises the system's ``OSError``; ``FileExistsError`` if anything is there, even a link.
+    Raises the system's ``OSError``, namely ``FileExistsError`` if ``path`` exists, even as a link.
     """
     with path.open("xb") as file:
         file.write(data)
@@ -182,9 +182,9 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` atomically: at any moment, also after a kill, it is the old file or the new one.
+    """Replace ``path`` by ``data`` atomically: at any moment, even after a kill, it is either the old or the new file.
 
-    Raises the system's ``OSError``; the old file is untouched then, and nothing is left beside it.
+    Raises the system's ``OSError``. The old file is then unchanged, and no temporary file is left.
     """
     temporary = temporary_path(path)
     try:
@@ -204,13 +204,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Force the content of ``path`` to the disk, after it was written by something other than ``write_durably``."""
+    """Force the content of ``path`` to the disk, if something other than ``write_durably`` has written it."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in ``folder`` to the disk: a new or renamed entry is durable only after this."""
+    """Force the names in ``folder`` to the disk. A new or renamed file is durable only after this."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and syncs names without it
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""Reading the package's JSON files: their content has the expected types, or the error is one line."""
+"""Reads the package's JSON files and checks the types of their contents. An error is one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from igan_fast.files import FileDamaged, read_file
 
 __all__ = ["MAX_BYTES", "Natural", "check_json", "parse_json", "read_json"]
 
-#: Far more than any JSON file of the package has; the longest is a store's list of broken photos.
+#: Far more than the size of any JSON file of the package. The longest contains a store's list of broken photos.
 MAX_BYTES = 64 * 2**20
 
 #: Deeper than any JSON file of the package, and far below Python's recursion limit.
@@ -32,19 +32,19 @@ def read_json(path: Path, shape: Any = None, *, limit: int = MAX_BYTES) -> dict[
 
     Args:
         path: the file.
-        shape: what the object must hold, as for :func:`check_json`; anything by default.
+        shape: what the object must contain, as for :func:`check_json`. By default anything is accepted.
         limit: the largest size in bytes.
 
     Raises:
         FileMissing, FileUnreadable, FileDamaged: as :func:`igan_fast.files.read_file`; ``FileDamaged`` also if the
-            content is not a JSON object, or holds NaN, Infinity, a number beyond the range of floats, a name twice, or
-            a value of another type than ``shape`` says.
+            content is not a JSON object, or if it contains NaN, Infinity, a number outside the range of floats, a name
+            twice, or a value whose type does not match ``shape``.
     """
     return parse_json(read_file(path, limit=limit), path, shape)
 
 
 def parse_json(data: bytes, where: str | Path, shape: Any = None) -> dict[str, Any]:
-    """Parse bytes as :func:`read_json` does a file; ``where`` names them in messages."""
+    """Parse bytes as :func:`read_json` parses a file. Messages call them ``where``."""
     try:
         content = json.loads(
             data.decode("utf-8-sig"),

@@ -31,7 +31,7 @@ Labels = NDArray[Any]  # (N, A): bool, or any numbers that are 0 or 1
 
 
 class Autoencoder(Protocol):
-    """The methods of a model that are used here; both ``IterativeGAN`` have them, the reference and the fused one."""
+    """The methods of a model that this module calls. The reference's and the fused ``IterativeGAN`` both have them."""
 
     def train(self, mode: bool = True) -> Any: ...
     def modules(self) -> Iterator[nn.Module]: ...
@@ -89,7 +89,7 @@ def attribute_scores(predicted: Labels, labels: Labels) -> AttributeScores:
 
 
 def majority_labels(labels: Labels) -> NDArray[np.bool_]:
-    """Return (A,): whether more than half of the (N, A) labels have the attribute, the best answer without a photo."""
+    """Return (A,): whether more than half of the (N, A) labels have the attribute. This is the best blind guess."""
     majority: NDArray[np.bool_] = np.mean(labels, axis=0) > 0.5
     return majority
 
@@ -103,24 +103,24 @@ def image_quality(images: Tensor, targets: Tensor) -> ImageQuality:
     each = (1, 2, 3)
     psnr = peak_signal_noise_ratio(ours, theirs, data_range=1.0, reduction="none", dim=each)
     ssim = structural_similarity_index_measure(ours, theirs, data_range=1.0, reduction="none")
-    assert isinstance(ssim, Tensor)  # a tuple only where more is asked for
+    assert isinstance(ssim, Tensor)  # it is a tuple only if other results are requested
     return ImageQuality(2 * (ours - theirs).abs().mean(each), psnr, ssim.reshape(len(ours)))
 
 
 def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batch_size: int = 100) -> dict[str, float]:
-    """Score a model in training on held-out photos, fast enough for each checkpoint.
+    """Score a model during its training on held-out photos; fast enough to run at each checkpoint.
 
     Args:
-        model: put into eval mode during the call; afterwards each module is in the mode that it was in.
+        model: put into eval mode during the call. Afterwards each module has its previous mode again.
         images: (N, S, S, 3) uint8, on the model's device.
         labels: (N, A) in {0, 1}, on the model's device.
         batch_size: the number of images in a batch; the scores do not depend on it.
 
     Returns:
-        ``hamming_loss``, see the function, and ``rebuild_l1``, mean|rebuilt − real| of images in [−1, 1].
+        ``hamming_loss``, as the function of this name, and ``rebuild_l1``: mean|rebuilt − real| of images in [−1, 1].
 
     Raises:
-        ValueError: there are no images, or another number of labels.
+        ValueError: there are no images, or the numbers of images and labels differ.
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"found {len(images)} images and {len(labels)} rows of labels; expected as many, at least one")
@@ -139,8 +139,8 @@ def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batc
 
 @contextmanager
 def in_eval_mode(model: Autoencoder) -> Iterator[None]:
-    """Run the block in eval mode and in inference mode. Afterwards each module is in the mode that it was in, also one
-    that the caller had put into eval mode alone."""
+    """Run the block in eval mode and in inference mode. Afterwards each module has its previous mode again, even if
+    some modules were in eval mode and others in training mode."""
     before = [(module, module.training) for module in model.modules()]
     model.train(False)
     try:
@@ -162,7 +162,7 @@ def finite_results(results: Tensor) -> Tensor:
     """Return ``results``, of any shape, if all are finite.
 
     Raises:
-        InputError: a result is NaN or infinite. Finite weights cause that too if they are too large.
+        InputError: a result is NaN or infinite. Finite weights that are too large can cause this too.
     """
     if not results.isfinite().all():
         raise InputError(

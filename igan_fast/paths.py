@@ -14,12 +14,12 @@ __all__ = ["given_path"]
 def given_path(path: str | os.PathLike[str], name: str) -> Path:
     """Return the path that a user means.
 
-    ``~`` and ``~user`` at the beginning are expanded to the home folder. A shell does that too, but not in
-    ``--run=~/x``. A file whose name begins with ``~`` (``~notes.jpg``) is taken for itself if it exists.
+    ``~`` and ``~user`` at the beginning are expanded to the home folder. A shell does this too, but not in
+    ``--run=~/x``. If a file whose name begins with ``~`` exists (``~notes.jpg``), the name is not expanded.
 
     Args:
         path: the path as the user wrote it.
-        name: of the argument, for messages.
+        name: the name of the argument, for messages.
 
     Raises:
         InputError: the path is not a path, is empty or contains a NUL character, or the user has no home folder.
@@ -27,13 +27,13 @@ def given_path(path: str | os.PathLike[str], name: str) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name}: found {reprlib.repr(path)}, expected a path")
     text = os.fspath(path)
-    if not text:  # an unset variable of a script, which as a path would mean the current folder
+    if not text:  # such as an unset shell variable: as a path it would mean the current folder
         raise InputError(f"{name}: is empty; expected a path")
     if "\0" in text:
         raise InputError(f"{name}: found {text!r}, expected a path without NUL characters")
     if not text.startswith("~"):
         found = Path(path)
-        # pathlib shortens ./~x to ~x, which a second call would take for a home folder.
+        # pathlib shortens ./~x to ~x, which a second call would expand to a home folder.
         return Path.cwd() / found if str(found).startswith("~") else found
     user = text.split("/", 1)[0]
     if user != "~" and os.path.lexists(text):

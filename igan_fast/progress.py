@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 __all__ = ["LINE_EVERY", "progress_bar"]
 
-#: Seconds between two updates if stderr is not a terminal: a log file keeps every one of them.
+#: Seconds between two updates if stderr is not a terminal. It is long because a log file keeps every update.
 LINE_EVERY = 30.0
 
 

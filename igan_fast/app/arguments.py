@@ -1,7 +1,8 @@
-"""Parsing of the words after a command, before tyro makes the command from them.
+"""Checks the words after a command before tyro parses them.
 
-tyro takes the last value of an option that is given twice without a warning, lets a list swallow the photo that follows
-it, and prints its errors as boxes of several lines. Here each word is checked, and an error is one line.
+tyro alone has three problems. If an option is given twice, it takes the last value without a warning. It takes a photo
+after a list for one of the list's values. It prints errors as boxes of several lines. This module checks each word, and
+its errors are one line.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from igan_fast.paths import given_path
 
 __all__ = ["Arguments", "nearest", "parse_words"]
 
-#: An edit as it is typed. Any other word after --set that names a file is taken for a photo.
+#: An edit as it is typed. Any other word after --set that names a file is a photo.
 _ASSIGNMENT = re.compile(r"[^=]+=(flip|[0-9.]+)")
 
 
@@ -34,13 +35,13 @@ class _Option:
     """One field of a command: an option, or the positional argument."""
 
     name: str
-    kind: Any  # the field's type without None and annotations
+    kind: Any  # the type of the field, without None and annotations
     metavar: str
     aliases: tuple[str, ...] = ()
     required: bool = False
-    optional: bool = False  # whether the word None is a value
+    optional: bool = False  # whether the value may be None
     positional: bool = False
-    negatable: bool = True  # whether there is --no-NAME, for a flag
+    negatable: bool = True  # for a flag: whether --no-NAME exists
 
     @property
     def typed(self) -> str:
@@ -52,7 +53,7 @@ class _Option:
 
     @functools.cached_property
     def items(self) -> tuple[Any, ...]:
-        """The type of each value; for a list of any length, the type of its values and an ellipsis."""
+        """The type of each value. For a list of any length: the type of its values, and an ellipsis."""
         return get_args(self.kind) if get_origin(self.kind) is tuple else (self.kind,)
 
     @property
@@ -62,20 +63,20 @@ class _Option:
 
 @dataclass
 class Arguments:
-    """The checked words of a command by field; ``~`` is expanded in paths."""
+    """The checked words of a command, by field. ``~`` is expanded in paths."""
 
     command: str
     options: dict[str, _Option]
     values: dict[str, list[str]] = field(default_factory=dict)
 
     def first(self, name: str) -> str | None:
-        """Return the first word of a field, ``"True"`` or ``"False"`` for a flag, None where it was not given."""
+        """Return the first word of a field, ``"True"`` or ``"False"`` for a flag, or None if it was not given."""
         return next(iter(self.values.get(name, ())), None)
 
     def words(self) -> list[str]:
-        """Return the command again as words, spelled so that tyro cannot read them in another way."""
+        """Return the words of the command, in a form that tyro cannot misread."""
         words = [self.command]
-        # Photos come first: after a list they would be taken for its values.
+        # Photos come first: tyro would take photos after a list for its values.
         for name, values in sorted(self.values.items(), key=lambda item: not self.options[item[0]].positional):
             option = self.options[name]
             if option.positional:
@@ -90,10 +91,10 @@ class Arguments:
 
 
 def parse_words(words: Sequence[str], command: str, fields: type) -> Arguments:
-    """Parse ``words``, which follow the name of ``command``, as the fields of the dataclass ``fields``.
+    """Parse ``words``, which follow the name of ``command``, into the fields of the dataclass ``fields``.
 
-    An option that takes a list may be given several times; spaces or commas separate its values. Of any other option
-    the last value counts, with a warning where it differs from an earlier one.
+    An option that takes a list may be given several times; spaces or commas separate its values. For any other option
+    the last value counts, with a warning if it differs from an earlier one.
 
     Raises:
         InputError: an unknown option (the message suggests the nearest name), a missing value or one of another type,
@@ -138,7 +139,7 @@ def parse_words(words: Sequence[str], command: str, fields: type) -> Arguments:
 
 
 def _refuse_lost_photo(parsed: Arguments, missing: Sequence[_Option]) -> None:
-    """If no photo is given, take a word in a list that is no assignment for a misspelled one, and say so."""
+    """If no photo is given and a word in a list is not an assignment, report this word as misspelled."""
     if not any(option.positional for option in missing):
         return
     for name, option in parsed.options.items():
@@ -157,7 +158,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @functools.cache
 def _options(fields: type) -> dict[str, _Option]:
-    """Return the options of a command by the names of their fields."""
+    """Return the options of a command, by the names of their fields."""
     hints = get_type_hints(fields, include_extras=True)
     return {each.name: _option(each, hints[each.name]) for each in dataclasses.fields(fields)}
 
@@ -274,7 +275,7 @@ def _checked(option: _Option, value: str, kind: Any) -> str:
 
 
 def _whole_number(text: str) -> int:
-    """Parse a whole number that fits into 64 bits; a longer one is a typing error."""
+    """Parse a whole number that fits into 64 bits. A longer one is a typing error."""
     number = int(text)
     if abs(number) >= 2**63:
         raise ValueError

@@ -54,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: the words after ``igan-fast``; those of ``sys.argv`` where omitted.
+        arguments: the words after ``igan-fast``; by default those of ``sys.argv``.
 
     Returns:
-        The exit status: 0; 1 if some photos could not be used and the others were; 2 for bad input; 130 after Ctrl-C;
-        141 if the reader of the output has gone (``| head``).
+        The exit status: 0 for success; 1 if some of the photos could not be used; 2 for bad input; 130 after Ctrl-C;
+        141 if the reader of the output has exited (``| head``).
 
     Raises:
         SystemExit: after ``--help`` (0).
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 command = _parse(words)
                 command.run()
-            sys.stdout.flush()  # inside of try: the reader may have gone
+            sys.stdout.flush()  # inside of try, because the reader may have exited
         except InputError as error:
             return _refuse(_as_typed(str(error), command), 2)
         except SomePhotosFailed as error:
@@ -82,14 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("igan-fast: interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # the reader of our output has gone (`| head`)
+        except BrokenPipeError:  # the reader of the output has exited (`| head`)
             _drop_output()
             return 141
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
             return _refuse(f"there is not enough memory for this: {_first_line(error)}", 2)
-        except OSError as error:  # one that no command has turned into an InputError
+        except OSError as error:  # no command has turned it into an InputError
             _drop_output()
             place = f"{error.filename}: " if error.filename else ""
             return _refuse(f"{place}{error.strerror or error}", 2)
@@ -102,7 +102,7 @@ def _refuse(message: str, status: int) -> int:
 
 
 def _as_typed(message: str, command: Command | None) -> str:
-    """Return the message; if it begins with the name of a field, the field is spelled as its option is typed."""
+    """Return the message. If it begins with the name of a field, replace the name by the option, such as --run."""
     options: Any = command.config if isinstance(command, Train) else command
     name, colon, _ = message.partition(": ")
     if options is None or not colon or name not in {field.name for field in dataclasses.fields(options)}:
@@ -111,13 +111,13 @@ def _as_typed(message: str, command: Command | None) -> str:
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
-    """Print a warning in one line, without the place in the code that Python adds."""
+    """Print a warning in one line, without the line of code that Python adds."""
     print(f"igan-fast: warning: {printable(message)}", file=sys.stderr)
 
 
 @contextmanager
 def _output() -> Iterator[None]:
-    """Make stdout and stderr take whatever is printed while the block runs.
+    """Make printing to stdout and stderr safe while the block runs.
 
     A stream that was closed before the start is replaced by os.devnull. A character that the terminal cannot show is
     printed as an escape.
@@ -136,7 +136,7 @@ def _output() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Discard the output that could not be written. Python would try again at its exit, and print an error."""
+    """Discard the output that could not be written. Otherwise Python tries again at its exit, and prints an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -146,7 +146,7 @@ def _drop_output() -> None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out. PyTorch raises a plain RuntimeError for it on a CPU."""
+    """Whether the error says that memory ran out. On a CPU PyTorch raises a plain RuntimeError for it."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -155,7 +155,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _parse(words: list[str]) -> Command:
-    """Return the command that the words spell. ``--help`` prints and exits with status 0."""
+    """Return the command that the words describe. ``--help`` prints and exits with status 0."""
     parsed: Arguments | None = None
     if not words:
         raise InputError(f"no command is given; expected {_listed(COMMANDS)}; igan-fast --help explains")
@@ -165,7 +165,7 @@ def _parse(words: list[str]) -> Command:
         options = words[1 : words.index("--")] if "--" in words else words[1:]
         if {"-h", "--help"} & set(options):
             words = [name, "--help"]
-        elif not any(word.startswith("--tyro-") for word in options):  # tyro's own: the completions of a shell
+        elif not any(word.startswith("--tyro-") for word in options):  # tyro's own, for shell completions
             parsed = parse_words(words[1:], name, COMMANDS[name])
             words = parsed.words()
     elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
@@ -194,7 +194,7 @@ def _make_command(words: list[str], default: TrainConfig) -> Command:
 
 
 def _train_default(parsed: Arguments) -> TrainConfig:
-    """Return the defaults of ``train``: the options of the run that is resumed, else those of the preset."""
+    """Return the defaults of ``train``: the options of the resumed run, otherwise those of the preset."""
     run = parsed.first("run")
     if parsed.first("resume") == "True" and run and (Path(run) / "config.json").exists():
         saved = TrainConfig.load(Path(run)).to_json()

@@ -1,7 +1,7 @@
 """The commands of ``igan-fast``: each is a dataclass whose fields are its options and whose ``run`` does the work.
 
-A command checks all its options before it starts. It writes each result whole, and never over an existing file without
-``--force``.
+A command checks all its options before it starts. It writes each file atomically, and overwrites an existing file only
+with ``--force``.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Generate:
         return self.out / f"face-{index:04d}.png"
 
     def _existing(self) -> list[Path]:
-        """Return the first result and those that exist already, not all of them: they may be a million."""
+        """Return the first result and those that exist already. All of them could be a million."""
         there = [path.name for path in self.out.iterdir()] if self.out.is_dir() else []
         numbers = [int(name[5:-4]) for name in there if _FACE.fullmatch(name)]
         return [self._file(index) for index in sorted({0, *(k for k in numbers if k < self.n)})]

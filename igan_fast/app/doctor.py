@@ -1,6 +1,6 @@
 """``igan-fast doctor``: what this machine has for the package, what is missing, and how to fix it.
 
-Nothing here raises. What cannot be found out is reported as unknown, with the reason.
+Nothing here raises an error. Facts that cannot be found out are reported as unknown, with the reason.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        """The settings that cannot work, each with what is expected."""
+        """The settings that cannot work, each with the expected value."""
         return [f"{line.name}: {line.value}; {line.fix}" for line in self._lines() if line.wrong]
 
     @property
     def fixes(self) -> list[str]:
-        """How to fix what is missing or wrong. The reference works without any of it."""
+        """How to fix what is missing or wrong. Plain PyTorch works without any of these fixes."""
         return [f"{line.name}: {line.fix}" for line in self._lines() if line.fix]
 
     def text(self) -> str:
@@ -65,7 +65,7 @@ class Report:
 
 
 def examine() -> Report:
-    """Examine this machine; this takes a second or two."""
+    """Examine this machine, which takes a second or two."""
     found: dict[str, list[Line]] = {
         "Machine": [_line("system", _system), _line("CPU", _cpu), _line("CPU features", _features), *_gpus()],
         "Python and PyTorch": [
@@ -79,7 +79,7 @@ def examine() -> Report:
     }
     try:
         found |= status.sections()
-    except Exception as error:  # whatever a broken installation may raise
+    except Exception as error:  # a broken installation may raise anything
         found["Operators"] = [Line("operators", _unknown(error), "install the package again")]
     return Report(found)
 
@@ -117,7 +117,7 @@ def _features() -> str:
 
 
 def _cpuinfo(key: str) -> str:
-    """Return the first value of ``key`` in /proc/cpuinfo; an empty string where there is none."""
+    """Return the first value of ``key`` in /proc/cpuinfo, or an empty string if there is none."""
     path = Path("/proc/cpuinfo")
     found = (
         re.search(rf"^{key}\s*:\s*(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None

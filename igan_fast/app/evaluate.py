@@ -1,4 +1,4 @@
-"""Scores of a trained model on held-out photos: recognition, rebuilds and edits, with the protocol."""
+"""Scores a trained model on held-out photos: recognition, rebuilds and edits, with the protocol."""
 
 from __future__ import annotations
 
@@ -55,23 +55,24 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on photos that it has not seen.
 
-    The data is split as it was for the run that trained the model. *Recognition* is scored beside the majority answer
-    of the training labels and a plain CNN; *rebuilds* by L1, PSNR and SSIM. *Edits* are scored by the judge, which is
-    the same plain CNN, trained on real training photos only: see ``edit_scores`` and ``generation_hamming_loss``.
+    The data is split as in the run that trained the model. *Recognition* is compared with the majority answer of the
+    training labels and with a plain CNN. *Rebuilds* are scored by L1, PSNR and SSIM. *Edits* are scored by the judge.
+    The judge is the same plain CNN, trained only on real training photos: see ``edit_scores`` and
+    ``generation_hamming_loss``.
 
     Args:
         model: a run (its best checkpoint) or a checkpoint folder.
         data: ``"drawn"`` or a folder of photos, see ``igan_fast.data.open_source``.
-        split: which photos: ``"train"``, ``"val"`` or, where there is one, ``"test"``.
-        limit: score this many of them, evenly spaced; all by default.
-        edit_photos: the number of these that are edited, evenly spaced; each is edited 2A times.
-        judge: ``"auto"`` trains one, or takes it from the cache; None leaves out the scores that need one.
+        split: the photos to score: ``"train"``, ``"val"`` or, if the data has one, ``"test"``.
+        limit: score at most this many of them, evenly spaced; all by default.
+        edit_photos: edit at most this many of these, evenly spaced; each is edited 2A times.
+        judge: ``"auto"`` trains a judge, or takes it from the cache. None leaves out the scores that need a judge.
         weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
             the plain ones.
-        cache: folder of prepared images and judges, ``igan_fast.data.cache_folder()`` by default.
-        device: of the model, and of a judge that is trained or taken from the cache. ``"auto"`` takes the device of the
-            ``judge`` that is passed, else the GPU if there is one.
-        seed: of the noise of the generated faces, from 0 to 2⁶³ − 1.
+        cache: folder of decoded images and judges, ``igan_fast.data.cache_folder()`` by default.
+        device: the device of the model, and of a judge that is trained or taken from the cache. ``"auto"`` takes the
+            device of the ``judge`` that is passed, otherwise the GPU if there is one.
+        seed: the seed of the generated faces' noise, from 0 to 2⁶³ − 1.
         progress: show progress bars on stderr.
 
     Returns:
@@ -147,8 +148,8 @@ def evaluate(
 def edit_scores(
     model: IterativeGAN, judge: AttributeCNN, images: NDArray[np.uint8], *, progress: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score how visible edits are: ``transform`` sets each attribute of each photo to 1 and to 0, and the judge
-    recognises the attribute in both results.
+    """Score how visible edits are. ``transform`` sets each attribute of each photo to 1 and to 0, and the judge looks
+    for the attribute in both results.
 
     Args:
         model: on the judge's device.
@@ -156,10 +157,10 @@ def edit_scores(
         images: (N, S, S, 3), N at least 1.
 
     Returns:
-        Two arrays (A,). The first, ``change``, is how much the judge's probability of the attribute is higher at 1 than
-        at 0, the mean over photos: 0 where the model ignores the attribute, 1 where the judge is always sure. The
-        second, ``confirmed``, is the share of photos where, with the attribute flipped (``transform(x, {a: "flip"})``),
-        the judge's verdict (probability above 0.5) is the value asked for.
+        Two arrays (A,). The first, ``change``, is the judge's probability of the attribute with the edit to 1, minus
+        that with the edit to 0, as the mean over photos. It is 0 if the model ignores the attribute, and 1 if the judge
+        is always sure. For the second, ``confirmed``, the attribute is flipped (``transform(x, {a: "flip"})``). It is
+        the share of photos in which the judge's answer (probability above 0.5) is then the requested value.
     """
     device = judge.labels.weight.device
     attributes: int = model.arguments()["attributes"]
@@ -188,7 +189,7 @@ def edit_scores(
 
 
 def generation_hamming_loss(model: IterativeGAN, judge: AttributeCNN, labels: NDArray[Any], *, seed: int = 0) -> float:
-    """Return the judge's Hamming loss on generated faces, one for each row of ``labels`` (N, A), against that row."""
+    """Generate a face for each row of ``labels`` (N, A). Return the judge's Hamming loss against ``labels``."""
     device = judge.labels.weight.device
     noise = np.random.default_rng(seed).uniform(-1, 1, (len(labels), model.arguments()["latent"])).astype(np.float32)
     verdicts = []
@@ -203,7 +204,7 @@ def generation_hamming_loss(model: IterativeGAN, judge: AttributeCNN, labels: ND
 def _recognise_and_rebuild(
     model: IterativeGAN, store: FaceStore, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], float, float, float]:
-    """Return the model's verdicts (N, A), and the means of L1, PSNR and SSIM of its rebuilds."""
+    """Return the attributes that the model recognises (N, A), and the mean L1, PSNR and SSIM of its rebuilds."""
     device = next(model.parameters()).device
     verdicts, qualities = [], []
     with in_eval_mode(model):

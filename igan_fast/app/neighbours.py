@@ -1,4 +1,4 @@
-"""How many threads a training run takes while other programs keep cores of the machine busy."""
+"""Chooses the number of threads of a training run while other programs keep cores busy."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ HARDLY_BUSY = 0.5
 def beside_others(config: TrainConfig, *, continued: bool) -> TrainConfig:
     """Return the config, with fewer threads if other programs keep cores busy and the user has not set a number.
 
-    Two threads, one of which shares its core, are slower than one thread with a core of its own: at the end of each
-    operator they wait for each other. A resumed run keeps its number of threads, because the rounding depends on it.
+    If one of two threads shares its core with another program, both are slower than a single thread on a free core,
+    because they wait for each other at the end of each operator. A resumed run keeps its number of threads, because the
+    rounding depends on it.
 
     Args:
         config: of the run.

@@ -20,7 +20,7 @@ __all__ = ["Redraw", "load_editor", "model_files"]
 
 
 def load_editor(model: Path, device: Literal["auto", "cpu", "cuda"]) -> FaceEditor:
-    """Call ``FaceEditor.load``; the editor is imported only here, so that other commands start faster."""
+    """Call ``FaceEditor.load``. The editor is imported only here, so that other commands start faster."""
     from igan_fast.editor import FaceEditor
 
     return FaceEditor.load(model, device=device)
@@ -33,7 +33,7 @@ def model_files(model: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Redraw:
-    """Draw each photo again into ``out/NAME-WORD.png``, and all of them beside the photos into ``sheet``."""
+    """Draw each photo again into ``out/NAME-WORD.png``, and all photos and results side by side into ``sheet``."""
 
     given: Sequence[Path]
     model: Path
@@ -64,7 +64,7 @@ class Redraw:
                 if sheet:
                     rebuilt = [editor.rebuild(images)] if changes else []
                     columns += zip(map(_name, paths), images, *rebuilt, drawn, strict=True)
-        finally:  # also after an unreadable photo, a full disk or Ctrl-C
+        finally:  # even after an unreadable photo, a full disk or Ctrl-C
             if written:
                 print(written_message(written))
             if columns and sheet:

@@ -31,22 +31,22 @@ class Recognition:
 
 @dataclass(frozen=True)
 class AttributeReport:
-    """One attribute's scores. None stands for a score that is undefined, or that needs a judge where there was none."""
+    """The scores of one attribute. A score is None if it is undefined, or if it needs a judge and there was none."""
 
     name: str
     present: float
     """Share of the photos that have it."""
     majority_accuracy: float
-    """Accuracy of the answer that is right more often on the training photos."""
+    """Accuracy of the majority answer of the training labels."""
     accuracy: float
     balanced_accuracy: float
     f1: float | None
     judge_accuracy: float | None = None
     """Accuracy of the judge on the same photos."""
     edit_change: float | None = None
-    """Mean rise of the judge's probability from the attribute set to 0 to the attribute set to 1."""
+    """How much higher the judge's probability is with the attribute set to 1 than set to 0; the mean over photos."""
     edit_confirmed: float | None = None
-    """Share of flips after which the judge sees the value asked for."""
+    """Share of flips after which the judge recognises the requested value."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,16 @@ class Evaluation:
     """The number of photos that were edited."""
     model: Recognition
     majority: Recognition
-    """The majority answer of the training labels, whatever the photo shows."""
+    """The scores of the majority answer of the training labels, which ignores the photo."""
     judge: Recognition | None
-    """The plain CNN, trained on the real training photos alone: the paper's baseline."""
+    """The scores of the plain CNN, trained only on real training photos: the paper's baseline."""
     rebuild_l1: float
     """mean|rebuilt − real| of images in [−1, 1]."""
     rebuild_psnr: float
-    """dB, the mean over photos."""
+    """Mean over photos, in dB."""
     rebuild_ssim: float
     generated_hamming_loss: float | None
-    """Hamming loss of the judge's verdict on generated faces, against the labels that they were generated from."""
+    """Hamming loss of the judge's answers on generated faces, against the labels that they were generated from."""
     attributes: tuple[AttributeReport, ...]
 
     @property
@@ -120,11 +120,11 @@ class Evaluation:
         return "\n".join([*lines, "", *self._attribute_table()])
 
     def plot(self, path: str | Path) -> None:
-        """Draw bars for each attribute: accuracy, the majority's and, if there was a judge, the edits' scores.
+        """Plot for each attribute the accuracies of model and majority and, if there was a judge, the scores of edits.
 
         Args:
-            path: the image file, in a format that Matplotlib knows by its suffix (.png, .pdf, .svg …). An existing file
-                is replaced atomically; missing folders are made.
+            path: the image file. Its suffix names a format of Matplotlib (.png, .pdf, .svg …). An existing file is
+                replaced atomically; missing folders are made.
 
         Raises:
             InputError: Matplotlib does not know the suffix, or the file cannot be written.
@@ -211,7 +211,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with None for each number that JSON cannot hold."""
+    """Return the value, with None in place of each NaN or infinite number, which JSON cannot hold."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Reading photos and writing results: places are checked before any work, and no file that is read is written over."""
+"""Reads photos and writes results. Paths are checked before any work, and files that are read are never overwritten."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "written_message",
 ]
 
-#: Photos that are read, computed and written at a time: few, so that an interruption loses little.
+#: Number of photos that are read, computed and written at a time. It is small, so that an interruption loses little.
 PHOTOS_AT_A_TIME = 16
 
 #: Seconds between two writes of a growing file.
@@ -36,7 +36,7 @@ WRITE_EVERY = 5.0
 
 
 class SomePhotosFailed(Exception):
-    """Some photos could not be used, each of which has been named on stderr; the results of the others are written."""
+    """Some photos could not be used. Each has been named on stderr; the results of the others are written."""
 
 
 def read_photos(photos: Sequence[Path], size: int) -> Iterator[tuple[list[Path], list[NDArray[np.uint8]]]]:
@@ -45,11 +45,11 @@ def read_photos(photos: Sequence[Path], size: int) -> Iterator[tuple[list[Path],
     A photo that cannot be read is named on stderr and left out.
 
     Yields:
-        Paths, and their photos as (size, size, 3) uint8.
+        Paths, and the photos at these paths as (size, size, 3) uint8.
 
     Raises:
         SomePhotosFailed: after the last photo, if some could not be read.
-        InputError: after the last photo, if none could be read; at once, if there is only one photo.
+        InputError: after the last photo, if none could be read. If there is only one photo, its own error is raised.
     """
     failed = 0
     for start in range(0, len(photos), PHOTOS_AT_A_TIME):
@@ -74,7 +74,7 @@ def read_photos(photos: Sequence[Path], size: int) -> Iterator[tuple[list[Path],
 
 
 def result_paths(photos: Sequence[Path], out: Path, word: str) -> list[Path]:
-    """Return the path of each photo's result: ``out`` itself, a .png for one photo, or ``out/NAME-WORD.png``.
+    """Return the path of each photo's result: ``out`` if it is a .png file for one photo, else ``out/NAME-WORD.png``.
 
     Raises:
         InputError: ``out`` is one file for several photos, or a file in another format; or two results would have
@@ -103,8 +103,9 @@ def check_results(files: Iterable[Path], *, force: bool, given: Iterable[Path] =
 
     Args:
         files: the results.
-        force: whether existing files may be written over.
-        given: files and folders that the command reads. They, and all files in the folders, are never written over.
+        force: whether existing files may be overwritten.
+        given: files and folders that the command reads. These files, and all files in these folders, are never
+            overwritten.
 
     Raises:
         InputError: names the file, and why it cannot be written.
@@ -127,7 +128,7 @@ def check_results(files: Iterable[Path], *, force: bool, given: Iterable[Path] =
 
 
 class _Sources:
-    """Files and folders that a command reads; a file is found under any of its names (links, other paths)."""
+    """Files and folders that a command reads. A file is recognised under any of its names (links, other paths)."""
 
     def __init__(self, given: Iterable[Path]) -> None:
         self._files: set[tuple[int, int]] = set()
@@ -145,7 +146,7 @@ class _Sources:
 
 
 def _real(path: Path) -> Path:
-    """Return the path without links. Path.resolve would raise at links that form a loop."""
+    """Return the path without links. Path.resolve would raise an error for links that form a loop."""
     return Path(os.path.realpath(path))
 
 
@@ -155,13 +156,13 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 class IncrementalJson:
-    """A JSON object, ``{key: value, …}``, written entry by entry to a file that holds valid JSON at any moment.
+    """Writes a JSON object, ``{key: value, …}``, entry by entry. The file holds valid JSON at any moment.
 
-    The file is replaced every few seconds and when the ``with`` block ends, also by an exception or Ctrl-C. No file is
-    written if there is no entry.
+    The file is replaced every few seconds and when the ``with`` block ends, even by an exception or Ctrl-C. If there is
+    no entry, no file is written.
 
     Args:
-        path: the file; its name is printed at the end. ``-`` prints the object at the end instead.
+        path: the file. Its name is printed at the end. If it is ``-``, the object is printed at the end instead.
     """
 
     def __init__(self, path: Path) -> None:
@@ -176,7 +177,7 @@ class IncrementalJson:
         if time.monotonic() >= self._due and str(self._path) != "-":
             began = time.monotonic()
             self._write()
-            # A large file is written less often, so that most of the time goes into the work.
+            # A large file is written less often, so that writing takes little of the time.
             self._due = time.monotonic() + max(WRITE_EVERY, 20 * (time.monotonic() - began))
 
     def __enter__(self) -> IncrementalJson:

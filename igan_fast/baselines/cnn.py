@@ -34,7 +34,7 @@ from igan_fast.progress import progress_bar
 
 __all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
 
-#: A part of the name of every cached network: increase it when the architecture or the training changes.
+#: Part of the file name of every cached network. Increase it when the architecture or the training changes.
 CACHE_FORMAT = 2
 
 #: Upper limit of the channels of a layer.
@@ -48,7 +48,7 @@ class CNNConfig:
     epochs: float = 12.0
     """Passes over the training photos."""
     max_photos: int = 200_000
-    """Upper limit of the photos over all epochs, so that a large data set takes minutes too."""
+    """Upper limit of the photos over all epochs, so that training on a large data set takes minutes too."""
     batch_size: int = 64
     lr: float = 2e-3
     """Maximum learning rate of the one-cycle schedule (AdamW)."""
@@ -60,7 +60,9 @@ class CNNConfig:
 
 
 class AttributeCNN(nn.Module):
-    """Image → attribute logits: pairs of 3×3 convolutions, the second of stride 2, down to 4×4 to 8×8 pixels.
+    """Maps images to attribute logits, by pairs of 3×3 convolutions. The second of each pair has stride 2.
+
+    The last feature map has 4×4 to 8×8 pixels.
 
     Args:
         image_size: side S of the square images, at least 8. The weights fit any size with the same number of halvings.
@@ -158,7 +160,7 @@ def cached_cnn(
     cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
     problem = _load(cnn, path)
     if problem is not None:
-        check_place(path)  # now, and not after minutes of training
+        check_place(path)  # checked now, and not after minutes of training
         if path.is_dir():
             raise InputError(f"{path}: found a folder, expected the weights of the plain CNN; move it away")
         if problem:
@@ -219,7 +221,7 @@ def _load(cnn: AttributeCNN, path: Path) -> str | None:
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
             if shapes != {name: list(tensor.shape) for name, tensor in cnn.state_dict().items()}:
-                # Not read: they may be of any size.
+                # The values are not read: they may be of any size.
                 return "is damaged: it holds the weights of another network"
             tensors = {name: file.get_tensor(name) for name in shapes}
             metadata = file.metadata() or {}
@@ -230,7 +232,7 @@ def _load(cnn: AttributeCNN, path: Path) -> str | None:
         return ""
     except FileDamaged as error:
         return str(error).removeprefix(f"{printable(path)}: ")
-    except (OSError, SafetensorError, RuntimeError) as error:  # unreadable, cut off, of other shapes
+    except (OSError, SafetensorError, RuntimeError) as error:  # unreadable, truncated, of other shapes
         return f"is damaged ({error})"
     return None
 

@@ -1,4 +1,4 @@
-"""Reading checkpoints: their format, the checkpoints of a run, and the model in a checkpoint.
+"""Reads checkpoints: their format, the checkpoints of a run, and the model in a checkpoint.
 
 ``igan_fast.train`` writes checkpoints. Nothing here imports it, so that a model can be used without the training loop.
 """

@@ -20,7 +20,7 @@ _ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("image_size", "attributes", "latent", "width"), Natural),
     "signed_labels": bool,
 }
-#: The options of the run that say which photos were held out; the evaluation reads them.
+#: The options of the run that decide which photos were held out. The evaluation reads them.
 _DATA_OPTIONS: dict[str, Any] = {"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural}
 
 
@@ -30,7 +30,7 @@ class ModelDescription(NamedTuple):
     arguments: dict[str, Any]
     attributes: tuple[str, ...]
     label_samples: list[str]
-    """Not checked here but where they are used."""
+    """They are not checked here, but where they are used."""
 
     def on_meta(self) -> IterativeGAN:
         """Return the model on the ``meta`` device: shapes and types without memory."""

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, the best of them, and the checkpoint that a path names."""
+"""Finds the checkpoints of a run, the best of them, and the checkpoint that a path names."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ __all__ = [
 #: The file that names the best checkpoint of a run, in its folder of checkpoints.
 BEST = "best.json"
 
-#: The suffix of a checkpoint that is being replaced by another one of the same iteration.
+#: The suffix of a checkpoint while another one of the same iteration replaces it.
 REPLACED = ".replaced"
 
 _STEP = re.compile(r"step-(\d{8,})(\.replaced)?")
 
 
 def newest_checkpoint(run: Path, report: Callable[[str], None], *, fits: Fits | None = None) -> Checkpoint | None:
-    """Load the newest whole checkpoint of ``run``; return ``None`` if it has no checkpoints.
+    """Load the newest undamaged checkpoint of ``run``. Return ``None`` if it has no checkpoints.
 
     Args:
         run: the run's folder.
-        report: called with one line for each damaged checkpoint that is newer.
+        report: called with one line for each newer checkpoint that is damaged.
         fits: as for :func:`load_checkpoint`.
 
     Raises:
-        CheckpointError: all checkpoints are damaged; or a newer version of the package wrote one that is newer than the
-            newest whole one.
-        FileUnreadable: the system could not read a file of a newer one, which may be whole.
+        CheckpointError: all checkpoints are damaged; or a newer version of the package wrote a checkpoint that is newer
+            than the newest undamaged one.
+        FileUnreadable: the system could not read a file of a newer checkpoint, which may be undamaged.
     """
     folders = [folder for _, folder in checkpoint_folders(run)]
     return _first_whole(run, folders, report, fits=fits) if folders else None
@@ -58,19 +58,20 @@ def find_checkpoint(
     only: Collection[str] | None = None,
     fits: Fits | None = None,
 ) -> Checkpoint:
-    """Load the checkpoint that ``path`` names: of a run the best one, else the newest; or a checkpoint folder itself.
+    """Load the checkpoint in ``path``, which is a checkpoint folder or a run.
 
-    If the best or newest checkpoint of a run is damaged, the newest whole one is loaded in its place.
+    Of a run the best checkpoint is loaded; if there is none, the newest. If that one is damaged, the newest undamaged
+    checkpoint is loaded instead.
 
     Args:
         path: the run or checkpoint folder.
         report: called with one line for each damaged checkpoint that another one replaces.
-        only, fits: as for :func:`load_checkpoint`; files that are not read are not verified.
+        only, fits: as for :func:`load_checkpoint`. Files that are not read are not verified.
 
     Raises:
-        InputError: ``path`` is neither, or a run without a checkpoint.
+        InputError: ``path`` is neither a checkpoint folder nor a run, or is a run without a checkpoint.
         CheckpointError: all checkpoints are damaged, or a newer version of the package wrote the one to be loaded.
-        FileUnreadable: the system could not read a file of the one to be loaded.
+        FileUnreadable: the system could not read a file of the checkpoint to be loaded.
     """
     return _first_whole(path, _candidates(path, report), report, only, fits)
 
@@ -107,7 +108,7 @@ def _first_whole(
         try:
             whole = load_checkpoint(folder, only, fits)
         except NewerFormat:
-            raise  # it is not damaged: continuing from an older one would lose it
+            raise  # it is not damaged, and training from an older checkpoint would lose it
         except CheckpointError as error:
             if len(folders) == 1:
                 raise
@@ -133,7 +134,7 @@ def is_checkpoint_name(name: str) -> bool:
 
 
 def checkpoint_folders(run: Path) -> list[tuple[int, Path]]:
-    """Return (iteration, folder) of each finished checkpoint, newest first; within an iteration the replaced one last.
+    """Return (iteration, folder) of each finished checkpoint, newest first. A replaced one follows its replacement.
 
     Raises:
         FileUnreadable: the system could not list them.
@@ -151,9 +152,9 @@ def checkpoint_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def best_checkpoint(run: Path, report: Callable[[str], None] = warnings.warn) -> BestCheckpoint | None:
-    """Return the checkpoint that ``best.json`` names, without verifying it; ``None`` if there is none.
+    """Return the checkpoint that ``best.json`` names, without verifying it, or ``None`` if there is none.
 
-    If the file is damaged or its checkpoint is gone, ``report`` is called with one line, and the result is ``None``.
+    If the file is damaged or its checkpoint is missing, ``report`` is called with one line, and the result is ``None``.
 
     Raises:
         FileUnreadable: the system could not read ``best.json``.
@@ -173,7 +174,7 @@ def best_checkpoint(run: Path, report: Callable[[str], None] = warnings.warn) ->
 
 
 def read_best(run: Path) -> BestCheckpoint | None:
-    """Return what ``best.json`` says, even if its checkpoint is gone. Raises ``FileDamaged`` and ``FileUnreadable``."""
+    """Read ``best.json``, even if its checkpoint is missing. Raises ``FileDamaged`` and ``FileUnreadable``."""
     try:
         content = read_json(run / "checkpoints" / BEST, {"iteration": Natural, "score": float})
     except FileMissing:

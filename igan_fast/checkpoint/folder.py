@@ -1,4 +1,4 @@
-"""The format of a checkpoint, and how it is read.
+"""Defines the format of a checkpoint, and reads checkpoints.
 
 A checkpoint is a folder: a safetensors file for each group of tensors, ``state.json`` for everything else, and
 ``manifest.json`` with the size and SHA-256 of each of these files. Nothing in it is a pickle. ``igan_fast.train.save``
@@ -42,20 +42,20 @@ __all__ = [
 #: and SHA-256 of each other file.
 MANIFEST = "manifest.json"
 
-#: The version of the format, as the manifest has it.
+#: The version of the format, which the manifest states.
 FORMAT = 1
 
 #: The file of everything other than tensors.
 STATE = "state.json"
 
-#: A group of tensors, such as ``model``, is one file of this suffix.
+#: The suffix of a file that holds one group of tensors, such as ``model``.
 SUFFIX = ".safetensors"
 
 #: The names that a group may have.
 GROUP = re.compile(r"[A-Za-z0-9_]+")
 
-#: Bytes of a file up to which the reason is looked up in its checksum when its tensors do not fit. A larger one would
-#: take long to hash, and a damaged file may claim any size.
+#: If the tensors of a file do not fit, its checksum shows whether the file is damaged. This is checked for files of at
+#: most so many bytes: a larger file would take long to hash, and a damaged manifest may claim any size.
 _MAX_EXPLAINED = 2**30
 
 #: The content of a manifest, as a shape for ``check_json``.
@@ -63,7 +63,7 @@ _MANIFEST_SHAPE = {"format": Natural, "iteration": Natural, "files": {str: {"byt
 
 
 class CheckpointError(InputError):
-    """A checkpoint is damaged or incomplete, or another program wrote it; the message names the file."""
+    """A checkpoint is damaged or incomplete, or another program wrote it. The message names the file."""
 
 
 class NewerFormat(CheckpointError):
@@ -94,14 +94,14 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None, fits: Fit
 
     Args:
         folder: a checkpoint folder of any name.
-        only: the groups of tensors to read; groups that the checkpoint lacks are left out. ``None`` reads all.
-        fits: called before any tensor is read, so that a file which claims to be huge takes no memory.
+        only: the groups of tensors to read. Groups that the checkpoint lacks are left out. ``None`` reads all.
+        fits: called before any tensor is read, so that a file that claims to be huge takes no memory.
 
     Raises:
-        CheckpointError: there is no checkpoint, or one of its files is missing, cut or changed, or has content that is
-            not allowed, such as NaN or Inf in a tensor; or ``fits`` raises it.
+        CheckpointError: there is no checkpoint; one of its files is missing, truncated or changed; a file has contents
+            that are not allowed, such as NaN or Inf in a tensor; or ``fits`` raises it.
         NewerFormat: a newer version of the package wrote it.
-        FileUnreadable: the system could not read a file (permission, input/output error); its content is unknown.
+        FileUnreadable: the system could not read a file (permission, input/output error), so its content is unknown.
     """
     try:
         manifest = _read_manifest(folder)
@@ -120,7 +120,7 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None, fits: Fit
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether this version can read the manifest in ``folder``. The other files are not looked at."""
+    """Whether this version can read the manifest in ``folder``. The other files are not checked."""
     try:
         _read_manifest(folder)
     except InputError:
@@ -135,7 +135,7 @@ def _check_fits(
         fits(folder, state, {group: read_specs(folder / name) for group, name in groups.items()})
     except (CheckpointError, FileDamaged):
         for name in groups.values():
-            if manifest.files[name][0] <= _MAX_EXPLAINED:  # if bytes have changed, that is the better message
+            if manifest.files[name][0] <= _MAX_EXPLAINED:  # if the file is damaged, that message is more useful
                 _verify(folder, name, manifest)
         raise
 
@@ -183,7 +183,7 @@ def _verified(folder: Path, name: str, manifest: _Manifest) -> bytes:
 
 
 def _verify(folder: Path, name: str, manifest: _Manifest) -> None:
-    """Refuse a file that has changed. It is read piece by piece, so that any size is possible."""
+    """Refuse a file that has changed. It is read in pieces, so it may be of any size."""
     path = folder / name
     size, digest = manifest.files[name]
     hashed = hashlib.sha256()

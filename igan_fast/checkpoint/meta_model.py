@@ -25,7 +25,7 @@ def model_on_meta(arguments: Mapping[str, Any]) -> IterativeGAN:
 
 
 class _SkipInitialisation(TorchFunctionMode):
-    """Skips the initialisation. On ``meta`` it would have no effect, and load Python modules for seconds."""
+    """Skips the initialisation. On ``meta`` it has no effect, but it imports modules, which takes seconds."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None

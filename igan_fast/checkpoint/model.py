@@ -1,4 +1,4 @@
-"""Loading the model in a checkpoint."""
+"""Loads the model in a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LoadedModel(NamedTuple):
     model: IterativeGAN
     attributes: tuple[str, ...]
     label_samples: list[str]
-    """Some rows of real labels, "0" and "1" for each attribute. They are not checked."""
+    """Some rows of real labels: one string per row, with "0" or "1" for each attribute. They are not checked."""
     iteration: int
     config: dict[str, Any]
     folder: Path
@@ -43,7 +43,7 @@ def load_model(
 
     Args:
         path: the folder, as for :func:`find_checkpoint`.
-        device: of the model.
+        device: the model's device.
         weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
             the plain ones.
         report: as for :func:`find_checkpoint`.
@@ -52,14 +52,14 @@ def load_model(
         InputError, CheckpointError: as :func:`find_checkpoint`; ``CheckpointError`` also if the checkpoint holds no
             model.
     """
-    operators_on(device)  # raises here and not at the first photo
+    operators_on(device)  # an error is raised here and not at the first photo
     if weights not in ("ema", "model"):
         raise InputError(f"weights: found {weights!r}, expected 'ema' or 'model'")
     checkpoint = find_checkpoint(path, report, only=[weights, "model"], fits=_check_model)
     described = described_model(checkpoint.folder, checkpoint.state)
     group = weights if weights in checkpoint.tensors else "model"
     check_statistics(checkpoint.tensors[group], checkpoint.folder / f"{group}.safetensors")
-    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave the caller's RNG alone
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: keep the caller's random state
         model = IterativeGAN(**described.arguments)
     model.load_state_dict(checkpoint.tensors[group])
     return LoadedModel(
@@ -73,7 +73,7 @@ def load_model(
 
 
 def _check_model(folder: Path, state: dict[str, Any], groups: Mapping[str, Specs]) -> None:
-    """Check that the tensors of a checkpoint are those of its model; a ``Fits``."""
+    """Check that the tensors of a checkpoint are those of its model. This function is a ``Fits``."""
     described = described_model(folder, state)
     expected = specs_of(described.on_meta().state_dict())
     if not groups:

@@ -1,4 +1,4 @@
-"""Types and shapes of the tensors in a file, read from its header and compared before any tensor is read."""
+"""Reads the types and shapes of the tensors in a file from its header, and checks them before any tensor is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from igan_fast.json_files import Natural, check_json, parse_json
 
 __all__ = ["Spec", "Specs", "check_specs", "read_specs", "specs_of"]
 
-#: The largest header in bytes; that of a checkpoint has a few kilobytes.
+#: The largest header in bytes. The header of a checkpoint has a few kilobytes.
 _MAX_HEADER = 16 * 2**20
 
 _DTYPES = {

@@ -39,7 +39,7 @@ MAX_LINE = 2**24
 #: The longest field that is read, in characters: the limit of Python's CSV reader.
 MAX_FIELD = 131_072
 
-#: The spellings of a label. ``0`` and ``−1`` have codes of their own: both mean "no", but a file with both is ambiguous
+#: The spellings of a label. ``0`` and ``−1`` have different codes: both mean "no", but a file with both is ambiguous
 #: (see ``_check_zeros``).
 NO, YES, ZERO, MINUS = range(4)
 LABEL_CODES = {

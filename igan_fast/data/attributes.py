@@ -1,4 +1,4 @@
-"""CelebA's 40 attribute names, look-up by name with suggestions, and edits such as ``Bangs=flip``."""
+"""CelebA's 40 attribute names, the look-up of names with suggestions, and edits such as ``Bangs=flip``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from igan_fast.errors import InputError
 
 __all__ = ["CELEBA_ATTRIBUTES", "Change", "UnknownAttribute", "attribute_indices", "changes_by_index", "parse_changes"]
 
-#: An edit of one attribute: a new value in [0, 1], or ``"flip"``, which inverts the recognised value.
+#: An edit of one attribute: a new value in [0, 1], or ``"flip"``: 1 if the attribute is recognised as absent, else 0.
 Change: TypeAlias = float | Literal["flip"]
 
 #: The 40 attributes of CelebA (Liu et al., ICCV 2015) in the order of ``list_attr_celeba.txt``.

@@ -49,7 +49,7 @@ class CelebA:
     The layouts of Google Drive (``Anno/``, ``Eval/``, ``Img/``), Kaggle (``archive.zip``, packed or unpacked) and
     torchvision all work. ``CelebA`` searches the folder and three levels of subfolders, and the zip of photos, for:
 
-    - photos: ``img_align_celeba/`` or ``img_align_celeba.zip``; if there is neither, any photos, or a single zip;
+    - photos: ``img_align_celeba/`` or ``img_align_celeba.zip``; if there is neither, a single zip or any photos;
     - labels: ``list_attr_celeba.txt`` or ``.csv`` (required);
     - the official split: ``list_eval_partition.txt`` or ``.csv`` (optional);
     - identities: ``identity_CelebA.txt`` or ``.csv`` (optional);
@@ -143,7 +143,7 @@ class CelebA:
         return decode_photo(self._photos, self._names[index], size)
 
     def _match(self, table: AttributeTable, file: AnnotationFile) -> tuple[list[int], list[str]]:
-        """Match rows to photos. Returns the rows of ``table`` that have a photo, and the name of each one's photo."""
+        """Match rows to photos. Returns the rows of ``table`` that have a photo, and the name of each row's photo."""
         index = _PhotoIndex(self._photos.names)
         found = [index.find(photo) for photo in table.files]
         rows = [row for row, name in enumerate(found) if name is not None]

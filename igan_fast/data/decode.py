@@ -26,7 +26,7 @@ from igan_fast.errors import InputError
 
 __all__ = ["BrokenImage", "ImageFile", "decode_all"]
 
-#: Images per task and per write: about 0.1 s of decoding, and 3 MB at 128².
+#: Images per task and per write. Decoding them takes about 0.1 s; at 128² they take 3 MB.
 CHUNK = 64
 
 #: Starting a worker process takes as long as decoding this many images.
@@ -104,8 +104,8 @@ def decode_all(
     """Decode every image of ``source`` into ``file``.
 
     Args:
-        workers: number of processes; None: as many as there are cores, fewer for a small dataset. 1 decodes in this
-            process.
+        workers: number of processes. None takes the number of usable cores, or fewer for a small dataset. 1 decodes in
+            this process.
         strict: raise an error at a broken image. Otherwise its row stays black.
         report: called with the number of images that were finished since the last call.
 

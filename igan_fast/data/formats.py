@@ -54,10 +54,10 @@ UNSUPPORTED_SUFFIXES = (
 #: The largest file that is decoded. Pillow's limit of 89 megapixels takes 268 MB uncompressed, at three bytes a pixel.
 MAX_FILE_BYTES = 300 * 2**20
 
-#: The largest memory for the coefficients of a progressive JPEG, which are all held until its last scan is decoded.
+#: The largest memory for the coefficients of a progressive JPEG. The decoder holds all of them until the last scan.
 MAX_COEFFICIENT_BYTES = 640 * 2**20
 
-#: The most scans of a progressive JPEG; usually it has about ten. Each takes a pass over the image: 0.1 s at 89
+#: The largest number of scans of a progressive JPEG; about ten are usual. Each takes a pass over the image: 0.1 s at 89
 #: megapixels.
 MAX_SCANS = 100
 

@@ -20,7 +20,7 @@ __all__ = ["Batch", "BatchLoader", "to_float", "to_uint8"]
 #: The images are kept on the GPU if they take at most this share of its free memory. Training needs the rest.
 RESIDENT_SHARE = 1 / 3
 
-#: Images per copy to the GPU: 200 MB of host memory at 128².
+#: Images per copy to the GPU. At 128² they take 200 MB of host memory.
 RESIDENT_CHUNK = 4096
 
 

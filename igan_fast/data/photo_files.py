@@ -23,10 +23,11 @@ from igan_fast.files import open_regular
 __all__ = ["FolderPhotos", "PhotoFiles", "ZipPhotos", "decode_photo"]
 
 #: How many bytes to read at a time from a zip entry, by its compression. This bounds the memory of one read: a byte of
-#: LZMA may unpack to 7,000. bzip2 is missing, because a few of its bytes may unpack to gigabytes.
+#: LZMA may unpack to 7,000 bytes. bzip2 is missing, because a few of its bytes may unpack to gigabytes.
 _READ_BYTES = {zipfile.ZIP_STORED: 2**20, zipfile.ZIP_DEFLATED: 2**20, zipfile.ZIP_LZMA: 2**12}
 
-#: More than the resolution of file times (a tick of the kernel's clock): a change after this time gets a later time.
+#: More than the resolution of file times (a tick of the kernel's clock), so a change after this interval has a later
+#: time.
 _CLOCK_TICK_NS = 20_000_000
 
 

@@ -28,7 +28,7 @@ class FaceSource(Protocol):
 
     @property
     def identities(self) -> NDArray[np.int64] | None:
-        """(N,) int64, the number of the person on each image, −1 if unknown; None if no identity is known."""
+        """(N,) int64, the number of the person in each image, −1 if unknown; None if no identity is known."""
 
     @property
     def splits(self) -> Mapping[str, NDArray[np.int64]]:

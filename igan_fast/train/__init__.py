@@ -14,7 +14,7 @@ __all__ = ["TrainConfig", "TrainResult", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: the other commands need the options of ``train`` and not the loop.
+    # Loaded on first use: the other commands need the options of ``train``, but not the loop.
     if name in ("loop", "TrainResult", "train"):
         loop = importlib.import_module("igan_fast.train.loop")
         return loop if name == "loop" else getattr(loop, name)
@@ -22,5 +22,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the names that are there, and those that are loaded on first use."""
+    """Return the names that are loaded already, and those that are loaded on first use."""
     return sorted({*globals(), *__all__, "loop"})

@@ -1,14 +1,14 @@
 """Extra updates for the network that lags behind (Sec. 4.1).
 
 The rule compares the running means of the two adversarial losses. If one mean is more than ``ratio`` times the other,
-its network gets one extra update in this iteration; if it is more than 2·``ratio`` times the other, two; and so on up
-to ``max_extra``.
+its network gets one extra update in this iteration. If it is more than 2·``ratio`` times the other, the network gets
+two, and so on up to ``max_extra``.
 
-The losses are on the device, and reading one at once would make the host wait for the whole iteration. So the means lag
-by one call of :meth:`Balance.update`: each call starts the copy of its own losses, and adds the losses of the call
-before to the means. That copy has been running while the host prepared the iteration. If ``update`` is called in
-iteration i after the step, the decision of iteration i depends on the losses of iterations 1 … i−1. The lag is the same
-on every device, so that a run decides the same each time, and a resumed run as if it had not stopped.
+The losses are on the device. If the host read them at once, it would wait for the whole iteration. So the means lag by
+one call of :meth:`Balance.update`: each call starts to copy its own losses to the host, and adds the losses of the
+previous call to the means. Their copy ran while the host prepared the iteration. If ``update`` is called after the step
+of iteration i, the decision in iteration i depends on the losses of iterations 1 … i−1. The lag is the same on every
+device, so the decisions are reproducible, and a resumed run decides as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ExtraUpdates(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """D's and G's loss, which are being copied to the host; ``copied`` is None if they were there already."""
+    """The losses of D and G, which are being copied to the host. ``copied`` is None if they are there already."""
 
     values: Tensor  # (2,) on the CPU
     copied: torch.cuda.Event | None
@@ -49,17 +49,17 @@ class Balance:
     """The rule above, with its running means.
 
     Args:
-        ratio: a network lags if the mean of its loss is more than ``ratio`` times the other's. Above 1, because at 1
-            one of the two would always lag.
-        max_extra: the most extra updates in one iteration; 0 switches the rule off.
-        momentum: weight of the past in the running means, in [0, 1); 0.98 averages about 50 iterations.
+        ratio: a network lags if the mean of its loss is more than ``ratio`` times the other's. It is above 1, because
+            at 1 one of the two would always lag.
+        max_extra: the largest number of extra updates in one iteration; 0 switches the rule off.
+        momentum: weight of the previous mean in the running means, in [0, 1). 0.98 averages about 50 iterations.
 
     Raises:
         InputError: a setting is out of its range.
     """
 
     def __init__(self, ratio: float = 3.0, max_extra: int = 2, momentum: float = 0.98) -> None:
-        # Messages name the options of the command line, which the first two are.
+        # The messages call the first two arguments by the names of their options.
         if not 1.0 < ratio < inf:
             raise InputError(f"balance_ratio: found {ratio}, expected a number above 1")
         if max_extra < 0:
@@ -74,7 +74,7 @@ class Balance:
 
     @property
     def means(self) -> tuple[float, float] | None:
-        """The running means of D's and G's adversarial loss that decide now; ``None`` before the first ones."""
+        """The present running means of D's and G's adversarial losses; ``None`` before the first losses are added."""
         return (self._d_sum / self._weight, self._g_sum / self._weight) if self._weight else None
 
     def update(self, d_loss: Tensor, g_loss: Tensor) -> None:
@@ -88,15 +88,15 @@ class Balance:
         self._pending = _start_copy(torch.stack((d_loss.detach(), g_loss.detach())))
 
     def extra_updates(self) -> ExtraUpdates:
-        """Decide the extra updates of this iteration. With NaN there are none; the monitor stops such a run."""
+        """Decide the extra updates of this iteration. If a mean is NaN there are none; the monitor stops such a run."""
         return ExtraUpdates(self._steps(self._d_sum, self._g_sum), self._steps(self._g_sum, self._d_sum))
 
     def _steps(self, own: float, other: float) -> int:
-        # Both sums have the same weight, so they compare as the means do. A product allows `other` to be 0.
+        # Both sums have the same weight, so comparing them compares the means. Without a division `other` may be 0.
         return sum(own > count * self.ratio * other for count in range(1, self.max_extra + 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that later decisions depend on, as JSON values. It waits for the losses that are being copied."""
+        """Return all that later decisions depend on, as JSON values. Waits for the losses that are being copied."""
         pending = None if self._pending is None else list(self._pending.read())
         return {"d_sum": self._d_sum, "g_sum": self._g_sum, "weight": self._weight, "pending": pending}
 

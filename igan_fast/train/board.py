@@ -1,9 +1,9 @@
-"""TensorBoard events, each of which is in its file when the call returns.
+"""Writes TensorBoard events. Each event is in its file when the call returns.
 
-TensorBoard's own functions make and frame the records; only ``SummaryWriter`` around them is not used. It writes from a
-thread. Without a flush after each event a kill loses what waits there; with one, a full disk prints the thread's
-traceback beside our one line. And its files are named by the second: of two that were begun in the same second,
-TensorBoard may read the later one first.
+TensorBoard's own functions create the records, but ``SummaryWriter`` is not used. It writes from a thread. Without a
+flush after each event, a kill loses the events that are queued there. With a flush, a full disk makes the thread print
+a traceback beside our one-line message. Its file names also contain the time in seconds only: if two files were started
+in the same second, TensorBoard may read the later one first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Board:
         self._events: Any = import_module("tensorboard.compat.proto.event_pb2")
         self._summary: Any = import_module("torch.utils.tensorboard.summary")
         record_writer: Any = import_module("tensorboard.summary.writer.record_writer")
-        # TensorBoard reads the files in the order of their names, so the time comes first, to the nanosecond.
+        # TensorBoard reads the files in the order of their names, so a name begins with the time in nanoseconds.
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
         self._path = folder / name
@@ -49,7 +49,7 @@ class Board:
             self._file = self._path.open("xb", buffering=0)
         self._records = record_writer.RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
-        # At iteration 0 too: a failed start may have left events.
+        # At iteration 0 too, because a failed start may have left events.
         begin = self._events.SessionLog(status=self._events.SessionLog.START)
         self._write(step=start + 1, session_log=begin)
 

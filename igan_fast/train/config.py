@@ -1,4 +1,4 @@
-"""Everything that decides a training run, in one dataclass: the options, the Python API and a run's config.json."""
+"""The settings of a training run in one dataclass, for the command line, for Python and for a run's config.json."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["PRESETS", "TrainConfig"]
 
 _Value = TypeVar("_Value")
 
-#: What a preset decides. ``paper`` is what the paper prints, its losses taken as means; ``default`` is what was
-#: measured to make recognition, rebuilds and edits all work.
+#: The options that a preset sets. ``paper`` has the numbers that the paper prints, for losses that are means. With
+#: ``default``, recognition, rebuilds and edits all work, according to our measurements.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "lr": 2e-4,
@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 #: The options that may differ when a run is resumed. None of them changes what an iteration computes, except for the
 #: rounding of another device, implementation, precision or number of threads. ``data`` may have moved.
-#: ``validation_images`` is not among them: its scores are compared with that of the best checkpoint so far.
+#: ``validation_images`` is not among them, because new scores are compared with that of the best checkpoint so far.
 _MAY_CHANGE = {
     "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "threads", "cache",
     "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes",
@@ -151,7 +151,7 @@ class TrainConfig:
                 object.__setattr__(self, name, value)
 
     def validate(self) -> None:
-        """Refuse what cannot work before anything starts.
+        """Check the options before anything starts.
 
         Raises:
             InputError: names the option, its value and what was expected.
@@ -170,7 +170,7 @@ class TrainConfig:
         )
 
     def balance_rule(self) -> Balance:
-        """The rule of the extra updates, before its first iteration."""
+        """The rule of the extra updates, in its initial state."""
         rule = Balance(self.balance_ratio, self.max_extra_updates)
         return rule if self.balance else Balance(max_extra=0)
 
@@ -185,12 +185,12 @@ class TrainConfig:
         """The inverse of ``to_json``.
 
         Args:
-            values: options by name; the others get their defaults.
-            where: the file that they come from, for messages.
-            complete: refuse them if one is missing; ``to_json`` returns all.
+            values: options by name. The other options get their defaults.
+            where: the file that the values come from, for messages.
+            complete: raise an error if an option is missing. ``to_json`` returns all options.
 
         Raises:
-            InputError: an unknown name, a value of another type, or a missing one (``complete``).
+            InputError: a name is unknown, a value has the wrong type, or an option is missing (``complete``).
         """
         names = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
@@ -214,7 +214,7 @@ class TrainConfig:
         ``train(dataclasses.replace(TrainConfig.load(run), resume=True))`` continues it.
 
         Raises:
-            InputError: it is missing, cannot be read, or is damaged.
+            InputError: the config is missing, cannot be read, or is damaged.
         """
         run = given_path(run, "run")
         path = run / "config.json"
@@ -222,11 +222,11 @@ class TrainConfig:
             values = read_json(path)
         except FileMissing:
             raise InputError(f"{path}: not found; {run} holds no training run") from None
-        # The saved one is what was given, perhaps None, and the run may have been moved since.
+        # The saved `run` is the value that was given, perhaps None, and the folder may have been moved since.
         return dataclasses.replace(cls.from_json(values, where=str(path), complete=True), run=Path(run))
 
     def check_resumable(self, saved: TrainConfig) -> None:
-        """Refuse to continue a run under options that would change what it computes.
+        """Check that no option changes what a resumed run computes.
 
         Raises:
             InputError: names the first option that differs from the ``saved`` config.

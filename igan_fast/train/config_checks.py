@@ -1,4 +1,4 @@
-"""What the options of a training run must be, alone and together, checked before anything starts."""
+"""Checks the options of a training run, each alone and all together, before anything starts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["check_config"]
 
-#: Above it the iterations could not be counted in 64 bits.
+#: A larger number of iterations could not be counted in 64 bits.
 MAX_EPOCHS = 1_000_000_000
-#: More than the cores of any machine that this is for.
+#: More than the number of cores of any machine that this package is meant for.
 MOST_THREADS = 1024
 
 
 def check_config(config: TrainConfig) -> None:
-    """Refuse options that cannot work.
+    """Check that the options can work.
 
     Raises:
         InputError: names the option, its value and what was expected.
@@ -60,7 +60,7 @@ def _check_types(config: TrainConfig) -> None:
 
 
 def _check_ranges(config: TrainConfig) -> None:
-    if config.data == "":  # an unset variable of a script, which as a path would mean the current folder
+    if config.data == "":  # such as an unset shell variable: as a path it would mean the current folder
         raise InputError("--data: is empty; expected a folder, or 'drawn' for the built-in faces")
     size, epochs, threads = config.image_size, config.epochs, config.threads
     _expect(config, "image_size", size >= 32 and size % 16 == 0, "a multiple of 16 from 32 up")

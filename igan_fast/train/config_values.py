@@ -1,4 +1,4 @@
-"""The names, types and values of options, whether they are typed, set in Python or read from a file."""
+"""The names, types and values of options, which come from the command line, from Python or from a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from igan_fast.paths import given_path
 
 __all__ = ["ALSO_TAKEN", "converted", "option", "option_types", "wrong_type"]
 
-#: For some options, a type that a caller may give too, and the type that it is converted to. A run compares and saves
-#: one form of each.
+#: For some options: another type that a caller may pass, and the type that it is converted to. A run compares and saves
+#: only the converted value.
 ALSO_TAKEN: dict[str, tuple[type, type]] = {
     "data": (Path, str), "cache": (str, Path), "run": (str, Path),
     "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
@@ -18,7 +18,7 @@ ALSO_TAKEN: dict[str, tuple[type, type]] = {
 
 
 def option(name: str) -> str:
-    """Return the option of a field as it is typed."""
+    """Return the option of a field, as typed on the command line."""
     return "--" + name.replace("_", "-")
 
 
@@ -28,7 +28,7 @@ def option_types(config: type) -> dict[str, Any]:
 
 
 def converted(name: str, value: Any) -> Any:
-    """Return the value of the option ``name`` in the form in which a run keeps it; ``~`` is expanded in paths.
+    """Return the value of the option ``name`` as a run saves it. ``~`` is expanded in paths.
 
     Raises:
         InputError: the value of a folder is not a path; see ``igan_fast.paths.given_path``.
@@ -48,7 +48,7 @@ def converted(name: str, value: Any) -> Any:
 
 def wrong_type(value: object, expected: Any) -> str:
     """Return why an option of the type ``expected`` cannot have this value; an empty string where it can."""
-    # Imported here, so that whoever checks no config (a step, its benchmarks) does not need the library.
+    # Imported here, because code that checks no config (a step, its benchmarks) should not need the library.
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
     items = value if isinstance(value, tuple) else (value,)

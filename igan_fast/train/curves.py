@@ -43,7 +43,7 @@ def plot_losses(log: Path, image: Path) -> bool:
 
 
 def _append(curves: _Curves, name: str, iteration: int, value: object) -> None:
-    # Losses are float32. Larger numbers come from a damaged log only, and matplotlib may fail on them.
+    # Losses are float32. Larger numbers can only come from a damaged log, and matplotlib may fail on them.
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**128 and iteration < 2**53:
         iterations, values = curves.setdefault(name, ([], []))
         iterations.append(iteration)
@@ -51,7 +51,7 @@ def _append(curves: _Curves, name: str, iteration: int, value: object) -> None:
 
 
 def _draw(panels: dict[str, _Curves]) -> bytes:
-    # Not pyplot, which would change the state, and perhaps the window system, of the calling program.
+    # Not pyplot, which would change global state of the calling program, perhaps even open a window system.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2 * len(panels)), layout="constrained")

@@ -15,8 +15,8 @@ class TrainingDiverged(InputError):
 
     Args:
         iteration: the first iteration at which it was seen.
-        values: the value of each name that is not finite, a loss term or ``group/tensor``.
-        checkpoint: the last good checkpoint, if it is known; the message ends with it.
+        values: the values that are not finite, by name: a loss term or ``group/tensor``.
+        checkpoint: the last good checkpoint, if known. The message ends with it.
     """
 
     def __init__(self, iteration: int, values: Mapping[str, float], checkpoint: Path | None = None) -> None:

@@ -1,8 +1,8 @@
 """A running average of the model's weights, which samples, validation and the editor use.
 
-The arithmetic is ``get_ema_multi_avg_fn`` of ``torch.optim.swa_utils``. Its ``AveragedModel`` would give the same bits,
-but copies its counter to the device in each update (``n_averaged.to(device)``), and on a GPU such a copy makes the host
-wait until the iteration is done. Here the count is a Python number.
+The average is computed by ``get_ema_multi_avg_fn`` of ``torch.optim.swa_utils``. The ``AveragedModel`` there would give
+the same bits, but each update copies its counter to the device (``n_averaged.to(device)``). On a GPU this copy makes
+the host wait until the iteration is done. Here the count is a Python number.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class EMA(Generic[_Model]):
     """Exponential moving average of a module's whole state.
 
     Parameters and floating-point buffers (running statistics) are averaged; integer buffers are copied. Update t, which
-    counts from 0, keeps ``min(decay, (1 + t) / (10 + t))`` of the average: the weights of the start, which are random,
-    are forgotten fast.
+    counts from 0, keeps ``min(decay, (1 + t) / (10 + t))`` of the average. So the random initial weights soon lose
+    their influence.
 
     Args:
         model: the module that is trained. Each :meth:`update` reads it, so it may be moved or loaded in between.
-        decay: share of the average that an update keeps, after the first ones; in [0, 1).
+        decay: share of the average that an update keeps, except for the first updates; in [0, 1).
 
     Attributes:
         model: the average: a copy of the module in eval mode, whose parameters do not require gradients.

@@ -1,4 +1,4 @@
-"""Images in rows and columns with labels in the margin, like the samples and edits in the paper's Fig. 7 and 8."""
+"""Arranges images in a grid with labels in the margin, like the samples and edits in the paper's Fig. 7 and 8."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from igan_fast.files import write_file
 __all__ = ["grid", "sample_grid", "save_png"]
 
 _GAP = 2  # pixels between two images
-_SMALLEST = 64  # smaller images are enlarged by a whole factor, so that labels and faces can be seen
+_SMALLEST = 64  # smaller images are enlarged by a whole factor, so that labels and faces are legible
 _BACKGROUND = (255, 255, 255)
 _INK = (40, 40, 40)
 
@@ -28,7 +28,7 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
 
     Args:
         rows: images of uint8 (S, S, 3), all of one size; a row is a sequence of them or one (N, S, S, 3) array. Rows
-            may differ in length; a short one ends in blank space.
+            may differ in length; a short row ends in blank space.
         row_labels: one per row, or none.
         column_labels: one per image of the longest row, or none.
 

@@ -1,4 +1,4 @@
-"""``train``: open a run, new or continued, train it and say where it stands. The iterations are in ``trainer``."""
+"""``train``: opens a new or a resumed run, trains it and returns its results. The iterations are in ``trainer``."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ __all__ = ["TrainResult", "train"]
 def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = None) -> TrainResult:
     """Train a model, or resume a run, as ``config`` says.
 
-    After the first Ctrl-C (or SIGTERM) the iteration is finished and saved, and ``train`` returns; a second one stops
+    After the first Ctrl-C (or SIGTERM) ``train`` finishes the iteration, saves it and returns. A second one stops it
     at once. ``train`` sets PyTorch's global seed and, if ``config.threads`` is given, its number of threads. On a CPU
     it makes glibc keep freed memory in this process.
 
     Args:
         config: what to train.
-        beside: called with the config, and with ``continued=`` True for a resumed run, once the options and the data
-            have been checked. The config that it returns is trained; it may have other ``threads``. The command line
-            looks here at how busy the machine is.
+        beside: called after the options and the data have been checked, with the config and with ``continued=True`` for
+            a resumed run. It returns the config to train, which may have other ``threads``. The command line uses it to
+            choose the number of threads on a busy machine.
 
     Raises:
-        InputError: an option, the data or the run folder cannot be used, which is checked before the training starts;
-            or the disk is full.
+        InputError: an option, the data or the run folder cannot be used (checked before the training starts), or the
+            disk is full.
         TrainingDiverged: a loss became NaN or infinite. This ``InputError`` names the iteration, the loss term and the
             last good checkpoint.
     """
@@ -43,13 +43,13 @@ def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = No
     with ExitStack() as while_training:
         folder, resumed = open_run(config)
         checkpoint: Checkpoint | None = None
-        if resumed:  # a checkpoint that does not fit is refused before the images are prepared, which may take minutes
+        if resumed:  # checked before the images are decoded, which may take minutes
             while_training.enter_context(locked(folder))
             checkpoint = newest_checkpoint(folder, report=_print, fits=resumable_by(config))
         store, config = open_data(config)
         if not resumed:
             while_training.enter_context(locked(folder))
-            # Looked at again: another process may have trained here while the data were opened.
+            # Checked again, because another process may have trained here while the data was opened.
             if open_run(dataclasses.replace(config, run=folder)).resumed:
                 checkpoint = newest_checkpoint(folder, report=_print, fits=resumable_by(config))
         if beside is not None:

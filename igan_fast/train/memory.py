@@ -1,4 +1,4 @@
-"""A check that the memory of a device is large enough for a training run, made before anything is allocated."""
+"""Checks before any allocation that the memory of a device is large enough for a training run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_memory", "least_training_bytes", "machine_memory"]
 
-#: The options that decide how much memory a run takes.
+#: The options that determine how much memory a run takes.
 _SIZES = ("image_size", "width", "latent", "batch_size")
 
 
 def check_memory(config: TrainConfig, device: torch.device) -> None:
-    """Refuse options for which the memory of ``device`` is certainly too small.
+    """Raise an error if the memory of ``device`` is certainly too small for the options.
 
     Raises:
         InputError: names the option that takes most memory.
@@ -42,7 +42,7 @@ def check_memory(config: TrainConfig, device: torch.device) -> None:
 
 
 def least_training_bytes(config: TrainConfig) -> float:
-    """Return a lower bound of the bytes that a run takes; in reality it takes a few times as many."""
+    """Return a lower bound of the bytes that a run takes. A real run takes a few times as many."""
     arguments: dict[str, int] = {name: getattr(config, name) for name in ("image_size", "latent", "width")}
     try:
         model = model_on_meta({**arguments, "attributes": len(config.attributes) or 1})

@@ -1,4 +1,4 @@
-"""Monitoring of a run: progress, log, TensorBoard, samples, loss curves, and the check for NaN."""
+"""Monitors a run: progress, log, TensorBoard, samples, loss curves, and the check for NaN."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from igan_fast.train.run_log import RunLog
 
 __all__ = ["Monitor", "TrainingDiverged"]
 
-#: The most rows of losses that are kept on the device between two lines of the log.
+#: The largest number of rows of losses that are kept on the device between two lines of the log.
 _BUFFERED = 1024
 
-#: The loss terms in the progress line, if there are any with these names.
+#: The names of the loss terms in the progress line; names that do not occur are left out.
 _SHOWN = ("d_adversarial", "g_adversarial", "d_label_real", "g_label", "g_perceptual", "g_pixel")
 
 
@@ -48,8 +48,8 @@ class Monitor:
         run: the run's folder, made if needed.
         total: the last iteration of the run.
         batch_size: images per iteration, from which the speed is computed.
-        start: the iteration that the run continues from; later lines are cut from the log.
-        log_every: iterations between two lines of the log. A line holds the means since the line before.
+        start: the iteration that the run continues from. Later lines are removed from the log.
+        log_every: iterations between two lines of the log. A line holds the means since the previous line.
 
     Raises:
         InputError: the folder cannot be written.
@@ -64,9 +64,9 @@ class Monitor:
         self._log_every = log_every
         self._iteration = start  # the last one recorded
         self._terms: tuple[str, ...] = ()
-        self._buffer = torch.empty(0)  # (rows, terms), on the device of the losses: those not yet read
+        self._buffer = torch.empty(0)  # (rows, terms), on the device of the losses: rows that were not read yet
         self._filled = 0
-        self._sums: list[float] = []  # of the rows that were read since the line before
+        self._sums: list[float] = []  # of the rows that were read since the previous line
         self._read = 0
         self._counts: dict[str, int] = {}
         with clear_write_errors(str(run)):
@@ -84,12 +84,12 @@ class Monitor:
         """Record the losses of one iteration. It waits for the device only when a line of the log is due.
 
         Args:
-            iteration: the one after the last, counted from 1.
-            losses: scalars on one device; the same terms each time.
+            iteration: the number of this iteration, counted from 1 without gaps.
+            losses: scalars on one device; the same terms in each call.
             counts: numbers that are added up instead of averaged, such as extra updates.
 
         Raises:
-            TrainingDiverged: NaN or Inf in a loss since the line before.
+            TrainingDiverged: a loss since the previous line is NaN or infinite.
             InputError: the disk is full.
         """
         if iteration != self._iteration + 1:
@@ -116,7 +116,7 @@ class Monitor:
     def flush(self) -> None:
         """Read, check and log the losses since the last line. Call it before each checkpoint and at the end.
 
-        Then all losses before a checkpoint have been checked, and the log of a resumed run is complete up to its start.
+        So all losses before a checkpoint are checked, and the log of a resumed run is complete up to that checkpoint.
 
         Raises:
             TrainingDiverged: names the first iteration with NaN or Inf in a loss, and each such term.
@@ -151,7 +151,7 @@ class Monitor:
         """Read the rows in the buffer and add them to the sums. Raises ``TrainingDiverged``."""
         if not self._filled:
             return
-        rows = self._buffer[: self._filled].cpu().double()  # the one wait for the device
+        rows = self._buffer[: self._filled].cpu().double()  # this waits for the device
         first = self._iteration - self._filled + 1
         self._filled = 0
         broken = (~rows.isfinite()).any(dim=1).nonzero()
@@ -168,8 +168,8 @@ class Monitor:
         """Log an event (``"checkpoint"`` …) as a line of the log and a TensorBoard text.
 
         Args:
-            kind: of the event; ``"losses"`` is reserved.
-            iteration: of the event; the last one recorded by default.
+            kind: the kind of the event; ``"losses"`` is reserved.
+            iteration: the iteration of the event; by default the last one recorded.
             fields: JSON values. Numbers are also TensorBoard scalars and curves in ``losses.png``.
         """
         when = self._iteration if iteration is None else iteration
@@ -198,7 +198,7 @@ class Monitor:
                 FileMissing,
                 FileUnreadable,
                 FileDamaged,
-            ) as error:  # the run itself is whole
+            ) as error:  # the run itself is complete
                 self.message(f"no curves are drawn: {error}")
         finally:
             self._release()

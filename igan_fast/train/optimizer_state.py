@@ -1,9 +1,9 @@
-"""An optimiser's state as named tensors, so that a checkpoint needs no pickle and survives a new parameter order.
+"""Converts an optimiser's state to named tensors, so that a checkpoint needs no pickle and no fixed parameter order.
 
-``torch.distributed.checkpoint.state_dict`` has helpers that name states too, but a run cannot be resumed exactly with
-them (PyTorch 2.13). ``get_optimizer_state_dict`` takes a step with zero gradients where the optimiser has no state yet,
-so that Adam counts one step too many. ``set_optimizer_state_dict`` accepts a moment of any shape, and NaN, and it keeps
-the strides of the file instead of those of the parameter: moments of channels_last weights become contiguous.
+``torch.distributed.checkpoint.state_dict`` has functions that name states too, but with them a run cannot be resumed
+exactly (PyTorch 2.13). If the optimiser has no state yet, ``get_optimizer_state_dict`` takes a step with zero
+gradients, so Adam counts one step too many. ``set_optimizer_state_dict`` accepts NaN and moments of any shape. It also
+keeps the strides of the file instead of those of the parameter, so moments of channels_last weights become contiguous.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def optimizer_to_tensors(
     """Return the state of ``optimizer`` (Adam's step count and moments …) as ``{"PARAMETER/KEY": tensor}``, not copied.
 
     Args:
-        optimizer: any optimiser whose state consists of tensors. Settings such as the learning rate are not part of it;
-            they belong to the configuration.
+        optimizer: any optimiser whose state consists of tensors. Settings such as the learning rate are left out,
+            because they belong to the configuration.
         named_parameters: at least the parameters of ``optimizer``, as ``module.named_parameters()`` returns them.
 
     Raises:
@@ -56,11 +56,11 @@ def load_optimizer_tensors(
     Args:
         optimizer, named_parameters: as for :func:`optimizer_to_tensors`.
         tensors: what it returned.
-        where: the beginning of messages, such as the file.
+        where: the beginning of error messages, such as the file's name.
 
     Raises:
         InputError: ``tensors`` names an unknown parameter or lacks one of the optimiser's, a moment has another shape
-            or type than its parameter, or a value cannot be right. The optimiser is unchanged then.
+            or type than its parameter, or a value is impossible. The optimiser is then unchanged.
     """
     own = _own(optimizer, named_parameters)
     states: dict[str, dict[str, Tensor]] = {name: {} for name in own}

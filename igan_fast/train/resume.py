@@ -1,4 +1,4 @@
-"""Resuming from a checkpoint: whether its options, shapes and data are those of the run, and loading its networks."""
+"""Resumes a run from a checkpoint: checks the options, shapes and data of the checkpoint, and loads its networks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STATE = {
 }
 _DATA = {"photos": str, "labels": str, "train": str, "val": str, "count": Natural, "named": str}
 
-#: The digests of a fingerprint, and what messages call their data.
+#: The digests of a fingerprint, and the names of their data in messages.
 _PARTS = {
     "photos": "photos",
     "labels": "labels",
@@ -45,8 +45,8 @@ _PARTS = {
 def resumable_by(config: TrainConfig) -> Fits:
     """Return a ``Fits`` that accepts the checkpoints from which a run under ``config`` can be resumed.
 
-    It raises ``InputError`` for a whole checkpoint of other options, and ``FileDamaged`` for one that contradicts
-    itself.
+    It raises ``InputError`` for an undamaged checkpoint with other options, and ``FileDamaged`` for a checkpoint that
+    contradicts itself.
     """
 
     def fits(folder: Path, state: dict[str, Any], groups: Mapping[str, Specs]) -> None:
@@ -74,8 +74,8 @@ def data_fingerprint(store: FaceStore, named: str) -> dict[str, Any]:
     The same photos and labels have the same digests in another folder, in a zip, and on another machine.
 
     Args:
-        store: the prepared images. It knows its digest, so that no image is read.
-        named: the data as the user named it.
+        store: the decoded images. The store has their digest, so no image is read.
+        named: the user's name for the data.
     """
     digests = {
         "photos": store.digest or hashlib.sha256(store.images.tobytes()).hexdigest(),
@@ -86,10 +86,10 @@ def data_fingerprint(store: FaceStore, named: str) -> dict[str, Any]:
 
 
 def check_data(saved: Mapping[str, Any] | None, given: Mapping[str, Any], where: Path) -> None:
-    """Refuse data other than those that a run was trained on.
+    """Raise an error if the data is not that which the run was trained on.
 
     Args:
-        saved: the fingerprint in the checkpoint; None if an older version, which kept none, has written it.
+        saved: the fingerprint in the checkpoint; None if an older version without fingerprints wrote the checkpoint.
         given: the fingerprint of the data at hand.
         where: the checkpoint.
 
@@ -114,7 +114,7 @@ def load_networks(
     """Load the model and its two optimisers from the checkpoint.
 
     Raises:
-        InputError: a number in a tensor cannot be right; the message names the tensor and its file.
+        InputError: a number in a tensor is impossible. The message names the tensor and its file.
     """
     folder, tensors = checkpoint.folder, checkpoint.tensors
     for group in {"model", "ema"} & tensors.keys():

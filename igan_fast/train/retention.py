@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: the newest, the best, and every one that could not be read."""
+"""Decides which checkpoints of a run are kept: the newest, the best, and those that cannot be read."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = [
     "set_aside_newer",
 ]
 
-#: Temporary names that older versions of the package gave; a killed process may have left such files.
+#: Temporary names in older versions of the package. A killed process may have left such files.
 _OLD_TEMPORARY = re.compile(r"tmp-(removed-)?(step-\d{8,}(\.replaced)?|best\.json)-\d+")
 
 
 def checkpoint_score(metrics: Mapping[str, float]) -> float:
-    """Return the number by which checkpoints are ranked; the lowest is the best.
+    """Return the score by which checkpoints are ranked. The lowest score is the best.
 
-    It is the sum of two mean absolute errors of comparable size, so that the best model does both jobs well.
+    It is the sum of two mean absolute errors of comparable size, so the best model is good at both tasks.
 
     Args:
         metrics: ``TrainResult.metrics``, not empty.
@@ -50,8 +50,8 @@ def mark_best(run: Path, iteration: int, score: float) -> None:
 
     Args:
         run: the run's folder.
-        iteration: of the checkpoint.
-        score: its score, finite, in the caller's units.
+        iteration: the iteration of the checkpoint.
+        score: the score of the checkpoint, finite, in the caller's units.
 
     Raises:
         ValueError: there is no such checkpoint.
@@ -65,11 +65,11 @@ def mark_best(run: Path, iteration: int, score: float) -> None:
 
 
 def restore_best(run: Path, score: Callable[[Mapping[str, float]], float], report: Callable[[str], None]) -> None:
-    """Write ``best.json`` again if it is damaged or its checkpoint is gone, from the metrics in the checkpoints.
+    """If ``best.json`` is damaged or its checkpoint is missing, write it again from the metrics in the checkpoints.
 
     Args:
         run: the run's folder.
-        score: returns the score of the ``metrics`` in a checkpoint's state; the lowest is the best.
+        score: returns the score of the ``metrics`` in a checkpoint's state. The lowest is the best.
         report: called with one line if ``best.json`` is written.
 
     Raises:
@@ -93,10 +93,10 @@ def restore_best(run: Path, score: Callable[[Mapping[str, float]], float], repor
 
 
 def prune_checkpoints(run: Path, keep: int, report: Callable[[str], None] = warnings.warn) -> None:
-    """Remove all checkpoints except the newest ``keep`` (at least 1) and the best, and what a killed process left.
+    """Remove all checkpoints except the newest ``keep`` (at least 1) and the best, and leftovers of killed processes.
 
-    A checkpoint of another format is never removed. Nothing is removed if ``best.json`` is damaged, because the best
-    checkpoint is not known then.
+    A checkpoint of another format is never removed. If ``best.json`` is damaged, nothing is removed, because the best
+    checkpoint is then unknown.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}; expected at least 1")
@@ -119,7 +119,7 @@ def prune_checkpoints(run: Path, keep: int, report: Callable[[str], None] = warn
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that a killed process left in ``folder``; their names tell them."""
+    """Remove the temporary files and folders that a killed process left in ``folder``. Their names identify them."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
@@ -130,7 +130,7 @@ def remove_leftovers(folder: Path) -> None:
 def set_aside_newer(run: Path, whole: Path, report: Callable[[str], None]) -> None:
     """Rename all checkpoints newer than ``whole``, so that they are never read again.
 
-    The run is resumed from ``whole``, and what it will write does not continue the newer ones.
+    The run is resumed from ``whole``, so its next checkpoints do not continue the newer ones.
 
     Raises:
         InputError: a folder cannot be renamed.
@@ -143,7 +143,7 @@ def set_aside_newer(run: Path, whole: Path, report: Callable[[str], None]) -> No
 
 
 def retire(folder: Path) -> None:
-    """Remove a checkpoint that has been replaced if it is whole; rename it if it is damaged."""
+    """Remove a checkpoint that has been replaced, or rename it if it is damaged."""
     if not folder.exists():
         return
     try:
@@ -167,7 +167,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint. It is renamed first, so that a kill half-way leaves nothing that looks like a checkpoint."""
+    """Remove a checkpoint. It is renamed first, so that a kill during removal leaves no incomplete checkpoint."""
     doomed = temporary_path(folder)
     folder.rename(doomed)
     _delete(doomed)

@@ -1,4 +1,4 @@
-"""Opening a run before its first iteration: its folder, new or resumed, its data, and its lock."""
+"""Opens a run before its first iteration: its new or existing folder, its data, and its lock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from igan_fast.train.retention import remove_leftovers, set_aside_newer
 
 __all__ = ["OpenedRun", "locked", "open_data", "open_run", "start_run"]
 
-#: The attributes that the paper's figures flip; the sample grids flip those of them that the data has.
+#: The attributes that the paper's figures flip. The sample grids flip those that the data has.
 PAPERS_ATTRIBUTES = ("Smiling", "Male", "Eyeglasses", "Blond_Hair")
 
 
@@ -33,14 +33,15 @@ class OpenedRun(NamedTuple):
 
     folder: Path
     resumed: bool
-    """Whether it holds a run that is to be resumed."""
+    """Whether the folder holds a run to be resumed."""
 
 
 def open_run(config: TrainConfig) -> OpenedRun:
     """Find the folder of a new or a resumed run. Nothing is written.
 
     Raises:
-        InputError: it is not a folder, or it holds another run; or the options contradict those of the resumed run.
+        InputError: the path is not a folder, the folder holds another run, or the options contradict those of the
+            resumed run.
     """
     folder = config.run or _unused(Path("runs") / f"{_slug(config.data)}-{config.image_size}")
     try:
@@ -60,8 +61,8 @@ def open_run(config: TrainConfig) -> OpenedRun:
 
 
 def _check_failed_start(folder: Path) -> None:
-    """Refuse a config.json that is not that of a run. If a run failed before its first checkpoint, it may be started
-    again with other options, and its config.json is replaced."""
+    """Raise an error if config.json is not the config of a run. A run that failed before its first checkpoint may be
+    started again with other options; its config.json is then replaced."""
     try:
         TrainConfig.load(folder)
     except InputError as error:
@@ -72,7 +73,7 @@ def _check_failed_start(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock ``folder``, which is made if needed, so that no other process trains there while the block runs.
+    """Lock ``folder`` (made if needed), so that no other process trains in it while the block runs.
 
     Raises:
         InputError: another process is training there, or the folder cannot be made.
@@ -93,7 +94,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
-    """Return the images, prepared at the run's size, and the config with the options that depend on them filled in.
+    """Return the decoded images at the run's size, and the config, completed with the options that depend on the data.
 
     Raises:
         InputError: the data cannot be used, an attribute is unknown, or there is no photo to train on.
@@ -119,16 +120,16 @@ def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
 def start_run(folder: Path, config: TrainConfig, checkpoint: Path | None) -> None:
     """Prepare the folder for the first iteration.
 
-    The config is written. What a killed process left is removed, and damaged checkpoints that are newer than the one to
-    be resumed from are renamed.
+    The config is written. Leftovers of a killed process are removed. Damaged checkpoints that are newer than
+    ``checkpoint`` are renamed.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        checkpoint: the one to resume from; None for a new run.
+        folder: the folder of the run.
+        config: the config of the run.
+        checkpoint: the checkpoint to resume from; None for a new run.
 
     Raises:
-        InputError: something cannot be written.
+        InputError: a file cannot be written.
     """
     with clear_write_errors(str(folder)):
         for place in (folder, folder / "samples"):

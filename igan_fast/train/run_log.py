@@ -1,4 +1,4 @@
-"""``log.jsonl``: a run's losses and events, one JSON object a line; a resumed run repeats no iteration."""
+"""``log.jsonl``: a run's losses and events, one JSON object per line. A resumed run repeats no iteration."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from igan_fast.json_files import Natural, parse_json
 
 __all__ = ["RunLog", "read_log"]
 
-#: The largest line in bytes; a record has a few hundred.
+#: The largest line in bytes. A record has a few hundred bytes.
 _MAX_LINE = 2**20
 
 
 class RunLog:
-    """Appends records to a log. Each is written at once, so that a kill loses at most the last one.
+    """Appends records to a log. Each is written at once, so a kill loses at most the last one.
 
     If ``path`` is not a log (a folder, a pipe, a file that cannot be read), it is renamed, and a new log is started: a
     damaged log must not stop the run.
 
     Args:
         path: the file; its folder must exist.
-        start: the iteration that the run continues from. Lines of later iterations are cut, because the run will write
-            them again. 0 starts an empty log.
+        start: the iteration that the run continues from. Lines of later iterations are removed, because the run will
+            write them again. 0 starts an empty log.
 
     Raises:
         InputError: the file cannot be written.
@@ -70,7 +70,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a log in order; a line that is not a record (cut by a kill, damaged) is skipped.
+    """Yield the records of a log in order. A line that is not a record (truncated, damaged) is skipped.
 
     Raises:
         FileMissing, FileUnreadable, FileDamaged: as ``igan_fast.files.reading``.
@@ -83,7 +83,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file, of a longer one than ``_MAX_LINE`` only the beginning."""
+    """Yield the lines of a file. Of a line longer than ``_MAX_LINE``, only the beginning is returned."""
     skipping = False
     while line := file.readline(_MAX_LINE):
         whole = line.endswith(b"\n")

@@ -1,4 +1,4 @@
-"""The sample grid of a model in training: what it makes of held-out faces and of noise."""
+"""Draws the sample grid of a model during training: rebuilds and edits of held-out faces, and faces from noise."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def draw_samples(
     """Draw faces, their rebuilds, edits that flip an attribute, and generated faces (the paper's Fig. 7 and 8).
 
     Args:
-        model: on ``device``. Its training mode is restored at the end.
-        store: the faces are held-out ones if there are any, and the same at each call.
+        model: a model on ``device``. Its training mode is restored at the end.
+        store: the source of the faces. They are held-out faces if there are any, and the same at each call.
         flipped: the names of the attributes to flip. Generated faces show the first of them absent and present.
-        seed: of the noise.
+        seed: the seed of the noise.
         device: where the model computes.
     """
     rows = spread(store.splits["val"], COLUMNS)

@@ -1,4 +1,4 @@
-"""Saving a checkpoint of a run atomically: a kill at any moment leaves the older ones usable.
+"""Saves a checkpoint of a run atomically. After a kill at any moment the older checkpoints are usable.
 
 The new checkpoint is written under a temporary name, forced to the disk, and only then renamed. Its format is described
 in ``igan_fast.checkpoint.folder``.
@@ -31,26 +31,26 @@ __all__ = ["save_checkpoint"]
 def save_checkpoint(
     run: Path, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint of ``iteration`` to ``run``; on return it is on the disk.
+    """Write a checkpoint of ``iteration`` to ``run``. On return it is on the disk.
 
-    A checkpoint of the same iteration is replaced. Checkpoints of later iterations are removed, because the run has
-    been resumed from before them. A damaged one of either kind is not removed but renamed, and never read again.
+    A checkpoint of the same iteration is replaced. Checkpoints of later iterations are removed, because the run was
+    resumed from an earlier one. If one of these is damaged, it is renamed instead, and never read again.
 
     Args:
         run: the run's folder, made if needed.
         iteration: the number of iterations done.
-        tensors: groups (``"model"``, ``"ema"``, ``"optimizer_d"`` …) of named tensors of any dtype, shape, strides and
-            device, which may share memory; each group becomes one file.
-        state: everything else that a resume needs, as JSON values; floats are read back exactly, tuples as lists.
+        tensors: groups (``"model"``, ``"ema"``, ``"optimizer_d"`` …) of named tensors. They may have any dtype, shape,
+            strides and device, and may share memory. Each group becomes one file.
+        state: everything else that a resumed run needs, as JSON values. Floats are read back exactly, tuples as lists.
 
     Returns:
         The new folder, ``run/checkpoints/step-NNNNNNNN``.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written. Nothing is left behind, and the older checkpoints
-            are whole.
-        TrainingDiverged: a floating-point tensor holds NaN or Inf. Nothing is left behind.
-        TypeError, ValueError: ``state`` holds a value that JSON cannot, such as NaN or Inf.
+        InputError: the disk is full or the folder cannot be written. No incomplete files are left, and the older
+            checkpoints are unchanged.
+        TrainingDiverged: a floating-point tensor holds NaN or Inf. No incomplete files are left.
+        TypeError, ValueError: ``state`` holds a value that JSON cannot hold, such as NaN or Inf.
     """
     checkpoints = run / "checkpoints"
     final = checkpoints / f"step-{iteration:08d}"
@@ -71,7 +71,7 @@ def save_checkpoint(
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:
-    # Not every system can swap two folders, so the old one is renamed first, to a name that readers accept too.
+    # Not every system can swap two folders. So the old one is renamed first, to a name that readers accept too.
     replaced = final.with_name(final.name + REPLACED)
     if final.exists():
         retire(replaced)
@@ -84,7 +84,7 @@ def _put_in_place(temporary: Path, final: Path) -> None:
 def _write_folder(
     folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
-    """Make ``folder``, which must not exist, and write a checkpoint into it; on return the disk has every byte."""
+    """Make ``folder``, which must not exist, and write a checkpoint into it. On return all of it is on the disk."""
     for group in tensors:
         if not GROUP.fullmatch(group):
             raise ValueError(f"tensors: the group {group!r} names a file; expected letters, digits and '_' only")
@@ -109,7 +109,7 @@ def _packed(group: str, members: Mapping[str, Tensor], iteration: int) -> dict[s
     packed: dict[str, Tensor] = {}
     for name, tensor in members.items():
         copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
-        # The losses can be finite and the last update not: a run must never resume from such weights.
+        # Weights can be infinite after the last update even if its losses were finite. No run may resume from them.
         if copy.is_floating_point() and not bool((finite := copy.isfinite()).all()):
             raise TrainingDiverged(iteration, {f"{group}/{name}": float(copy[~finite][0])})
         packed[name] = copy
@@ -117,7 +117,7 @@ def _packed(group: str, members: Mapping[str, Tensor], iteration: int) -> dict[s
 
 
 def _check_json(value: object, where: str) -> None:
-    """Refuse values that JSON would lose or change silently. A tuple is allowed; it is read back as a list."""
+    """Refuse values that JSON would lose or change silently. A tuple is allowed, although it is read back as a list."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):

@@ -1,4 +1,4 @@
-"""Ctrl-C during an iteration: the iteration is finished and saved before the run stops."""
+"""Handles Ctrl-C during an iteration: the iteration is finished and saved before the run stops."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def graceful_stop() -> Iterator[threading.Event]:
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
+        yield stop  # only the main thread receives signals
         return
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # None: a handler that is not Python's and could not be restored.
+    # None means that the handler is not Python's and could not be restored.
     before = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
     def on_signal(number: int, frame: object) -> None:

@@ -36,13 +36,13 @@ from igan_fast.train.signals import graceful_stop
 
 __all__ = ["TrainResult", "Trainer"]
 
-#: Label rows kept in a checkpoint, so that faces can be generated with attributes that go together.
+#: Number of label rows in a checkpoint. With them, faces are generated with attributes that fit together.
 LABEL_SAMPLES = 256
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a training run stands when ``train`` returns."""
+    """The state of a training run when ``train`` returns."""
 
     run: Path
     """The run folder."""
@@ -51,23 +51,23 @@ class TrainResult:
     iterations: int
     """The number of iterations asked for."""
     checkpoint: Path
-    """Its newest checkpoint."""
+    """The newest checkpoint of the run."""
     samples: Path
-    """Its newest sample grid."""
+    """The newest sample grid of the run."""
     metrics: Mapping[str, float]
     """Scores of the newest checkpoint on validation photos: ``hamming_loss``, ``rebuild_l1``; empty without photos."""
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was stopped (Ctrl-C) before its end."""
+        """Whether the run was stopped (Ctrl-C) before its end."""
         return self.iteration < self.iterations
 
 
 class Trainer:
-    """Everything that a checkpoint must hold, and the iterations that change it.
+    """Holds everything that a checkpoint must contain, and runs the iterations that change it.
 
     Args:
-        config: of the run, checked.
+        config: the checked config of the run.
         folder: the run's folder.
         store: the images to train on.
     """
@@ -90,7 +90,7 @@ class Trainer:
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
         self.balance = config.balance_rule()
         self.loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=self.device)
-        # Noise is drawn on the CPU, so that a run can be resumed on another device and draws the same.
+        # Noise is drawn on the CPU, so that a run that is resumed on another device draws the same noise.
         self.rng = torch.Generator().manual_seed(config.seed)
         self.iteration = 0
         self.iterations = config.iterations or math.ceil(
@@ -109,7 +109,7 @@ class Trainer:
         return GraphedStep(plain) if plain.recordable else plain
 
     def _described(self) -> str:
-        """Describe in a line what an iteration is computed with."""
+        """Describe in one line the device, the precision and the implementation of an iteration."""
         device = str(self.device)
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(self.device)
@@ -123,7 +123,7 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> reference.IterativeGAN:
-        """The model that samples and scores are of: the average where there is one."""
+        """The model that is sampled and scored: the average if there is one, otherwise the trained model."""
         return self.model if self.ema is None else self.ema.model
 
     def run(self) -> TrainResult:
@@ -144,7 +144,7 @@ class Trainer:
             last = False
             while not last:
                 self._iterate(monitor)
-                # Read once an iteration: after a signal that comes later, the next iteration is the last one.
+                # Read once per iteration. If a signal comes later, the next iteration is the last one.
                 last = self.iteration == self.iterations or stop.is_set()
                 if last or self.iteration % config.sample_every == 0:
                     self._samples = monitor.image("samples", self._draw_samples())
@@ -158,7 +158,7 @@ class Trainer:
         return result
 
     def result(self) -> TrainResult:
-        """Return where the run stands."""
+        """Return the state of the run."""
         assert self._checkpoint is not None, "there is no checkpoint before the first iteration"
         samples = self._samples or max((self.folder / "samples").glob("samples-*.png"), default=self.folder)
         return TrainResult(self.folder, self.iteration, self.iterations, self._checkpoint, samples, self.metrics)
@@ -167,10 +167,10 @@ class Trainer:
         """Restore the state in ``checkpoint``, so that the run continues exactly where it was saved.
 
         Args:
-            checkpoint: one that ``resumable_by`` has accepted.
+            checkpoint: a checkpoint that ``resumable_by`` has accepted.
 
         Raises:
-            InputError: its run was trained on other photos or labels, or a number in it cannot be right.
+            InputError: its run was trained on other photos or labels, or a number in it is impossible.
         """
         folder, state, tensors = checkpoint.folder, checkpoint.state, checkpoint.tensors
         if (trained := state["model"]["attributes"]) != list(self.store.attributes):
@@ -198,7 +198,7 @@ class Trainer:
             images = images.contiguous()
         losses = self.step(images, labels, self._noise())
         self.balance.update(losses.d_adversarial, losses.g_adversarial)
-        extra = self.balance.extra_updates()  # decided by the iterations before, so that nothing waits for the device
+        extra = self.balance.extra_updates()  # depends on earlier iterations only, so nothing waits for the device
         for _ in range(extra.discriminator):
             self.step.extra_discriminator(images, labels, self._noise())
         for _ in range(extra.generator):
@@ -212,7 +212,7 @@ class Trainer:
     def _noise(self) -> Tensor:
         """Draw z ~ U(−1, 1), (batch, latent)."""
         shape = (self.config.batch_size, self.config.latent)
-        # In pinned memory, and scaled in place: the host would wait for a copy from other memory.
+        # In pinned memory and scaled in place, because the host would wait for a copy from other memory.
         drawn = torch.rand(shape, generator=self.rng, pin_memory=self.device.type == "cuda")
         return drawn.mul_(2).sub_(1).to(self.device, non_blocking=True)
 
@@ -242,7 +242,7 @@ class Trainer:
         prune_checkpoints(self.folder, self.config.keep)
 
     def _state(self) -> dict[str, Any]:
-        """Return the state of a checkpoint that is not tensors."""
+        """Return the part of a checkpoint's state that is not tensors."""
         some = self.store.labels[spread(self.store.splits["train"], LABEL_SAMPLES)]
         return {
             "model": {
@@ -259,14 +259,14 @@ class Trainer:
         }
 
     def _validate(self) -> dict[str, float]:
-        """Score the model on validation photos; without any, there are no scores."""
+        """Score the model on validation photos. Without validation photos there are no scores."""
         rows = spread(self.store.splits["val"], self.config.validation_images)
         if not len(rows):
             return {}
         images = torch.from_numpy(self.store.images[rows]).to(self.device)
         labels = torch.from_numpy(self.store.labels[rows]).to(self.device)
         scores = quick_validation(self.evaluated_model, images, labels)
-        # The losses were finite, but the last update may not have been.
+        # The losses were finite, but the weights may not be after the last update.
         if broken := {f"validation/{name}": value for name, value in scores.items() if not math.isfinite(value)}:
             raise TrainingDiverged(self.iteration, broken)
         return scores
