@@ -35,7 +35,7 @@ Photos = Annotated[
 ]
 Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoint), or a checkpoint folder.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GPU if there is one.")]
-Force = Annotated[FlagCreatePairsOff[bool], arg(help="Write over existing files; never over those that are read.")]
+Force = Annotated[FlagCreatePairsOff[bool], arg(help="Overwrite existing files, except those that are read.")]
 Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
 Json = Annotated[Path | None, arg(metavar="FILE|-")]
 
@@ -82,7 +82,7 @@ class Generate:
 
     model: Model
     out: Annotated[Path, arg(metavar="FILE.png|DIR")]
-    """A .png file for a sheet of all faces, or a folder for a file each."""
+    """A .png file for one sheet of all faces, or a folder for one file per face."""
     n: Annotated[int, arg(aliases=["-n"])] = 64
     """How many faces."""
     attributes: Assignments = ()
@@ -136,7 +136,7 @@ class Rebuild:
     photos: Photos
     model: Model
     out: Annotated[Path, arg(metavar="DIR|FILE.png")]
-    """Folder for the results, one NAME-rebuilt.png a photo; for one photo also the name of a .png file."""
+    """Folder for the results, one NAME-rebuilt.png per photo. For a single photo also a .png file."""
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Also draw photos and rebuilds side by side into this file."""
     device: Device = "auto"
@@ -153,7 +153,7 @@ class Transform:
     photos: Photos
     model: Model
     out: Annotated[Path, arg(metavar="DIR|FILE.png")]
-    """Folder for the results, one NAME-edited.png a photo; for one photo also the name of a .png file."""
+    """Folder for the results, one NAME-edited.png per photo. For a single photo also a .png file."""
     attributes: Assignments
     """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip."""
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
@@ -218,10 +218,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what igan-fast runs on here, what is missing, and how to fix it."""
+    """Show what igan-fast can use on this machine, what is missing, and how to fix it."""
 
     json: Json = None
-    """Write it to this file instead of printing it; - prints it as JSON."""
+    """Write the report to this file as JSON instead of printing it as text; - prints the JSON."""
     force: Force = False
 
     def run(self) -> None:

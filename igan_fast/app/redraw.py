@@ -53,7 +53,7 @@ class Redraw:
         editor = load_editor(self.model, device)
         changes = parse_changes(assignments, editor.attributes)
         if sheet and not sheet_fits(len(photos), editor.image_size, rows=3 if changes else 2):
-            raise InputError(f"--grid {sheet}: {len(photos):,} photos are too many for one image; leave --grid out")
+            raise InputError(f"--grid {sheet}: {len(photos):,} photos are too many for one image; run without --grid")
         written: list[Path] = []
         columns: list[tuple[Any, ...]] = []
         try:

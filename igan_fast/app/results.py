@@ -68,7 +68,7 @@ def read_photos(photos: Sequence[Path], size: int) -> Iterator[tuple[list[Path],
         if paths:
             yield paths, images
     if failed == len(photos):
-        raise InputError(f"PHOTO: none of the {failed:,} photos can be used")
+        raise InputError(f"PHOTO: none of the {failed:,} photos could be used")
     if failed:
         raise SomePhotosFailed(f"{failed:,} of {len(photos):,} photos could not be used; the others are done")
 

@@ -61,13 +61,13 @@ class TrainConfig:
     split: Literal["official", "paper"] = "official"
     """Which photos are held out: CelebA's own partition, or the paper's random 185,000 / 15,000 (Sec. 5.1)."""
     attributes: tuple[str, ...] = ()
-    """Names of the attributes to learn; all where empty."""
+    """Names of the attributes to learn. By default all."""
     strict: bool = False
-    """Refuse a data set with broken photos or unmatched rows instead of skipping them."""
+    """Refuse a dataset with broken photos or unmatched rows instead of skipping them."""
     drawn_count: int = 20_000
     """How many faces to draw, with --data drawn."""
     cache: Path | None = None
-    """Folder of prepared images; $IGAN_FAST_CACHE or the user's cache folder where omitted."""
+    """Folder of the prepared images. By default $IGAN_FAST_CACHE, or the user's cache folder."""
 
     # The model.
     image_size: int = 128
@@ -81,9 +81,9 @@ class TrainConfig:
     batch_size: int = 64
     """Photos per iteration."""
     epochs: float | None = None
-    """Passes over the training photos (50 where neither this nor --iterations is given)."""
+    """Passes over the training photos. 50 if neither --epochs nor --iterations is given."""
     iterations: int | None = None
-    """Iterations in all, also with --resume."""
+    """Iterations in total, with --resume those before included."""
 
     # What an iteration minimises. None means: as the preset has it.
     preset: Literal["default", "paper"] = "default"
@@ -98,7 +98,7 @@ class TrainConfig:
     label_weight_d: float | None = None
     """Weight of the label loss for D and C."""
     label_weight_g: float | None = None
-    """Weight of the label loss for G: what makes an edit show."""
+    """Weight of the label loss for G, which makes edits show."""
     signed_labels: bool | None = None
     """Give G the labels as −1 and 1 instead of 0 and 1."""
     balance: bool = True
@@ -106,7 +106,7 @@ class TrainConfig:
     balance_ratio: float = 3.0
     """How many times one adversarial loss must exceed the other for extra updates."""
     max_extra_updates: int = 2
-    """At most so many extra updates an iteration."""
+    """Largest number of extra updates per iteration."""
     ema_decay: float = 0.999
     """Decay of the running average of the weights, used for samples, validation and editing; 0 keeps none."""
 
@@ -115,20 +115,20 @@ class TrainConfig:
     """'auto' takes the GPU if there is one."""
     impl: Literal["auto", "reference"] = "auto"
     """'auto': the fused operators, the fastest that this machine has. 'reference': the paper in plain PyTorch, equal
-    but slower."""
+    up to rounding, but slower."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Precision of the networks, tf32 on GPUs only; weights, statistics and losses are float32 in each."""
+    """Precision of the networks. Weights, statistics and losses are always float32. tf32 needs a GPU."""
     threads: int | None = None
-    """CPU threads; PyTorch's choice where omitted, and from the command line fewer beside busy programs."""
+    """CPU threads. By default PyTorch chooses; the command line takes fewer while other programs are busy."""
     seed: int = 0
     """Seed of the weights, the order of the photos, the flips and the noise; also of the drawn faces and of a random
-    split, so that another seed is another data set there."""
+    split, so another seed gives another dataset there."""
 
     # The run folder.
     run: Path | None = None
-    """Folder of the run: config, checkpoints, samples, logs. runs/DATA-SIZE where omitted."""
+    """Folder of the run: config, checkpoints, samples, logs. By default runs/DATA-SIZE."""
     resume: bool = False
-    """Continue the run in --run exactly where its newest whole checkpoint stands; start it where there is none."""
+    """Continue the run in --run exactly from its newest undamaged checkpoint. Start the run if there is none."""
     log_every: int = 10
     """Iterations between two lines of the log."""
     sample_every: int = 500
@@ -138,7 +138,7 @@ class TrainConfig:
     keep: int = 3
     """How many of the newest checkpoints to keep, beside the best."""
     sample_attributes: tuple[str, ...] | None = None
-    """The attributes reversed in the sample grids: Smiling, Male, Eyeglasses and Blond_Hair where omitted."""
+    """The attributes reversed in the sample grids. By default Smiling, Male, Eyeglasses and Blond_Hair."""
     validation_images: int = 512
     """How many validation photos score a checkpoint."""
 
