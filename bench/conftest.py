@@ -91,10 +91,7 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
     rounds = 3 if quick else request.config.getoption("--rounds")
 
     def once(peer: core.Peer) -> None:
-        forward, backward = peer
-        outputs = forward()
-        if backward is not None:
-            backward(outputs)
+        core.run_once(peer)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

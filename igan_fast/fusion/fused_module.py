@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from igan_fast.fusion.expectation import Expectation
+from igan_fast.ops.layout import CHANNELS_LAST
 
 __all__ = ["FusedModule", "fused_class_of", "is_small", "may_change_unseen", "memory_format_of"]
 
@@ -20,8 +21,6 @@ MIN_ELEMENTS = 1 << 17
 
 #: As ``MIN_ELEMENTS``, but for the number of elements in one mean of instance normalisation.
 MIN_ELEMENTS_PER_INSTANCE = 1 << 8
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class FusedModule(nn.Module):
@@ -96,7 +95,7 @@ def memory_format_of(x: Tensor) -> torch.memory_format | None:
     None where x is dense in neither or in both (one channel, one pixel). Then PyTorch has to choose the memory format
     of the result.
     """
-    channels_last = _CHANNELS_LAST.get(x.dim())
+    channels_last = CHANNELS_LAST.get(x.dim())
     contiguous = x.is_contiguous()
     if channels_last is None:
         return torch.contiguous_format if contiguous else None

@@ -18,11 +18,10 @@ from igan_fast.fusion.result import Result, clones
 from igan_fast.fusion.watched import guard, to_ordinary_for_norm, watch
 from igan_fast.ops import backend
 from igan_fast.ops.layout import channels_first
+from igan_fast.ops.norm_act import HALF_DTYPES
 from igan_fast.ops.transforms import transformed
 
 __all__ = ["FusedBatchNorm", "FusedInstanceNorm", "FusedNorm"]
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class FusedNorm(FusedModule):
@@ -72,7 +71,7 @@ class FusedNorm(FusedModule):
         Args:
             parameters: weight, bias, running mean and running variance.
         """
-        dtypes = (x.dtype, torch.float32) if x.dtype in _HALF else (x.dtype,)
+        dtypes = (x.dtype, torch.float32) if x.dtype in HALF_DTYPES else (x.dtype,)
         for t in parameters:
             if t is not None and (t.dtype not in dtypes or t.device != x.device or t.shape != (self.num_features,)):
                 return False
@@ -144,7 +143,9 @@ class FusedBatchNorm(FusedNorm):
             and not is_recorded(self.weight, self.bias)
             and not transformed(*tensors)
             and not any(t is not None and t.is_inference() for t in tensors)  # they have no version counter
-            and all(t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in _HALF) for t in tensors)
+            and all(
+                t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in HALF_DTYPES) for t in tensors
+            )
         )
 
     def folding_state(self) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:

@@ -18,6 +18,7 @@ from igan_fast.fusion.watched import guard
 from igan_fast.ops.norm_act import of_groups
 from igan_fast.ops.norm_act_gradient import gradient
 from igan_fast.ops.transforms import batched
+from igan_fast.reference.ops import accumulation_dtype
 
 __all__ = ["NormCall", "RunningUpdate", "Statistics", "normalize"]
 
@@ -128,7 +129,7 @@ class _Normalize(torch.autograd.Function):
         call: NormCall = ctx.call
         grad, slope = gradient_and_slope(grad, call.expectation)
         if call.statistics is not None:
-            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            dtype = accumulation_dtype(x)
             mean, var = mean.to(dtype)[None], var.to(dtype)[None]
         operators = _operators(call.namespace)
         arguments = (grad, x, weight, bias, mean, var, call.eps, slope, call.statistics is None)

@@ -240,7 +240,7 @@ def _folded(
 ) -> Tensor:
     """LeakyReLU(conv(x, conv_weight · scale) + shift) with scale = weight / √(running_var + eps) and
     shift = bias − (running_mean − conv_bias) · scale."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = reference.accumulation_dtype(x)
     scale = (running_var.to(wide) + eps).rsqrt()
     if weight is not None:
         scale = scale * weight.to(wide)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 
-__all__ = ["channels_first", "channels_last", "dense", "like", "no_view"]
+__all__ = ["CHANNELS_LAST", "channels_first", "channels_last", "dense", "like", "no_view"]
 
 #: The kernel transposes squares of 4 × 4 values in registers; for fewer channels or pixels PyTorch's copy is as fast.
 MIN_SIDE = 4
 
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+#: The memory formats with channels last in memory, by the number of dimensions.
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -53,14 +54,14 @@ def like(grad: Tensor, x: Tensor) -> Tensor:
         return channels_first(grad) if x.dim() == 4 else grad.contiguous()
     if x.dim() == 4:
         return channels_last(grad)
-    if x.dim() in _CHANNELS_LAST:
-        return grad.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
+    if x.dim() in CHANNELS_LAST:
+        return grad.contiguous(memory_format=CHANNELS_LAST[x.dim()])
     return grad.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    if x.dim() in _CHANNELS_LAST:
-        return x.is_contiguous(memory_format=_CHANNELS_LAST[x.dim()])
+    if x.dim() in CHANNELS_LAST:
+        return x.is_contiguous(memory_format=CHANNELS_LAST[x.dim()])
     return x.dim() > 2 and x.movedim(1, -1).is_contiguous()
 
 

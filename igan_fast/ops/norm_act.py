@@ -25,6 +25,9 @@ __all__ = ["norm_act"]
 #: native kernels: channels, and groups; each is a dimension of the grid.
 MOST_VALUES, MOST_PARTS, MOST_NATIVE = 2**30, 2**31 - 2**12, 2**16 - 1
 
+#: With an input of these dtypes, parameters and running statistics may be float32.
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+
 
 @overridable
 def norm_act(
@@ -128,7 +131,7 @@ def check_arguments(
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: one is None; expected both or neither")
-    half = x.dtype in (torch.float16, torch.bfloat16)
+    half = x.dtype in HALF_DTYPES
     for name, tensor in (
         ("weight", weight),
         ("bias", bias),

@@ -159,21 +159,24 @@ def _gradient_plan_of(
     return _choose_gradients(problem) if compiling else _kept_gradients(problem)
 
 
+def _candidates(problem: Problem) -> list[Implementation]:
+    """All implementations; if autograd or a compiler has to record the computation, those that it can record."""
+    return [each for each in IMPLEMENTATIONS if each.composite or not problem.differentiable]
+
+
 def _choose(problem: Problem) -> Plan:
-    for implementation in IMPLEMENTATIONS:
-        if implementation.composite or not problem.differentiable:
-            run = implementation.convolve(problem)
-            if run is not None:
-                return Plan(problem.settings, implementation, run)
+    for implementation in _candidates(problem):
+        run = implementation.convolve(problem)
+        if run is not None:
+            return Plan(problem.settings, implementation, run)
     return Plan(problem.settings, _PYTORCH, _PYTORCH.convolve(problem))
 
 
 def _choose_gradients(problem: Problem) -> _GradientPlan:
     input_gradient, weight_gradient = None, None
-    for implementation in IMPLEMENTATIONS:
-        if implementation.composite or not problem.differentiable:
-            input_gradient = input_gradient or implementation.input_gradient(problem)
-            weight_gradient = weight_gradient or implementation.weight_gradient(problem)
+    for implementation in _candidates(problem):
+        input_gradient = input_gradient or implementation.input_gradient(problem)
+        weight_gradient = weight_gradient or implementation.weight_gradient(problem)
     return _GradientPlan(input_gradient, weight_gradient)
 
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from igan_fast.ops.convolution.plan import Convolve, Implementation, Problem
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
+from igan_fast.ops.layout import CHANNELS_LAST
 from igan_fast.ops.transforms import batched
 
 __all__ = ["PyTorch", "activate_", "convolve", "gradients"]
 
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 _TRANSPOSED_CONVOLUTIONS = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class PyTorch(Implementation):
@@ -72,7 +72,7 @@ def gradients(
         x: the input; may be None where the weight needs no gradient.
     """
     if x is None:  # PyTorch uses only the memory format of x, and returns the gradient in that format
-        last = _CHANNELS_LAST.get(grad.dim(), torch.contiguous_format)
+        last = CHANNELS_LAST.get(grad.dim(), torch.contiguous_format)
         is_last = not batched(grad) and grad.is_contiguous(memory_format=last)
         memory_format = last if is_last else torch.contiguous_format
         x = torch.empty(input_spec.shape, dtype=weight.dtype, device=weight.device, memory_format=memory_format)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,16 +85,17 @@ class ConvSettings:
         native: bool = True,
     ) -> ConvSettings:
         """``ConvSettings`` of these arguments: the same object at each call, so that its cached plans are found."""
-        make = _make if torch.compiler.is_compiling() else _cached  # torch.compile cannot trace the cache
+        # torch.compile cannot trace the cache.
+        make: Callable[..., ConvSettings] = cls if torch.compiler.is_compiling() else _cached
         return make(
             dimensions,
-            transposed,
-            _hashable(stride),
-            _hashable(padding),
-            _hashable(output_padding),
-            _hashable(dilation),
-            groups,
-            native,
+            transposed=transposed,
+            stride=_hashable(stride),
+            padding=_hashable(padding),
+            output_padding=_hashable(output_padding),
+            dilation=_hashable(dilation),
+            groups=groups,
+            native=native,
         )
 
     def channels(self, weight: Tensor) -> tuple[int, int]:
@@ -136,26 +137,4 @@ def _hashable(value: int | Sequence[int]) -> int | tuple[int, ...]:
     return value if isinstance(value, int) else tuple(value)
 
 
-def _make(
-    dimensions: int,
-    transposed: bool,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    output_padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-    native: bool,
-) -> ConvSettings:
-    return ConvSettings(
-        dimensions,
-        transposed=transposed,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        dilation=dilation,
-        groups=groups,
-        native=native,
-    )
-
-
-_cached = functools.lru_cache(maxsize=1024)(_make)
+_cached = functools.lru_cache(maxsize=1024)(ConvSettings)
