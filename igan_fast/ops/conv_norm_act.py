@@ -42,9 +42,10 @@ def conv_norm_act(
     negative_slope: float = 0.2,
     groups: int = 1,
     average_groups: bool = False,
+    film: Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """A (transposed) convolution, then ``norm_act``; ``groups`` and ``average_groups`` are those of ``norm_act``.
+    """A (transposed) convolution, then ``norm_act``; ``groups``, ``average_groups`` and ``film`` are its arguments.
 
     In eval mode with running statistics, if nothing needs a gradient, the normalisation is folded into the weight and
     the bias of the convolution. On the CPU, most convolutions also apply the LeakyReLU.
@@ -68,6 +69,30 @@ def conv_norm_act(
             shape; a setting with the wrong number of values; or as ``norm_act``.
         RuntimeError: as ``norm_act``.
     """
+    if film is not None:
+        modulated: Tensor = conv_norm_act(
+            x,
+            conv_weight,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            transposed=transposed,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            dilation=dilation,
+            conv_groups=conv_groups,
+            conv_bias=conv_bias,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            negative_slope=negative_slope,
+            groups=groups,
+            average_groups=average_groups,
+            impl=impl,
+        )
+        return reference.modulate(modulated, film)
     tensors = (x, conv_weight, weight, bias, running_mean, running_var, conv_bias)
     namespace = backend.namespace(impl, x.device, (x.dtype,), tensors)
     normalisation: dict[str, Any] = {

@@ -43,9 +43,11 @@ def norm_act(
     negative_slope: float = 0.2,
     groups: int = 1,
     average_groups: bool = False,
+    film: Tensor | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """Normalise each channel, then apply the LeakyReLU: ``F.leaky_relu(F.batch_norm(x, ...), negative_slope)``.
+    """Normalise each channel, apply the LeakyReLU, then scale and shift each channel of each image (``film``):
+    ``F.leaky_relu(F.batch_norm(x, ...), negative_slope) * (1 + γ) + β``.
 
     The batch is split into ``groups`` contiguous parts of equal size. Each part is normalised by its mean and variance:
     1 is batch normalisation, N is instance normalisation, 2 normalises real and fake images separately in one call. The
@@ -61,6 +63,8 @@ def norm_act(
         negative_slope: of the LeakyReLU; 0 is ReLU, 1 is no activation.
         average_groups: update the running statistics once, with the mean of the groups' statistics, as
             ``nn.InstanceNorm2d`` does.
+        film: (N, 2·C), γ and β of each image: the result is multiplied by 1 + γ and β is added (feature-wise linear
+            modulation; Perez et al., AAAI 2018). None for 0 and 0.
         impl: "auto", "native", "triton" or "reference".
 
     Returns:
@@ -73,6 +77,22 @@ def norm_act(
             statistics of the batch are needed, but a part has only one value per channel; ``impl`` is unknown.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
+    if film is not None:
+        y: Tensor = norm_act(
+            x,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            negative_slope=negative_slope,
+            groups=groups,
+            average_groups=average_groups,
+            impl=impl,
+        )
+        return reference.modulate(y, film)
     settings: dict[str, Any] = {
         "training": training,
         "momentum": momentum,
@@ -90,7 +110,7 @@ def norm_act(
     operators = getattr(torch.ops, namespace)
     x = dense(x)
     if not training and running_mean is not None:
-        y: Tensor = operators.norm_act_inference(x, weight, bias, running_mean, running_var, eps, negative_slope)
+        y = operators.norm_act_inference(x, weight, bias, running_mean, running_var, eps, negative_slope)
         return y
     count = check_count(x, groups)
     y, mean, var = operators.norm_act(x, weight, bias, eps, negative_slope, groups)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import layers
+from igan_fast.reference.editing import Companions, edited_labels
 from igan_fast.reference.recorded import Unscriptable
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
@@ -212,28 +213,26 @@ class IterativeGAN(Unscriptable):
         """Rebuild images (N, 3, S, S) from their own codes: G(z̃, σ(c̃))."""
         return self.transform(x, {})
 
-    def transform(self, x: Tensor, changes: Mapping[int, float | Literal["flip"]]) -> Tensor:
+    def transform(
+        self,
+        x: Tensor,
+        changes: Mapping[int, float | Literal["flip"]],
+        *,
+        strength: float = 1.0,
+        companions: Companions | None = None,
+    ) -> Tensor:
         """Rebuild images (N, 3, S, S) with some attributes changed (Sec. 1, "two-stage approach").
 
         Args:
             changes: for the index of each attribute to change, its new value in [0, 1], or ``"flip"``: 1 where its
                 probability is below 0.5, else 0. The other attributes keep their probabilities.
+            strength, companions: as of ``edited_labels``; where omitted, the edit is the paper's.
 
         Raises:
-            ValueError: an index or a value is out of range.
+            ValueError: an index, a value or the strength is out of range.
         """
         z, label_logits = self.encode(x)
-        # Clone, because c is changed in place below, and sigmoid's backward pass needs the unchanged result of sigmoid.
-        c = torch.sigmoid(label_logits).clone()
-        for index, value in changes.items():
-            if not 0 <= index < c.shape[1]:
-                raise ValueError(f"changes: attribute {index} is out of range; the model has {c.shape[1]}")
-            if value == "flip":
-                c[:, index] = (c[:, index] < 0.5).to(c.dtype)
-            elif 0 <= value <= 1:
-                c[:, index] = value
-            else:
-                raise ValueError(f"changes: attribute {index} is set to {value}; expected [0, 1] or 'flip'")
+        c = edited_labels(torch.sigmoid(label_logits), changes, strength=strength, companions=companions)
         return self.generate(z, c)
 
 

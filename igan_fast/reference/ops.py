@@ -15,6 +15,7 @@ __all__ = [
     "activate",
     "conv_norm_act",
     "feature_l1",
+    "modulate",
     "norm_act",
     "pairs_of",
     "per_dimension",
@@ -68,8 +69,9 @@ def norm_act(
     negative_slope: float = 0.2,
     groups: int = 1,
     average_groups: bool = False,
+    film: Tensor | None = None,
 ) -> Tensor:
-    """Normalise each channel, then apply the LeakyReLU.
+    """Normalise each channel, apply the LeakyReLU, then scale and shift each channel of each image (``film``).
 
     The batch is split into ``groups`` contiguous parts of equal size. Each part is normalised by its mean and variance:
     1 is batch normalisation, N is instance normalisation, 2 normalises real and fake images separately in one call. The
@@ -85,13 +87,15 @@ def norm_act(
         negative_slope: of the LeakyReLU; 0 is ReLU, 1 is no activation.
         average_groups: update the running statistics once, with the mean of the groups' statistics, as
             ``nn.InstanceNorm2d`` does.
+        film: (N, 2·C), γ and β of each image: the result is multiplied by 1 + γ and β is added (feature-wise linear
+            modulation; Perez et al., AAAI 2018). None for 0 and 0.
 
     Returns:
         A tensor of the shape and dtype of ``x``.
 
     Raises:
         ValueError: ``groups`` does not divide N; or the statistics of the batch are needed, but a part has only one
-            value per channel.
+            value per channel; or ``film`` has another shape.
     """
     if groups < 1 or (groups > 1 and x.shape[0] % groups):
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
@@ -108,7 +112,20 @@ def norm_act(
     if averaged:
         for kept, each in zip((running_mean, running_var), zip(*running, strict=True), strict=True):
             kept.copy_(torch.stack(each).mean(0))  # type: ignore[union-attr]
-    return activate(torch.cat(normalised) if groups > 1 else normalised[0], negative_slope)
+    y = activate(torch.cat(normalised) if groups > 1 else normalised[0], negative_slope)
+    return y if film is None else modulate(y, film)
+
+
+def modulate(y: Tensor, film: Tensor) -> Tensor:
+    """(1 + γ) · y + β for y (N, C, *spatial) and ``film`` (N, 2·C), which holds γ and β of each image.
+
+    Raises:
+        ValueError: ``film`` has another shape.
+    """
+    if film.shape != (y.shape[0], 2 * y.shape[1]):
+        raise ValueError(f"film has shape {tuple(film.shape)}; expected {(y.shape[0], 2 * y.shape[1])}, γ and β")
+    scale, shift = film.to(y.dtype).view(len(y), 2, -1, *[1] * (y.dim() - 2)).unbind(1)
+    return y * (1 + scale) + shift
 
 
 def conv_norm_act(
@@ -132,8 +149,9 @@ def conv_norm_act(
     negative_slope: float = 0.2,
     groups: int = 1,
     average_groups: bool = False,
+    film: Tensor | None = None,
 ) -> Tensor:
-    """A (transposed) convolution, then ``norm_act``; ``groups`` and ``average_groups`` are those of ``norm_act``.
+    """A (transposed) convolution, then ``norm_act``; ``groups``, ``average_groups`` and ``film`` are its arguments.
 
     Args:
         x: (N, C_in, *spatial) with one to three spatial dimensions.
@@ -170,6 +188,7 @@ def conv_norm_act(
         negative_slope=negative_slope,
         groups=groups,
         average_groups=average_groups,
+        film=film,
     )
 
 

@@ -96,8 +96,9 @@ class _ConvNormAct2d(FxLeaf):
         self.conv.reset_parameters()
         self.norm.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, H', W'), with H' and W' of the convolution's output.
+    def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        """(N, in, H, W) → (N, out, H', W'), with H' and W' of the convolution's output; ``film`` is that of
+        ``ops.norm_act``.
 
         Raises:
             ValueError: x has another number of dimensions or channels; ``groups`` does not divide N; or there is one
@@ -111,7 +112,7 @@ class _ConvNormAct2d(FxLeaf):
         if norm.groups == "instance" and is_tracing():
             return norm.of_any_batch(conv(x))
         if not untouched(conv, norm):
-            result: Tensor = norm(conv(x))
+            result: Tensor = norm(conv(x), film)
             return result
         y: Tensor = self.operators.conv_norm_act(
             x,
@@ -125,6 +126,7 @@ class _ConvNormAct2d(FxLeaf):
             dilation=conv.dilation,
             conv_groups=conv.groups,
             conv_bias=conv.bias,
+            film=film,
             **norm.begin_pass(x),
         )
         return y

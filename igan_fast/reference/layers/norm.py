@@ -129,8 +129,8 @@ class NormAct2d(FxLeaf):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → the same shape.
+    def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) → the same shape; ``film`` is that of ``ops.norm_act``.
 
         Raises:
             ValueError: x has another number of dimensions or channels; ``groups`` does not divide N; or there is one
@@ -142,7 +142,7 @@ class NormAct2d(FxLeaf):
         check_input(x, self.num_features)
         if self.groups == "instance" and is_tracing():
             return self.of_any_batch(x)
-        y: Tensor = self.operators.norm_act(x, self.weight, self.bias, **self.begin_pass(x))
+        y: Tensor = self.operators.norm_act(x, self.weight, self.bias, film=film, **self.begin_pass(x))
         return y
 
     def of_any_batch(self, x: Tensor) -> Tensor:
