@@ -104,8 +104,11 @@ class Companions:
             raise ValueError(f"together: found {together.dtype} {tuple(together.shape)}, expected torch.int64 (A, A)")
         together = together.cpu()
         each = together.diagonal()
+        for i, count in enumerate(each.tolist()):
+            if not 0 <= count <= photos:
+                raise ValueError(f"together: attribute {i} is in {count} of {photos} photos")
         fewest = (each[:, None] - (photos - each)[None, :]).clamp(min=0)
-        most = torch.minimum(each[:, None], each[None, :]).clamp(max=photos)
+        most = torch.minimum(each[:, None], each[None, :])
         wrong = ((together < fewest) | (together > most) | (together != together.T)).nonzero()
         if len(wrong):
             i, j = wrong[0].tolist()

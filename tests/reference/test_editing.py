@@ -188,8 +188,8 @@ def test_labels_that_cannot_be_counted(labels: torch.Tensor, message: str) -> No
     ("photos", "together", "message"),
     [
         (0, [[0]], "photos: found 0, expected at least 1"),
-        (4, [[5]], "attributes 0 and 0 are in 5 and 5 of 4 photos, and together in 5 or 5; no photos have"),
-        (4, [[-1]], "together in -1"),
+        (4, [[5]], "together: attribute 0 is in 5 of 4 photos"),
+        (4, [[2, 0], [0, -1]], "together: attribute 1 is in -1 of 4 photos"),
         (4, [[2, 1], [0, 2]], "together in 1 or 0"),
         (4, [[2, 3], [3, 4]], "attributes 0 and 1 are in 2 and 4 of 4 photos, and together in 3"),
         (4, [[3, 1], [1, 3]], "together in 1"),  # two groups of 3 among 4 share at least 2
