@@ -194,8 +194,8 @@ class FaceEditor:
     def companions_of(self, attributes: Iterable[str]) -> dict[str, dict[str, float]]:
         """Return which attributes go along if ``attributes`` are changed together, and how far.
 
-        An attribute goes along if, in the training labels, its correlation with one of the changed ones is at least 0.3
-        or at most −0.3. How far it moves is the linear regression of its label on those of the changed ones.
+        An attribute goes along with a changed one if their correlation in the training labels is at least 0.3 or at
+        most −0.3. How far it moves is the linear regression of its label on those of the changed ones.
 
         Args:
             attributes: names, such as ``["Male", "Bangs"]``, or the changes of ``transform``.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Redraw", "load_editor", "model_files", "tell_companions"]
 
-#: A smaller move of a companion is not listed: nobody would see it.
-LEAST_TOLD = 0.05
+#: A smaller move of a companion is not listed: it would be printed as 0.00.
+LEAST_TOLD = 0.005
 
 
 def load_editor(model: Path, device: Literal["auto", "cpu", "cuda"]) -> FaceEditor:

@@ -6,10 +6,12 @@ go beyond it. Each can be switched off, and ``edited_labels`` then returns the p
 *Strength* s scales the signed value of each edited attribute: v ∈ [0, 1] becomes (1 + s · (2v − 1)) / 2. With 1 it
 stays v; with 1.5, 0 and 1 become −0.25 and 1.25, so the generator extrapolates, and the edit is more visible.
 
-*Companions* are attributes whose correlation with an edited attribute is at least ``least`` in the training labels.
-Each moves as linear regression predicts from the edited ones:
+*Companions* of an edited attribute are those whose correlation with it is at least ``least``, as an absolute value, in
+the training labels. A companion j moves as linear regression predicts:
 
-    c_j ← clip(c_j + Σ_jE · Σ_EE⁻¹ · (v_E − c_E), 0, 1)        (Σ: the labels' covariance, E: the edited attributes)
+    c_j ← clip(c_j + Σ_jE · Σ_EE⁻¹ · (v_E − c_E), 0, 1)
+
+    Σ: the labels' covariance; E: the edited attributes whose companion j is
 
 For one edited attribute a the factor is cov(j, a) / var(a). Without companions, a request often contradicts itself: a
 face that is to become male keeps its lipstick, and the generator follows the lipstick.
@@ -136,18 +138,20 @@ class Companions:
     def weights(self, edited: Sequence[int]) -> Tensor:
         """(E, A), float64 on the CPU: how far each attribute moves when the edited attribute e moves from 0 to 1.
 
-        It is 0 for attributes that do not go along, and for the edited ones themselves.
+        It is 0 for attributes that are no companions of e, and for the edited ones themselves.
 
         Args:
             edited: the indices of the attributes that are edited together.
         """
         indices = list(edited)
-        among = self.covariance[indices][:, indices]
-        # The pseudoinverse, because an attribute may be constant, or two may be equal, in the training labels.
-        found = torch.linalg.pinv(among, rtol=_SINGULAR, hermitian=True) @ self.covariance[indices]
-        along = (self.correlation[indices].abs() >= self.least).any(dim=0)
-        along[indices] = False
-        return torch.where(along, found, 0.0)
+        covariance = self.covariance[indices]
+        along = (self.correlation[indices].abs() >= self.least).to(covariance.dtype)  # (E, A)
+        along[:, indices] = 0
+        # For each j, Σ_EE with zeros in place of the edited attributes whose companion it is not: the pseudoinverse has
+        # them in the same places. It also allows for attributes that are constant, or equal, in the training labels.
+        among = covariance[:, indices] * along.T[:, :, None] * along.T[:, None, :]  # (A, E, E)
+        inverse = torch.linalg.pinv(among, rtol=_SINGULAR, hermitian=True)
+        return torch.einsum("jde,ej->dj", inverse, covariance * along) * along
 
 
 def edited_labels(

@@ -169,7 +169,7 @@ def test_what_goes_along_is_told(
     down = f"Male from 1 to 0 takes along Heavy_Makeup (+0.75), Goatee (−0.50){end}"
     for command in ("transform", "generate"):
         assert told(command, labelled, "--set", "Male=1") == [up]
-        assert told(command, labelled, "--set", "Male=0.2", "Bald=1") == [down]  # nobody is bald
+        assert told(command, labelled, "--set", "Male=0.2", "Bangs=1") == [down]  # nothing goes along with bangs
         assert told(command, labelled, "--set", "Male=1", "--no-companions") == []
         assert told(command, labelled, "--set", "Bangs=1") == []
         (none,) = told(command, run, "--set", "Male=1", "Bangs=1")
@@ -187,16 +187,16 @@ def test_what_goes_along_is_told(
     ]
 
 
-def test_moves_that_nobody_would_see_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_moves_of_nothing_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:
     class Editor:
         companions = object()
 
         def companions_of(self, names: object) -> dict[str, dict[str, float]]:
-            return {"Male": {"Bald": 0.05, "Bangs": -0.049}, "Young": {"Bald": 0.01}, "a\nb": {"c\td": 0.5}}
+            return {"Male": {"Bald": 0.0051, "Bangs": -0.0049}, "Young": {"Bald": 0.001}, "a\nb": {"c\td": 0.5}}
 
     redraw.tell_companions(Editor(), {"Male": 1, "Young": 1, "a\nb": "flip"})  # type: ignore[arg-type]
     assert capsys.readouterr().out.splitlines() == [
-        "Male from 0 to 1 takes along Bald (+0.05); --no-companions leaves them",
+        "Male from 0 to 1 takes along Bald (+0.01); --no-companions leaves them",
         r"a\nb from 0 to 1 takes along c\td (+0.50), and from 1 to 0 the other way; --no-companions leaves them",
     ]
 

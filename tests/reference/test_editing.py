@@ -33,9 +33,11 @@ def numpy_edit(
     for n in range(len(c)):
         moves = np.array([targets[a][n] - c[n, a] for a in edited])
         for j in range(c.shape[1]):
-            if j not in edited and max(abs(correlation[a, j]) for a in edited) >= least:
-                factors = np.linalg.pinv(covariance[np.ix_(edited, edited)], rcond=1e-10) @ covariance[edited, j]
-                result[n, j] = np.clip(c[n, j] + factors @ moves, 0, 1)
+            takers = [k for k, a in enumerate(edited) if abs(correlation[a, j]) >= least]
+            if j not in edited and takers:
+                own = [edited[k] for k in takers]
+                factors = np.linalg.pinv(covariance[np.ix_(own, own)], rcond=1e-10) @ covariance[own, j]
+                result[n, j] = np.clip(c[n, j] + factors @ moves[takers], 0, 1)
         for a in edited:
             result[n, a] = (1 + strength * (2 * targets[a][n] - 1)) / 2
     return result
@@ -87,6 +89,17 @@ def test_the_least_correlation_is_included() -> None:
     exactly = torch.tensor([[1.0, 0.5, -0.5], [0.5, 1.0, 0.0], [-0.5, 0.0, 1.0]])
     assert Companions(exactly, least=0.5).weights([0]).tolist() == [[0, 0.5, -0.5]]
     assert Companions(exactly, least=0.51).weights([0]).tolist() == [[0, 0, 0]]
+
+
+def test_what_goes_along_with_one_does_not_depend_on_a_change_that_it_does_not_go_along_with() -> None:
+    """Bangs hang together with Lipstick a little, but less than ``least``."""
+    labels = LABELS.clone()
+    labels[6, 3] = 1
+    companions = Companions.of_labels(labels)
+    assert 0 < companions.correlation[1, 3].abs() < COMPANIONS_FROM
+    together = companions.weights([0, 3])
+    assert torch.equal(together[0], companions.weights([0])[0] * torch.tensor([0, 1, 1, 0]))
+    assert together[1].tolist() == [0, 0, 0, 0]
 
 
 def test_constant_and_equal_attributes() -> None:
