@@ -17,7 +17,7 @@ from igan_fast.data.attributes import Change, attribute_indices, changes_by_inde
 from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.photos import Photo, load_photos
 from igan_fast.devices import resolve_device
-from igan_fast.edits import check_edit, label_rows, moves_by_name, values_by_index
+from igan_fast.edit_arguments import check_edit, label_rows, moves_by_name, values_by_index
 from igan_fast.errors import InputError
 from igan_fast.metrics import finite_results
 from igan_fast.paths import given_path

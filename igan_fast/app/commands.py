@@ -21,7 +21,7 @@ from igan_fast.app.redraw import Redraw, load_editor, model_files, tell_companio
 from igan_fast.app.results import IncrementalJson, check_results, read_photos, sheet_fits, written_message
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos
-from igan_fast.edits import check_edit
+from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError, printable
 from igan_fast.files import write_file
 from igan_fast.paths import given_path

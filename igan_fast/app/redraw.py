@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from igan_fast.app.results import check_results, read_photos, result_paths, sheet_fits, written_message
 from igan_fast.data.attributes import Change, parse_changes
 from igan_fast.data.photos import expand_photos
-from igan_fast.edits import check_edit
+from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError, printable
 from igan_fast.reference.editing import STRENGTH
 from igan_fast.train.grids import edit_title, grid, save_png
