@@ -1,9 +1,10 @@
-"""One training iteration on the fused operators. It equals ``igan_fast.reference.step`` up to rounding.
+"""One training iteration on the fused operators. It equals ``igan_fast.reference.TrainStep`` up to rounding.
 
 Besides the fused operators, these differences from the reference save time and memory:
 
 * In stage 1, photos and generated images pass through the discriminator in one batch. The two halves are normalised
-  separately, so the statistics are those of two passes.
+  separately, so the statistics are those of two passes. Only where the gradient penalty is computed, they pass
+  separately: its derivatives would have to be computed for both halves.
 * In stage 2, the parameters of D and C do not require gradients: autograd neither computes their gradients nor saves
   the tensors that these would need.
 * The generator's loss has two branches, one for the generated and one for the rebuilt images. The backward pass of a
@@ -14,6 +15,7 @@ Besides the fused operators, these differences from the reference save time and 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +25,29 @@ from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptu
 from igan_fast.models import Discriminator, IterativeGAN
 from igan_fast.ops import backend
 from igan_fast.ops.convolution import filters_kept
-from igan_fast.reference import step as reference
+from igan_fast.reference import beyond as reference
+from igan_fast.reference.beyond import flipped_label_loss, gradient_penalty
+from igan_fast.reference.edited_rebuilds import EditedRebuilds, GeneratedBatch
 from igan_fast.reference.precision import autocast, check_precision, frozen, tf32_mode
 from igan_fast.reference.step import StepConfig, StepLosses
 
 __all__ = ["StepConfig", "StepLosses", "TrainStep"]
+
+
+class _Stage1(NamedTuple):
+    """The results of stage 1. All except ``x_fake`` are detached."""
+
+    x_fake: Tensor
+    """G's images, with their autograd graph where stage 2 needs it."""
+    features: list[Tensor]
+    """h¹..h⁴ of the photos."""
+    shared: Tensor
+    """D's shared layer of the photos."""
+    z: Tensor
+    """z̃ of the photos."""
+    c: Tensor
+    """σ(c̃) of the photos."""
+    losses: tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class TrainStep:
@@ -44,7 +64,12 @@ class TrainStep:
         TypeError: the discriminator of ``model`` is not ``igan_fast.models.Discriminator``, whose methods ``features``
             and ``judge`` are called here.
         ValueError: the model's device does not support ``config.precision``.
+
+    Attributes:
+        iteration, edited, optimizer_z: as of ``reference.TrainStep``.
     """
+
+    optimizer_z: torch.optim.Adam | None
 
     def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
         if not isinstance(getattr(model, "discriminator", None), Discriminator):
@@ -57,128 +82,184 @@ class TrainStep:
         device = next(model.parameters()).device
         check_precision(self.config.precision, device)
         self.recordable = device.type == "cuda" and not backend.switched_off()  # whether a CUDA graph can capture it
+        self.iteration = 0
+        self.edited = EditedRebuilds(self.config.edited_share)
         self._plain = reference.TrainStep(model, self.config) if backend.switched_off() else None
         if self._plain is not None:
+            self.edited = self._plain.edited
             self.optimizer_d, self.optimizer_g = self._plain.optimizer_d, self._plain.optimizer_g
+            self.optimizer_z = self._plain.optimizer_z
             return
-        self._d_and_c = nn.ModuleList([model.discriminator, model.classifier])
         if device.type == "cuda":
             # This is the memory format of the activations. With another one, cuDNN would transpose the weights at each
             # use, and their gradients back. Convert before the optimisers are created: their moments get the memory
             # format of the parameters.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer_d = self._adam(self._d_and_c)
-        self.optimizer_g = self._adam(model.generator)
+        lr = self.config.lr
+        self.optimizer_d = self._adam(nn.ModuleList([model.discriminator, model.classifier]), lr)
+        self.optimizer_g = self._adam(model.generator, lr)
+        scale = self.config.latent_lr_scale
+        self.optimizer_z = self._adam(model.classifier.latent, lr * scale) if scale else None
 
-    def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
+    def __call__(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> StepLosses:
         """Train one iteration.
 
         Args:
             images: real photos (N, 3, S, S) in [−1, 1].
             labels: their attributes (N, A) in {0, 1}. N images are generated with the same attributes.
             noise: z (N, latent), uniform on [−1, 1].
+            flips: the attributes to flip in edited rebuilds, as ``draw_flips`` returns them. Where omitted, they are
+                drawn from PyTorch's global random numbers. Without ``edited_share`` they are not used.
 
         Returns:
             The loss terms, detached scalars.
         """
         if self._plain is not None:
-            return self._plain(images, labels, noise)
-        with tf32_mode(self.config.precision, images.device):
-            return self._iterate(images, labels, noise)
+            self._plain.iteration = self.iteration
+            losses = self._plain(images, labels, noise, flips)
+        else:
+            batch = self.edited.compose(labels, noise, flips)
+            losses, z = self.iterate(images, labels, *batch, penalise=self.penalises_now())
+            self.edited.keep(z, labels)
+        self.iteration += 1
+        return losses
 
-    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
-        """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
+    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
+        """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise and flips."""
         if self._plain is not None:
-            self._plain.extra_discriminator(images, labels, noise)
-            return
-        with tf32_mode(self.config.precision, images.device):
-            self._stage1(images, labels, noise, for_stage2=False)
+            self._plain.extra_discriminator(images, labels, noise, flips)
+        else:
+            self.update_d(images, labels, *self.edited.compose(labels, noise, flips))
 
-    def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
-        """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
+    def extra_generator(self, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
+        """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise and flips."""
         if self._plain is not None:
-            self._plain.extra_generator(labels, noise)
-            return
-        with tf32_mode(self.config.precision, labels.device), frozen(self._d_and_c):
-            with self._autocast(labels.device):
-                x_fake = self.model.generator(noise, labels)
-            self.optimizer_g.zero_grad(set_to_none=True)
-            self._backward_through_d_and_c(x_fake, labels, noise)
-            _update(self.optimizer_g)
+            self._plain.extra_generator(labels, noise, flips)
+        else:
+            self.update_g(*self.edited.compose(labels, noise, flips))
 
-    def _iterate(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
-        """Both stages."""
-        config, model = self.config, self.model
-        x_fake, features, (z, c), losses_d = self._stage1(images, labels, noise)
-        # Both branches use each transformed filter. Only those of G's forward pass are used once, by the rebuild.
-        with filters_kept(uses=2), frozen(self._d_and_c):
+    def penalises_now(self) -> bool:
+        """Whether the next iteration computes the gradient penalty."""
+        return self.config.r1 > 0 and self.iteration % self.config.r1_every == 0
+
+    def iterate(
+        self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None, *, penalise: bool
+    ) -> tuple[StepLosses, Tensor]:
+        """Both stages, for a generated batch that is given. It keeps no state but the networks' and the optimisers'.
+
+        Args:
+            images, labels: as of ``__call__``.
+            z, c, flips: as of ``GeneratedBatch``.
+            penalise: compute the gradient penalty.
+
+        Returns:
+            The loss terms, and z̃ of the photos; detached.
+        """
+        config, model, batch = self.config, self.model, GeneratedBatch(z, c, flips)
+        with tf32_mode(config.precision, images.device):
+            x_fake, features, shared, z_photos, c_photos, losses_d = self._stage1(
+                images, labels, batch, penalise=penalise
+            )
+            # Both branches use each transformed filter. Only those of G's forward pass are used once, by the rebuild.
+            with filters_kept(uses=2), frozen(model.discriminator):
+                self.optimizer_g.zero_grad(set_to_none=True)
+                adversarial, label, latent = self._backward_through_d_and_c(x_fake, batch)
+                del x_fake
+                with self._autocast(images.device):
+                    z_rebuild = model.classifier.latent_code(shared) if self.optimizer_z is not None else z_photos
+                    with filters_kept(uses=1):
+                        x_rebuild = model.generator(z_rebuild, c_photos)
+                    perceptual = perceptual_loss(model.discriminator.features(x_rebuild), features)
+                del features
+                pixel = pixel_loss(x_rebuild, images)
+                torch.autograd.backward(config.lambdas[0] * perceptual + config.lambdas[1] * pixel)
+                _update(self.optimizer_g)
+                if self.optimizer_z is not None:
+                    _update(self.optimizer_z)
+        losses = StepLosses(*losses_d, adversarial, label, perceptual.detach(), pixel.detach(), latent)
+        return losses, z_photos
+
+    def update_d(self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
+        """Stage 1 alone. The arguments are those of ``iterate``."""
+        with tf32_mode(self.config.precision, images.device):
+            self._stage1(images, labels, GeneratedBatch(z, c, flips), for_stage2=False)
+
+    def update_g(self, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
+        """Stage 2 without the rebuild. The arguments are those of ``iterate``."""
+        with tf32_mode(self.config.precision, z.device), frozen(self.model.discriminator):
+            with self._autocast(z.device):
+                x_fake = self.model.generator(z, c)
             self.optimizer_g.zero_grad(set_to_none=True)
-            adversarial, label, latent = self._backward_through_d_and_c(x_fake, labels, noise)
-            del x_fake
-            with self._autocast(images.device):
-                with filters_kept(uses=1):
-                    x_rebuild = model.generator(z, c)
-                perceptual = perceptual_loss(model.discriminator.features(x_rebuild), features)
-            del features
-            pixel = pixel_loss(x_rebuild, images)
-            torch.autograd.backward(config.lambdas[0] * perceptual + config.lambdas[1] * pixel)
+            self._backward_through_d_and_c(x_fake, GeneratedBatch(z, c, flips))
             _update(self.optimizer_g)
-        return StepLosses(*losses_d, adversarial, label, perceptual.detach(), pixel.detach(), latent)
 
     def _stage1(
-        self, images: Tensor, labels: Tensor, noise: Tensor, *, for_stage2: bool = True
-    ) -> tuple[Tensor, list[Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+        self, images: Tensor, labels: Tensor, batch: GeneratedBatch, *, penalise: bool = False, for_stage2: bool = True
+    ) -> _Stage1:
         """Train D and C on the photos and the generated images, by one Adam step for the parameters of both.
 
         Args:
+            penalise: add the gradient penalty.
             for_stage2: record G's forward pass in the autograd graph, because stage 2 uses G's images.
-
-        Returns:
-            G's images; h¹..h⁴ of the photos; the codes (z̃, σ(c̃)) of the photos; the loss terms. All except G's images
-            are detached.
         """
         config, discriminator, n = self.config, self.model.discriminator, len(images)
+        if penalise:
+            images = images.detach().requires_grad_()
         with self._autocast(images.device):
             with torch.set_grad_enabled(for_stage2):
-                x_fake = self.model.generator(noise, labels)
-            batch = torch.cat([images.contiguous(memory_format=torch.channels_last), x_fake.detach().to(images.dtype)])
-            with normalised_apart(discriminator, 2):
-                features = discriminator.features(batch)
-            source, shared = discriminator.judge(features[-1])
+                x_fake = self.model.generator(batch.z, batch.c)
+            photos = images.contiguous(memory_format=torch.channels_last)
+            generated = x_fake.detach().to(images.dtype)
+            if penalise:
+                features = [discriminator.features(photos), discriminator.features(generated)]
+                source, shared = map(torch.cat, zip(*(discriminator.judge(h[-1]) for h in features), strict=True))
+            else:
+                with normalised_apart(discriminator, 2):
+                    features = [discriminator.features(torch.cat([photos, generated]))]
+                source, shared = discriminator.judge(features[0][-1])
             codes = self.model.classifier(shared)
         adversarial = adversarial_loss(source[:n], real=True) + adversarial_loss(source[n:], real=False)
         label_real = label_loss(codes.label_logits[:n], labels)
-        label_fake = label_loss(codes.label_logits[n:], labels)
-        latent = latent_loss(codes.z[n:], noise)
-        loss = adversarial + config.label_weight_d * (label_real + label_fake) + config.lambdas[2] * latent
+        label_fake = label_loss(codes.label_logits[n:], batch.c)
+        latent = latent_loss(codes.z[n:], batch.z)
+        labelled = config.label_weight_d * label_real + config.fake_label_weight * label_fake
+        loss = adversarial + labelled + config.lambdas[2] * latent
+        if penalise:
+            loss = loss + config.r1_every * gradient_penalty(source[:n], images, config.r1)
         self.optimizer_d.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         _update(self.optimizer_d)
-        losses = (adversarial.detach(), label_real.detach(), label_fake.detach(), latent.detach())
-        codes_of_photos = (codes.z[:n].detach(), torch.sigmoid(codes.label_logits[:n].detach()))
-        return x_fake, [h[:n].detach() for h in features], codes_of_photos, losses
+        return _Stage1(
+            x_fake,
+            [h[:n].detach() for h in features[0]],
+            shared[:n].detach(),
+            codes.z[:n].detach(),
+            torch.sigmoid(codes.label_logits[:n].detach()),
+            (adversarial.detach(), label_real.detach(), label_fake.detach(), latent.detach()),
+        )
 
-    def _backward_through_d_and_c(self, x_fake: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _backward_through_d_and_c(self, x_fake: Tensor, batch: GeneratedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the loss terms of G's images that depend on D and C (source, labels, noise), and run their backward.
 
         Returns:
             The adversarial, label and latent terms, detached.
         """
-        with self._autocast(labels.device):
-            source, shared = self.model.discriminator.judge(self.model.discriminator.features(x_fake)[-1])
-            codes = self.model.classifier(shared)
-        adversarial = adversarial_loss(source, real=True)
-        label = label_loss(codes.label_logits, labels)
-        latent = latent_loss(codes.z, noise)
-        torch.autograd.backward(adversarial + self.config.label_weight_g * label + self.config.lambdas[2] * latent)
+        with frozen(self.model.classifier):
+            with self._autocast(x_fake.device):
+                source, shared = self.model.discriminator.judge(self.model.discriminator.features(x_fake)[-1])
+                codes = self.model.classifier(shared)
+            adversarial = adversarial_loss(source, real=True)
+            label = flipped_label_loss(codes.label_logits, batch, self.config.flip_weight)
+            latent = latent_loss(codes.z, batch.z)
+            torch.autograd.backward(adversarial + self.config.label_weight_g * label + self.config.lambdas[2] * latent)
         return adversarial.detach(), label.detach(), latent.detach()
 
-    def _adam(self, module: nn.Module) -> torch.optim.Adam:
+    def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         """Fused Adam, which updates many parameters in one kernel. On a GPU it is capturable: its step count is a GPU
         tensor, as CUDA graphs need it."""
         parameters = list(module.parameters())
         on_gpu = parameters[0].device.type == "cuda"
-        return torch.optim.Adam(parameters, lr=self.config.lr, betas=self.config.betas, fused=True, capturable=on_gpu)
+        return torch.optim.Adam(parameters, lr=lr, betas=self.config.betas, fused=True, capturable=on_gpu)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         return autocast(self.config.precision, device)

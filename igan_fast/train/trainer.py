@@ -23,6 +23,7 @@ from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, res
 from igan_fast.errors import InputError, printable
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
+from igan_fast.reference import draw_flips
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA
@@ -85,6 +86,7 @@ class Trainer:
             latent=config.latent,
             width=config.width,
             signed_labels=bool(config.signed_labels),
+            film=bool(config.film),
         ).to(self.device)
         self.step = self._make_step()
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
@@ -179,7 +181,7 @@ class Trainer:
                 f"but this run learns {', '.join(trained)}"
             )
         check_data(state.get("data"), self.data, folder)
-        load_networks(checkpoint, self.model, self.step.optimizer_d, self.step.optimizer_g)
+        load_networks(checkpoint, self.model, self.step)
         with in_file(folder / "state.json"):
             if self.ema is not None:
                 self.ema.load_state_dict({"count": state["ema_count"], "model": tensors["ema"]})
@@ -188,6 +190,7 @@ class Trainer:
         with in_file(folder / "rng.safetensors"):
             self.rng.set_state(tensors["rng"]["noise"])
         self.iteration, self.metrics = checkpoint.iteration, state["metrics"]
+        self.step.iteration = self.iteration
         self._checkpoint = folder
         print(printable(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}"))
 
@@ -196,13 +199,13 @@ class Trainer:
         images, labels = self.loader.next_images()
         if self.config.impl == "reference":
             images = images.contiguous()
-        losses = self.step(images, labels, self._noise())
+        losses = self.step(images, labels, self._noise(), self._flips())
         self.balance.update(losses.d_adversarial, losses.g_adversarial)
         extra = self.balance.extra_updates()  # depends on earlier iterations only, so nothing waits for the device
         for _ in range(extra.discriminator):
-            self.step.extra_discriminator(images, labels, self._noise())
+            self.step.extra_discriminator(images, labels, self._noise(), self._flips())
         for _ in range(extra.generator):
-            self.step.extra_generator(labels, self._noise())
+            self.step.extra_generator(labels, self._noise(), self._flips())
         if self.ema is not None:
             self.ema.update()
         self.iteration += 1
@@ -216,6 +219,14 @@ class Trainer:
         drawn = torch.rand(shape, generator=self.rng, pin_memory=self.device.type == "cuda")
         return drawn.mul_(2).sub_(1).to(self.device, non_blocking=True)
 
+    def _flips(self) -> Tensor | None:
+        """Draw the attributes to flip in edited rebuilds; None without edited rebuilds."""
+        share = self.step.config.edited_share
+        if not share:
+            return None
+        flips = draw_flips(self.config.batch_size, len(self.store.attributes), share, generator=self.rng)
+        return flips.pin_memory() if self.device.type == "cuda" else flips
+
     def _save(self, monitor: Monitor) -> None:
         """Score the model, save a checkpoint, rank it and remove old ones. The losses so far are checked first, so that
         no checkpoint is saved after a NaN."""
@@ -228,6 +239,10 @@ class Trainer:
             "optimizer_g": optimizer_to_tensors(self.step.optimizer_g, named),
             "rng": {"noise": self.rng.get_state()},
         }
+        if self.step.optimizer_z is not None:
+            tensors["optimizer_z"] = optimizer_to_tensors(self.step.optimizer_z, named)
+        if (edited := self.step.edited).z is not None and edited.labels is not None:
+            tensors["edited"] = {"z": edited.z, "labels": edited.labels}
         if self.ema is not None:
             tensors["ema"] = self.ema.model.state_dict()
         self._checkpoint = save_checkpoint(self.folder, self.iteration, tensors, self._state())
