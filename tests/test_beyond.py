@@ -65,3 +65,88 @@ def test_twelve_iterations_end_in_the_same_weights_in_float64(addition):
     torch.testing.assert_close(our_losses, their_losses, rtol=1e-8, atol=1e-10)
     for (name, p), q in zip(ours.model.state_dict().items(), theirs.model.state_dict().values(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-8 * q.abs().max().item(), msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("film", [False, True])
+def test_twenty_iterations_end_in_the_same_weights_in_float32(size, film):
+    ends = []
+    for impl in IMPLS:
+        step = make_step(impl, dataclasses.replace(ALL, lr=1e-5), image_size=size, film=film)
+        run(step, 20, extra=True, size=size)
+        ends.append(torch.cat([t.double().flatten() for t in step.model.state_dict().values()]))
+    assert ((ends[1] - ends[0]).norm() / ends[0].norm()).item() < 1e-3
+
+
+def test_the_error_of_bf16_is_like_that_of_the_references_bf16():
+    """Over two iterations: with the penalty, and with edited rebuilds."""
+    exact = run(make_step("reference", dataclasses.replace(ALL, lr=1e-5), torch.float64), 2, torch.float64)
+    away = {}
+    for impl in IMPLS:
+        step = make_step(impl, dataclasses.replace(ALL, lr=1e-5, precision="bf16"))
+        away[impl] = (run(step, 2) - exact).abs()
+        assert {p.dtype for p in step.model.parameters()} == {torch.float32}
+        assert step.edited.z.dtype == torch.float32
+    assert (away["fused"] <= 2 * away["reference"] + 0.01).all(), away
+
+
+def test_the_optimisers_hold_the_same_parameters_in_the_same_order():
+    ours, theirs = make_step("fused", ALL), make_step("reference", ALL)
+    for name in ("optimizer_d", "optimizer_g", "optimizer_z"):
+        shapes = [[p.shape for p in getattr(s, name).param_groups[0]["params"]] for s in (ours, theirs)]
+        assert shapes[0] == shapes[1]
+        rates = [getattr(s, name).param_groups[0]["lr"] for s in (ours, theirs)]
+        assert rates[0] == rates[1] == pytest.approx(3e-4 if name == "optimizer_z" else 1e-4)
+    assert make_step("fused", CONFIG).optimizer_z is make_step("reference", CONFIG).optimizer_z is None
+
+
+def test_each_stage_trains_its_own_networks_and_afterwards_all_parameters_require_grad():
+    images, labels, noise, flips = next(batches(1))
+    for act, expected in (
+        (lambda s: s(images, labels, noise, flips), {"generator", "discriminator", "classifier"}),
+        (lambda s: s.extra_discriminator(images, labels, noise, flips), {"discriminator", "classifier"}),
+        (lambda s: s.extra_generator(labels, noise, flips), {"generator"}),
+    ):
+        step = make_step("fused", ALL)
+        before = {name: p.detach().clone() for name, p in step.model.named_parameters()}
+        act(step)
+        changed = {n.split(".")[0] for n, p in step.model.named_parameters() if not torch.equal(p, before[n])}
+        assert changed == expected
+        assert all(p.requires_grad for p in step.model.parameters())
+        assert all(p.grad is None for p in step.model.parameters())
+
+
+def test_statistics_are_updated_as_often_as_by_the_reference():
+    counts = []
+    for impl in IMPLS:
+        step = make_step(impl, ALL)
+        run(step, 3, extra=True)
+        counts.append({k: v.item() for k, v in step.model.named_buffers() if "num_batches" in k})
+    assert counts[0] == counts[1]
+
+
+def test_two_runs_are_bit_for_bit_equal():
+    ends = []
+    for _ in range(2):
+        step = make_step("fused", ALL)
+        run(step, 3, extra=True)
+        ends.append(step.model.state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_iterations_are_counted_and_extra_updates_are_not():
+    for impl in IMPLS:
+        step = make_step(impl, ALL)
+        run(step, 3, extra=True)
+        assert step.iteration == 3
+        assert step.penalises_now() is False
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_labels_that_the_caller_overwrites_are_kept_as_they_were(impl):
+    step = make_step(impl, ALL)
+    images, labels, noise, flips = next(batches(1))
+    given = labels.clone()
+    step(images, labels, noise, flips)
+    labels.zero_()
+    assert torch.equal(step.edited.labels, given)

@@ -18,7 +18,7 @@ from igan_fast.train.balance import Balance
 from igan_fast.train.config_checks import check_config
 from igan_fast.train.config_values import ALSO_TAKEN, converted, option, option_types, wrong_type
 
-__all__ = ["PRESETS", "TrainConfig"]
+__all__ = ["PRESETS", "TrainConfig", "options_missing"]
 
 _Value = TypeVar("_Value")
 
@@ -280,6 +280,11 @@ class TrainConfig:
             mine, theirs = getattr(self, f.name), getattr(saved, f.name)
             if f.name not in _MAY_CHANGE and mine != theirs:
                 raise InputError(f"{option(f.name)} is {mine}, but this run was started with {theirs}")
+
+
+def options_missing(saved: Mapping[str, Any]) -> list[str]:
+    """Return the additions to the paper, as options, that a saved config lacks because an older version wrote it."""
+    return [option(name) for name in _ADDED if name not in saved and name != "r1_every"]
 
 
 def _given(value: _Value | None) -> _Value:
