@@ -45,16 +45,18 @@ class GraphedStep:
     it in place.
 
     Args:
-        step: a step whose model is on a CUDA device.
+        step: a ``recordable`` step: its model is on a CUDA device, and the fused operators are not switched off.
 
     Raises:
-        ValueError: the model is on another device.
+        ValueError: the step is not recordable.
     """
 
     def __init__(self, step: TrainStep) -> None:
-        device = next(step.model.parameters()).device
-        if device.type != "cuda":
-            raise ValueError(f"step: its model is on {device}; expected a CUDA device")
+        if not step.recordable:
+            device = next(step.model.parameters()).device
+            on_gpu = "with IGAN_FAST_IMPL=reference its iterations cannot be captured"
+            reason = on_gpu if device.type == "cuda" else f"its model is on {device}; expected a CUDA device"
+            raise ValueError(f"step: {reason}")
         self._step = step
         self._captures: dict[tuple[object, ...], _Capture] = {}
         self._pool = torch.cuda.graph_pool_handle()  # shared by all graphs, of which only one runs at a time

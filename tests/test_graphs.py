@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from igan_fast import IterativeGAN, StepConfig, TrainStep
-from igan_fast.graphs import GraphedStep, captured_constants, state_preserved
+from igan_fast.graphs import GraphedStep, _Capture, captured_constants, state_preserved
 from igan_fast.reference import draw_flips
 
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
@@ -118,6 +118,55 @@ def test_the_state_is_restored_after_an_error_too(monkeypatch, iterations_before
 def test_a_model_on_the_cpu_is_refused():
     with pytest.raises(ValueError, match="its model is on cpu; expected a CUDA device"):
         GraphedStep(make_step())
+
+
+class Rerun:
+    """In the place of a CUDA graph: each replay computes from the captured inputs, into the same results."""
+
+    def __init__(self, function, inputs: list[Tensor]) -> None:
+        self.function, self.inputs, self.results = function, inputs, []
+
+    def replay(self) -> None:
+        found = self.function(*self.inputs)
+        if not self.results:
+            self.results.extend(found)
+        for kept, new in zip(self.results, found, strict=True):
+            kept.copy_(new)
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Rerun]:
+    """Lets a ``GraphedStep`` work on the CPU, and lists what it captures."""
+    graphs: list[Rerun] = []
+
+    def capture(self, function, inputs):
+        graphs.append(Rerun(function, [t.clone() for t in inputs]))
+        return _Capture(graphs[-1], graphs[-1].inputs, graphs[-1].results, captured_constants(self._step))
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(GraphedStep, "_capture", capture)
+    return graphs
+
+
+@pytest.mark.parametrize("additions", ADDITIONS)
+def test_the_step_around_the_graphs_equals_the_plain_step(captured, additions):
+    """The batch that is composed, the codes that are kept, the iterations with the penalty, another batch size."""
+    plain, recordable = make_step(additions=additions), make_step(additions=additions)
+    recordable.recordable = True
+    graphed = GraphedStep(recordable)
+    for k in range(7):
+        given = batch(k, n=4 if k == 5 else 6)
+        kept = [torch.stack(step(*given)) for step in (graphed, plain)]
+        assert torch.equal(*kept)
+        for step in (graphed, plain):
+            step.extra_discriminator(*batch(50 + k))
+            step.extra_generator(*batch(70 + k)[1:])
+        assert graphed.iteration == plain.iteration == k + 1
+        if k == 2:  # Adam has its moments since the first iteration, which both kinds of graphs then captured anew
+            captured.clear()
+    # Captured since then: nothing but the graphs of the other batch size.
+    assert len(captured) == 1
+    assert all(torch.equal(a, e) for a, e in zip(state_of(recordable), state_of(plain), strict=True))
 
 
 @pytest.mark.parametrize("additions", ADDITIONS)
