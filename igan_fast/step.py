@@ -14,7 +14,6 @@ Besides the fused operators, these differences from the reference save time and 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -27,8 +26,8 @@ from igan_fast.ops import backend
 from igan_fast.ops.convolution import filters_kept
 from igan_fast.reference import beyond as reference
 from igan_fast.reference.beyond import flipped_label_loss, gradient_penalty
-from igan_fast.reference.edited_rebuilds import EditedRebuilds, GeneratedBatch
-from igan_fast.reference.precision import autocast, check_precision, frozen, tf32_mode
+from igan_fast.reference.edited_rebuilds import GeneratedBatch
+from igan_fast.reference.precision import frozen, tf32_mode
 from igan_fast.reference.step import StepConfig, StepLosses
 
 __all__ = ["StepConfig", "StepLosses", "TrainStep"]
@@ -50,10 +49,10 @@ class _Stage1(NamedTuple):
     losses: tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class TrainStep:
+class TrainStep(reference.TrainStep):
     """``reference.TrainStep`` on the fused operators: stage 1 trains D and C, stage 2 trains G.
 
-    With the environment variable IGAN_FAST_IMPL=reference it runs ``reference.TrainStep`` itself, bit for bit.
+    With the environment variable IGAN_FAST_IMPL=reference its iterations are those of the reference, bit for bit.
 
     Args:
         model: the networks, on their device, in training mode. On a CUDA device the weights of its convolutions are
@@ -66,10 +65,11 @@ class TrainStep:
         ValueError: the model's device does not support ``config.precision``.
 
     Attributes:
-        iteration, edited, optimizer_z: as of ``reference.TrainStep``.
+        iteration, edited, optimizer_d, optimizer_g, optimizer_z: as of ``reference.TrainStep``.
+        recordable: whether CUDA graphs can capture its iterations.
     """
 
-    optimizer_z: torch.optim.Adam | None
+    model: IterativeGAN
 
     def __init__(self, model: IterativeGAN, config: StepConfig | None = None) -> None:
         if not isinstance(getattr(model, "discriminator", None), Discriminator):
@@ -77,18 +77,11 @@ class TrainStep:
                 f"model: found {type(model).__module__}.{type(model).__name__}, expected igan_fast.IterativeGAN; "
                 "igan_fast.reference.TrainStep takes any model"
             )
-        self.model = model
-        self.config = config or StepConfig()
+        super().__init__(model, config)
         device = next(model.parameters()).device
-        check_precision(self.config.precision, device)
-        self.recordable = device.type == "cuda" and not backend.switched_off()  # whether a CUDA graph can capture it
-        self.iteration = 0
-        self.edited = EditedRebuilds(self.config.edited_share)
-        self._plain = reference.TrainStep(model, self.config) if backend.switched_off() else None
-        if self._plain is not None:
-            self.edited = self._plain.edited
-            self.optimizer_d, self.optimizer_g = self._plain.optimizer_d, self._plain.optimizer_g
-            self.optimizer_z = self._plain.optimizer_z
+        self._plain = backend.switched_off()
+        self.recordable = device.type == "cuda" and not self._plain
+        if self._plain:
             return
         if device.type == "cuda":
             # This is the memory format of the activations. With another one, cuDNN would transpose the weights at each
@@ -98,66 +91,18 @@ class TrainStep:
         lr = self.config.lr
         self.optimizer_d = self._adam(nn.ModuleList([model.discriminator, model.classifier]), lr)
         self.optimizer_g = self._adam(model.generator, lr)
-        scale = self.config.latent_lr_scale
-        self.optimizer_z = self._adam(model.classifier.latent, lr * scale) if scale else None
-
-    def __call__(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> StepLosses:
-        """Train one iteration.
-
-        Args:
-            images: real photos (N, 3, S, S) in [−1, 1].
-            labels: their attributes (N, A) in {0, 1}. N images are generated with the same attributes.
-            noise: z (N, latent), uniform on [−1, 1].
-            flips: the attributes to flip in edited rebuilds, as ``draw_flips`` returns them. Where omitted, they are
-                drawn from PyTorch's global random numbers. Without ``edited_share`` they are not used.
-
-        Returns:
-            The loss terms, detached scalars.
-        """
-        if self._plain is not None:
-            self._plain.iteration = self.iteration
-            losses = self._plain(images, labels, noise, flips)
-        else:
-            batch = self.edited.compose(labels, noise, flips)
-            losses, z = self.iterate(images, labels, *batch, penalise=self.penalises_now())
-            self.edited.keep(z, labels)
-        self.iteration += 1
-        return losses
-
-    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
-        """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise and flips."""
-        if self._plain is not None:
-            self._plain.extra_discriminator(images, labels, noise, flips)
-        else:
-            self.update_d(images, labels, *self.edited.compose(labels, noise, flips))
-
-    def extra_generator(self, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
-        """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise and flips."""
-        if self._plain is not None:
-            self._plain.extra_generator(labels, noise, flips)
-        else:
-            self.update_g(*self.edited.compose(labels, noise, flips))
-
-    def penalises_now(self) -> bool:
-        """Whether the next iteration computes the gradient penalty."""
-        return self.config.r1 > 0 and self.iteration % self.config.r1_every == 0
+        if self.optimizer_z is not None:
+            self.optimizer_z = self._adam(model.classifier.latent, lr * self.config.latent_lr_scale)
 
     def iterate(
         self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None, *, penalise: bool
     ) -> tuple[StepLosses, Tensor]:
-        """Both stages, for a generated batch that is given. It keeps no state but the networks' and the optimisers'.
-
-        Args:
-            images, labels: as of ``__call__``.
-            z, c, flips: as of ``GeneratedBatch``.
-            penalise: compute the gradient penalty.
-
-        Returns:
-            The loss terms, and z̃ of the photos; detached.
-        """
+        """Both stages, with a generated batch that is given. Arguments and results are those of the reference."""
+        if self._plain:
+            return super().iterate(images, labels, z, c, flips, penalise=penalise)
         config, model, batch = self.config, self.model, GeneratedBatch(z, c, flips)
         with tf32_mode(config.precision, images.device):
-            x_fake, features, shared, z_photos, c_photos, losses_d = self._stage1(
+            x_fake, features, shared, z_photos, c_photos, losses_d = self._train_d(
                 images, labels, batch, penalise=penalise
             )
             # Both branches use each transformed filter. Only those of G's forward pass are used once, by the rebuild.
@@ -173,27 +118,33 @@ class TrainStep:
                 del features
                 pixel = pixel_loss(x_rebuild, images)
                 torch.autograd.backward(config.lambdas[0] * perceptual + config.lambdas[1] * pixel)
-                _update(self.optimizer_g)
+                _step(self.optimizer_g)
                 if self.optimizer_z is not None:
-                    _update(self.optimizer_z)
+                    _step(self.optimizer_z)
         losses = StepLosses(*losses_d, adversarial, label, perceptual.detach(), pixel.detach(), latent)
         return losses, z_photos
 
     def update_d(self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
-        """Stage 1 alone. The arguments are those of ``iterate``."""
+        """Stage 1 alone, without the gradient penalty. The arguments are those of ``iterate``."""
+        if self._plain:
+            super().update_d(images, labels, z, c, flips)
+            return
         with tf32_mode(self.config.precision, images.device):
-            self._stage1(images, labels, GeneratedBatch(z, c, flips), for_stage2=False)
+            self._train_d(images, labels, GeneratedBatch(z, c, flips), for_stage2=False)
 
     def update_g(self, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
         """Stage 2 without the rebuild. The arguments are those of ``iterate``."""
+        if self._plain:
+            super().update_g(z, c, flips)
+            return
         with tf32_mode(self.config.precision, z.device), frozen(self.model.discriminator):
             with self._autocast(z.device):
                 x_fake = self.model.generator(z, c)
             self.optimizer_g.zero_grad(set_to_none=True)
             self._backward_through_d_and_c(x_fake, GeneratedBatch(z, c, flips))
-            _update(self.optimizer_g)
+            _step(self.optimizer_g)
 
-    def _stage1(
+    def _train_d(
         self, images: Tensor, labels: Tensor, batch: GeneratedBatch, *, penalise: bool = False, for_stage2: bool = True
     ) -> _Stage1:
         """Train D and C on the photos and the generated images, by one Adam step for the parameters of both.
@@ -228,7 +179,7 @@ class TrainStep:
             loss = loss + config.r1_every * gradient_penalty(source[:n], images, config.r1)
         self.optimizer_d.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        _update(self.optimizer_d)
+        _step(self.optimizer_d)
         return _Stage1(
             x_fake,
             [h[:n].detach() for h in features[0]],
@@ -261,11 +212,8 @@ class TrainStep:
         on_gpu = parameters[0].device.type == "cuda"
         return torch.optim.Adam(parameters, lr=lr, betas=self.config.betas, fused=True, capturable=on_gpu)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return autocast(self.config.precision, device)
 
-
-def _update(optimizer: torch.optim.Optimizer) -> None:
+def _step(optimizer: torch.optim.Optimizer) -> None:
     """Take one optimiser step, and then free the gradients."""
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

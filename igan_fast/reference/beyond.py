@@ -47,7 +47,7 @@ from igan_fast.reference.losses import (
 )
 from igan_fast.reference.models import DiscriminatorOutput, IterativeGAN
 from igan_fast.reference.ops import widen
-from igan_fast.reference.precision import tf32_mode
+from igan_fast.reference.precision import frozen, tf32_mode
 from igan_fast.reference.step import PaperStep, StepLosses
 
 __all__ = ["TrainStep", "flipped_label_loss", "gradient_penalty"]
@@ -87,9 +87,8 @@ class TrainStep(PaperStep):
         self.edited = EditedRebuilds(config.edited_share)
         self.optimizer_z: torch.optim.Adam | None = None
         if config.latent_lr_scale:
-            self._parameters_z = list(model.classifier.latent.parameters())
             lr = config.lr * config.latent_lr_scale
-            self.optimizer_z = torch.optim.Adam(self._parameters_z, lr=lr, betas=config.betas)
+            self.optimizer_z = torch.optim.Adam(model.classifier.latent.parameters(), lr=lr, betas=config.betas)
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> StepLosses:
         """Train one iteration.
@@ -102,35 +101,55 @@ class TrainStep(PaperStep):
         Returns:
             The loss terms of both stages, each computed before its update. ``g_label`` is weighted as in (5).
         """
-        if not self.config.goes_beyond:
-            return super().__call__(images, labels, noise)
         batch = self.edited.compose(labels, noise, flips)
-        with tf32_mode(self.config.precision, images.device):
-            stage1 = self._discriminator_stage(images, labels, batch, penalise=self.penalises_now())
-            losses_g = self._generator_stage(images, batch, stage1)
-        self.edited.keep(stage1.z, labels)
+        losses, z = self.iterate(images, labels, *batch, penalise=self.penalises_now())
+        self.edited.keep(z, labels)
         self.iteration += 1
-        return StepLosses(*(loss.detach() for loss in (*stage1.losses, *losses_g)))
+        return losses
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise and flips, without (3)."""
-        if not self.config.goes_beyond:
-            super().extra_discriminator(images, labels, noise)
-            return
-        batch = self.edited.compose(labels, noise, flips)
-        with tf32_mode(self.config.precision, images.device):
-            self._discriminator_stage(images, labels, batch, penalise=False)
+        self.update_d(images, labels, *self.edited.compose(labels, noise, flips))
 
     def extra_generator(self, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise and flips."""
-        if not self.config.goes_beyond:
-            super().extra_generator(labels, noise)
-            return
-        batch = self.edited.compose(labels, noise, flips)
-        with tf32_mode(self.config.precision, labels.device):
-            with self._autocast(labels.device):
-                x_fake = self.model.generator(batch.z, batch.c)
-            adversarial, label, latent = self._losses_of_generated(x_fake, batch)
+        self.update_g(*self.edited.compose(labels, noise, flips))
+
+    def iterate(
+        self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None, *, penalise: bool
+    ) -> tuple[StepLosses, Tensor]:
+        """Both stages, with a generated batch that is given. Only the model and its optimisers change.
+
+        Args:
+            images, labels: as of ``__call__``.
+            z, c, flips: as of ``GeneratedBatch``.
+            penalise: add the gradient penalty (3).
+
+        Returns:
+            The loss terms, and z̃ of the photos (N, latent); detached.
+        """
+        with tf32_mode(self.config.precision, images.device):
+            if not self.config.goes_beyond:
+                paper = self._stage1(images, labels, z)
+                return _detached(paper.losses, self._stage2(images, labels, z, paper)), paper.codes.z.detach()
+            batch = GeneratedBatch(z, c, flips)
+            stage1 = self._discriminator_stage(images, labels, batch, penalise=penalise)
+            return _detached(stage1.losses, self._generator_stage(images, batch, stage1)), stage1.z
+
+    def update_d(self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
+        """Stage 1 alone, without (3). The arguments are those of ``iterate``."""
+        with tf32_mode(self.config.precision, images.device):
+            if self.config.goes_beyond:
+                self._discriminator_stage(images, labels, GeneratedBatch(z, c, flips), penalise=False)
+            else:
+                self._stage1(images, labels, z)
+
+    def update_g(self, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
+        """Stage 2 without the rebuild. The arguments are those of ``iterate``."""
+        with tf32_mode(self.config.precision, z.device):
+            with self._autocast(z.device):
+                x_fake = self.model.generator(z, c)
+            adversarial, label, latent = self._losses_of_generated(x_fake, GeneratedBatch(z, c, flips))
             loss = adversarial + self.config.label_weight_g * label + self.config.lambdas[2] * latent
             self._update(self.optimizer_g, self._parameters_g, loss)
 
@@ -171,27 +190,29 @@ class TrainStep(PaperStep):
             rebuild = self.model.discriminator(x_rebuild)
         perceptual = perceptual_loss(rebuild.features, stage1.real.features)
         pixel = pixel_loss(x_rebuild, images)
-        gradients_z: tuple[Tensor, ...] = ()
-        if self.optimizer_z is not None:
-            rebuilding = config.lambdas[0] * perceptual + config.lambdas[1] * pixel
-            gradients_z = torch.autograd.grad(rebuilding, self._parameters_z, retain_graph=True)
         integrated = integrated_loss(perceptual, pixel, latent, config.lambdas)
-        self._update(self.optimizer_g, self._parameters_g, adversarial + config.label_weight_g * label + integrated)
-        if self.optimizer_z is not None:
-            for parameter, gradient in zip(self._parameters_z, gradients_z, strict=True):
-                parameter.grad = gradient
+        loss = adversarial + config.label_weight_g * label + integrated
+        if self.optimizer_z is None:
+            self._update(self.optimizer_g, self._parameters_g, loss)
+        else:
+            self.optimizer_z.zero_grad(set_to_none=True)
+            self._update(self.optimizer_g, [*self._parameters_g, *self.model.classifier.latent.parameters()], loss)
             self.optimizer_z.step()
         return adversarial, label, perceptual, pixel, latent
 
     def _losses_of_generated(self, x_fake: Tensor, batch: GeneratedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """The terms of L_G that depend on the generated batch: adversarial, label, latent."""
-        with self._autocast(x_fake.device):
+        """The terms of L_G that depend on the generated batch: adversarial, label, latent. They do not train C."""
+        with frozen(self.model.classifier), self._autocast(x_fake.device):
             fake, codes = self._discriminate(x_fake)
         return (
             adversarial_loss(fake.source, real=True),
             flipped_label_loss(codes.label_logits, batch, self.config.flip_weight),
             latent_loss(codes.z, batch.z),
         )
+
+
+def _detached(losses_d: tuple[Tensor, ...], losses_g: tuple[Tensor, ...]) -> StepLosses:
+    return StepLosses(*(loss.detach() for loss in (*losses_d, *losses_g)))
 
 
 def flipped_label_loss(label_logits: Tensor, batch: GeneratedBatch, flip_weight: float) -> Tensor:
