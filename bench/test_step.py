@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -105,6 +104,9 @@ def test_step(compare, request, device, index, kind, precision):
         recorded |= {f"{name}, graphs": name for name in ("plain", "plain, compile")}
     else:
         peers["plain, contiguous"] = peer(PlainStep(model(reference), config, channels_last=False))
+    if penalised:  # torch.compile cannot differentiate twice
+        peers = {name: each for name, each in peers.items() if "compile" not in name}
+        recorded = {name: each for name, each in recorded.items() if name in peers}
     compare(
         {
             "kind": "step",
