@@ -14,11 +14,12 @@ from igan_fast.files import FileMissing
 from igan_fast.json_files import read_json
 from igan_fast.paths import given_path
 from igan_fast.reference import StepConfig
+from igan_fast.train.additions import with_older_values
 from igan_fast.train.balance import Balance
 from igan_fast.train.config_checks import check_config
 from igan_fast.train.config_values import ALSO_TAKEN, converted, option, option_types, wrong_type
 
-__all__ = ["PRESETS", "TrainConfig", "options_missing"]
+__all__ = ["PRESETS", "TrainConfig"]
 
 _Value = TypeVar("_Value")
 
@@ -50,17 +51,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "r1": 0.0,
         "latent_lr_scale": 0.0,
     },
-}
-
-#: Options that were added after the first release, each with the value that runs of older versions had.
-#: ``label_weight_fake`` is another one: it was ``label_weight_d``.
-_ADDED = {
-    "film": False,
-    "edited_share": 0.0,
-    "flip_weight": 1.0,
-    "r1": 0.0,
-    "r1_every": 16,
-    "latent_lr_scale": 0.0,
 }
 
 #: The options that may differ when a run is resumed. None of them changes what an iteration computes, except for the
@@ -239,7 +229,7 @@ class TrainConfig:
         if unknown := sorted(set(values) - names):
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
         if complete:
-            values = {**_ADDED, "label_weight_fake": values.get("label_weight_d"), **values}
+            values = with_older_values(values)
         types = option_types(cls)
         for name, found in values.items():
             try:
@@ -280,11 +270,6 @@ class TrainConfig:
             mine, theirs = getattr(self, f.name), getattr(saved, f.name)
             if f.name not in _MAY_CHANGE and mine != theirs:
                 raise InputError(f"{option(f.name)} is {mine}, but this run was started with {theirs}")
-
-
-def options_missing(saved: Mapping[str, Any]) -> list[str]:
-    """Return the additions to the paper, as options, that a saved config lacks because an older version wrote it."""
-    return [option(name) for name in _ADDED if name not in saved and name != "r1_every"]
 
 
 def _given(value: _Value | None) -> _Value:

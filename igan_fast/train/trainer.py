@@ -23,7 +23,8 @@ from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, res
 from igan_fast.errors import InputError, printable
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
-from igan_fast.train.config import TrainConfig, options_missing
+from igan_fast.train.additions import options_missing
+from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA
 from igan_fast.train.monitor import Monitor

@@ -55,7 +55,7 @@ def test_it_goes_on_exactly_and_says_without_what(
     train(dataclasses.replace(TrainConfig.load(older), iterations=5, resume=True))
     told = capsys.readouterr().out
     assert "an older version started this run: it goes on without --film, --edited-share" in told
-    assert "--latent-lr-scale\n" in told
+    assert "--latent-lr-scale, --label-weight-fake\n" in told
     ours, theirs = (load_model(run, weights="model").model.state_dict() for run in (older, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     train(dataclasses.replace(TrainConfig.load(older), iterations=6, resume=True))  # the new checkpoint has them all
