@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from igan_fast import models, reference, step
+from igan_fast.checkpoint.additions import options_missing
 from igan_fast.checkpoint.find import best_checkpoint
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.data.loader import BatchLoader
@@ -23,7 +24,6 @@ from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, res
 from igan_fast.errors import InputError, printable
 from igan_fast.graphs import GraphedStep
 from igan_fast.metrics import quick_validation
-from igan_fast.train.additions import options_missing
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA

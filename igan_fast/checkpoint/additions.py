@@ -1,11 +1,9 @@
-"""The options that go beyond the paper. Configs that older versions saved lack them."""
+"""The options of a training run that go beyond the paper. Configs that older versions saved lack them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from igan_fast.train.config_values import option
 
 __all__ = ["described_additions", "options_missing", "with_older_values"]
 
@@ -27,7 +25,7 @@ def with_older_values(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def options_missing(saved: Mapping[str, Any]) -> list[str]:
     """Return the additions, as options, that a saved config lacks because an older version wrote it."""
-    return [option(name) for name in (*OFF, "label_weight_fake") if name not in saved]
+    return [_option(name) for name in (*OFF, "label_weight_fake") if name not in saved]
 
 
 def described_additions(saved: Mapping[str, Any]) -> str:
@@ -42,5 +40,9 @@ def described_additions(saved: Mapping[str, Any]) -> str:
         used["label_weight_fake"] = values["label_weight_fake"]
     if not used.get("edited_share"):
         used.pop("flip_weight", None)  # there is nothing to flip
-    words = [option(name) if value is True else f"{option(name)} {value:g}" for name, value in used.items()]
+    words = [_option(name) if value is True else f"{_option(name)} {value:g}" for name, value in used.items()]
     return " ".join(words) or "none"
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,7 +1,7 @@
 """What a saved config says of the additions to the paper, also one that an older version wrote."""
 
+from igan_fast.checkpoint.additions import described_additions, options_missing, with_older_values
 from igan_fast.train import TrainConfig
-from igan_fast.train.additions import described_additions, options_missing, with_older_values
 
 
 def test_the_default_preset_as_it_would_be_typed() -> None:
