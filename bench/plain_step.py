@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from igan_fast import reference
+from igan_fast.reference.precision import frozen
 
 
 class PlainStep(reference.TrainStep):
@@ -35,26 +34,26 @@ class PlainStep(reference.TrainStep):
         model.to(memory_format=self._layout)
         super().__init__(model, config)
         on_gpu = next(model.parameters()).is_cuda
-        options: dict[str, Any] = {"lr": self.config.lr, "betas": self.config.betas, "fused": True}
-        self.optimizer_d = torch.optim.Adam(self._parameters_d, capturable=on_gpu, **options)
-        self.optimizer_g = torch.optim.Adam(self._parameters_g, capturable=on_gpu, **options)
-        self._discriminator_and_classifier = nn.ModuleList([model.discriminator, model.classifier])
+        self.recordable = on_gpu
+        options: dict[str, Any] = {"betas": self.config.betas, "fused": True, "capturable": on_gpu}
+        lr = self.config.lr
+        self.optimizer_d = torch.optim.Adam(self._parameters_d, lr=lr, **options)
+        self.optimizer_g = torch.optim.Adam(self._parameters_g, lr=lr, **options)
+        if self.optimizer_z is not None:
+            lr *= self.config.latent_lr_scale
+            self.optimizer_z = torch.optim.Adam(model.classifier.latent.parameters(), lr=lr, **options)
         if compile:
             for network in (model.generator, model.discriminator, model.classifier):
                 network.compile()
 
-    def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> reference.StepLosses:
-        """One iteration, with the arguments and result of ``reference.TrainStep``."""
-        return super().__call__(images.contiguous(memory_format=self._layout), labels, noise)
+    def iterate(self, images: Tensor, *rest: Any, penalise: bool) -> tuple[reference.StepLosses, Tensor]:
+        """One iteration, with the arguments and results of ``reference.TrainStep.iterate``."""
+        return super().iterate(images.contiguous(memory_format=self._layout), *rest, penalise=penalise)
 
     def _stage2(self, *arguments: Any) -> tuple[Tensor, ...]:
-        with self._frozen():
+        with frozen(self.model.discriminator), frozen(self.model.classifier):
             return super()._stage2(*arguments)
 
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        self._discriminator_and_classifier.requires_grad_(False)
-        try:
-            yield
-        finally:
-            self._discriminator_and_classifier.requires_grad_(True)
+    def _generator_stage(self, *arguments: Any) -> tuple[Tensor, ...]:
+        with frozen(self.model.discriminator):  # C is frozen where the generated images pass it
+            return super()._generator_stage(*arguments)

@@ -65,14 +65,14 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         speed = result["batch"] / _ours(result) * 1e3
         cells = [
-            result["operator"].removeprefix("iteration, "),
+            _described_step(result["operator"]),
             str(result["batch"]),
             result["dtype"],
             f"{_ours(result):.0f} ms",
             f"{speed:.1f}",
             _against("eager, reference", [result]),
             _against(("plain", "eager"), [result]),  # the reference may be the fastest of them
-            f"{result['share_of_product']:.0%}",
+            f"{result['share_of_product']:.0%}" if "share_of_product" in result else "–",
             f"{result['peak_bytes']['ours'] / 1e6:.0f} of {result['peak_bytes']['eager, reference'] / 1e6:.0f} MB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -83,7 +83,7 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"Kernels of an iteration: {kernels}, in {launched[0]['ours']} launches; the reference's {theirs}."
         )
-    at_128 = [result for result in results if "128² width 64" in result["operator"]]
+    at_128 = [result for result in results if result["operator"] == "iteration, 128² width 64"]
     if at_128:
         fastest = min(at_128, key=lambda result: _ours(result) / result["batch"])
         seconds = PAPER_IMAGES * _ours(fastest) / 1e3 / fastest["batch"]
@@ -92,6 +92,12 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
             f"speed of batch {fastest['batch']} in {fastest['dtype']}: {seconds:,.0f} s = {seconds / 3600:.1f} h."
         )
     return "\n".join(lines)
+
+
+def _described_step(operator: str) -> str:
+    """The size first: "iteration with additions, 64² width 32" → "64² width 32, with additions"."""
+    kind, _, size = operator.removeprefix("iteration").partition(", ")
+    return f"{size},{kind}" if kind else size
 
 
 def _layers(results: Sequence[dict[str, Any]]) -> str:

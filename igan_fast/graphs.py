@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,13 +23,13 @@ class _Capture:
     """A captured graph.
 
     inputs: the tensors from which it reads its batch.
-    losses: the tensor to which it writes the losses; None for an extra update.
+    results: the tensors to which it writes its results.
     constants: the values that it cannot change, see ``captured_constants``.
     """
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
-    losses: Tensor | None
+    results: tuple[Tensor, ...]
     constants: tuple[object, ...]
 
 
@@ -44,37 +45,73 @@ class GraphedStep:
     it in place.
 
     Args:
-        step: a step whose model is on a CUDA device.
+        step: a ``recordable`` step: its model is on a CUDA device, and the fused operators are not switched off.
 
     Raises:
-        ValueError: the model is on another device.
+        ValueError: the step is not recordable.
     """
 
     def __init__(self, step: TrainStep) -> None:
-        device = next(step.model.parameters()).device
-        if device.type != "cuda":
-            raise ValueError(f"step: its model is on {device}; expected a CUDA device")
+        if not step.recordable:
+            device = next(step.model.parameters()).device
+            on_gpu = "with IGAN_FAST_IMPL=reference its iterations cannot be captured"
+            reason = on_gpu if device.type == "cuda" else f"its model is on {device}; expected a CUDA device"
+            raise ValueError(f"step: {reason}")
         self._step = step
         self._captures: dict[tuple[object, ...], _Capture] = {}
         self._pool = torch.cuda.graph_pool_handle()  # shared by all graphs, of which only one runs at a time
-        self.model, self.config = step.model, step.config
-        self.optimizer_d, self.optimizer_g = step.optimizer_d, step.optimizer_g
+        self.model, self.config, self.edited = step.model, step.config, step.edited
+        self.optimizer_d, self.optimizer_g, self.optimizer_z = step.optimizer_d, step.optimizer_g, step.optimizer_z
 
-    def __call__(self, images: Tensor, labels: Tensor, noise: Tensor) -> StepLosses:
-        """One iteration. Arguments and results are those of ``TrainStep``."""
-        losses = self._run("iteration", lambda *batch: torch.stack(self._step(*batch)), (images, labels, noise))
-        assert losses is not None
+    @property
+    def iteration(self) -> int:
+        """As ``TrainStep.iteration``."""
+        return self._step.iteration
+
+    @iteration.setter
+    def iteration(self, done: int) -> None:
+        self._step.iteration = done
+
+    def __call__(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> StepLosses:
+        """One iteration. Arguments and results are those of ``TrainStep``.
+
+        Iterations with and without the gradient penalty are two graphs.
+        """
+        penalise = self._step.penalises_now()
+
+        def iterate(*batch: Tensor) -> tuple[Tensor, ...]:
+            losses, z = self._step.iterate(*_with_flips(batch, 5), penalise=penalise)
+            return torch.stack(losses), z
+
+        kind = "iteration with penalty" if penalise else "iteration"
+        losses, z = self._run(kind, iterate, (images, labels, *self.edited.compose(labels, noise, flips)))
+        self.edited.keep(z, labels)
+        self._step.iteration += 1
         return StepLosses(*losses.clone().unbind())  # clone: the next replay overwrites them
 
-    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
+    def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of D and C, as ``TrainStep.extra_discriminator``."""
-        self._run("extra D", self._step.extra_discriminator, (images, labels, noise))
 
-    def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
+        def update(*batch: Tensor) -> tuple[Tensor, ...]:
+            self._step.update_d(*_with_flips(batch, 5))
+            return ()
+
+        self._run("extra D", update, (images, labels, *self.edited.compose(labels, noise, flips)))
+
+    def extra_generator(self, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of G, as ``TrainStep.extra_generator``."""
-        self._run("extra G", self._step.extra_generator, (labels, noise))
 
-    def _run(self, kind: str, function: Callable[..., Tensor | None], batch: Sequence[Tensor]) -> Tensor | None:
+        def update(*batch: Tensor) -> tuple[Tensor, ...]:
+            self._step.update_g(*_with_flips(batch, 3))
+            return ()
+
+        self._run("extra G", update, self.edited.compose(labels, noise, flips))
+
+    def _run(
+        self, kind: str, function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """Run a function of tensors as a graph. Arguments that are None are left out."""
+        batch = [argument for argument in arguments if argument is not None]
         key = (kind, *((t.shape, t.dtype, t.stride()) for t in batch))
         constants = captured_constants(self._step)
         capture = self._captures.get(key)
@@ -84,9 +121,9 @@ class GraphedStep:
         for static, given in zip(capture.inputs, batch, strict=True):
             static.copy_(given)
         capture.graph.replay()
-        return capture.losses
+        return capture.results
 
-    def _capture(self, function: Callable[..., Tensor | None], batch: Sequence[Tensor]) -> _Capture:
+    def _capture(self, function: Callable[..., tuple[Tensor, ...]], batch: Sequence[Tensor]) -> _Capture:
         inputs = [t.clone() for t in batch]
         device = inputs[0].device
         with torch.cuda.device(device):
@@ -96,12 +133,22 @@ class GraphedStep:
                 for _ in range(WARM_UPS):
                     function(*inputs)
             torch.cuda.current_stream().wait_stream(side_stream)
-            for optimizer in (self.optimizer_d, self.optimizer_g):
+            for optimizer in _optimizers(self._step):
                 optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's memory pool
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
-                losses = function(*inputs)
-        return _Capture(graph, inputs, losses, captured_constants(self._step))
+                results = function(*inputs)
+        return _Capture(graph, inputs, results, captured_constants(self._step))
+
+
+def _with_flips(batch: tuple[Tensor, ...], count: int) -> tuple[Any, ...]:
+    """The arguments of a method that takes ``count`` of them, the last of which, the flips, may have been left out."""
+    return (*batch, *[None] * (count - len(batch)))
+
+
+def _optimizers(step: TrainStep) -> list[torch.optim.Optimizer]:
+    optimizers = (step.optimizer_d, step.optimizer_g, step.optimizer_z)
+    return [optimizer for optimizer in optimizers if optimizer is not None]
 
 
 @contextmanager
@@ -128,7 +175,7 @@ def _state(step: TrainStep) -> list[Tensor]:
     """Every tensor that an iteration changes, except for gradients."""
     moments = [
         value
-        for optimizer in (step.optimizer_d, step.optimizer_g)
+        for optimizer in _optimizers(step)
         for state in optimizer.state.values()
         for value in state.values()
         if isinstance(value, Tensor)
@@ -141,7 +188,7 @@ def captured_constants(step: TrainStep) -> tuple[object, ...]:
     the optimisers' settings. A setting that is a tensor (a learning rate can be one) is represented by its address."""
     settings = [
         value.data_ptr() if isinstance(value, Tensor) else value
-        for optimizer in (step.optimizer_d, step.optimizer_g)
+        for optimizer in _optimizers(step)
         for group in optimizer.param_groups
         for name, value in group.items()
         if name != "params"

@@ -32,12 +32,9 @@ class Generator(reference.Generator):
         """Generate images (N, 3, S, S) in [−1, 1] from noise z (N, latent) and attributes c (N, A) in [0, 1]."""
         if backend.plain_only(z, c):
             return super().forward(z, c)
-        c = c.to(z.dtype)
-        if self.signed_labels:
-            c = 2 * c - 1
-        x = self.project(torch.cat([z, c], dim=1)).unflatten(1, self.first_map)
-        x = self.norm(x.contiguous(memory_format=torch.channels_last))
-        x = self.up3(self.up2(self.up1(x)))
+        first, films = self.inputs(z, c)
+        x = self.norm(first.contiguous(memory_format=torch.channels_last), films[0])
+        x = self.up3(self.up2(self.up1(x, films[1]), films[2]), films[3])
         rgb = self.to_rgb
         if not _is_unmodified(rgb, nn.ConvTranspose2d):
             return torch.tanh(rgb(x))
@@ -85,7 +82,7 @@ class IterativeGAN(reference.IterativeGAN):
     """``reference.models.IterativeGAN``, fused: recognises attributes, generates faces, rebuilds and edits photos.
 
     Args:
-        image_size, attributes, latent, width, signed_labels: as in the reference.
+        image_size, attributes, latent, width, signed_labels, film: as in the reference.
     """
 
     networks = (Generator, Discriminator, Classifier)

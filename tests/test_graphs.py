@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from igan_fast import IterativeGAN, StepConfig, TrainStep
-from igan_fast.graphs import GraphedStep, captured_constants, state_preserved
+from igan_fast.graphs import GraphedStep, _Capture, captured_constants, state_preserved
+from igan_fast.reference import draw_flips
 
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
@@ -20,30 +21,52 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
-def make_step(device: str = "cpu", precision: str = "fp32") -> TrainStep:
+#: The paper's iteration, and the one with every addition. The penalty is in every second iteration: two graphs.
+ADDITIONS = {
+    "paper": {},
+    "beyond": {
+        "edited_share": 0.5,
+        "label_weight_fake": 0.0,
+        "flip_weight": 4.0,
+        "r1": 0.1,
+        "r1_every": 2,
+        "latent_lr_scale": 3.0,
+    },
+}
+
+
+def make_step(device: str = "cpu", precision: str = "fp32", additions: str = "beyond") -> TrainStep:
     torch.manual_seed(0)
-    model = IterativeGAN(image_size=32, attributes=5, latent=6, width=8).to(device)
-    return TrainStep(model, StepConfig(precision=precision))
+    film = additions == "beyond"
+    model = IterativeGAN(image_size=32, attributes=5, latent=6, width=8, film=film).to(device)
+    return TrainStep(model, StepConfig(precision=precision, **ADDITIONS[additions]))
 
 
-def batch(seed: int, device: str = "cpu", n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+def batch(seed: int, device: str = "cpu", n: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(n, 3, 32, 32, generator=generator) * 2 - 1
     labels = (torch.rand(n, 5, generator=generator) < 0.5).float()
     noise = torch.rand(n, 6, generator=generator) * 2 - 1
     images = images.contiguous(memory_format=torch.channels_last)
-    return images.to(device), labels.to(device), noise.to(device)
+    flips = draw_flips(n, 5, 0.5, generator=generator)
+    return images.to(device), labels.to(device), noise.to(device), flips.to(device)
+
+
+def optimizers_of(step: TrainStep | GraphedStep) -> list[torch.optim.Optimizer]:
+    return [o for o in (step.optimizer_d, step.optimizer_g, step.optimizer_z) if o is not None]
 
 
 def state_of(step: TrainStep) -> list[Tensor]:
-    optimizers = [copy.deepcopy(o.state_dict()["state"]) for o in (step.optimizer_d, step.optimizer_g)]
+    optimizers = [copy.deepcopy(o.state_dict()["state"]) for o in optimizers_of(step)]
     moments = [value for state in optimizers for one in state.values() for value in one.values()]
     return [*(t.clone() for t in step.model.state_dict().values()), *moments]
 
 
+@pytest.mark.parametrize("additions", ADDITIONS)
 @pytest.mark.parametrize("iterations_before", [0, 2])
-def test_a_warm_up_changes_nothing(iterations_before):
-    ours, theirs = make_step(), make_step()
+def test_a_warm_up_changes_nothing(iterations_before, additions):
+    """A capture runs ``iterate``, ``update_d`` and ``update_g``."""
+    ours, theirs = make_step(additions=additions), make_step(additions=additions)
     for step in (ours, theirs):
         for k in range(iterations_before):
             step(*batch(k))
@@ -51,8 +74,11 @@ def test_a_warm_up_changes_nothing(iterations_before):
     random_state = torch.get_rng_state()
     with state_preserved(ours):
         for k in range(3):
-            ours(*batch(100 + k))
-            ours.extra_generator(*batch(200 + k)[1:])
+            images, labels, noise, flips = batch(100 + k)
+            generated = (noise, labels, flips if additions == "beyond" else None)
+            ours.iterate(images, labels, *generated, penalise=k == 0 and additions == "beyond")
+            ours.update_d(images, labels, *generated)
+            ours.update_g(*generated)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert [p.data_ptr() for p in ours.model.parameters()] == addresses
     for step in (ours, theirs):
@@ -75,9 +101,10 @@ def test_the_state_is_restored_after_an_error_too(monkeypatch, iterations_before
 
     def iterations() -> None:
         with state_preserved(ours):
-            ours(*batch(100))
-            monkeypatch.setattr(ours.optimizer_g, "step", interrupted)
-            ours(*batch(101))
+            for k in range(2):
+                images, labels, noise, flips = batch(100 + k)
+                ours.iterate(images, labels, noise, labels, flips, penalise=k == 0)
+                monkeypatch.setattr(ours.optimizer_g, "step", interrupted)
 
     with pytest.raises(RuntimeError, match="interrupted"):
         iterations()
@@ -93,10 +120,60 @@ def test_a_model_on_the_cpu_is_refused():
         GraphedStep(make_step())
 
 
+class Rerun:
+    """In the place of a CUDA graph: each replay computes from the captured inputs, into the same results."""
+
+    def __init__(self, function, inputs: list[Tensor]) -> None:
+        self.function, self.inputs, self.results = function, inputs, []
+
+    def replay(self) -> None:
+        found = self.function(*self.inputs)
+        if not self.results:
+            self.results.extend(found)
+        for kept, new in zip(self.results, found, strict=True):
+            kept.copy_(new)
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Rerun]:
+    """Lets a ``GraphedStep`` work on the CPU, and lists what it captures."""
+    graphs: list[Rerun] = []
+
+    def capture(self, function, inputs):
+        graphs.append(Rerun(function, [t.clone() for t in inputs]))
+        return _Capture(graphs[-1], graphs[-1].inputs, graphs[-1].results, captured_constants(self._step))
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(GraphedStep, "_capture", capture)
+    return graphs
+
+
+@pytest.mark.parametrize("additions", ADDITIONS)
+def test_the_step_around_the_graphs_equals_the_plain_step(captured, additions):
+    """The batch that is composed, the codes that are kept, the iterations with the penalty, another batch size."""
+    plain, recordable = make_step(additions=additions), make_step(additions=additions)
+    recordable.recordable = True
+    graphed = GraphedStep(recordable)
+    for k in range(7):
+        given = batch(k, n=4 if k == 5 else 6)
+        kept = [torch.stack(step(*given)) for step in (graphed, plain)]
+        assert torch.equal(*kept)
+        for step in (graphed, plain):
+            step.extra_discriminator(*batch(50 + k))
+            step.extra_generator(*batch(70 + k)[1:])
+        assert graphed.iteration == plain.iteration == k + 1
+        if k == 2:  # Adam has its moments since the first iteration, which both kinds of graphs then captured anew
+            captured.clear()
+    # Captured since then: nothing but the graphs of the other batch size.
+    assert len(captured) == 1
+    assert all(torch.equal(a, e) for a, e in zip(state_of(recordable), state_of(plain), strict=True))
+
+
+@pytest.mark.parametrize("additions", ADDITIONS)
 @pytest.mark.parametrize("precision", [pytest.param(p, marks=on_gpu) for p in ("fp32", "tf32", "bf16")])
 @pytest.mark.usefixtures("deterministic")
-def test_replays_equal_the_plain_step(precision):
-    plain, graphed = make_step("cuda", precision), GraphedStep(make_step("cuda", precision))
+def test_replays_equal_the_plain_step(precision, additions):
+    plain, graphed = make_step("cuda", precision, additions), GraphedStep(make_step("cuda", precision, additions))
     for k in range(5):
         n = 6 if k < 4 else 4  # another shape is another graph
         losses = [step(*batch(k, "cuda", n)) for step in (plain, graphed)]
@@ -105,6 +182,7 @@ def test_replays_equal_the_plain_step(precision):
         for step in (plain, graphed):
             step.extra_discriminator(*batch(50 + k, "cuda", n))
             step.extra_generator(*batch(70 + k, "cuda", n)[1:])
+    assert graphed.iteration == plain.iteration == 5
     for p, q in zip(graphed.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
         assert ((p - q).double().norm() / q.double().norm().clamp_min(1e-6)).item() < 1e-2
 
@@ -115,12 +193,15 @@ def test_replays_continue_from_a_state_dict_that_was_loaded_in_between(loads):
     graphed = GraphedStep(make_step("cuda"))
     graphed(*batch(0, "cuda"))
     model = copy.deepcopy(graphed.model.state_dict())
-    optimizers = [copy.deepcopy(o.state_dict()) for o in (graphed.optimizer_d, graphed.optimizer_g)]
+    optimizers = [copy.deepcopy(o.state_dict()) for o in optimizers_of(graphed)]
+    codes = graphed.edited.z.clone(), graphed.edited.labels.clone()
     expected = graphed(*batch(1, "cuda"))
     graphed(*batch(2, "cuda"))
     graphed.model.load_state_dict(model)
-    for optimizer, state in zip((graphed.optimizer_d, graphed.optimizer_g), optimizers, strict=True):
+    for optimizer, state in zip(optimizers_of(graphed), optimizers, strict=True):
         optimizer.load_state_dict(state)
+    graphed.iteration = 1
+    graphed.edited.keep(*codes)
     for a, e in zip(graphed(*batch(1, "cuda")), expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-6)
 
@@ -159,7 +240,7 @@ def test_settings_that_change_between_replays_take_effect(setting):
     for k in range(4):
         if k == 2:
             for step in (plain, graphed):
-                for optimizer in (step.optimizer_d, step.optimizer_g):
+                for optimizer in optimizers_of(step):
                     optimizer.param_groups[0].update(setting)
         for step in (plain, graphed):
             step(*batch(k, "cuda"))

@@ -122,7 +122,8 @@ def test_the_error_of_bf16_is_like_that_of_the_references_bf16():
 def test_the_interface_is_the_references():
     assert igan_fast.StepConfig is reference.StepConfig
     assert igan_fast.StepLosses is reference.StepLosses
-    for name in ("__init__", "__call__", "extra_discriminator", "extra_generator"):
+    methods = ("__init__", "__call__", "extra_discriminator", "extra_generator", "iterate", "update_d", "update_g")
+    for name in methods:
         ours, theirs = (list(inspect.signature(getattr(w.TrainStep, name)).parameters) for w in IMPLS.values())
         assert ours == theirs, name
     losses = make_step("fused")(*next(batches(1)))
@@ -295,11 +296,10 @@ def test_the_precision_flags_of_a_gpu_are_set_during_a_step_and_restored(
     monkeypatch, set_product_flags, impl, precision, before, act
 ):
     """The flags exist on a CPU too, where nothing reads them. The step runs as if its device were a GPU."""
-    modules = (reference.step, igan_fast.step)
     tf32_mode = reference.precision.tf32_mode
-    for module in modules:
+    for module in (reference.beyond, igan_fast.step):
         monkeypatch.setattr(module, "tf32_mode", lambda precision, _: tf32_mode(precision, torch.device("cuda")))
-        monkeypatch.setattr(module, "check_precision", lambda *_: None)
+    monkeypatch.setattr(reference.step, "check_precision", lambda *_: None)
     set_product_flags(before, before)
     step = make_step(impl, config=StepConfig(precision=precision), width=4)
     assert product_flags() == [before] * 2

@@ -19,6 +19,7 @@ _MODEL = {"model": {"arguments": dict, "attributes": [str]}}
 _ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("image_size", "attributes", "latent", "width"), Natural),
     "signed_labels": bool,
+    "film": bool,
 }
 #: The options of the run that decide which photos were held out. The evaluation reads them.
 _DATA_OPTIONS: dict[str, Any] = {"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural}

@@ -4,9 +4,11 @@ The fused modules (``igan_fast.ops``, ``layers``, ``models``, ``losses`` and ``s
 outputs and ``state_dict`` keys. Tests check that their results are equal to those of this package.
 """
 
+from igan_fast.reference.beyond import TrainStep
+from igan_fast.reference.edited_rebuilds import draw_flips
 from igan_fast.reference.editing import Companions
 from igan_fast.reference.models import Classifier, Codes, Discriminator, DiscriminatorOutput, Generator, IterativeGAN
-from igan_fast.reference.step import StepConfig, StepLosses, TrainStep
+from igan_fast.reference.step import PaperStep, StepConfig, StepLosses
 
 __all__ = [
     "Classifier",
@@ -16,7 +18,9 @@ __all__ = [
     "DiscriminatorOutput",
     "Generator",
     "IterativeGAN",
+    "PaperStep",
     "StepConfig",
     "StepLosses",
     "TrainStep",
+    "draw_flips",
 ]

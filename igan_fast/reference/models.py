@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -22,6 +22,9 @@ SHARED = 1024
 LABEL_HIDDEN = 128
 #: Upper limit of the number of weights of a layer. More do not fit into memory, and much larger numbers overflow int64.
 MAX_WEIGHTS = 2**40
+#: Factor of the layers that compute G's scales and shifts from the attributes (``film``). With initial weights of
+#: N(0, 0.02) and a factor of 5, 40 attributes scale feature maps by 1 ± 0.6 at the start, and the layers learn faster.
+FILM_GAIN = 5.0
 #: Negative slope of every LeakyReLU, as in DCGAN.
 LEAK = 0.2
 
@@ -35,6 +38,9 @@ class Generator(Unscriptable):
         latent: size of the noise z.
         width: channels w of the last hidden feature map; the first has 8w.
         signed_labels: feed 2c − 1 ∈ [−1, 1], the range of z, to the network instead of c ∈ [0, 1].
+        film: let the attributes also scale and shift the input x of each transposed convolution, per channel:
+            (1 + γ) · x + β with [γ, β] = 5 · W(2c − 1), one matrix W for each (feature-wise linear modulation; Perez et
+            al., AAAI 2018). In the paper the attributes enter only beside z, and later layers may lose them.
     """
 
     #: The module whose layers it uses. The fused networks replace it by ``igan_fast.layers``.
@@ -48,6 +54,7 @@ class Generator(Unscriptable):
         width: int = 64,
         *,
         signed_labels: bool = False,
+        film: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(image_size, attributes, latent, width)
@@ -59,6 +66,8 @@ class Generator(Unscriptable):
         self.up2 = self.layers.ConvTransposeNormAct2d(4 * width, 2 * width)
         self.up3 = self.layers.ConvTransposeNormAct2d(2 * width, width)
         self.to_rgb = nn.ConvTranspose2d(width, 3, 5, stride=2, padding=2, output_padding=1)
+        channels = (8 * width, 4 * width, 2 * width, width) if film else ()
+        self.film = nn.ModuleList(nn.Linear(attributes, 2 * count, bias=False) for count in channels)
         _initialise(self)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
@@ -71,12 +80,22 @@ class Generator(Unscriptable):
         Returns:
             Images (N, 3, S, S) in [−1, 1].
         """
-        c = c.to(z.dtype)
-        if self.signed_labels:
-            c = 2 * c - 1
-        x = self.project(torch.cat([z, c], dim=1)).unflatten(1, self.first_map)
-        x = self.up3(self.up2(self.up1(self.norm(x))))
+        first, films = self.inputs(z, c)
+        x = self.norm(first, films[0])
+        x = self.up3(self.up2(self.up1(x, films[1]), films[2]), films[3])
         return torch.tanh(self.to_rgb(x))
+
+    def inputs(self, z: Tensor, c: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The first feature map (N, 8w, S/16, S/16), before its normalisation, and γ and β of the four maps that enter
+        the transposed convolutions, each (N, 2 · channels); None without ``film``.
+
+        Args:
+            z, c: as of ``forward``.
+        """
+        c = c.to(z.dtype)
+        signed = 2 * c - 1
+        first = self.project(torch.cat([z, signed if self.signed_labels else c], dim=1)).unflatten(1, self.first_map)
+        return first, [layer(FILM_GAIN * signed) for layer in self.film] or [None] * 4
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -151,16 +170,20 @@ class Classifier(Unscriptable):
     def forward(self, shared: Tensor) -> Codes:
         """The shared layer (N, 1024) → ``Codes``."""
         return Codes(
-            z=torch.tanh(self.latent(shared)),
+            z=self.latent_code(shared),
             label_logits=self.labels(F.leaky_relu(self.hidden(shared), LEAK)),
         )
+
+    def latent_code(self, shared: Tensor) -> Tensor:
+        """The shared layer (N, 1024) → z̃ (N, latent) in [−1, 1], the first of the ``Codes``."""
+        return torch.tanh(self.latent(shared))
 
 
 class IterativeGAN(Unscriptable):
     """One model for three jobs: recognise attributes, generate faces, rebuild and edit a photo (Sec. 3.1, Fig. 1).
 
     Args:
-        image_size, attributes, latent, width, signed_labels: as ``Generator``.
+        image_size, attributes, latent, width, signed_labels, film: as ``Generator``.
     """
 
     networks: ClassVar[tuple[type[Generator], type[Discriminator], type[Classifier]]] = (
@@ -181,6 +204,7 @@ class IterativeGAN(Unscriptable):
         width: int = 64,
         *,
         signed_labels: bool = False,
+        film: bool = False,
     ) -> None:
         super().__init__()
         self._arguments = {
@@ -189,9 +213,10 @@ class IterativeGAN(Unscriptable):
             "latent": latent,
             "width": width,
             "signed_labels": signed_labels,
+            "film": film,
         }
         generator, discriminator, classifier = self.networks
-        self.generator = generator(image_size, attributes, latent, width, signed_labels=signed_labels)
+        self.generator = generator(image_size, attributes, latent, width, signed_labels=signed_labels, film=film)
         self.discriminator = discriminator(image_size, width)
         self.classifier = classifier(attributes, latent)
 

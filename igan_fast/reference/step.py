@@ -40,7 +40,7 @@ from igan_fast.reference.losses import (
 from igan_fast.reference.models import Codes, DiscriminatorOutput, IterativeGAN
 from igan_fast.reference.precision import autocast, check_precision, tf32_mode
 
-__all__ = ["StepConfig", "StepLosses", "TrainStep"]
+__all__ = ["PaperStep", "StepConfig", "StepLosses"]
 
 
 class StepLosses(NamedTuple):
@@ -70,7 +70,7 @@ class _Stage1(NamedTuple):
     """adversarial, label of the real images, label of the generated ones, latent."""
 
 
-class TrainStep:
+class PaperStep:
     """The iteration of the paper: stage 1 trains D and C, stage 2 trains G.
 
     Real, generated and rebuilt images pass through a network in separate batches, in the order below. Batch
@@ -78,7 +78,8 @@ class TrainStep:
 
     Args:
         model: the networks, on their device, in training mode.
-        config: weights of the losses, settings of Adam, precision; ``StepConfig()`` where omitted.
+        config: weights of the losses, settings of Adam, precision; ``StepConfig()`` where omitted. Its fields that go
+            beyond the paper are not used here, but in ``beyond.TrainStep``.
 
     Raises:
         ValueError: the model's device does not have ``config.precision``.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from igan_fast.checkpoint.additions import with_older_values
 from igan_fast.errors import InputError
 from igan_fast.files import FileMissing
 from igan_fast.json_files import read_json
@@ -22,15 +23,21 @@ __all__ = ["PRESETS", "TrainConfig"]
 
 _Value = TypeVar("_Value")
 
-#: The options that a preset sets. ``paper`` has the numbers that the paper prints, for losses that are means. With
-#: ``default``, recognition, rebuilds and edits all work, according to our measurements.
+#: The options that a preset sets. ``paper`` has the numbers that the paper prints, for losses that are means, and no
+#: additions. With ``default``, recognition, rebuilds and edits all work, according to our measurements.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "lr": 2e-4,
-        "lambdas": (5.0, 2.0, 20.0),
+        "lambdas": (10.0, 4.0, 20.0),
         "label_weight_d": 40.0,
         "label_weight_g": 40.0,
         "signed_labels": True,
+        "film": True,
+        "edited_share": 0.5,
+        "label_weight_fake": 0.0,
+        "flip_weight": 4.0,
+        "r1": 0.1,
+        "latent_lr_scale": 3.0,
     },
     "paper": {
         "lr": 2e-5,
@@ -38,6 +45,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "label_weight_d": 1.0,
         "label_weight_g": 1.0,
         "signed_labels": False,
+        "film": False,
+        "edited_share": 0.0,
+        "flip_weight": 1.0,
+        "r1": 0.0,
+        "latent_lr_scale": 0.0,
     },
 }
 
@@ -96,11 +108,25 @@ class TrainConfig:
     lambdas: tuple[float, float, float] | None = None
     """Weights of the perceptual, pixel and latent losses (Sec. 3.3)."""
     label_weight_d: float | None = None
-    """Weight of the label loss for D and C."""
+    """Weight of the label loss for D and C on photos, and on generated images unless --label-weight-fake is given."""
+    label_weight_fake: float | None = None
+    """Weight of the label loss for D and C on generated images. With 0, C learns attributes from photos only."""
     label_weight_g: float | None = None
     """Weight of the label loss for G, which makes edits show."""
     signed_labels: bool | None = None
     """Give G the labels as −1 and 1 instead of 0 and 1."""
+    film: bool | None = None
+    """Let the labels also scale and shift G's feature maps (FiLM)."""
+    edited_share: float | None = None
+    """Share of the generated batch that are edited rebuilds of photos: G is trained on what edits use."""
+    flip_weight: float | None = None
+    """Weight of the flipped attributes of edited rebuilds in G's label loss; that of the others is 1."""
+    r1: float | None = None
+    """Weight of the gradient penalty on photos (R1), which keeps grain out of the images; 0 for none."""
+    r1_every: int = 16
+    """Iterations from one gradient penalty to the next."""
+    latent_lr_scale: float | None = None
+    """Learning rate with which the latent code learns from the rebuild, as a multiple of --lr; 0: it does not."""
     balance: bool = True
     """Give the lagging network extra updates (Sec. 4.1)."""
     balance_ratio: float = 3.0
@@ -167,6 +193,12 @@ class TrainConfig:
             label_weight_d=_given(self.label_weight_d),
             label_weight_g=_given(self.label_weight_g),
             precision=self.precision,
+            edited_share=_given(self.edited_share),
+            label_weight_fake=self.label_weight_fake,
+            flip_weight=_given(self.flip_weight),
+            r1=_given(self.r1),
+            r1_every=self.r1_every,
+            latent_lr_scale=_given(self.latent_lr_scale),
         )
 
     def balance_rule(self) -> Balance:
@@ -185,9 +217,10 @@ class TrainConfig:
         """The inverse of ``to_json``.
 
         Args:
-            values: options by name. The other options get their defaults.
+            values: options by name. The other options get their defaults; with ``complete``, those that older versions
+                did not have get the value that their runs had.
             where: the file that the values come from, for messages.
-            complete: raise an error if an option is missing. ``to_json`` returns all options.
+            complete: raise an error if an option is missing that every version saves.
 
         Raises:
             InputError: a name is unknown, a value has the wrong type, or an option is missing (``complete``).
@@ -195,6 +228,8 @@ class TrainConfig:
         names = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
+        if complete:
+            values = with_older_values(values)
         types = option_types(cls)
         for name, found in values.items():
             try:

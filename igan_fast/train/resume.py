@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
+from igan_fast.reference.edited_rebuilds import EditedRebuilds
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.optimizer_state import load_optimizer_tensors
 
@@ -60,7 +61,7 @@ def resumable_by(config: TrainConfig) -> Fits:
         for name, value in described.arguments.items():
             if name != "attributes" and value != getattr(config, name):
                 raise FileDamaged(f"{where}: its model has {name} {value}, its config {getattr(config, name)}")
-        for group, expected in _expected_groups(described.on_meta(), bool(config.ema_decay)).items():
+        for group, expected in _expected_groups(described.on_meta(), config).items():
             file = folder / f"{group}.safetensors"
             if group not in groups:
                 raise FileDamaged(f"{file}: missing")
@@ -111,10 +112,17 @@ def check_data(saved: Mapping[str, Any] | None, given: Mapping[str, Any], where:
             )
 
 
-def load_networks(
-    checkpoint: Checkpoint, model: nn.Module, optimizer_d: torch.optim.Optimizer, optimizer_g: torch.optim.Optimizer
-) -> None:
-    """Load the model and its two optimisers from the checkpoint.
+class Step(Protocol):
+    """The state of a training step beside its model: ``TrainStep``, the reference's, or ``GraphedStep``."""
+
+    optimizer_d: torch.optim.Adam
+    optimizer_g: torch.optim.Adam
+    optimizer_z: torch.optim.Adam | None
+    edited: EditedRebuilds
+
+
+def load_networks(checkpoint: Checkpoint, model: nn.Module, step: Step) -> None:
+    """Load the model, its optimisers and the codes of the last batch from the checkpoint.
 
     Raises:
         InputError: a number in a tensor is impossible. The message names the tensor and its file.
@@ -123,9 +131,14 @@ def load_networks(
     for group in {"model", "ema"} & tensors.keys():
         check_statistics(tensors[group], folder / f"{group}.safetensors")
     model.load_state_dict(tensors["model"])
-    for group, optimizer in (("optimizer_d", optimizer_d), ("optimizer_g", optimizer_g)):
-        file = str(folder / f"{group}.safetensors")
-        load_optimizer_tensors(optimizer, model.named_parameters(), tensors[group], where=file)
+    optimizers = {"optimizer_d": step.optimizer_d, "optimizer_g": step.optimizer_g, "optimizer_z": step.optimizer_z}
+    for group, optimizer in optimizers.items():
+        if optimizer is not None:
+            file = str(folder / f"{group}.safetensors")
+            load_optimizer_tensors(optimizer, model.named_parameters(), tensors[group], where=file)
+    if step.edited.share:
+        device = next(model.parameters()).device
+        step.edited.keep(*(tensors["edited"][name].to(device) for name in ("z", "labels")))
 
 
 @contextmanager
@@ -137,7 +150,7 @@ def in_file(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from error
 
 
-def _expected_groups(model: IterativeGAN, has_average: bool) -> dict[str, Specs]:
+def _expected_groups(model: IterativeGAN, config: TrainConfig) -> dict[str, Specs]:
     """Return the types and shapes of all tensors of a checkpoint, by group."""
     weights = specs_of(model.state_dict())
     groups = {
@@ -146,7 +159,15 @@ def _expected_groups(model: IterativeGAN, has_average: bool) -> dict[str, Specs]
         "optimizer_g": _adam_specs({"generator": model.generator}),
         "rng": specs_of({"noise": torch.Generator().get_state()}),
     }
-    return groups | {"ema": weights} if has_average else groups
+    if config.ema_decay:
+        groups["ema"] = weights
+    if config.latent_lr_scale:
+        groups["optimizer_z"] = _adam_specs({"classifier.latent": model.classifier.latent})
+    if config.edited_share:
+        arguments, rows = model.arguments(), config.batch_size
+        sizes = {"z": arguments["latent"], "labels": arguments["attributes"]}
+        groups["edited"] = {name: Spec(torch.float32, (rows, size)) for name, size in sizes.items()}
+    return groups
 
 
 def _adam_specs(parts: Mapping[str, nn.Module]) -> Specs:

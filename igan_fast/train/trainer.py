@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from igan_fast import models, reference, step
+from igan_fast.checkpoint.additions import options_missing
 from igan_fast.checkpoint.find import best_checkpoint
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.checkpoint.labels import LABELS, companions_of_counts, counted_labels
@@ -29,6 +30,7 @@ from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.ema import EMA
 from igan_fast.train.monitor import Monitor
 from igan_fast.train.optimizer_state import optimizer_to_tensors
+from igan_fast.train.random_inputs import RandomInputs
 from igan_fast.train.resume import check_data, data_fingerprint, in_file, load_networks
 from igan_fast.train.retention import checkpoint_score, mark_best, prune_checkpoints
 from igan_fast.train.samples import draw_samples
@@ -86,13 +88,13 @@ class Trainer:
             latent=config.latent,
             width=config.width,
             signed_labels=bool(config.signed_labels),
+            film=bool(config.film),
         ).to(self.device)
         self.step = self._make_step()
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
         self.balance = config.balance_rule()
         self.loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=self.device)
-        # Noise is drawn on the CPU, so that a run that is resumed on another device draws the same noise.
-        self.rng = torch.Generator().manual_seed(config.seed)
+        self.random = RandomInputs(config, len(store.attributes), self.device)
         self.iteration = 0
         self.iterations = config.iterations or math.ceil(
             (config.epochs or 50) * self.loader.examples_per_epoch / config.batch_size
@@ -181,42 +183,38 @@ class Trainer:
                 f"but this run learns {', '.join(trained)}"
             )
         check_data(state.get("data"), self.data, folder)
-        load_networks(checkpoint, self.model, self.step.optimizer_d, self.step.optimizer_g)
+        load_networks(checkpoint, self.model, self.step)
         with in_file(folder / "state.json"):
             if self.ema is not None:
                 self.ema.load_state_dict({"count": state["ema_count"], "model": tensors["ema"]})
             self.balance.load_state_dict(state["balance"])
             self.loader.load_state_dict(state["loader"])
         with in_file(folder / "rng.safetensors"):
-            self.rng.set_state(tensors["rng"]["noise"])
+            self.random.generator.set_state(tensors["rng"]["noise"])
         self.iteration, self.metrics = checkpoint.iteration, state["metrics"]
+        self.step.iteration = self.iteration
         self._checkpoint = folder
         print(printable(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}"))
+        if missing := options_missing(state["config"]):
+            print(f"an older version started this run: it goes on without {', '.join(missing)}")
 
     def _iterate(self, monitor: Monitor) -> None:
         """Train one iteration, with its extra updates, and record its losses."""
         images, labels = self.loader.next_images()
         if self.config.impl == "reference":
             images = images.contiguous()
-        losses = self.step(images, labels, self._noise())
+        losses = self.step(images, labels, self.random.noise(), self.random.flips())
         self.balance.update(losses.d_adversarial, losses.g_adversarial)
         extra = self.balance.extra_updates()  # depends on earlier iterations only, so nothing waits for the device
         for _ in range(extra.discriminator):
-            self.step.extra_discriminator(images, labels, self._noise())
+            self.step.extra_discriminator(images, labels, self.random.noise(), self.random.flips())
         for _ in range(extra.generator):
-            self.step.extra_generator(labels, self._noise())
+            self.step.extra_generator(labels, self.random.noise(), self.random.flips())
         if self.ema is not None:
             self.ema.update()
         self.iteration += 1
         counts = {"extra_d_updates": extra.discriminator, "extra_g_updates": extra.generator}
         monitor.record(self.iteration, losses, counts)
-
-    def _noise(self) -> Tensor:
-        """Draw z ~ U(−1, 1), (batch, latent)."""
-        shape = (self.config.batch_size, self.config.latent)
-        # In pinned memory and scaled in place, because the host would wait for a copy from other memory.
-        drawn = torch.rand(shape, generator=self.rng, pin_memory=self.device.type == "cuda")
-        return drawn.mul_(2).sub_(1).to(self.device, non_blocking=True)
 
     def _save(self, monitor: Monitor) -> None:
         """Score the model, save a checkpoint, rank it and remove old ones. The losses so far are checked first, so that
@@ -228,9 +226,13 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer_d": optimizer_to_tensors(self.step.optimizer_d, named),
             "optimizer_g": optimizer_to_tensors(self.step.optimizer_g, named),
-            "rng": {"noise": self.rng.get_state()},
+            "rng": {"noise": self.random.generator.get_state()},
             LABELS: self.label_counts,
         }
+        if self.step.optimizer_z is not None:
+            tensors["optimizer_z"] = optimizer_to_tensors(self.step.optimizer_z, named)
+        if (edited := self.step.edited).z is not None and edited.labels is not None:
+            tensors["edited"] = {"z": edited.z, "labels": edited.labels}
         if self.ema is not None:
             tensors["ema"] = self.ema.model.state_dict()
         self._checkpoint = save_checkpoint(self.folder, self.iteration, tensors, self._state())

@@ -21,6 +21,30 @@ def test_the_paper_preset_is_the_papers_step_with_its_printed_learning_rate() ->
     assert TrainConfig(preset="paper").signed_labels is False
 
 
+def test_the_default_preset_has_the_additions_that_make_edits_show() -> None:
+    config = TrainConfig()
+    assert config.film is True
+    assert config.step_config() == StepConfig(
+        lr=2e-4,
+        lambdas=(10.0, 4.0, 20.0),
+        label_weight_d=40.0,
+        label_weight_g=40.0,
+        edited_share=0.5,
+        label_weight_fake=0.0,
+        flip_weight=4.0,
+        r1=0.1,
+        r1_every=16,
+        latent_lr_scale=3.0,
+    )
+
+
+def test_the_paper_preset_goes_nowhere_beyond_the_paper() -> None:
+    config = TrainConfig(preset="paper", label_weight_d=5.0)
+    assert config.film is False
+    assert not config.step_config().goes_beyond
+    assert config.step_config().fake_label_weight == 5.0
+
+
 def test_an_option_wins_over_the_preset() -> None:
     config = TrainConfig(preset="paper", lr=1e-3, signed_labels=True)
     assert config.step_config().lr == 1e-3
