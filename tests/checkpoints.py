@@ -58,6 +58,15 @@ def edit_tensors(folder: Path, group: str, edit: Callable[[dict[str, torch.Tenso
     rewrite(folder, name, save(tensors))
 
 
+def remove_group(folder: Path, group: str) -> None:
+    """Remove a group of tensors from a checkpoint, as if it had never been saved."""
+    (folder / f"{group}.safetensors").unlink()
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"][f"{group}.safetensors"]
+    path.write_text(json.dumps(manifest))
+
+
 def run_files(run: Path) -> dict[str, bytes]:
     """Every file of a run, but for its lock."""
     paths = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")

@@ -6,13 +6,21 @@ import torch
 from PIL import Image
 
 from igan_fast import IterativeGAN
+from igan_fast.checkpoint.labels import counted_labels
 from igan_fast.data import to_float, to_uint8
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
+from igan_fast.reference import Companions
 from igan_fast.train.save import save_checkpoint
 
 NAMES = ("Smiling", "Eyeglasses", "Bangs", "Male")
 SAMPLES = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]], np.uint8)
+#: Bangs move by −1/2 and Smiling by 1/4 when Male moves by 1; Eyeglasses go along with nothing.
+COMPANIONS = Companions(
+    torch.tensor([[0.125, 0, 0, 0.0625], [0, 0.25, 0, 0], [0, 0, 0.25, -0.125], [0.0625, 0, -0.125, 0.25]])
+)
+#: The edit of the paper.
+PLAIN = {"strength": 1.0, "companions": False}
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +49,10 @@ def pixels(count: int = 7) -> np.ndarray:
     return small.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def direct(model: IterativeGAN, images: np.ndarray, changes: dict[int, object]) -> np.ndarray:
+def direct(model: IterativeGAN, images: np.ndarray, changes: dict[int, object], **how: object) -> np.ndarray:
     with torch.no_grad():
-        return to_uint8(model.transform(to_float(torch.from_numpy(images)), changes)).numpy()  # type: ignore[arg-type]
+        x = to_float(torch.from_numpy(images))
+        return to_uint8(model.transform(x, changes, **how)).numpy()  # type: ignore[arg-type]
 
 
 def as_arrays(pictures: list[Image.Image]) -> np.ndarray:
@@ -75,9 +84,47 @@ def test_rebuild_and_transform_are_the_model_s(editor: FaceEditor, model: Iterat
     photos = list(pixels())
     assert_same_pictures(as_arrays(editor.rebuild(photos)), direct(model, pixels(), {}))
     assert_same_pictures(as_arrays(editor.transform(photos, {})), direct(model, pixels(), {}))
-    changed = editor.transform(photos, {"Eyeglasses": 1, "Bangs": "flip", "Smiling": 0.25})
+    changed = editor.transform(photos, {"Eyeglasses": 1, "Bangs": "flip", "Smiling": 0.25}, strength=1)
     assert_same_pictures(as_arrays(changed), direct(model, pixels(), {0: 0.25, 1: 1.0, 2: "flip"}))
     assert all(picture.mode == "RGB" and picture.size == (32, 32) for picture in changed)
+
+
+def test_strength_and_companions_are_the_model_s(model: IterativeGAN) -> None:
+    """The labels themselves are tested with ``edited_labels``."""
+    photos, changes, by_index = list(pixels()), {"Male": "flip", "Eyeglasses": 0.25}, {3: "flip", 1: 0.25}
+    editor = FaceEditor(model, NAMES, companions=COMPANIONS)
+    pictures = []
+    for given, expected in (
+        ({}, {"strength": 1.5, "companions": COMPANIONS}),
+        ({"strength": 2}, {"strength": 2.0, "companions": COMPANIONS}),
+        ({"strength": np.float32(0), "companions": False}, {"strength": 0.0}),
+        ({"companions": False}, {"strength": 1.5}),
+        (PLAIN, {}),
+    ):
+        found = as_arrays(editor.transform(photos, changes, **given))  # type: ignore[call-overload]
+        assert_same_pictures(found, direct(model, pixels(), by_index, **expected))  # type: ignore[arg-type]
+        pictures.append(found.tobytes())
+    assert len(set(pictures)) == len(pictures)
+    without = FaceEditor(model, NAMES)  # which has no companions to move
+    assert_same_pictures(
+        as_arrays(without.transform(photos, changes)),  # type: ignore[arg-type]
+        direct(model, pixels(), by_index, strength=1.5),  # type: ignore[arg-type]
+    )
+
+
+def test_what_goes_along_is_told(model: IterativeGAN) -> None:
+    editor = FaceEditor(model, NAMES, companions=COMPANIONS)
+    assert editor.companions_of(["Male"]) == {"Male": {"Bangs": -0.5, "Smiling": 0.25}}
+    assert list(editor.companions_of(["Male"])["Male"]) == ["Bangs", "Smiling"]  # the largest first
+    assert editor.companions_of({"Eyeglasses": 1}) == {"Eyeglasses": {}}
+    assert editor.companions_of([]) == {}
+    # Smiling goes along with Male only, and bangs are now set themselves.
+    assert editor.companions_of(["Male", "Bangs"]) == {"Male": {"Smiling": 0.25}, "Bangs": {}}
+    assert FaceEditor(model, NAMES).companions_of(["Male", "Bangs"]) == {"Male": {}, "Bangs": {}}
+    with pytest.raises(InputError, match="did you mean Male"):
+        editor.companions_of(["Mal"])
+    with pytest.raises(InputError, match="given twice"):
+        editor.companions_of(["Male", "Male"])
 
 
 def test_a_flip_is_the_opposite_of_what_is_recognised_in_each_photo(editor: FaceEditor) -> None:
@@ -138,7 +185,7 @@ def test_generate_sets_what_is_asked_and_samples_the_rest(editor: FaceEditor, mo
         return inner(z, c)
 
     monkeypatch.setattr(editor.model, "generate", spy)
-    faces = editor.generate(150, {"Smiling": 1, "Bangs": 0.5}, seed=3)
+    faces = editor.generate(150, {"Smiling": 1, "Bangs": 0.5}, strength=1, seed=3)
     assert [len(z) for z, _ in seen] == [64, 64, 22]
     z, c = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
     assert (c[:, 0] == 1).all()
@@ -151,6 +198,33 @@ def test_generate_sets_what_is_asked_and_samples_the_rest(editor: FaceEditor, mo
     with torch.no_grad():
         expected = to_uint8(inner(torch.from_numpy(z), torch.from_numpy(c))).numpy()
     assert_same_pictures(as_arrays(faces), expected)
+
+
+def test_generate_edits_the_rows_as_transform_edits_photos(
+    model: IterativeGAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(model, "generate", lambda z, c: seen.append(c) or torch.zeros(len(z), 3, 32, 32))
+    editor = FaceEditor(model, NAMES, label_samples=SAMPLES, companions=COMPANIONS)
+    for how in ({}, {"companions": False}, PLAIN, {"strength": 2}):
+        editor.generate(40, {"Male": 1}, seed=3, **how)  # type: ignore[arg-type]
+    rows = SAMPLES[np.random.default_rng(3).spawn(2)[1].integers(3, size=40)]
+    # The first sample is Male already, so nothing moves. Smiling stays at most 1, bangs at least 0.
+    for found, edited in zip(
+        seen,
+        (
+            [[0, 0, 0, 1.25], [1, 1, 0, 1.25], [0.25, 1, 0.5, 1.25]],
+            [[0, 0, 0, 1.25], [1, 1, 0, 1.25], [0, 1, 1, 1.25]],
+            [[0, 0, 0, 1], [1, 1, 0, 1], [0, 1, 1, 1]],
+            [[0, 0, 0, 1.5], [1, 1, 0, 1.5], [0.25, 1, 0.5, 1.5]],
+        ),
+        strict=True,
+    ):
+        by_row = {tuple(row): values for row, values in zip(SAMPLES.tolist(), edited, strict=True)}
+        assert found.tolist() == [by_row[tuple(row)] for row in rows.tolist()]
+    seen.clear()
+    FaceEditor(model, NAMES, companions=COMPANIONS).generate(2, {"Male": 1})
+    assert seen[0].tolist() == [[0.625, 0.5, 0.25, 1.25]] * 2  # undecided ones move too
 
 
 def test_generate_is_decided_by_the_seed(editor: FaceEditor) -> None:
@@ -200,7 +274,7 @@ def test_without_samples_open_attributes_are_undecided(
 ) -> None:
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(model, "generate", lambda z, c: seen.append(c) or torch.zeros(len(z), 3, 32, 32))
-    FaceEditor(model, NAMES, label_samples=samples).generate(2, {"Bangs": 1})
+    FaceEditor(model, NAMES, label_samples=samples).generate(2, {"Bangs": 1}, strength=1)
     np.testing.assert_array_equal(seen[0], [[0.5, 0.5, 1, 0.5]] * 2)
 
 
@@ -227,6 +301,20 @@ def test_bad_requests_are_refused_in_one_line(editor: FaceEditor, tmp_path: Path
     for seed in (-1, 2**63, 10**30):
         with pytest.raises(InputError, match=f"seed: found {seed}, expected from 0 to 2⁶³ − 1"):
             editor.generate(1, seed=seed)
+    for how, message in (
+        ({"strength": -0.5}, "strength: found -0.5, expected a number from 0 to 10"),
+        ({"strength": 10.1}, "strength: found 10.1"),
+        ({"strength": float("nan")}, "strength: found nan"),
+        ({"strength": float("inf")}, "strength: found inf"),
+        ({"strength": "2"}, "strength: found '2'"),
+        ({"strength": None}, "strength: found None"),
+        ({"companions": 0.5}, "companions: found 0.5, expected True or False"),
+        ({"companions": COMPANIONS}, "companions: found .*, expected True or False"),
+    ):
+        with pytest.raises(InputError, match=message):
+            editor.transform(photo, {}, **how)  # type: ignore[call-overload]
+        with pytest.raises(InputError, match=message):
+            editor.generate_batches(1, **how)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="photo: is empty; expected a path"):
         editor.recognise("")
     with pytest.raises(InputError, match="photo 2 of 2: is 1×1 pixels"):
@@ -249,6 +337,8 @@ def test_what_does_not_fit_the_model_is_refused(model: IterativeGAN) -> None:
         FaceEditor(model, NAMES, label_samples=SAMPLES[:, :3])
     with pytest.raises(InputError, match=r"label_samples: found \[\[0, 1\], \[1\]\], expected \(M, 4\)"):
         FaceEditor(model, NAMES, label_samples=[[0, 1], [1]])
+    with pytest.raises(InputError, match="companions: found those of 3 attributes for a model of 4"):
+        FaceEditor(model, NAMES, companions=Companions.of_labels(torch.from_numpy(SAMPLES[:, :3])))
     with pytest.raises(InputError, match="batch_size: found 0"):
         FaceEditor(model, NAMES, batch_size=0)
 
@@ -305,11 +395,28 @@ def test_the_gpu_is_taken_where_there_is_one(
             assert asked.pop() == torch.device(expected)
 
 
+def test_load_with_companions(model: IterativeGAN, tmp_path: Path) -> None:
+    packed = ["".join(map(str, row)) for row in SAMPLES.tolist()]
+    many = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (200, 4)))
+    many[:, 3] = many[:, 0]
+    state = {"model": {"arguments": model.arguments(), "attributes": list(NAMES), "label_samples": packed}}
+    tensors = {"model": model.state_dict(), "labels": counted_labels(many)}
+    for folder, labels in (
+        (save_checkpoint(tmp_path / "new", 1, tensors, state), many),
+        (checkpoint(tmp_path / "old", model, label_samples=packed), torch.from_numpy(SAMPLES)),
+    ):
+        found = FaceEditor.load(folder).companions
+        assert found is not None
+        assert torch.equal(found.covariance, Companions.of_labels(labels).covariance)
+    assert FaceEditor.load(tmp_path / "new").companions_of(["Smiling"]) == {"Smiling": {"Male": pytest.approx(1)}}
+    assert FaceEditor.load(checkpoint(tmp_path / "older", model)).companions is None
+
+
 def test_load_without_samples_and_with_damaged_ones(model: IterativeGAN, tmp_path: Path) -> None:
     assert len(FaceEditor.load(checkpoint(tmp_path / "old", model)).generate(2)) == 2
     for number, packed in enumerate((["011"], ["0112"], [3], "0110")):
         folder = checkpoint(tmp_path / str(number), model, label_samples=packed)
-        with pytest.raises(InputError, match=r"(label_samples in its state do not fit|damaged: model\.label_samples)"):
+        with pytest.raises(InputError, match=r"damaged: model\.label_samples"):
             FaceEditor.load(folder)
     with pytest.raises(InputError, match="gone"):
         FaceEditor.load(tmp_path / "gone")

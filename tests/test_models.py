@@ -76,6 +76,9 @@ def test_transform_and_rebuild_equal_the_reference():
         assert error(ours.rebuild(images), theirs.rebuild(images)) < 1e-5
         changes = {0: 1.0, 3: "flip"}
         assert error(ours.transform(images, changes), theirs.transform(images, changes)) < 1e-5
+        beyond = {"strength": 1.5, "companions": reference.Companions(torch.full((5, 5), 0.1) + 0.1 * torch.eye(5))}
+        expected = theirs.transform(images, changes, **beyond)
+        assert error(ours.transform(images, changes, **beyond), expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["Generator", "Discriminator", "Classifier", "IterativeGAN"])

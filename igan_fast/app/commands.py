@@ -17,13 +17,15 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from igan_fast.app.doctor import examine
 from igan_fast.app.neighbours import beside_others
-from igan_fast.app.redraw import Redraw, load_editor, model_files
+from igan_fast.app.redraw import Redraw, load_editor, model_files, tell_companions
 from igan_fast.app.results import IncrementalJson, check_results, read_photos, sheet_fits, written_message
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos
+from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError, printable
 from igan_fast.files import write_file
 from igan_fast.paths import given_path
+from igan_fast.reference.editing import STRENGTH
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.grids import grid, save_png
 
@@ -37,6 +39,8 @@ Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoi
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GPU if there is one.")]
 Force = Annotated[FlagCreatePairsOff[bool], arg(help="Overwrite existing files, except those that are read.")]
 Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
+Strength = Annotated[float, arg(help="How strong the changes are, from 0 to 10; 1 takes the values as they are set.")]
+Along = Annotated[bool, arg(help="Attributes that correlate with a changed one move along, such as make-up with Male.")]
 Json = Annotated[Path | None, arg(metavar="FILE|-")]
 
 _FACE = re.compile(r"face-\d{4,}\.png")
@@ -87,12 +91,15 @@ class Generate:
     """How many faces."""
     attributes: Assignments = ()
     """Attributes to set, such as Smiling=1 Male=0; the others are those of a random person."""
+    strength: Strength = STRENGTH
+    companions: Along = True
     seed: int = 0
     """The same seed draws the same faces."""
     device: Device = "auto"
     force: Force = False
 
     def run(self) -> None:
+        check_edit(self.strength, self.companions)
         sheet = self.out.suffix.lower() == ".png" and not self.out.is_dir()
         if not sheet and self.out.suffix.lower() in PHOTO_SUFFIXES and not self.out.is_dir():
             raise InputError(f"--out {self.out}: expected a name in .png for a sheet, or a folder for a file each")
@@ -103,7 +110,15 @@ class Generate:
             raise InputError(f"--set {flipped[0]}=flip: there is no photo to flip it in; expected a number from 0 to 1")
         if sheet and not sheet_fits(self.n, editor.image_size):
             raise InputError(f"--n: {self.n:,} faces are too many for one sheet; expected a folder as --out")
-        batches = editor.generate_batches(self.n, cast("dict[str, float]", changes), seed=self.seed)
+        batches = editor.generate_batches(
+            self.n,
+            cast("dict[str, float]", changes),
+            strength=self.strength,
+            companions=self.companions,
+            seed=self.seed,
+        )
+        if self.companions:
+            tell_companions(editor, changes)
         if sheet:
             faces = [face for batch in batches for face in batch]
             columns = max(1, round((len(faces) * 4 / 3) ** 0.5))
@@ -156,6 +171,8 @@ class Transform:
     """Folder for the results, one NAME-edited.png per photo. For a single photo also a .png file."""
     attributes: Assignments
     """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip."""
+    strength: Strength = STRENGTH
+    companions: Along = True
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Also draw photos, rebuilds and edits side by side into this file."""
     device: Device = "auto"
@@ -164,7 +181,9 @@ class Transform:
     def run(self) -> None:
         if not self.attributes:
             raise InputError("--set: found nothing, expected at least one change such as Smiling=1")
-        Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force).run(self.device, self.attributes)
+        Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force).run(
+            self.device, self.attributes, strength=self.strength, companions=self.companions
+        )
 
 
 @dataclass(frozen=True)

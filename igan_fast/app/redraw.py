@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from igan_fast.app.results import check_results, read_photos, result_paths, sheet_fits, written_message
 from igan_fast.data.attributes import Change, parse_changes
 from igan_fast.data.photos import expand_photos
+from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError, printable
-from igan_fast.train.grids import grid, save_png
+from igan_fast.reference.editing import STRENGTH
+from igan_fast.train.grids import edit_title, grid, save_png
 
 if TYPE_CHECKING:
     from igan_fast.editor import FaceEditor
 
-__all__ = ["Redraw", "load_editor", "model_files"]
+__all__ = ["Redraw", "load_editor", "model_files", "tell_companions"]
+
+#: A smaller move of a companion is not listed: it would be printed as 0.00.
+LEAST_TOLD = 0.005
 
 
 def load_editor(model: Path, device: Literal["auto", "cpu", "cuda"]) -> FaceEditor:
@@ -31,6 +36,24 @@ def model_files(model: Path) -> list[Path]:
     return [model / "checkpoints", model / "config.json"] if (model / "checkpoints").is_dir() else [model]
 
 
+def tell_companions(editor: FaceEditor, changes: Mapping[str, Change]) -> None:
+    """Print a line for each change that takes other attributes along; or one line if the model cannot tell them."""
+    if changes and editor.companions is None:
+        print("no attribute goes along with another: the checkpoint keeps no training labels")
+    for name, moves in editor.companions_of(changes).items():
+        value = changes[name]
+        falls = value != "flip" and value < 0.5
+        told = [
+            f"{printable(other)} ({_signed(-move if falls else move)})"
+            for other, move in moves.items()
+            if abs(move) >= LEAST_TOLD
+        ]
+        if told:
+            way = "from 1 to 0" if falls else "from 0 to 1"
+            back = ", and from 1 to 0 the other way" if value == "flip" else ""
+            print(f"{printable(name)} {way} takes along {', '.join(told)}{back}; --no-companions leaves them")
+
+
 @dataclass(frozen=True)
 class Redraw:
     """Draw each photo again into ``out/NAME-WORD.png``, and all photos and results side by side into ``sheet``."""
@@ -42,7 +65,22 @@ class Redraw:
     word: str
     force: bool
 
-    def run(self, device: Literal["auto", "cpu", "cuda"], assignments: Sequence[str]) -> None:
+    def run(
+        self,
+        device: Literal["auto", "cpu", "cuda"],
+        assignments: Sequence[str],
+        *,
+        strength: float = STRENGTH,
+        companions: bool = True,
+    ) -> None:
+        """Draw the photos, write the results, and print what goes along and what was written.
+
+        Args:
+            device: where the model computes.
+            assignments: the changes as they are typed; none for a rebuild.
+            strength, companions: as of ``FaceEditor.transform``.
+        """
+        check_edit(strength, companions)
         photos = expand_photos(self.given)
         files = dict(zip(photos, result_paths(photos, self.out, self.word), strict=True))
         sheet = self.sheet
@@ -54,11 +92,13 @@ class Redraw:
         changes = parse_changes(assignments, editor.attributes)
         if sheet and not sheet_fits(len(photos), editor.image_size, rows=3 if changes else 2):
             raise InputError(f"--grid {sheet}: {len(photos):,} photos are too many for one image; run without --grid")
+        if companions:
+            tell_companions(editor, changes)
         written: list[Path] = []
         columns: list[tuple[Any, ...]] = []
         try:
             for paths, images in read_photos(photos, editor.image_size):
-                drawn = editor.transform(images, changes)
+                drawn = editor.transform(images, changes, strength=strength, companions=companions)
                 for photo, image in zip(paths, drawn, strict=True):
                     written.append(save_png(image, files[photo]))
                 if sheet:
@@ -69,13 +109,19 @@ class Redraw:
                 print(written_message(written))
             if columns and sheet:
                 names, *rows = zip(*columns, strict=True)
-                titles = ["photo", *(["rebuilt"] if changes else []), _spelled(changes) or self.word]
+                moves = companions and any(editor.companions_of(changes).values())
+                title = edit_title(_spelled(changes), strength=strength, companions=moves)
+                titles = ["photo", "rebuilt", title] if changes else ["photo", self.word]
                 save_png(grid(rows, titles, names), sheet)
                 print(written_message([sheet]))
 
 
 def _name(photo: Path) -> str:
     return printable(photo.stem)
+
+
+def _signed(move: float) -> str:
+    return f"{move:+.2f}".replace("-", "−")
 
 
 def _spelled(changes: Mapping[str, Change]) -> str:

@@ -30,8 +30,8 @@ class ModelDescription(NamedTuple):
 
     arguments: dict[str, Any]
     attributes: tuple[str, ...]
-    label_samples: list[str]
-    """They are not checked here, but where they are used."""
+    label_samples: Any
+    """As in the state; ``igan_fast.checkpoint.labels.unpack_rows`` checks them."""
 
     def on_meta(self) -> IterativeGAN:
         """Return the model on the ``meta`` device: shapes and types without memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -23,8 +23,9 @@ from igan_fast.data.formats import (
 )
 from igan_fast.errors import InputError, printable
 from igan_fast.files import entry_kind, open_regular
+from igan_fast.paths import given_path
 
-__all__ = ["MIN_SIDE", "PHOTO_SUFFIXES", "Photo", "decode_stream", "expand_photos", "load_photo"]
+__all__ = ["MIN_SIDE", "PHOTO_SUFFIXES", "Photo", "decode_stream", "expand_photos", "load_photo", "load_photos"]
 
 #: A photo: a path, a PIL image, or a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
 Photo: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -89,6 +90,31 @@ def load_photo(photo: Photo, size: int, *, name: str = "photo") -> NDArray[np.ui
     if isinstance(photo, str | os.PathLike):
         return _from_file(Path(photo), size)
     raise InputError(f"{name}: found a {type(photo).__name__}, expected a path, a PIL image or a NumPy array")
+
+
+def load_photos(photos: Sequence[Photo], size: int, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """Load photos in batches.
+
+    Args:
+        photos: as for ``load_photo``; ``~`` in a path is expanded.
+        size: as for ``load_photo``.
+        batch_size: the number of photos in a batch; the last one may have fewer.
+
+    Yields:
+        (B, size, size, 3).
+
+    Raises:
+        InputError: as ``load_photo``; the message says which of the photos it is.
+    """
+    name = "photo" if len(photos) == 1 else "photo {} of {}"
+    for start in range(0, len(photos), batch_size):
+        part = range(start, min(start + batch_size, len(photos)))
+        each = [(_typed(photos[k]), name.format(k + 1, len(photos))) for k in part]
+        yield np.stack([load_photo(photo, size, name=called) for photo, called in each])
+
+
+def _typed(photo: Photo) -> Photo:
+    return given_path(photo, "photo") if isinstance(photo, str | os.PathLike) else photo
 
 
 def decode_stream(stream: BinaryIO, size: int, name: str) -> NDArray[np.uint8]:

@@ -6,12 +6,14 @@ outputs and ``state_dict`` keys. Tests check that their results are equal to tho
 
 from igan_fast.reference.beyond import TrainStep
 from igan_fast.reference.edited_rebuilds import draw_flips
+from igan_fast.reference.editing import Companions
 from igan_fast.reference.models import Classifier, Codes, Discriminator, DiscriminatorOutput, Generator, IterativeGAN
 from igan_fast.reference.step import PaperStep, StepConfig, StepLosses
 
 __all__ = [
     "Classifier",
     "Codes",
+    "Companions",
     "Discriminator",
     "DiscriminatorOutput",
     "Generator",

@@ -6,10 +6,12 @@ go beyond it. Each can be switched off, and ``edited_labels`` then returns the p
 *Strength* s scales the signed value of each edited attribute: v ∈ [0, 1] becomes (1 + s · (2v − 1)) / 2. With 1 it
 stays v; with 1.5, 0 and 1 become −0.25 and 1.25, so the generator extrapolates, and the edit is more visible.
 
-*Companions* are attributes whose correlation with an edited attribute is at least ``least`` in the training labels.
-Each moves as linear regression predicts from the edited ones:
+*Companions* of an edited attribute are those whose correlation with it is at least ``least``, as an absolute value, in
+the training labels. A companion j moves as linear regression predicts:
 
-    c_j ← clip(c_j + Σ_jE · Σ_EE⁻¹ · (v_E − c_E), 0, 1)        (Σ: the labels' covariance, E: the edited attributes)
+    c_j ← clip(c_j + Σ_jE · Σ_EE⁻¹ · (v_E − c_E), 0, 1)
+
+    Σ: the labels' covariance; E: the edited attributes whose companion j is
 
 For one edited attribute a the factor is cov(j, a) / var(a). Without companions, a request often contradicts itself: a
 face that is to become male keeps its lipstick, and the generator follows the lipstick.
@@ -18,18 +20,44 @@ face that is to become male keeps its lipstick, and the generator follows the li
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["COMPANIONS_FROM", "STRENGTH", "Companions", "edited_labels"]
+__all__ = ["COMPANIONS_FROM", "STRENGTH", "Companions", "LabelCounts", "edited_labels", "label_counts"]
 
-#: The strength with which edits are asked for unless another one is given.
+#: The strength of an edit in ``FaceEditor``, on the command line and in sample grids, where no other is given.
 STRENGTH = 1.5
 #: The least correlation, as an absolute value, from which an attribute goes along with an edited one.
 COMPANIONS_FROM = 0.3
+#: An eigenvalue of Σ_EE counts as 0 below this part of the largest. Rounding gives 1e-15; two attributes that differ in
+#: one of a million photos give 1e-6.
+_SINGULAR = 1e-10
+
+
+class LabelCounts(NamedTuple):
+    """How often the attributes occur in labelled photos. The covariance of the labels follows from it."""
+
+    photos: int
+    """The number of photos, at least 1."""
+    together: Tensor
+    """(A, A), int64: the number of photos that have both attributes; on the diagonal, of those that have the one."""
+
+
+def label_counts(labels: Tensor) -> LabelCounts:
+    """Count labels (N, A) of 0 and 1, of any dtype.
+
+    Raises:
+        ValueError: there is no photo, or another value.
+    """
+    if labels.dim() != 2 or not len(labels):
+        raise ValueError(f"labels: found the shape {tuple(labels.shape)}, expected (N, A) with N at least 1")
+    exact = labels.detach().to("cpu", torch.float64)
+    if bool((other := (exact != 0) & (exact != 1)).any()):
+        raise ValueError(f"labels: found {float(exact[other][0]):g}, expected 0 and 1")
+    return LabelCounts(len(labels), (exact.T @ exact).long())
 
 
 class Companions:
@@ -37,45 +65,93 @@ class Companions:
 
     Args:
         covariance: (A, A) of labels in {0, 1}; floating point, on any device.
-        least: the least correlation, as an absolute value; in [0, 1].
+        least: the least correlation, as an absolute value, from which an attribute goes along; in [0, 1].
 
     Raises:
-        ValueError: ``covariance`` is not a symmetric matrix of finite numbers, or ``least`` is out of its range.
+        ValueError: ``covariance`` is not a covariance matrix of finite numbers, or ``least`` is out of its range.
     """
 
     def __init__(self, covariance: Tensor, *, least: float = COMPANIONS_FROM) -> None:
-        square = covariance.dim() == 2 and covariance.shape[0] == covariance.shape[1]
-        if not square or not bool(covariance.isfinite().all()) or not torch.allclose(covariance, covariance.T):
-            raise ValueError(
-                f"covariance: found {tuple(covariance.shape)}, expected a symmetric (A, A) of finite numbers"
-            )
+        if covariance.dim() != 2 or covariance.shape[0] != covariance.shape[1]:
+            raise ValueError(f"covariance: found the shape {tuple(covariance.shape)}, expected (A, A)")
         if not 0 <= least <= 1:
             raise ValueError(f"least: found {least}, expected from 0 to 1")
         self.covariance = covariance.detach().to("cpu", torch.float64)
         self.least = least
-        deviations = self.covariance.diagonal().clamp(min=0).sqrt()
-        scale = torch.outer(deviations, deviations)
+        if not bool(self.covariance.isfinite().all()):
+            raise ValueError("covariance: found NaN or infinity, expected finite numbers")
+        # What was computed from many photos is exact only to about the root of its dtype's precision.
+        rounding = torch.finfo(covariance.dtype).eps ** 0.5 if covariance.is_floating_point() else 0.0
+        variances = self.covariance.diagonal()
+        bounds = torch.outer(variances.clamp(min=0), variances.clamp(min=0)).sqrt()
+        slack = rounding * float(self.covariance.abs().max()) if covariance.numel() else 0.0
+        if bool(((self.covariance - self.covariance.T).abs() > slack).any()):
+            raise ValueError("covariance: found a matrix that is not symmetric")
+        if bool((variances < 0).any()) or bool((self.covariance.abs() > bounds + slack).any()):
+            raise ValueError("covariance: found a negative variance, or a correlation beyond −1 or 1")
         #: (A, A) in [−1, 1]; 0 where an attribute is constant.
-        self.correlation = torch.where(scale > 0, self.covariance / scale, torch.zeros_like(scale))
+        self.correlation = torch.where(bounds > 0, self.covariance / bounds, 0.0).clamp(-1, 1)
+
+    @classmethod
+    def of_counts(cls, counts: LabelCounts, *, least: float = COMPANIONS_FROM) -> Companions:
+        """From the counts of labels.
+
+        Raises:
+            ValueError: no labels have these counts.
+        """
+        photos, together = counts
+        if photos < 1:
+            raise ValueError(f"photos: found {photos}, expected at least 1")
+        if together.dim() != 2 or together.shape[0] != together.shape[1] or together.dtype != torch.int64:
+            raise ValueError(f"together: found {together.dtype} {tuple(together.shape)}, expected torch.int64 (A, A)")
+        together = together.cpu()
+        each = together.diagonal()
+        for i, count in enumerate(each.tolist()):
+            if not 0 <= count <= photos:
+                raise ValueError(f"together: attribute {i} is in {count} of {photos} photos")
+        fewest = (each[:, None] - (photos - each)[None, :]).clamp(min=0)
+        most = torch.minimum(each[:, None], each[None, :])
+        wrong = ((together < fewest) | (together > most) | (together != together.T)).nonzero()
+        if len(wrong):
+            i, j = wrong[0].tolist()
+            raise ValueError(
+                f"together: attributes {i} and {j} are in {int(each[i])} and {int(each[j])} of {photos} photos, and "
+                f"together in {int(together[i, j])} or {int(together[j, i])}; no photos have these counts"
+            )
+        # Zero exactly where an attribute is constant: each / photos is then exactly 0 or 1.
+        frequency = each.double() / photos
+        return cls(together.double() / photos - torch.outer(frequency, frequency), least=least)
 
     @classmethod
     def of_labels(cls, labels: Tensor, *, least: float = COMPANIONS_FROM) -> Companions:
-        """From labels (N, A) in {0, 1}, N at least 1."""
-        return cls(torch.cov(labels.double().T, correction=0).reshape(labels.shape[1], -1), least=least)
+        """From labels (N, A) of 0 and 1, N at least 1.
 
-    def weights(self, edited: list[int]) -> Tensor:
-        """(E, A): how far each attribute moves when the edited attribute e moves by 1. It is 0 for attributes that do
-        not go along, and for the edited ones themselves.
+        Raises:
+            ValueError: as ``label_counts``.
+        """
+        return cls.of_counts(label_counts(labels), least=least)
+
+    def __len__(self) -> int:
+        """The number A of attributes."""
+        return len(self.covariance)
+
+    def weights(self, edited: Sequence[int]) -> Tensor:
+        """(E, A), float64 on the CPU: how far each attribute moves when the edited attribute e moves from 0 to 1.
+
+        It is 0 for attributes that are no companions of e, and for the edited ones themselves.
 
         Args:
-            edited: the indices of the edited attributes.
+            edited: the indices of the attributes that are edited together.
         """
-        among = self.covariance[edited][:, edited]
-        # The pseudoinverse, because an attribute may be constant, or two may be equal, in the training labels.
-        found = torch.linalg.pinv(among, hermitian=True) @ self.covariance[edited]
-        along = (self.correlation[edited].abs() >= self.least).any(dim=0)
-        along[edited] = False
-        return torch.where(along, found, torch.zeros_like(found))
+        indices = list(edited)
+        covariance = self.covariance[indices]
+        along = (self.correlation[indices].abs() >= self.least).to(covariance.dtype)  # (E, A)
+        along[:, indices] = 0
+        # For each j, Σ_EE with zeros in place of the edited attributes whose companion it is not: the pseudoinverse has
+        # them in the same places. It also allows for attributes that are constant, or equal, in the training labels.
+        among = covariance[:, indices] * along.T[:, :, None] * along.T[:, None, :]  # (A, E, E)
+        inverse = torch.linalg.pinv(among, rtol=_SINGULAR, hermitian=True)
+        return torch.einsum("jde,ej->dj", inverse, covariance * along) * along
 
 
 def edited_labels(
@@ -88,28 +164,34 @@ def edited_labels(
     """The labels from which the generator draws the edited images.
 
     Args:
-        c: (N, A), the recognised probabilities.
+        c: (N, A), the recognised probabilities; floating point, on any device.
         changes: for the index of each attribute to change, its new value in [0, 1], or ``"flip"``: 1 where its
             probability is below 0.5, else 0.
         strength: s above; 1 is the paper's.
         companions: which attributes go along; none where omitted.
 
     Returns:
-        A new tensor (N, A). The edited attributes are in [(1 − s)/2, (1 + s)/2], the others in [0, 1].
+        A new tensor (N, A). An edited attribute of value v is (1 + s · (2v − 1)) / 2, which may lie outside [0, 1]; a
+        companion is in [0, 1]; all others are those of ``c``.
 
     Raises:
-        ValueError: an index, a value or the strength is out of range.
+        ValueError: an index, a value or the strength is out of range, or ``companions`` are of another number of
+            attributes.
     """
     if not 0 <= strength < math.inf:
-        raise ValueError(f"strength: found {strength}, expected a number that is not negative, and finite")
+        raise ValueError(f"strength: found {strength}, expected a finite number, at least 0")
+    if companions is not None and len(companions) != c.shape[1]:
+        raise ValueError(f"companions: found those of {len(companions)} attributes, expected {c.shape[1]}")
     edited = list(changes)
-    targets = torch.stack([_target(c, index, changes[index]) for index in edited], dim=1) if edited else c[:, :0]
+    if not edited:
+        return c.clone()
+    targets = torch.stack([_target(c, index, changes[index]) for index in edited], dim=1)
     result = c.clone()
-    if companions is not None and edited:
+    if companions is not None:
         weights = companions.weights(edited).to(c.device, c.dtype)
-        moved = result + (targets - c[:, edited]) @ weights
-        result = torch.where(weights.any(dim=0), moved.clamp(0, 1), result)
-    result[:, edited] = (1 + strength * (2 * targets - 1)) / 2
+        moved = c + (targets - c[:, edited]) @ weights
+        result = torch.where(weights.any(dim=0), moved.clamp(0, 1), c)
+    result[:, edited] = targets + (strength - 1) * (targets - 0.5)  # exactly the targets with strength 1
     return result
 
 

@@ -251,10 +251,13 @@ class IterativeGAN(Unscriptable):
         Args:
             changes: for the index of each attribute to change, its new value in [0, 1], or ``"flip"``: 1 where its
                 probability is below 0.5, else 0. The other attributes keep their probabilities.
-            strength, companions: as of ``edited_labels``; where omitted, the edit is the paper's.
+            strength: how far the changed attributes go beyond (above 1) or short of (below 1) their values.
+            companions: the attributes that go along with the changed ones; none where omitted. Both go beyond the
+                paper, see ``igan_fast.reference.editing``; where both are omitted, the edit is the paper's.
 
         Raises:
-            ValueError: an index, a value or the strength is out of range.
+            ValueError: an index, a value or the strength is out of range, or ``companions`` are of another number of
+                attributes.
         """
         z, label_logits = self.encode(x)
         c = edited_labels(torch.sigmoid(label_logits), changes, strength=strength, companions=companions)

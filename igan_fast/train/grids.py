@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from igan_fast.files import write_file
 
-__all__ = ["grid", "sample_grid", "save_png"]
+__all__ = ["edit_title", "grid", "sample_grid", "save_png"]
 
 _GAP = 2  # pixels between two images
 _SMALLEST = 64  # smaller images are enlarged by a whole factor, so that labels and faces are legible
@@ -29,7 +29,7 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
     Args:
         rows: images of uint8 (S, S, 3), all of one size; a row is a sequence of them or one (N, S, S, 3) array. Rows
             may differ in length; a short row ends in blank space.
-        row_labels: one per row, or none.
+        row_labels: one per row, or none. A label may have two lines.
         column_labels: one per image of the longest row, or none.
 
     Raises:
@@ -50,7 +50,7 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
     scale = -(-_SMALLEST // max(shape[:2])) if max(shape[:2]) < _SMALLEST else 1
     height, width = shape[0] * scale, shape[1] * scale
     font = _font(max(11, min(20, height // 7)))
-    left = _margin(max((font.getlength(label) for label in row_labels), default=0.0))
+    left = _margin(max((font.getlength(line) for label in row_labels for line in label.split("\n")), default=0.0))
     labels = [_shortened(label, width, font) for label in column_labels]
     top = _margin(sum(font.getmetrics())) if labels else 0
     size = (left + columns * (width + _GAP) - _GAP, top + len(cells) * (height + _GAP) - _GAP)
@@ -59,7 +59,8 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
     for row, images in enumerate(cells):
         y = top + row * (height + _GAP)
         if row_labels:
-            draw.text((left - 6, y + height / 2), row_labels[row], fill=_INK, font=font, anchor="rm")
+            middle = (left - 6, y + height / 2)
+            draw.text(middle, row_labels[row], fill=_INK, font=font, anchor="rm", align="right")
         for column, image in enumerate(images):
             enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
             canvas.paste(Image.fromarray(enlarged), (left + column * (width + _GAP), y))
@@ -72,7 +73,7 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
 def sample_grid(
     real: Images,
     rebuilt: Images,
-    flipped: Mapping[str, Images],
+    edited: Mapping[str, Images],
     generated: Mapping[str, Images],
 ) -> Image.Image:
     """Return the sample image of a training run: photos, what the model makes of them, and generated faces.
@@ -80,13 +81,25 @@ def sample_grid(
     Args:
         real: photos, uint8 (N, S, S, 3).
         rebuilt: their rebuilds.
-        flipped: by attribute, the photos with that attribute flipped.
+        edited: by the title of the edit, the edited photos.
         generated: generated faces, one row for each description of their labels.
     """
-    rows = {"real": real, "rebuilt": rebuilt}
-    rows |= {f"{name} ⇄": images for name, images in flipped.items()}
+    rows = {"real": real, "rebuilt": rebuilt, **edited}
     rows |= {f"noise, {labels}" if labels else "noise": images for labels, images in generated.items()}
     return grid(list(rows.values()), list(rows))
+
+
+def edit_title(changes: str, *, strength: float, companions: bool) -> str:
+    """Return the label of a row of edits: the changes, and on a second line what goes beyond the paper's edit.
+
+    Args:
+        changes: such as ``"Smiling=1"``.
+        strength: as of ``igan_fast.reference.editing.edited_labels``.
+        companions: whether other attributes go along.
+    """
+    beyond = [f"strength {strength:g}"] if strength != 1 else []
+    beyond += ["with companions"] if companions else []
+    return "\n".join([changes, *([", ".join(beyond)] if beyond else [])])
 
 
 def save_png(image: Image.Image, path: Path) -> Path:

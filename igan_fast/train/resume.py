@@ -13,6 +13,7 @@ from torch import nn
 
 from igan_fast.checkpoint.description import check_statistics, described_model
 from igan_fast.checkpoint.folder import Checkpoint, Fits
+from igan_fast.checkpoint.labels import LABELS, counts_specs
 from igan_fast.checkpoint.tensor_specs import Spec, Specs, check_specs, specs_of
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
@@ -65,6 +66,8 @@ def resumable_by(config: TrainConfig) -> Fits:
             if group not in groups:
                 raise FileDamaged(f"{file}: missing")
             check_specs(groups[group], expected, file)
+        if LABELS in groups:  # older versions did not save it; it is counted anew at each start
+            check_specs(groups[LABELS], counts_specs(len(described.attributes)), folder / f"{LABELS}.safetensors")
 
     return fits
 

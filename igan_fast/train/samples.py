@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.store import FaceStore, spread
 from igan_fast.metrics import in_eval_mode
-from igan_fast.reference import IterativeGAN
-from igan_fast.train.grids import sample_grid
+from igan_fast.reference import Companions, IterativeGAN
+from igan_fast.reference.editing import STRENGTH, edited_labels
+from igan_fast.train.grids import edit_title, sample_grid
 
 __all__ = ["draw_samples"]
 
@@ -23,14 +25,23 @@ COLUMNS = 10
 
 
 def draw_samples(
-    model: IterativeGAN, store: FaceStore, *, flipped: Sequence[str], seed: int, device: torch.device
+    model: IterativeGAN,
+    store: FaceStore,
+    *,
+    flipped: Sequence[str],
+    companions: Companions,
+    seed: int,
+    device: torch.device,
 ) -> Image.Image:
     """Draw faces, their rebuilds, edits that flip an attribute, and generated faces (the paper's Fig. 7 and 8).
+
+    The edits are those that ``FaceEditor`` makes by default: of strength ``STRENGTH``, with companions.
 
     Args:
         model: a model on ``device``. Its training mode is restored at the end.
         store: the source of the faces. They are held-out faces if there are any, and the same at each call.
         flipped: the names of the attributes to flip. Generated faces show the first of them absent and present.
+        companions: the attributes that go along with a flipped one.
         seed: the seed of the noise.
         device: where the model computes.
     """
@@ -43,18 +54,25 @@ def draw_samples(
     generator = torch.Generator().manual_seed(seed)
     noise = (torch.rand(len(rows), model.arguments()["latent"], generator=generator) * 2 - 1).to(device)
 
+    def title(name: str, change: str) -> str:
+        moves = bool(companions.weights([position(name)]).any())
+        return edit_title(f"{name}{change}", strength=STRENGTH, companions=moves)
+
+    def edited(name: str) -> NDArray[np.uint8]:
+        changes: dict[int, Literal["flip"]] = {position(name): "flip"}
+        return _to_arrays(model.transform(images, changes, strength=STRENGTH, companions=companions))
+
     def generated(name: str, value: float) -> NDArray[np.uint8]:
-        asked = labels.clone()
-        asked[:, position(name)] = value
+        asked = edited_labels(labels, {position(name): value}, strength=STRENGTH, companions=companions)
         return _to_arrays(model.generate(noise, asked))
 
     with in_eval_mode(model):
         return sample_grid(
             photos,
             _to_arrays(model.rebuild(images)),
-            {name: _to_arrays(model.transform(images, {position(name): "flip"})) for name in flipped},
+            {title(name, " ⇄"): edited(name) for name in flipped},
             {"labels of the column": _to_arrays(model.generate(noise, labels))}
-            | {f"{name}={value}": generated(name, value) for name in flipped[:1] for value in (0, 1)},
+            | {title(name, f"={value}"): generated(name, value) for name in flipped[:1] for value in (0, 1)},
         )
 
 

@@ -18,6 +18,7 @@ from igan_fast import models, reference, step
 from igan_fast.checkpoint.additions import options_missing
 from igan_fast.checkpoint.find import best_checkpoint
 from igan_fast.checkpoint.folder import Checkpoint
+from igan_fast.checkpoint.labels import LABELS, companions_of_counts, counted_labels
 from igan_fast.data.loader import BatchLoader
 from igan_fast.data.store import FaceStore, spread
 from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
@@ -101,6 +102,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         named = config.data if config.data == "drawn" else str(Path(config.data).expanduser().resolve())
         self.data = data_fingerprint(store, named)
+        self.label_counts = counted_labels(torch.from_numpy(store.labels[store.splits["train"]]))
         self._checkpoint: Path | None = None
         self._samples: Path | None = None
 
@@ -225,6 +227,7 @@ class Trainer:
             "optimizer_d": optimizer_to_tensors(self.step.optimizer_d, named),
             "optimizer_g": optimizer_to_tensors(self.step.optimizer_g, named),
             "rng": {"noise": self.random.generator.get_state()},
+            LABELS: self.label_counts,
         }
         if self.step.optimizer_z is not None:
             tensors["optimizer_z"] = optimizer_to_tensors(self.step.optimizer_z, named)
@@ -278,6 +281,7 @@ class Trainer:
             self.evaluated_model,
             self.store,
             flipped=self.config.sample_attributes or (),
+            companions=companions_of_counts(self.label_counts),
             seed=self.config.seed,  # the same noise in every grid of a run
             device=self.device,
         )

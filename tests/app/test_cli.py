@@ -17,7 +17,8 @@ from PIL import Image
 
 import igan_fast
 from igan_fast import FaceEditor, IterativeGAN
-from igan_fast.app import cli, commands, results
+from igan_fast.app import cli, commands, redraw, results
+from igan_fast.checkpoint.labels import counted_labels
 from igan_fast.data import CELEBA_ATTRIBUTES
 from igan_fast.data.photos import load_photo
 from igan_fast.train.config import TrainConfig
@@ -32,6 +33,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = IterativeGAN(image_size=32, latent=8, width=4)
     state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
     save_checkpoint(folder, 1, {"model": model.state_dict()}, state)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose checkpoint keeps training labels: make-up is rare with Male, beards are only there."""
+    folder = tmp_path_factory.mktemp("labelled")
+    torch.manual_seed(0)
+    model = IterativeGAN(image_size=32, latent=8, width=4)
+    labels = torch.zeros(8, 40, dtype=torch.uint8)
+    for name, column in (
+        ("Male", [1, 1, 1, 1, 0, 0, 0, 0]),
+        ("Heavy_Makeup", [1, 0, 0, 0, 1, 1, 1, 1]),
+        ("Goatee", [0, 0, 1, 1, 0, 0, 0, 0]),
+        ("Bangs", [0, 1, 0, 1, 0, 1, 0, 1]),
+    ):
+        labels[:, CELEBA_ATTRIBUTES.index(name)] = torch.tensor(column, dtype=torch.uint8)
+    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
+    save_checkpoint(folder, 1, {"model": model.state_dict(), "labels": counted_labels(labels)}, state)
     return folder
 
 
@@ -101,6 +121,122 @@ def test_rebuild_and_transform_write_a_file_a_photo_and_a_grid(run: Path, photos
         np.testing.assert_allclose(np.asarray(found, np.int16), np.asarray(expected, np.int16), atol=1)
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size[1] >= 3 * 64
+
+
+def test_strength_and_companions(labelled: Path, photos: Path, tmp_path: Path) -> None:
+    editor = FaceEditor.load(labelled)
+    changes = {"Male": "flip", "Goatee": 1.0}
+    for k, (options, how) in enumerate(
+        (
+            ([], {}),
+            (["--strength", 3], {"strength": 3}),
+            (["--no-companions"], {"companions": False}),
+            (["--strength=1", "--no-companions"], {"strength": 1, "companions": False}),
+        )
+    ):
+        out = tmp_path / str(k)
+        run_cli("transform", photos, "--set", "Male=flip", "Goatee=1", *options, "--model", labelled, "--out", out)
+        run_cli("generate", "-n", 3, "--set", "Male=1", *options, "--model", labelled, "--out", out)
+        expected = {
+            f"{stem}-edited": editor.transform(next(photos.glob(f"{stem}.*")), changes, **how) for stem in "abc"
+        }
+        faces = editor.generate(3, {"Male": 1}, **how)  # type: ignore[arg-type]
+        expected |= {f"face-{index:04d}": face for index, face in enumerate(faces)}
+        assert {file.stem for file in out.iterdir()} == expected.keys()
+        for stem, picture in expected.items():
+            with Image.open(out / f"{stem}.png") as found:
+                np.testing.assert_allclose(np.asarray(found, np.int16), np.asarray(picture, np.int16), atol=1)
+
+
+def test_what_goes_along_is_told(
+    run: Path, labelled: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", tmp_path / "out", "--force"]
+
+    def told(command: str, model: Path, *options: object) -> list[str]:
+        capsys.readouterr()
+        given = [photos / "a.jpg"] if command != "generate" else ["-n", 1]
+        run_cli(command, *given, "--model", model, *out, *options)
+        printed, error = capsys.readouterr()
+        assert error == ""
+        *lines, last = printed.splitlines()
+        assert last.startswith("wrote ")
+        return lines
+
+    end = "; --no-companions leaves them"
+    # Male is 4 of 8, make-up 5 with 1 in common: (1/8 − 5/16) / (1/4) = −3/4; goatee 2 of 8: (2/8 − 1/8) / (1/4) = 1/2.
+    up = f"Male from 0 to 1 takes along Heavy_Makeup (−0.75), Goatee (+0.50){end}"
+    down = f"Male from 1 to 0 takes along Heavy_Makeup (+0.75), Goatee (−0.50){end}"
+    for command in ("transform", "generate"):
+        assert told(command, labelled, "--set", "Male=1") == [up]
+        assert told(command, labelled, "--set", "Male=0.2", "Bangs=1") == [down]  # nothing goes along with bangs
+        assert told(command, labelled, "--set", "Male=1", "--no-companions") == []
+        assert told(command, labelled, "--set", "Bangs=1") == []
+        (none,) = told(command, run, "--set", "Male=1", "Bangs=1")
+        assert none == "no attribute goes along with another: the checkpoint keeps no training labels"
+        assert told(command, run, "--set", "Male=1", "--no-companions") == []
+    both = "from 0 to 1 takes along Heavy_Makeup (−0.75), Goatee (+0.50), and from 1 to 0 the other way"
+    assert told("transform", labelled, "--set", "Male=flip") == [f"Male {both}{end}"]
+    assert (
+        told("generate", labelled) == told("generate", run) == told("rebuild", run) == told("rebuild", labelled) == []
+    )
+    # Two together share: of four men without a goatee and with one, half and none wear make-up; all women do.
+    assert told("transform", labelled, "--set", "Male=1", "Goatee=1") == [
+        f"Male from 0 to 1 takes along Heavy_Makeup (−0.50){end}",
+        f"Goatee from 0 to 1 takes along Heavy_Makeup (−0.50){end}",
+    ]
+
+
+def test_moves_of_nothing_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    class Editor:
+        companions = object()
+
+        def companions_of(self, names: object) -> dict[str, dict[str, float]]:
+            return {"Male": {"Bald": 0.0051, "Bangs": -0.0049}, "Young": {"Bald": 0.001}, "a\nb": {"c\td": 0.5}}
+
+    redraw.tell_companions(Editor(), {"Male": 1, "Young": 1, "a\nb": "flip"})  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == [
+        "Male from 0 to 1 takes along Bald (+0.01); --no-companions leaves them",
+        r"a\nb from 0 to 1 takes along c\td (+0.50), and from 1 to 0 the other way; --no-companions leaves them",
+    ]
+
+
+def test_the_row_of_edits_in_a_grid_says_what_is_drawn(
+    labelled: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[list[str]] = []
+    draw = redraw.grid
+    monkeypatch.setattr(redraw, "grid", lambda rows, row, column: titles.append(row) or draw(rows, row, column))
+    files = ["--model", labelled, "--out", tmp_path / "out", "--grid", tmp_path / "grid.png", "--force"]
+    for options in (
+        ["--set", "Male=1", "Bangs=flip"],
+        ["--set", "Bangs=0.25", "--strength", 2],
+        ["--set", "Male=0", "--strength", 1],
+        ["--set", "Male=0", "--strength", 1, "--no-companions"],
+    ):
+        run_cli("transform", photos, *options, *files)
+    run_cli("rebuild", photos, *files)
+    assert titles == [
+        ["photo", "rebuilt", "Male=1 Bangs=flip\nstrength 1.5, with companions"],
+        ["photo", "rebuilt", "Bangs=0.25\nstrength 2"],
+        ["photo", "rebuilt", "Male=0\nwith companions"],
+        ["photo", "rebuilt", "Male=0"],
+        ["photo", "rebuilt"],
+    ]
+
+
+@pytest.mark.parametrize("strength", ["-0.5", "10.5", "nan", "inf"])
+def test_a_strength_out_of_its_range(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], strength: str
+) -> None:
+    out = tmp_path / "out"
+    for command in (["transform", photos, "--set", "Male=1"], ["generate"]):
+        message = refused(capsys, *command, "--strength", strength, "--model", run, "--out", out)
+        assert message == f"igan-fast: error: --strength: found {float(strength)}, expected a number from 0 to 10\n"
+    assert "--strength: found 'much', expected a number" in refused(
+        capsys, "transform", photos, "--set", "Male=1", "--strength", "much", "--model", run, "--out", out
+    )
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", ["recognise", "generate", "rebuild", "transform"])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igan_fast.errors import InputError
-from igan_fast.train.grids import grid, sample_grid, save_png
+from igan_fast.train.grids import edit_title, grid, sample_grid, save_png
 
 
 def pictures(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
@@ -53,6 +53,34 @@ def test_longer_row_labels_get_a_wider_margin_and_column_labels_are_shortened() 
     assert (huge[: huge.shape[0] - 64, 66:] == 255).all()  # the neighbour's label space stays free
 
 
+def test_a_label_of_two_lines_lies_in_its_margin() -> None:
+    rows = [pictures(2, seed=1), pictures(2, seed=2)]
+    one, two = (np.asarray(grid(rows, labels)) for labels in (("Male=1", "x"), ("Male=1\nx", "x")))
+    assert one.shape == two.shape  # as wide as its longest line
+    left = one.shape[1] - (2 * 64 + 2)
+    assert np.array_equal(two[:, left:], one[:, left:])
+    assert np.array_equal(two[66:], one[66:])
+    ink = two[:64, :left].min(axis=(1, 2)) < 128
+    starts = np.flatnonzero(np.diff(ink.astype(int)) == 1)
+    assert len(starts) == 2
+    assert np.ptp(np.asarray(grid(rows, ("Male=1\na much longer line", "x"))).shape) > np.ptp(two.shape)
+    for line in two[:64, :left][ink]:  # flush right, as labels of one line
+        assert (line[-6:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("strength", "companions", "expected"),
+    [
+        (1.0, False, "Male=1"),
+        (1.5, False, "Male=1\nstrength 1.5"),
+        (1, True, "Male=1\nwith companions"),
+        (2.0, True, "Male=1\nstrength 2, with companions"),
+    ],
+)
+def test_the_title_of_an_edit(strength: float, companions: bool, expected: str) -> None:
+    assert edit_title("Male=1", strength=strength, companions=companions) == expected
+
+
 def test_the_letters_of_labels_exist() -> None:
     def ink(label: str) -> bytes:
         return np.asarray(grid([pictures(1)], [label]))[:, :20].tobytes()
@@ -68,9 +96,9 @@ def test_small_pictures_are_enlarged_by_a_whole_factor(size: int, factor: int) -
 
 def test_sample_grid_names_its_rows() -> None:
     generated = {"": pictures(4, 32), "Male=1": pictures(4, 32)}
-    flipped = {"Smiling": pictures(4, 32), "Bald": pictures(4, 32)}
-    made = sample_grid(pictures(4, 32), pictures(4, 32), flipped, generated)
-    labels = ["real", "rebuilt", "Smiling ⇄", "Bald ⇄", "noise", "noise, Male=1"]
+    edited = {"Smiling ⇄": pictures(4, 32), "Bald ⇄\nstrength 2": pictures(4, 32)}
+    made = sample_grid(pictures(4, 32), pictures(4, 32), edited, generated)
+    labels = ["real", "rebuilt", "Smiling ⇄", "Bald ⇄\nstrength 2", "noise", "noise, Male=1"]
     assert np.array_equal(np.asarray(made), np.asarray(grid([pictures(4, 32)] * 6, labels)))
 
 

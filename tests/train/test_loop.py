@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from igan_fast import IterativeGAN, TrainStep
 from igan_fast.checkpoint import load_checkpoint, load_model
 from igan_fast.checkpoint.find import newest_checkpoint
+from igan_fast.data import open_source
 from igan_fast.errors import InputError
 from igan_fast.train import TrainConfig, loop, save, train, trainer
 from igan_fast.train.run import locked
@@ -80,8 +82,22 @@ def test_a_checkpoint_holds_the_model_with_its_names_and_some_label_rows(unbroke
     loaded = load_model(unbroken)
     assert isinstance(loaded.model, IterativeGAN)
     assert len(loaded.attributes) == 40
-    assert {len(row) for row in loaded.label_samples} == {40}
-    assert len(set(loaded.label_samples)) > 10
+    assert loaded.label_samples.shape[1] == 40
+    assert len(loaded.label_samples.unique(dim=0)) > 10
+
+
+def test_a_checkpoint_holds_the_counts_of_its_training_labels(unbroken: Path) -> None:
+    config = TrainConfig.load(unbroken)
+    source = open_source("drawn", drawn_count=config.drawn_count, seed=config.seed)
+    labels = source.labels[source.splits["train"]].astype(int)
+    for folder in (unbroken / "checkpoints").glob("step-*"):
+        counts = load_checkpoint(folder).tensors["labels"]
+        assert int(counts["photos"]) == len(labels)
+        assert counts["together"].tolist() == (labels.T @ labels).tolist()
+    companions = load_model(unbroken).companions
+    assert companions is not None
+    expected = np.cov(labels.T.astype(float), bias=True)
+    np.testing.assert_allclose(companions.covariance, expected, atol=1e-12)
 
 
 KILLED = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import edit_state, edit_tensors, run_files
+from checkpoints import edit_state, edit_tensors, remove_group, run_files
 from PIL import Image
 
 from igan_fast.checkpoint import load_checkpoint, load_model
@@ -240,6 +239,8 @@ def test_a_state_with_a_wrong_value_is_one_line(run: Path, edit: Callable[[dict[
         ("rng", lambda t: t["noise"].fill_(255), "rng.safetensors"),
         ("rng", lambda t: t.update(noise=torch.zeros(3, dtype=torch.uint8)), r"noise is uint8 \(3,\)"),
         ("rng", lambda t: t.clear(), "noise is missing"),
+        ("labels", lambda t: t.pop("photos"), "photos is missing"),
+        ("labels", lambda t: t.update(together=torch.zeros(2, 2).long()), r"together is int64 \(2, 2\), expected"),
     ],
 )  # fmt: skip
 def test_tensors_that_no_run_of_ours_saves_are_refused_by_name(
@@ -253,16 +254,23 @@ def test_tensors_that_no_run_of_ours_saves_are_refused_by_name(
     assert f"{folder / group}.safetensors" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert run_files(run) == before
-    if group == "ema":
+    if group in ("ema", "labels"):
         with pytest.raises(InputError, match=message):
             load_model(run)
 
 
+def test_a_checkpoint_without_counts_of_labels_goes_on_and_gets_them(run: Path) -> None:
+    remove_group(run / "checkpoints" / "step-00000001", "labels")
+    assert "labels" not in load_checkpoint(run / "checkpoints" / "step-00000001").tensors
+    assert go_on(run).iteration == 2
+    counts = load_checkpoint(run / "checkpoints" / "step-00000002").tensors["labels"]
+    assert int(counts["photos"]) == PARTITION.count(0)
+    assert counts["together"].shape == (3, 3)
+
+
 def test_a_group_that_is_missing_is_named(run: Path) -> None:
     folder = run / "checkpoints" / "step-00000001"
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]["optimizer_g.safetensors"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    remove_group(folder, "optimizer_g")
     with pytest.raises(InputError, match=r"optimizer_g\.safetensors: missing"):
         go_on(run)
     assert load_checkpoint(folder).iteration == 1
