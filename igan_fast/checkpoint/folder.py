@@ -42,8 +42,9 @@ __all__ = [
 #: and SHA-256 of each other file.
 MANIFEST = "manifest.json"
 
-#: The version of the format, which the manifest states.
-FORMAT = 1
+#: The version of the format, which the manifest states. Version 1 had no ``film`` in the model's arguments, and none of
+#: the groups ``edited``, ``labels`` and ``optimizer_z``.
+FORMAT = 2
 
 #: The file of everything other than tensors.
 STATE = "state.json"
@@ -165,7 +166,7 @@ def _read_manifest(folder: Path) -> _Manifest:
     check_json(content, _MANIFEST_SHAPE, path)
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in content["files"].items()}
     groups = {name.removesuffix(SUFFIX) for name in files if name != STATE}
-    known = content["format"] == FORMAT and STATE in files and all(map(GROUP.fullmatch, groups))
+    known = 1 <= content["format"] <= FORMAT and STATE in files and all(map(GROUP.fullmatch, groups))
     if not known or files[STATE][0] > MAX_BYTES:
         raise CheckpointError(f"{path}: damaged: not a checkpoint's manifest")
     return _Manifest(content["iteration"], files)

@@ -42,7 +42,13 @@ def older(tiny: dict[str, Any], tmp_path: Path) -> Path:
         without_additions(state["config"])
         del state["model"]["arguments"]["film"]
 
-    edit_state(run / "checkpoints" / "step-00000003", edit)
+    checkpoint = run / "checkpoints" / "step-00000003"
+    edit_state(checkpoint, edit)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["format"] = 1
+    del manifest["files"]["labels.safetensors"]
+    (checkpoint / "labels.safetensors").unlink()
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     return run
 
 
@@ -78,5 +84,6 @@ def test_an_addition_cannot_be_switched_on_later(older: Path) -> None:
 def test_it_is_used_as_before(older: Path) -> None:
     loaded = load_model(older)
     assert loaded.model.arguments()["film"] is False
+    assert loaded.companions is not None  # from its rows of labels
     editor = FaceEditor.load(older, device="cpu")
     assert len(editor.generate(2)) == 2

@@ -18,7 +18,7 @@ from checkpoints import edit_state, flip_byte, run_files, silent, small, step_na
 from igan_fast import FaceEditor, files
 from igan_fast.checkpoint import find_checkpoint, load_checkpoint, load_model
 from igan_fast.checkpoint.find import best_checkpoint, newest_checkpoint
-from igan_fast.checkpoint.folder import NewerFormat
+from igan_fast.checkpoint.folder import FORMAT, NewerFormat
 from igan_fast.errors import InputError
 from igan_fast.files import FileUnreadable, temporary_path
 from igan_fast.train import TrainConfig, train
@@ -34,7 +34,7 @@ def saved(run: Path, *iterations: int, **state: Any) -> list[Path]:
 
 def make_newer(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'))
 
 
 def flip(path: Path) -> None:
@@ -85,7 +85,9 @@ def test_a_newer_format_stops_with_its_name_and_nothing_is_deleted(run: Path) ->
     actions.append(lambda: FaceEditor.load(run))
     before.pop("checkpoints/best.json")
     for action in actions:
-        with pytest.raises(NewerFormat, match=r"step-00000003/manifest\.json: format 2, written by igan_fast .*update"):
+        with pytest.raises(
+            NewerFormat, match=rf"step-00000003/manifest\.json: format {FORMAT + 1}, written by igan_fast .*update"
+        ):
             action()
         assert run_files(run) == before
 
