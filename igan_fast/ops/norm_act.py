@@ -1,4 +1,4 @@
-"""Normalisation and LeakyReLU in one operator.
+"""Normalisation, LeakyReLU, and a scale and a shift for each image and channel, in one operator.
 
 The forward saves the input, the parameters and the statistics. The backward recomputes the normalised values from them;
 their signs decide the LeakyReLU's derivative.
@@ -22,7 +22,7 @@ __all__ = ["norm_act"]
 
 #: Limits of the kernels on a GPU. MOST_VALUES: values of one channel in a group, whose index has 32 bits (a loop may go
 #: one block past the last value). MOST_PARTS: programs of a launch; each has at least 64 values. MOST_NATIVE, for the
-#: native kernels: channels, and groups; each is a dimension of the grid.
+#: native kernels: channels, and groups (with film: images); each is a dimension of the grid.
 MOST_VALUES, MOST_PARTS, MOST_NATIVE = 2**30, 2**31 - 2**12, 2**16 - 1
 
 #: With an input of these dtypes, parameters and running statistics may be float32.

@@ -135,6 +135,7 @@ STRIDES = {
 }
 
 
+@pytest.mark.every_build
 @pytest.mark.parametrize("strides", STRIDES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_film_with_any_strides(place, strides, layout):
@@ -179,6 +180,7 @@ def test_under_autocast_film_may_be_of_a_half_type(place, dtype):
         assert error(a, e) < (2e-2 if torch.bfloat16 in (dtype, a.dtype) else 1e-5)
 
 
+@pytest.mark.every_build
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("training", [True, False])
 def test_film_of_zeros_changes_no_bit_of_the_result(place, layout, training):

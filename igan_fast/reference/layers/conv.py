@@ -101,8 +101,8 @@ class _ConvNormAct2d(FxLeaf):
         ``ops.norm_act``.
 
         Raises:
-            ValueError: x has another number of dimensions or channels; ``groups`` does not divide N; or there is one
-                value per channel while the batch's own statistics are needed.
+            ValueError: x has another number of dimensions or channels; ``film`` has another shape; ``groups`` does not
+                divide N; or there is one value per channel while the batch's own statistics are needed.
         """
         if is_proxy(x) or is_proxy(film):
             node: Tensor = self.fx_node(x) if film is None else self.fx_node(x, film)
