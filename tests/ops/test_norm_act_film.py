@@ -20,8 +20,8 @@ SHAPES = [
     (4, 7, 9),
     (4, 3, 5, 7),
     (3, 17, 1, 1),
-    (6, 16, 8, 8),
-    (16, 33, 2, 2),
+    (4, 8, 8, 8),
+    (9, 5, 2, 2),
     (2, 4, 3, 2, 5),
 ]
 
@@ -59,6 +59,7 @@ def test_any_layout_and_groups(place, layout, groups, dtype):
         (4, 32, 65, 65),
         (2, 1, 300, 401),
         (128, 3, 5, 1),
+        (16, 33, 2, 2),
     ],
     ids=str,
 )
@@ -228,8 +229,9 @@ def test_first_and_second_derivatives(place, training, groups, slope):
 
     assert torch.autograd.gradcheck(function, (x, film, weight, bias), fast_mode=fast)
     assert torch.autograd.gradgradcheck(function, (x, film, weight, bias), fast_mode=fast)
-    assert torch.autograd.gradgradcheck(function, (x.detach(), film), fast_mode=fast)
-    assert torch.autograd.gradgradcheck(function, (x, film.detach()), fast_mode=fast)
+    if not place.interpreted:
+        assert torch.autograd.gradgradcheck(function, (x.detach(), film))
+        assert torch.autograd.gradgradcheck(function, (x, film.detach()))
 
 
 @pytest.mark.every_build
@@ -262,7 +264,7 @@ def test_nan_and_infinity_travel(place, bad, where, layout, training, slope):
 @pytest.mark.every_build
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_same_bits_every_time(place, layout):
-    given = arguments((6, 5, 21, 17), torch.float32, place, layout)
+    given = arguments((3, 5, 9, 7) if place.interpreted else (6, 5, 21, 17), torch.float32, place, layout)
     film = film_for(given[0])
     first = run(ops.norm_act, *given, film, statistics=True, impl=place.impl)
     for _ in range(2 if place.interpreted else 20):

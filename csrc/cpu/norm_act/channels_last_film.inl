@@ -39,6 +39,11 @@ struct ColumnFilm {
   // film is (2, channels).
   void load_image(const Rows<A>& rows, const A* film) {
     const int64_t inner = rows.inner, row = rows.channels * inner;
+    if (rows.width == rows.channels) {  // a column is a channel
+      for (int64_t c = 0; c < rows.channels; ++c) scale[c] = 1 + film[c];
+      std::memcpy(shift, film + rows.channels, static_cast<size_t>(rows.channels) * sizeof(A));
+      return;
+    }
     for (int64_t first = 0; first < rows.width; first += row)
       for (int64_t c = 0; c < rows.channels; ++c) {
         const Film<A> f = film_of(film, rows.channels, 0, c);
@@ -47,6 +52,11 @@ struct ColumnFilm {
   }
   // Writes the sums over the first `width` columns for each channel, (2, channels).
   void store_sums(const Rows<A>& rows, int64_t width, A* to) const {
+    if (width == rows.channels) {  // a column is a channel
+      std::memcpy(to, scale_sums, static_cast<size_t>(width) * sizeof(A));
+      std::memcpy(to + width, shift_sums, static_cast<size_t>(width) * sizeof(A));
+      return;
+    }
     for (int64_t c = 0; c < rows.channels; ++c) {
       double sum_scale = 0, sum_shift = 0;
       for_each_column(rows, c, width, [&](int64_t j) {
