@@ -20,6 +20,13 @@ def arguments(shape, dtype, place, layout="contiguous"):
     return x, weight, bias, torch.randn(shape, dtype=torch.float64).to(place.device, dtype)
 
 
+def film_for(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """γ and β of each image of x, as columns of a wider matrix. ``dtype``: x's, or float32 if that is a half type."""
+    wide = torch.randn(x.shape[0], 2 * x.shape[1] + 3, dtype=torch.float64)
+    wide = wide.to(x.device, dtype or (torch.float32 if x.dtype in HALF else x.dtype))
+    return wide[:, 2:-1].requires_grad_()
+
+
 def running(x: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.float32 if x.dtype in HALF else x.dtype
@@ -27,16 +34,16 @@ def running(x: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
     return mean.to(x.device, dtype), (var + 0.5).to(x.device, dtype)
 
 
-def run(function, x, weight, bias, grad, statistics=False, **options):
+def run(function, x, weight, bias, grad, film=None, statistics=False, **options):
     """The output, its gradients, and the running statistics."""
     kept = running(x) if statistics else (None, None)
-    y = function(x, weight, bias, *kept, **options)
-    leaves = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
+    y = function(x, weight, bias, *kept, film=film, **options)
+    leaves = [t for t in (x, weight, bias, film) if t is not None and t.requires_grad]
     return [y, *torch.autograd.grad(y, leaves, grad.to(y.dtype)), *(t for t in kept if t is not None)]
 
 
-def check(place, x, weight, bias, grad, dtype, **options):
-    actual = run(ops.norm_act, x, weight, bias, grad, impl=place.impl, **options)
-    plain = run(reference.norm_act, x, weight, bias, grad, **options)
-    exact = in_float64(lambda *t: run(reference.norm_act, *t, **options), x, weight, bias, grad)
+def check(place, x, weight, bias, grad, dtype, film=None, **options):
+    actual = run(ops.norm_act, x, weight, bias, grad, film, impl=place.impl, **options)
+    plain = run(reference.norm_act, x, weight, bias, grad, film, **options)
+    exact = in_float64(lambda *t: run(reference.norm_act, *t, **options), x, weight, bias, grad, film)
     assert_as_good(actual, plain, exact, dtype)

@@ -16,6 +16,12 @@ from torch import Tensor
 
 CHANNELS = 16  # enough for the native convolutions
 
+
+def film_of(x: Tensor, w: Tensor) -> Tensor:
+    """A scale and a shift for each image and channel, (N, 2 · 16): some columns of a larger matrix."""
+    return (x.mean((2, 3)) @ w[:, :, 0, :3].reshape(CHANNELS, -1))[:, : 2 * CHANNELS]
+
+
 #: Each public operator of ``module`` (ops or reference), of x (N, 16, H, W), w (16, 16, 5, 5) and b (16,).
 CALLS: dict[str, Callable[..., Tensor]] = {
     "feature_l1": lambda module, x, w, b, **options: module.feature_l1(
@@ -25,12 +31,24 @@ CALLS: dict[str, Callable[..., Tensor]] = {
     "norm_act, eval": lambda module, x, w, b, **options: module.norm_act(
         x, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, **options
     ),
+    "norm_act, film": lambda module, x, w, b, **options: module.norm_act(
+        x, b, b.cos(), groups=2, film=film_of(x, w), **options
+    ),
+    "norm_act, film, eval": lambda module, x, w, b, **options: module.norm_act(
+        x, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, film=film_of(x, w), **options
+    ),
     "conv_norm_act": lambda module, x, w, b, **options: module.conv_norm_act(x, w, b, None, **options),
     "conv_norm_act, transposed": lambda module, x, w, b, **options: module.conv_norm_act(
         x, w, b, b, transposed=True, output_padding=1, conv_bias=b, **options
     ),
     "conv_norm_act, eval": lambda module, x, w, b, **options: module.conv_norm_act(
         x, w, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, **options
+    ),
+    "conv_norm_act, film": lambda module, x, w, b, **options: module.conv_norm_act(
+        x, w, b, None, film=film_of(x, w), **options
+    ),
+    "conv_norm_act, film, eval": lambda module, x, w, b, **options: module.conv_norm_act(
+        x, w, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, film=film_of(x, w), **options
     ),
 }
 
@@ -50,7 +68,8 @@ def dispatched(
         return torch.randn(shape, device=device).to(dtype).requires_grad_()
 
     x, y = (leaf(4, channels, side, side) for _ in range(2))
-    weight, bias = leaf(channels), leaf(channels)
+    weight, bias, film = leaf(channels), leaf(channels), leaf(4, 2 * channels)
+    sliced = torch.randn(4, 2 * channels + 3, device=device).to(dtype)[:, 3:].requires_grad_()  # with a row stride
     last = y.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     mean = torch.randn(2, channels, device=device, dtype=sums)
@@ -64,15 +83,23 @@ def dispatched(
         "feature_l1_backward": [
             (torch.ones((), device=device, requires_grad=True), mask, [70, 500], [0, 32], [0.1, -2.0], dtype)
         ],
-        "norm_act": [(x, weight, bias, 1e-5, 0.2, 2), (last, None, None, 1e-5, 0.0, 1)],
+        "norm_act": [
+            (x, weight, bias, 1e-5, 0.2, 2),
+            (last, None, None, 1e-5, 0.0, 1),
+            (x, weight, None, 1e-5, 0.2, 2, film),
+            (last, weight, bias, 1e-5, 0.0, 1, sliced),
+        ],
         "norm_act_inference": [
             (x, weight, bias, mean[0], var[0], 1e-5, 0.2),
             (last, None, bias, mean[0], var[0], 1e-5, 0.2),
+            (x, weight, bias, mean[0], var[0], 1e-5, 0.2, sliced),
         ],
         "norm_act_backward": [
             (y, x, weight, bias, mean, var, 1e-5, 0.2, True),
             (y, x, weight, None, mean[:1].clone(), var[:1].clone(), 1e-5, 0.2, False),
             (last, last, weight, None, mean, var, 1e-5, 0.2, True),
+            (y, x, weight, bias, mean, var, 1e-5, 0.2, True, film),
+            (last, last, weight, None, mean[:1].clone(), var[:1].clone(), 1e-5, 0.0, False, sliced),
         ],
         "norm_act_update": [(mean[0].clone(), var[0].clone(), mean, var, 7, 0.1)],
         "gather_images": [(images, index, mirrored)],

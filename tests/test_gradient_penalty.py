@@ -188,12 +188,24 @@ def convolved(o: object, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 CONV = {"stride": 1, "padding": 1}
 RUNNING = {"running_mean": torch.full((5,), 0.2).double(), "running_var": torch.full((5,), 1.3).double()}
+
+
+def film_of(x: Tensor, s: Tensor) -> Tensor:
+    means = x.mean((2, 3))
+    return torch.cat([means * s, means.sin()], 1)
+
+
 #: Functions of the operators ``o`` of either implementation, a batch x, convolution weights w, a scale s and a bias b.
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "norm_act": lambda o, x, w, s, b: o.norm_act(x, s, b),
     "norm_act, two groups": lambda o, x, w, s, b: o.norm_act(x, s, None, groups=2),
     "norm_act, eval": lambda o, x, w, s, b: o.norm_act(x, s, b, **RUNNING, training=False),
+    "norm_act, film": lambda o, x, w, s, b: o.norm_act(x, s, b, groups=2, film=film_of(x, s)),
+    "norm_act, film, eval": lambda o, x, w, s, b: o.norm_act(
+        x, s, b, **RUNNING, training=False, negative_slope=0.0, film=film_of(x, s)
+    ),
     "conv_norm_act": lambda o, x, w, s, b: o.conv_norm_act(x, w, s, b, **CONV),
+    "conv_norm_act, film": lambda o, x, w, s, b: o.conv_norm_act(x, w, s, b, film=film_of(x, s), **CONV),
     "conv_norm_act, transposed": lambda o, x, w, s, b: o.conv_norm_act(x, w, s, b, transposed=True, **CONV),
     "conv_norm_act, transposed, to few channels": lambda o, x, w, s, b: o.conv_norm_act(
         x, w[:, :3], s[:3], b[:3], transposed=True, **CONV

@@ -445,6 +445,135 @@ def test_instance_normalisation_is_traced_for_batches_of_any_size(impl, name, tr
         assert error(a, e) < 1e-5
 
 
+FILM_LAYERS = pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("NormAct2d", {}),
+        ("NormAct2d", {"groups": 2}),
+        ("NormAct2d", {"groups": "instance"}),
+        ("ConvNormAct2d", {}),
+        ("ConvTransposeNormAct2d", {}),
+        ("ConvTransposeNormAct2d", {"groups": "instance", "conv_bias": True}),
+    ],
+    ids=str,
+)
+
+
+def modulated(y: Tensor, film: Tensor) -> Tensor:
+    scale, shift = film[:, :16, None, None], film[:, 16:, None, None]
+    return y * (1 + scale) + shift
+
+
+@IMPLS
+@FILM_LAYERS
+@pytest.mark.parametrize("mode", ["training", "eval", "eval without gradient"])
+def test_film_scales_and_shifts_the_result(impl, name, options, mode):
+    layer = randomised(make_layer(impl, name, **options, dtype=torch.float64)).train(mode == "training")
+    plain = copy.deepcopy(layer)
+    x, film = images(4, 16, 6, 6), images(4, 40)[:, 3:35]
+    with torch.set_grad_enabled(mode != "eval without gradient"):
+        y, expected = layer(x, film), modulated(plain(x), film)
+    assert error(y, expected) < 1e-10
+    for a, e in zip(layer.buffers(), plain.buffers(), strict=True):
+        assert error(a, e) < 1e-10
+    if mode != "eval without gradient":
+        upstream = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape)
+        found, wanted = (
+            torch.autograd.grad(v, [x, film, *(p for p in m.parameters() if not is_idle_bias(m, p))], upstream)
+            for v, m in ((y, layer), (expected, plain))
+        )
+        for a, e in zip(found, wanted, strict=True):
+            assert error(a, e) < 1e-10
+
+
+class Modulating(nn.Module):
+    """A layer with film, passed by position or by name, between two other operations."""
+
+    def __init__(self, layer: nn.Module, *, by_name: bool) -> None:
+        super().__init__()
+        self.layer, self.linear, self.by_name = layer, nn.Linear(3, 32), by_name
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        film = self.linear(code)
+        y = self.layer(x, film=film) if self.by_name else self.layer(x, film)
+        return y.tanh()
+
+
+@IMPLS
+@FILM_LAYERS
+@pytest.mark.parametrize("by_name", [False, True])
+def test_film_under_torch_fx(impl, name, options, by_name):
+    net = Modulating(make_layer(impl, name, **options), by_name=by_name)
+    before = copy.deepcopy(net)
+    graph = torch.fx.symbolic_trace(net)
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["linear", "layer"]
+    for batch in (4, 6):
+        x, code = torch.randn(batch, 16, 8, 8), torch.randn(batch, 3)
+        assert torch.equal(graph(x, code), before(x, code))
+    for a, e in zip(graph.buffers(), before.buffers(), strict=True):
+        assert torch.equal(a, e)
+
+
+class OnlyFilmIsTraced(nn.Module):
+    """As where the first layer of a generator has a constant input."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("start", torch.linspace(-1, 1, 4 * 16 * 64).view(4, 16, 8, 8))
+
+    def forward(self, film: Tensor) -> Tensor:
+        return self.layer(self.start, film)
+
+
+@IMPLS
+def test_a_layer_is_a_leaf_of_torch_fx_if_only_its_film_is_traced(impl):
+    net = OnlyFilmIsTraced(impl.NormAct2d(16))
+    graph, film = torch.fx.symbolic_trace(net), torch.randn(4, 32)
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["layer"]
+    assert torch.equal(graph(film), net(film))
+
+
+@IMPLS
+@FILM_LAYERS
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("recorder", ["trace", "export"])
+def test_film_is_traced_for_batches_of_any_size(impl, name, options, training, recorder):
+    layer = make_layer(impl, name, **options).train(training)
+    given = torch.randn(4, 16, 8, 8), torch.randn(4, 32)
+    if recorder == "trace":
+        recorded = torch.jit.trace(copy.deepcopy(layer), given, check_trace=False)
+        recorded.load_state_dict(layer.state_dict())
+    else:
+        batch = 2 * torch.export.Dim("half", min=1) if options.get("groups") == 2 else torch.export.Dim("batch", min=2)
+        recorded = torch.export.export(copy.deepcopy(layer), given, dynamic_shapes=[{0: batch}, {0: batch}]).module()
+    sizes = (4,) if recorder == "trace" and options.get("groups") == 2 else (4, 6)
+    for batch in sizes:
+        x, film = torch.randn(batch, 16, 8, 8), torch.randn(batch, 32)
+        assert error(recorded(x, film), layer(x, film)) < 1e-5
+    for a, e in zip(recorded.buffers(), layer.buffers(), strict=True):
+        assert error(a, e) < 1e-5
+
+
+@IMPLS
+def test_film_of_a_block_whose_part_has_a_hook(impl):
+    """The hook sees the result with film, as that of the layer that it is registered with."""
+    block = impl.ConvNormAct2d(3, 16)
+    x, film, seen = torch.randn(4, 3, 8, 8), torch.randn(4, 32), []
+    expected = modulated(copy.deepcopy(block)(x), film)
+    block.norm.register_forward_hook(lambda module, args, out: seen.append(out))
+    y = block(x, film)
+    assert seen == [y]
+    assert error(y, expected) < 1e-5
+
+
+@IMPLS
+@pytest.mark.parametrize("name", ["NormAct2d", "ConvNormAct2d"])
+def test_a_film_of_another_shape_is_refused(impl, name):
+    with pytest.raises(ValueError, match=r"film has shape \(4, 16\); expected \(4, 32\), γ and β"):
+        make_layer(impl, name)(torch.randn(4, 16, 8, 8), torch.randn(4, 16))
+
+
 @IMPLS
 @pytest.mark.parametrize("part", ["conv", "norm"])
 def test_hooks_of_the_parts_are_called(impl, part):

@@ -134,10 +134,10 @@ class _Normalize(torch.autograd.Function):
         operators = _operators(call.namespace)
         arguments = (grad, x, weight, bias, mean, var, call.eps, slope, call.statistics is None)
         if torch.is_grad_enabled() or batched(grad):
-            dx, dweight, dbias = gradient(operators, *arguments)
+            dx, dweight, dbias, _ = gradient(operators, *arguments)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                dx, dweight, dbias = gradient(operators, *arguments)
+                dx, dweight, dbias, _ = gradient(operators, *arguments)
         needs = ctx.needs_input_grad
         return (
             dx if needs[0] else None,

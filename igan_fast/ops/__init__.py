@@ -1,7 +1,8 @@
 """Fused operators. They equal those of ``igan_fast.reference.ops``, are faster, and can be used in other models.
 
 - ``feature_l1``: Σ wᵢ · mean|fakeᵢ − realᵢ| over any nesting of feature maps, in one operator
-- ``norm_act``: normalisation (of the batch, of its parts separately, or of each image) and LeakyReLU
+- ``norm_act``: normalisation (of the batch, of its parts separately, or of each image), LeakyReLU and, if wanted, a
+  scale and a shift for each channel of each image
 - ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
 - ``backends``: which implementations this machine has, and why the others are missing
 
@@ -39,6 +40,11 @@ A block of your own network:
             norm.running_mean, norm.running_var,
             training=self.training, negative_slope=0.2,
         )
+
+A conditional block, whose result is scaled and shifted as a code (N, K) says:
+
+    # film = nn.Linear(K, 2 * channels) returns γ and β of each image
+    y = norm_act(x, weight, bias, film=film(code))  # LeakyReLU(norm(x)) · (1 + γ) + β
 """
 
 from igan_fast.ops.backend import backends

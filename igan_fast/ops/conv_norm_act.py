@@ -47,8 +47,8 @@ def conv_norm_act(
 ) -> Tensor:
     """A (transposed) convolution, then ``norm_act``; ``groups``, ``average_groups`` and ``film`` are its arguments.
 
-    In eval mode with running statistics, if nothing needs a gradient, the normalisation is folded into the weight and
-    the bias of the convolution. On the CPU, most convolutions also apply the LeakyReLU.
+    In eval mode with running statistics, if nothing but ``film`` needs a gradient, the normalisation is folded into the
+    weight and the bias of the convolution. On the CPU, most convolutions also apply the LeakyReLU.
 
     Args:
         x: (N, C_in, *spatial) with one to three spatial dimensions.
@@ -69,31 +69,7 @@ def conv_norm_act(
             shape; a setting with the wrong number of values; or as ``norm_act``.
         RuntimeError: as ``norm_act``.
     """
-    if film is not None:
-        modulated: Tensor = conv_norm_act(
-            x,
-            conv_weight,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            transposed=transposed,
-            stride=stride,
-            padding=padding,
-            output_padding=output_padding,
-            dilation=dilation,
-            conv_groups=conv_groups,
-            conv_bias=conv_bias,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            negative_slope=negative_slope,
-            groups=groups,
-            average_groups=average_groups,
-            impl=impl,
-        )
-        return reference.modulate(modulated, film)
-    tensors = (x, conv_weight, weight, bias, running_mean, running_var, conv_bias)
+    tensors = (x, conv_weight, weight, bias, running_mean, running_var, conv_bias, film)
     namespace = backend.namespace(impl, x.device, (x.dtype,), tensors)
     normalisation: dict[str, Any] = {
         "training": training,
@@ -102,6 +78,7 @@ def conv_norm_act(
         "negative_slope": negative_slope,
         "groups": groups,
         "average_groups": average_groups,
+        "film": film,
     }
 
     def plain() -> Tensor:
@@ -149,10 +126,9 @@ def conv_norm_act(
         conv_bias = None if conv_bias is None else conv_bias.to(dtype)
     if not settings.fits(x, conv_weight, conv_bias):
         return plain()  # PyTorch returns an empty result, or raises its error
-    check_arguments(x, channels, weight, bias, running_mean, running_var, groups)
-    if impl == "auto" and not launchable(
-        namespace, x.device, (x.shape[0], channels, *settings.output_size(x.shape, conv_weight.shape)), groups
-    ):
+    check_arguments(x, channels, weight, bias, running_mean, running_var, groups, film)
+    shape = (x.shape[0], channels, *settings.output_size(x.shape, conv_weight.shape))
+    if impl == "auto" and not launchable(namespace, x.device, shape, groups, film=film is not None):
         return plain()
 
     evaluating = not training and running_mean is not None
@@ -160,9 +136,10 @@ def conv_norm_act(
         t is not None and t.requires_grad for t in (x, conv_weight, weight, bias, conv_bias)
     )
     if not training and not needs_gradient and running_mean is not None and running_var is not None:
-        return _folded(
+        folded = _folded(
             x, conv_weight, weight, bias, running_mean, running_var, conv_bias, settings, eps, negative_slope
         )
+        return folded if film is None else reference.modulate(folded, film)
     # Use one autograd node for both, except in eval mode, under a compiler (which fuses them), and for a composite
     # convolution (which autograd differentiates).
     apart = evaluating or torch.compiler.is_compiling()
@@ -180,7 +157,7 @@ def conv_norm_act(
         )
     y: Tensor
     y, mean, var, _ = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
-        x, conv_weight, weight, bias, conv_bias, namespace, plan, eps, negative_slope, groups
+        x, conv_weight, weight, bias, conv_bias, film, namespace, plan, eps, negative_slope, groups
     )
     if training and running_mean is not None:
         count = y.numel() // (channels * groups)
@@ -192,7 +169,7 @@ def conv_norm_act(
 
 
 class _ConvNormAct(torch.autograd.Function):
-    """Convolution, normalisation by the batch's statistics, and LeakyReLU.
+    """Convolution, normalisation by the batch's statistics, LeakyReLU, and scale and shift by ``film``.
 
     It saves the parameters, the convolution's output z and the statistics; the input x only if the weight needs a
     gradient. z is returned as an output only for second derivatives. Autograd treats a saved output as a function of x
@@ -207,6 +184,7 @@ class _ConvNormAct(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         conv_bias: Tensor | None,
+        film: Tensor | None,
         namespace: str,
         plan: Plan,
         eps: float,
@@ -215,8 +193,8 @@ class _ConvNormAct(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z = dense(plan.run(x, conv_weight, None, 1.0))
         check_count(z, groups)
-        y, mean, var = getattr(torch.ops, namespace).norm_act(z, weight, bias, eps, negative_slope, groups)
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, conv_weight, weight, bias, z, mean, var)
+        y, mean, var = getattr(torch.ops, namespace).norm_act(z, weight, bias, eps, negative_slope, groups, film)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, conv_weight, weight, bias, z, mean, var, film)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         ctx.arguments = namespace, plan.settings, eps, negative_slope
@@ -228,16 +206,18 @@ class _ConvNormAct(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor | None, _mean: None, _var: None, grad_z: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, conv_weight, weight, bias, z, mean, var = ctx.saved_tensors
+        x, conv_weight, weight, bias, z, mean, var, film = ctx.saved_tensors
         namespace, settings, eps, negative_slope = ctx.arguments
-        dz, dweight, dbias = grad_z, None, None
+        dz, dweight, dbias, dfilm = grad_z, None, None, None
         if grad is not None:
             operators = getattr(torch.ops, namespace)
-            dz, dweight, dbias = gradient(operators, grad, z, weight, bias, mean, var, eps, negative_slope, True)
+            dz, dweight, dbias, dfilm = gradient(
+                operators, grad, z, weight, bias, mean, var, eps, negative_slope, True, film
+            )
             dz = dz if grad_z is None else dz + grad_z
         if dz is None:
-            return (None,) * 10
-        needs_x, needs_conv_weight, needs_weight, needs_bias, needs_conv_bias = ctx.needs_input_grad[:5]
+            return (None,) * 11
+        needs_x, needs_conv_weight, needs_weight, needs_bias, needs_conv_bias, needs_film = ctx.needs_input_grad[:6]
         dx, dconv_weight = gradients(
             dz, x, conv_weight, settings, ctx.input_spec, needs_input=needs_x, needs_weight=needs_conv_weight
         )
@@ -247,6 +227,7 @@ class _ConvNormAct(torch.autograd.Function):
             dweight.to(weight.dtype) if needs_weight and dweight is not None else None,
             dbias.to(bias.dtype) if needs_bias and dbias is not None else None,
             dz.new_zeros(ctx.conv_bias[0], dtype=ctx.conv_bias[1]) if needs_conv_bias else None,
+            dfilm.to(film.dtype) if needs_film and dfilm is not None else None,
             *[None] * 5,
         )
 

@@ -1,4 +1,4 @@
-"""Normalisation and LeakyReLU in one operator.
+"""Normalisation, LeakyReLU, and a scale and a shift for each image and channel, in one operator.
 
 The forward saves the input, the parameters and the statistics. The backward recomputes the normalised values from them;
 their signs decide the LeakyReLU's derivative.
@@ -22,7 +22,7 @@ __all__ = ["norm_act"]
 
 #: Limits of the kernels on a GPU. MOST_VALUES: values of one channel in a group, whose index has 32 bits (a loop may go
 #: one block past the last value). MOST_PARTS: programs of a launch; each has at least 64 values. MOST_NATIVE, for the
-#: native kernels: channels, and groups; each is a dimension of the grid.
+#: native kernels: channels, and groups (with film: images); each is a dimension of the grid.
 MOST_VALUES, MOST_PARTS, MOST_NATIVE = 2**30, 2**31 - 2**12, 2**16 - 1
 
 #: With an input of these dtypes, parameters and running statistics may be float32.
@@ -64,7 +64,8 @@ def norm_act(
         average_groups: update the running statistics once, with the mean of the groups' statistics, as
             ``nn.InstanceNorm2d`` does.
         film: (N, 2·C), γ and β of each image: the result is multiplied by 1 + γ and β is added (feature-wise linear
-            modulation; Perez et al., AAAI 2018). None for 0 and 0.
+            modulation; Perez et al., AAAI 2018). Of the dtype of ``x``, or float32 where ``x`` is a half type; under
+            autocast also a half type where ``x`` is float32. It may be a view with any strides. None for 0 and 0.
         impl: "auto", "native", "triton" or "reference".
 
     Returns:
@@ -77,22 +78,6 @@ def norm_act(
             statistics of the batch are needed, but a part has only one value per channel; ``impl`` is unknown.
         RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
     """
-    if film is not None:
-        y: Tensor = norm_act(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            negative_slope=negative_slope,
-            groups=groups,
-            average_groups=average_groups,
-            impl=impl,
-        )
-        return reference.modulate(y, film)
     settings: dict[str, Any] = {
         "training": training,
         "momentum": momentum,
@@ -100,27 +85,28 @@ def norm_act(
         "negative_slope": negative_slope,
         "groups": groups,
         "average_groups": average_groups,
+        "film": film,
     }
-    namespace = backend.namespace(impl, x.device, (x.dtype,), (x, weight, bias, running_mean, running_var))
+    namespace = backend.namespace(impl, x.device, (x.dtype,), (x, weight, bias, running_mean, running_var, film))
     if namespace is None or x.dim() < 2 or x.numel() == 0:
         return reference.norm_act(x, weight, bias, running_mean, running_var, **settings)
-    check_arguments(x, x.shape[1], weight, bias, running_mean, running_var, groups)
-    if impl == "auto" and not launchable(namespace, x.device, x.shape, groups):
+    check_arguments(x, x.shape[1], weight, bias, running_mean, running_var, groups, film)
+    if impl == "auto" and not launchable(namespace, x.device, x.shape, groups, film=film is not None):
         return reference.norm_act(x, weight, bias, running_mean, running_var, **settings)
     operators = getattr(torch.ops, namespace)
     x = dense(x)
     if not training and running_mean is not None:
-        y = operators.norm_act_inference(x, weight, bias, running_mean, running_var, eps, negative_slope)
+        y: Tensor = operators.norm_act_inference(x, weight, bias, running_mean, running_var, eps, negative_slope, film)
         return y
     count = check_count(x, groups)
-    y, mean, var = operators.norm_act(x, weight, bias, eps, negative_slope, groups)
+    y, mean, var = operators.norm_act(x, weight, bias, eps, negative_slope, groups, film)
     if training and running_mean is not None:
         mean, var = (of_groups(t.detach(), average_groups) for t in (mean, var))
         operators.norm_act_update(running_mean, running_var, mean, var, count, momentum)
     return y
 
 
-def launchable(namespace: str, device: torch.device, shape: Sequence[int], groups: int) -> bool:
+def launchable(namespace: str, device: torch.device, shape: Sequence[int], groups: int, *, film: bool) -> bool:
     """Whether the kernels of a device can index the values of a tensor: see the limits above.
 
     CPU kernels can index any tensor, because they use 64-bit indices.
@@ -128,13 +114,17 @@ def launchable(namespace: str, device: torch.device, shape: Sequence[int], group
     Args:
         namespace: the dispatcher's namespace that the kernels are in.
         shape: (N, C, *spatial).
+        film: whether the call has one. The kernels then treat each image as a group, except for the statistics.
     """
     if device.type == "cpu":
         return True
+    values = shape[0] // groups * math.prod(shape[2:])
+    if film:
+        groups = shape[0]
     if namespace == backend.NATIVE and max(groups, shape[1]) > MOST_NATIVE:
         return False
-    values = shape[0] // groups * math.prod(shape[2:])
-    return values <= MOST_VALUES and groups * shape[1] * (values // 64 + 1) <= MOST_PARTS
+    smallest = shape[0] // groups * math.prod(shape[2:])
+    return values <= MOST_VALUES and groups * shape[1] * (smallest // 64 + 1) <= MOST_PARTS
 
 
 def check_arguments(
@@ -145,6 +135,7 @@ def check_arguments(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     groups: int,
+    film: Tensor | None,
 ) -> None:
     """Raise a ValueError that names the argument which does not fit x (N, …) or the number of normalised channels."""
     if groups < 1 or x.shape[0] % groups:
@@ -166,6 +157,22 @@ def check_arguments(
             raise ValueError(f"{name} is {tensor.dtype} for an x of {x.dtype}")
         if tensor.device != x.device:
             raise ValueError(f"{name} is on {tensor.device}; expected {x.device}, as x")
+    if film is not None:
+        check_film(film, x, channels)
+
+
+def check_film(film: Tensor, x: Tensor, channels: int) -> None:
+    """Raise a ValueError if film does not fit x (N, …) or the number of normalised channels."""
+    if film.shape != (x.shape[0], 2 * channels):
+        raise ValueError(
+            f"film has shape {tuple(film.shape)}; expected {(x.shape[0], 2 * channels)}, γ and β of each image"
+        )
+    # Under autocast, a linear layer returns a half type, and x may be float32.
+    dtypes = (*HALF_DTYPES, torch.float32) if torch.is_autocast_enabled(x.device.type) else (torch.float32,)
+    if film.dtype != x.dtype and (x.dtype == torch.float64 or film.dtype not in dtypes):
+        raise ValueError(f"film is {film.dtype} for an x of {x.dtype}")
+    if film.device != x.device:
+        raise ValueError(f"film is on {film.device}; expected {x.device}, as x")
 
 
 def check_count(x: Tensor, groups: int) -> int:

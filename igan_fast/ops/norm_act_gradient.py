@@ -10,7 +10,7 @@ from torch import Tensor
 
 from igan_fast.ops.layout import like
 from igan_fast.ops.transforms import batched, in_functorch
-from igan_fast.reference.ops import accumulation_dtype
+from igan_fast.reference.ops import accumulation_dtype, activate
 
 __all__ = ["Normalization", "gradient", "register"]
 
@@ -26,6 +26,7 @@ class Normalization(NamedTuple):
     eps: float
     negative_slope: float
     batch_statistics: bool  #: mean and var are computed from x; if False they are constants, and groups is 1
+    film: Tensor | None = None
 
 
 def register(namespace: str) -> None:
@@ -38,14 +39,16 @@ def register(namespace: str) -> None:
     torch.library.register_fake(f"{library}_update")(lambda *_: None)
 
     def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        _, weight, bias, _, _ = ctx.saved_tensors
-        dx, dweight, dbias = gradient(operators, grad, *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.batch_statistics)
+        *saved, film = ctx.saved_tensors
+        _, weight, bias, _, _ = saved
+        dx, dweight, dbias, dfilm = gradient(operators, grad, *saved, ctx.eps, ctx.slope, ctx.batch_statistics, film)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         return (
             dx if needs_x else None,
             dweight.to(weight.dtype) if weight is not None and needs_weight else None,
             dbias.to(bias.dtype) if bias is not None and needs_bias else None,
-            *[None] * (ctx.inputs - 3),
+            *[None] * (ctx.inputs - 4),
+            dfilm.to(film.dtype) if film is not None and ctx.needs_input_grad[ctx.inputs - 1] else None,
         )
 
     torch.library.register_autograd(library, backward, setup_context=_save_norm_act)
@@ -53,24 +56,25 @@ def register(namespace: str) -> None:
     torch.library.register_autograd(f"{library}_backward", _second_backward, setup_context=_save_backward)
 
 
-def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias. Those of weight and bias are float32, or float64 if x is.
+def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, weight, bias and film. All but that of x are float32, or float64 if x is. Without film, its
+    gradient is an empty tensor.
 
     The operator ``norm_act_backward`` computes them. PyTorch's own functions do so for batched gradients (``batched``).
 
     Args:
         operators: the dispatcher's operators of one namespace.
-        grad: the gradient of the normalised and activated result, in any memory layout.
+        grad: the gradient of the operator's result, in any memory layout.
         normalization: the fields of ``Normalization``, in their order.
     """
     if batched(grad):
         return _plain_gradient(grad, Normalization(*normalization))
     x = normalization[0]
-    found: tuple[Tensor, Tensor, Tensor] = operators.norm_act_backward(like(grad, x), *normalization)
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = operators.norm_act_backward(like(grad, x), *normalization)
     return found
 
 
-def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Tensor]:
+def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients computed by PyTorch's own functions, which can be differentiated and transformed.
 
     The statistics of a batch are recomputed from x, because the gradient of x also depends on x through them.
@@ -86,6 +90,12 @@ def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Ten
     normalised = (values - mean) * invstd
     scale = normalised.new_ones(()) if n.weight is None else n.weight.to(values.dtype).view(-1, 1)
     z = normalised * scale if n.bias is None else normalised * scale + n.bias.to(values.dtype).view(-1, 1)
+    dfilm = values.new_empty((0,))
+    if n.film is not None:
+        activated = activate(z, n.negative_slope)
+        dfilm = torch.cat([(grads * activated).sum(3), grads.sum(3)], 2).reshape(n.film.shape)
+        scales, _ = n.film.to(values.dtype).reshape(*shape[:2], 2 * shape[2], 1).chunk(2, 2)
+        grads = grads * (1 + scales)
     if n.negative_slope == 0:
         passed = torch.where(z <= 0, torch.zeros_like(grads), grads)
     else:
@@ -94,44 +104,54 @@ def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Ten
     if n.batch_statistics:
         d = d - d.mean(over, keepdim=True) - normalised * (d * normalised).mean(over, keepdim=True)
     dx = (d * invstd).reshape(n.x.shape).to(n.x.dtype)
-    return dx, (passed * normalised).sum((0, *over)), passed.sum((0, *over))
+    return dx, (passed * normalised).sum((0, *over)), passed.sum((0, *over)), dfilm
 
 
 def _fake_norm_act(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, negative_slope: float, groups: int
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    negative_slope: float,
+    groups: int,
+    film: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.new_empty((groups, x.shape[1]), dtype=accumulation_dtype(x))
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
-def _fake_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    x = Normalization(*arguments).x
+def _fake_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = Normalization(*arguments)
+    x = n.x
     dweight = x.new_empty((x.shape[1],), dtype=accumulation_dtype(x))
-    return torch.empty_like(x), dweight, torch.empty_like(dweight)
+    dfilm = dweight.new_empty((0,) if n.film is None else n.film.shape)
+    return torch.empty_like(x), dweight, torch.empty_like(dweight), dfilm
 
 
 def _save_norm_act(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, ctx.eps, ctx.slope, _ = inputs
+    x, weight, bias, ctx.eps, ctx.slope, _, film = inputs
     _, mean, var = output
     ctx.mark_non_differentiable(mean, var)
-    ctx.save_for_backward(x, weight, bias, mean, var)
+    ctx.save_for_backward(x, weight, bias, mean, var, film)
     ctx.batch_statistics, ctx.inputs = True, len(inputs)
 
 
 def _save_inference(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, mean, var, ctx.eps, ctx.slope = inputs
+    x, weight, bias, mean, var, ctx.eps, ctx.slope, film = inputs
     # Copies, because training may change the running statistics in place before the backward.
     statistics = (t.to(accumulation_dtype(x), copy=True).unsqueeze(0) for t in (mean, var))
-    ctx.save_for_backward(x, weight, bias, *statistics)
+    ctx.save_for_backward(x, weight, bias, *statistics, film)
     ctx.batch_statistics, ctx.inputs = False, len(inputs)
 
 
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     grad, *arguments = inputs
     n = Normalization(*arguments)
-    ctx.save_for_backward(grad, n.x, n.weight, n.bias, n.mean, n.var)
+    ctx.save_for_backward(grad, n.x, n.weight, n.bias, n.film, n.mean, n.var)
     ctx.settings = n.eps, n.negative_slope, n.batch_statistics
     ctx.set_materialize_grads(False)
+    if n.film is None:
+        ctx.mark_non_differentiable(output[3])
 
 
 def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -140,15 +160,16 @@ def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
     *saved, mean, var = ctx.saved_tensors
     exists = [t is not None for t in saved]
 
-    def first(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def first(*tensors: Tensor) -> tuple[Tensor, ...]:
         left = iter(tensors)
-        grad, x, weight, bias = (next(left) if there else None for there in exists)
+        grad, x, weight, bias, film = (next(left) if there else None for there in exists)
         if grad is None or x is None:
             raise AssertionError("grad and x are tensors")
-        return _plain_gradient(grad, Normalization(x, weight, bias, mean, var, *ctx.settings))
+        return _plain_gradient(grad, Normalization(x, weight, bias, mean, var, *ctx.settings)._replace(film=film))
 
     found = iter(_vector_jacobian_product(first, [t for t in saved if t is not None], upstream))
-    return (*(next(found) if there else None for there in exists), *[None] * 5)
+    *others, dfilm = (next(found) if there else None for there in exists)
+    return (*others, *[None] * 5, dfilm)
 
 
 def _vector_jacobian_product(

@@ -124,7 +124,7 @@ def modulate(y: Tensor, film: Tensor) -> Tensor:
     """
     if film.shape != (y.shape[0], 2 * y.shape[1]):
         raise ValueError(f"film has shape {tuple(film.shape)}; expected {(y.shape[0], 2 * y.shape[1])}, γ and β")
-    scale, shift = film.to(y.dtype).view(len(y), 2, -1, *[1] * (y.dim() - 2)).unbind(1)
+    scale, shift = film.to(y.dtype)[(..., *[None] * (y.dim() - 2))].chunk(2, 1)
     return y * (1 + scale) + shift
 
 

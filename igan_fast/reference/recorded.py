@@ -23,8 +23,8 @@ class Unscriptable(nn.Module):
 class FxLeaf(Unscriptable):
     """A layer that is a leaf of a graph of ``torch.fx.symbolic_trace``, as the layers of ``torch.nn`` are."""
 
-    def fx_node(self, x: Any) -> Any:
-        """Add a call of this layer to the graph of the proxy x, as one node.
+    def fx_node(self, *arguments: Any) -> Any:
+        """Add a call of this layer to the graph of its arguments, as one node. At least one of them is a proxy.
 
         ``forward`` must not be traced: it would update the running statistics once, during the tracing, and the graph
         would not contain the update.
@@ -32,12 +32,13 @@ class FxLeaf(Unscriptable):
         Raises:
             TypeError: this layer is the whole traced model.
         """
-        path = x.tracer.path_of_module(self)
+        tracer = next(argument.tracer for argument in arguments if is_proxy(argument))
+        path = tracer.path_of_module(self)
         if not path:
             raise TypeError(
                 f"torch.fx treats a {type(self).__name__} as a leaf and cannot trace it alone; put it into a module"
             )
-        return x.tracer.create_proxy("call_module", path, (x,), {})
+        return tracer.create_proxy("call_module", path, arguments, {})
 
 
 def is_proxy(x: object) -> bool:

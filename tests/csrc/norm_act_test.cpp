@@ -22,7 +22,8 @@ double relative(double difference, double scale) {
 }
 
 template <typename T>
-void one_shape(Isa isa, const NormShape &s, double mean_of_data) {
+void one_shape(Isa isa, const NormShape &s, double mean_of_data,
+               bool has_film) {
   using A = typename AccOf<T>::type;
   const size_t count = static_cast<size_t>(s.groups * s.values() * s.channels),
                channels = static_cast<size_t>(s.channels);
@@ -41,17 +42,25 @@ void one_shape(Isa isa, const NormShape &s, double mean_of_data) {
     value = static_cast<A>(random());
   std::vector<A> mean = unwritten<A>(channels * static_cast<size_t>(s.groups)),
                  var = mean;
+  const size_t images = static_cast<size_t>(s.groups * (s.rows / s.image_rows)),
+               film_count = has_film ? images * 2 * channels : 0;
+  std::vector<A> film(film_count), dfilm = unwritten<A>(film_count);
+  for (A &value : film)
+    value = static_cast<A>(random());
   const NormParams<A> params{weight.data(), bias.data(), static_cast<A>(1e-5),
-                             static_cast<A>(0.2)};
+                             static_cast<A>(0.2),
+                             has_film ? film.data() : nullptr};
   const NormKernels<A> &norm = norm_act_kernels<A>(isa);
 
   norm.forward(s, dtype_of<T>(), x.data(), params, y.data(), mean.data(),
                var.data(), &on_threads);
   norm.backward(s, dtype_of<T>(), grad.data(), x.data(), params, mean.data(),
                 var.data(), true, dx.data(), dweight.data(), dbias.data(),
-                &on_threads);
+                dfilm.data(), &on_threads);
 
-  double worst_y = 0, worst_dx = 0, worst_weight = 0, worst_bias = 0;
+  double worst_y = 0, worst_dx = 0, worst_weight = 0, worst_bias = 0,
+         worst_film = 0;
+  std::vector<double> film_sums(film_count);
   std::vector<double> weight_sums(channels), bias_sums(channels);
   const double n = static_cast<double>(s.values());
   for (int64_t g = 0; g < s.groups; ++g)
@@ -69,16 +78,31 @@ void one_shape(Isa isa, const NormShape &s, double mean_of_data) {
         return (static_cast<double>(to_float(x[index_of(s, g, c, k)])) - mu) *
                inverse;
       };
+      const auto film_at = [&](int64_t k) { // the scale; the shift follows
+        const int64_t image =
+            g * (s.rows / s.image_rows) + k / s.inner / s.image_rows;
+        return static_cast<size_t>(image * 2 * s.channels + c);
+      };
       const auto dz = [&](int64_t k) {
+        const double scale = has_film ? 1 + double(film[film_at(k)]) : 1;
         return static_cast<double>(to_float(grad[index_of(s, g, c, k)])) *
-               (normal(k) * w + b > 0 ? 1 : 0.2);
+               scale * (normal(k) * w + b > 0 ? 1 : 0.2);
       };
       for (int64_t k = 0; k < s.values(); ++k) {
         sum_grad += dz(k);
         sum_product += dz(k) * normal(k);
+        if (has_film) {
+          const double z = normal(k) * w + b, dy = static_cast<double>(to_float(
+                                                  grad[index_of(s, g, c, k)]));
+          film_sums[film_at(k)] += dy * (z > 0 ? z : 0.2 * z);
+          film_sums[film_at(k) + channels] += dy;
+        }
       }
       for (int64_t k = 0; k < s.values(); ++k) {
-        const double z = normal(k) * w + b, out = z > 0 ? z : 0.2 * z;
+        const double z = normal(k) * w + b, a = z > 0 ? z : 0.2 * z,
+                     out = has_film ? a * (1 + double(film[film_at(k)])) +
+                                          double(film[film_at(k) + channels])
+                                    : a;
         const double d =
             w * inverse * (dz(k) - sum_grad / n - normal(k) * sum_product / n);
         worst_y = worse(
@@ -103,17 +127,33 @@ void one_shape(Isa isa, const NormShape &s, double mean_of_data) {
     worst_bias =
         worse(worst_bias, relative(dbias[c] - bias_sums[c], std::sqrt(n)));
   }
+  for (size_t i = 0; i < film_count; ++i)
+    worst_film =
+        worse(worst_film,
+              relative(double(dfilm[i]) - film_sums[i],
+                       std::sqrt(static_cast<double>(s.image_rows * s.inner))));
   const double allowed = tolerance<T>() * (mean_of_data != 0 ? 200 : 1);
   CHECK(worst_y < allowed && worst_dx < 4 * allowed &&
-            worst_weight < 4 * allowed && worst_bias < 4 * allowed,
-        "%s, size %zu, %ld×%ld×%ld×%ld: y %g, dx %g, weight %g, bias %g",
+            worst_weight < 4 * allowed && worst_bias < 4 * allowed &&
+            worst_film < 4 * allowed,
+        "%s, size %zu, %ld×%ld×%ld×%ld of %ld rows, film %d: y %g, dx %g, "
+        "weight %g, bias %g, film %g",
         name_of(isa), sizeof(T), long(s.groups), long(s.rows), long(s.channels),
-        long(s.inner), worst_y, worst_dx, worst_weight, worst_bias);
+        long(s.inner), long(s.image_rows), has_film, worst_y, worst_dx,
+        worst_weight, worst_bias, worst_film);
 
   norm.forward(s, dtype_of<T>(), x.data(), params, again.data(), mean.data(),
                var.data(), &in_one_piece);
   CHECK(!std::memcmp(again.data(), y.data(), count * sizeof(T)),
         "%s: other bits with other threads", name_of(isa));
+  std::vector<T> dx_again = unwritten<T>(count);
+  std::vector<A> dfilm_again = unwritten<A>(film_count);
+  norm.backward(s, dtype_of<T>(), grad.data(), x.data(), params, mean.data(),
+                var.data(), true, dx_again.data(), dweight.data(), dbias.data(),
+                dfilm_again.data(), &in_one_piece);
+  CHECK(!std::memcmp(dx_again.data(), dx.data(), count * sizeof(T)) &&
+            std::equal(dfilm.begin(), dfilm.end(), dfilm_again.begin()),
+        "%s: other bits of the gradients with other threads", name_of(isa));
   norm.inference(s, dtype_of<T>(), x.data(), params, mean.data(), var.data(),
                  again.data(), &on_threads);
   if (s.groups == 1)
@@ -135,8 +175,15 @@ template <typename T> void shapes(Isa isa) {
               {2, 3, 4, 100},   {1, 2, 3, 20000}, {1, 300, 20, 64},
               {1, 4, 1, 9001},  {5, 1, 7, 49},
   };
-  for (const NormShape &shape : all)
-    one_shape<T>(isa, shape, 0);
+  for (NormShape shape : all) {
+    one_shape<T>(isa, shape, 0, false);
+    // channels_last: images of one row, of a few and of all; else of one row.
+    for (const int64_t rows : {int64_t{1}, int64_t{2}, int64_t{17}, shape.rows})
+      if (shape.rows % rows == 0 && (rows == 1 || shape.inner == 1)) {
+        shape.image_rows = rows;
+        one_shape<T>(isa, shape, 0, true);
+      }
+  }
 }
 
 } // namespace
@@ -147,7 +194,9 @@ int main() {
     shapes<BFloat16>(isa);
     shapes<float>(isa);
     shapes<double>(isa);
-    one_shape<float>(isa, {1, 3000, 32, 1}, 1e4);
-    one_shape<float>(isa, {1, 30, 3, 1000}, 1e4);
+    one_shape<float>(isa, {1, 3000, 32, 1}, 1e4, false);
+    one_shape<float>(isa, {1, 30, 3, 1000}, 1e4, false);
+    one_shape<float>(isa, {1, 3000, 32, 1, 1500}, 0, true);
+    one_shape<float>(isa, {1, 3002, 33, 1, 1501}, 0, true);
   });
 }

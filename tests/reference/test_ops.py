@@ -122,6 +122,35 @@ def test_norm_act_refuses_groups_that_do_not_divide_and_single_values() -> None:
         ops.norm_act(torch.randn(1, 2, 1, 1), torch.ones(2), torch.zeros(2))
 
 
+def test_norm_act_scales_and_shifts_each_channel_of_each_image() -> None:
+    x, film = torch.randn(3, 2, 4, 5), torch.randn(3, 4)
+    for options in ({}, {"groups": 3}, {"negative_slope": 0.0}):
+        plain, found = ops.norm_act(x, None, None, **options), ops.norm_act(x, None, None, film=film, **options)
+        for image in range(3):
+            for channel in range(2):
+                scale, shift = 1 + film[image, channel], film[image, 2 + channel]
+                torch.testing.assert_close(found[image, channel], plain[image, channel] * scale + shift)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 1, 4), (3, 2, 4, 4), (0, 2, 4, 4), (2, 3, 2, 2, 2)])
+def test_modulate(shape: tuple[int, ...]) -> None:
+    y = torch.randn(shape, dtype=torch.float64)
+    wide = torch.randn(shape[0], 2 * shape[1] + 3, dtype=torch.float64)
+    for film in (wide[:, 1:-2], wide[:, 1:-2].t().contiguous().t()):
+        scale, shift = film.numpy()[:, : shape[1]], film.numpy()[:, shape[1] :]
+        further = (..., *[None] * (len(shape) - 2))
+        expected = y.numpy() * (1 + scale[further]) + shift[further]
+        torch.testing.assert_close(ops.modulate(y, film), torch.from_numpy(expected))
+    half = ops.modulate(y.bfloat16(), film.float())
+    assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 4), (3, 4, 1), (4,)])
+def test_modulate_refuses_a_film_of_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"film has shape .*; expected \(3, 4\), γ and β"):
+        ops.modulate(torch.randn(3, 2, 4, 5), torch.randn(shape))
+
+
 @pytest.mark.parametrize(("spatial", "transposed"), list(itertools.product([1, 2, 3], [False, True])))
 def test_conv_norm_act_is_the_three_modules(spatial: int, transposed: bool) -> None:
     name = f"Conv{'Transpose' if transposed else ''}{spatial}d"

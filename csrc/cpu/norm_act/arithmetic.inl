@@ -25,6 +25,19 @@ struct Affine {
   A mean, scale, bias, slope;
 };
 
+// The scale and the shift of one channel of an image after the activation: y = activate(z)·scale + shift.
+template <typename A>
+struct Film {
+  A scale, shift;
+};
+
+// The film of an image and a channel, from its values (images, 2, channels).
+template <typename A>
+IGAN_FAST_INLINE Film<A> film_of(const A* film, int64_t channels, int64_t image, int64_t channel) {
+  const A* at = film + image * 2 * channels + channel;
+  return {1 + at[0], at[channels]};
+}
+
 template <typename A>
 A inverse_std(A var, A eps) {
   return static_cast<A>(1 / std::sqrt(static_cast<double>(var) + static_cast<double>(eps)));

@@ -74,14 +74,14 @@ IGAN_FAST_INLINE void for_each_vector(const Rows<A>& rows, const Span& span, con
   }
 }
 
-// Calls strip(column, lanes, count) for strips of a span's columns: of kStrip whole vectors, then of one vector each.
+// Calls strip(column, lanes, count) for strips of a span's columns: of kVectors whole vectors, then of one vector each.
 // The last vector may have fewer lanes. `count`, the number of vectors, is a type: it is known at compile time.
-template <typename A, typename Function>
+template <typename A, int kVectors = kStrip, typename Function>
 IGAN_FAST_INLINE void for_each_strip(const Span& span, const Function& strip) {
   constexpr int64_t L = kLanes<A>;
   int64_t column = 0;
-  for (; column + kStrip * L <= span.width; column += kStrip * L)
-    strip(column, L, std::integral_constant<int, kStrip>{});
+  for (; column + kVectors * L <= span.width; column += kVectors * L)
+    strip(column, L, std::integral_constant<int, kVectors>{});
   for (; column + L <= span.width; column += L) strip(column, L, std::integral_constant<int, 1>{});
   if (column < span.width) strip(column, span.width - column, std::integral_constant<int, 1>{});
 }
@@ -104,15 +104,18 @@ struct Segment {
 
 template <typename A>
 struct Segments {
+  int64_t count;
   std::unique_ptr<double[]> doubles;
   std::unique_ptr<A[]> scratch;
   std::unique_ptr<Segment<A>[]> list;
 
-  explicit Segments(const Rows<A>& rows)
-      : doubles(new double[static_cast<size_t>(2 * rows.padded * rows.segments())]()),
-        scratch(new A[static_cast<size_t>(3 * rows.padded * rows.segments())]()),
-        list(new Segment<A>[static_cast<size_t>(rows.segments())]) {
-    for (int64_t s = 0; s < rows.segments(); ++s) {
+  explicit Segments(const Rows<A>& rows) : Segments(rows, rows.segments()) {}
+  Segments(const Rows<A>& rows, int64_t count_)
+      : count(count_),
+        doubles(new double[static_cast<size_t>(2 * rows.padded * count)]()),
+        scratch(new A[static_cast<size_t>(3 * rows.padded * count)]()),
+        list(new Segment<A>[static_cast<size_t>(count)]) {
+    for (int64_t s = 0; s < count; ++s) {
       double* sums = doubles.get() + 2 * s * rows.padded;
       A* block = scratch.get() + 3 * s * rows.padded;
       list[s] = {sums, sums + rows.padded, block, block + rows.padded, block + 2 * rows.padded, 0};

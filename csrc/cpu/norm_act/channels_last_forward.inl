@@ -98,12 +98,16 @@ void group_statistics(const T* x, const Rows<A>& rows, A* mean, A* var, Parallel
   });
 }
 
-template <bool kStream, typename T, typename A>
-void apply_rows(const T* x, T* y, const Rows<A>& rows, const Span& span, const ColumnParams<A>& p, A slope) {
+// film is read with kFilm only.
+template <bool kStream, bool kFilm, typename T, typename A>
+void apply_rows(const T* x, T* y, const Rows<A>& rows, const Span& span, const ColumnParams<A>& p,
+                const ColumnFilm<A>* film, A slope) {
   for_each_vector(rows, span, [&](int64_t at, int64_t column, int64_t lanes) IGAN_FAST_INLINE_LAMBDA {
     const Vec<A> z =
         (load_lanes(x + at, lanes) - load(p.mean + column)) * load(p.scale + column) + load(p.bias + column);
-    store_lanes<kStream>(y + at, activate(z, slope), lanes);
+    Vec<A> out = activate(z, slope);
+    if constexpr (kFilm) out = out * load(film->scale + column) + load(film->shift + column);
+    store_lanes<kStream>(y + at, out, lanes);
   });
 }
 
@@ -114,12 +118,22 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
              ParallelFor parallel_for) {
   using A = typename AccOf<T>::type;
   const Rows<A> rows(s);
-  const auto apply = streams(s, y) ? &apply_rows<true, T, A> : &apply_rows<false, T, A>;
+  const Images<A> images(s);
+  const bool stream = streams(s, y);
+  const auto apply = params.film ? (stream ? &apply_rows<true, true, T, A> : &apply_rows<false, true, T, A>)
+                                 : (stream ? &apply_rows<true, false, T, A> : &apply_rows<false, false, T, A>);
   for_each_group(s, parallel_for, [&](int64_t g, ParallelFor in_group) {
     const int64_t at = g * s.values() * s.channels, statistics = batch_statistics ? g * s.channels : 0;
     if (batch_statistics) group_statistics(x + at, rows, mean + statistics, var + statistics, in_group);
-    const ColumnParams<A> p(rows, params, mean + statistics, var + statistics);
-    for_each_block_reversed(rows, in_group,
-                            [&](const Span& span) { apply(x + at, y + at, rows, span, p, params.slope); });
+    const ColumnParams<A> p(params.film ? images.rows : rows, params, mean + statistics, var + statistics);
+    if (params.film)
+      for_each_block_of_images_reversed(images, params.film + g * images.count * 2 * s.channels, in_group,
+                                        [&](int64_t offset, const Span& span, const ColumnFilm<A>& film) {
+                                          apply(x + at + offset, y + at + offset, images.rows, span, p, &film,
+                                                params.slope);
+                                        });
+    else
+      for_each_block_reversed(rows, in_group,
+                              [&](const Span& span) { apply(x + at, y + at, rows, span, p, nullptr, params.slope); });
   });
 }

@@ -12,18 +12,19 @@ inline Blocks blocks_of(const NormShape& s) {
   return {rows, pieces, s.rows, s.inner};
 }
 
-// Calls function(offset, length) for each contiguous chunk of a block. Offsets count from the channel's first value.
+// Calls function(number, offset, length) for each contiguous chunk of a block. Each row has `pieces` chunks, and number
+// counts the chunks of the channel. Offsets count from the channel's first value.
 template <typename Function>
 IGAN_FAST_INLINE void for_each_chunk(const Blocks& blocks, int64_t block, int64_t row_stride,
                                      const Function& function) {
   if (blocks.pieces > 1) {
     const int64_t row = block / blocks.pieces, first = block % blocks.pieces * kBlockValues;
     const int64_t left = blocks.inner - first;
-    function(row * row_stride + first, left < kBlockValues ? left : kBlockValues);
+    function(block, row * row_stride + first, left < kBlockValues ? left : kBlockValues);
   } else {
     const int64_t first = block * blocks.rows;
     const int64_t end = first + blocks.rows < blocks.all_rows ? first + blocks.rows : blocks.all_rows;
-    for (int64_t row = first; row < end; ++row) function(row * row_stride, blocks.inner);
+    for (int64_t row = first; row < end; ++row) function(row, row * row_stride, blocks.inner);
   }
 }
 
@@ -56,4 +57,9 @@ inline Tasks tasks_of(const NormShape& s, const Blocks& blocks) {
 inline int64_t offset_of(const NormShape& s, int64_t channel) {
   const int64_t row_stride = s.channels * s.inner;
   return channel / s.channels * s.rows * row_stride + channel % s.channels * s.inner;
+}
+
+// The offset of a channel's values in the film of its group's first image.
+inline int64_t film_offset_of(const NormShape& s, int64_t channel) {
+  return channel / s.channels * s.rows * 2 * s.channels + channel % s.channels;
 }

@@ -1,54 +1,103 @@
 // norm_act backward on contiguous tensors.
 
-// Adds a block's Σ dz and Σ dz·(x − mean), where dz is the gradient of z, the LeakyReLU's input.
-template <typename T, typename A>
-void block_sums(const T* grad, const T* x, const Affine<A>& f, const Blocks& blocks, int64_t block, int64_t row_stride,
-                double& sum_dz, double& sum_dz_x) {
+// Film and its gradient, of one channel in the images of a group: `values` is (images, 2, channels) and `sums` is
+// (images, 2, channels, pieces), with one sum for each chunk.
+template <typename A>
+struct ChannelFilm {
+  const A* values;
+  A* sums;
+  int64_t channels, pieces;
+
+  Film<A> operator[](int64_t number) const { return film_of(values, channels, number / pieces, 0); }
+  // `number` is that of the chunk, see for_each_chunk.
+  void store_sums(int64_t number, double sum_scale, double sum_shift) const {
+    A* to = sums + number / pieces * 2 * channels * pieces + number % pieces;
+    to[0] = static_cast<A>(sum_scale);
+    to[channels * pieces] = static_cast<A>(sum_shift);
+  }
+};
+
+// Adds a block's Σ dz and Σ dz·(x − mean), where dz is the gradient of z, the LeakyReLU's input. With kFilm, also
+// stores the sums of each chunk that give the gradient of the film.
+template <bool kFilm, typename T, typename A>
+void block_sums(const T* grad, const T* x, const Affine<A>& f, const ChannelFilm<A>& film, const Blocks& blocks,
+                int64_t block, int64_t row_stride, double& sum_dz, double& sum_dz_x) {
   constexpr int L = kLanes<A>;
   Vec<A> sums[2] = {}, products[2] = {};
-  const auto add = [&](Vec<A> value, Vec<A> g, int k) IGAN_FAST_INLINE_LAMBDA {
-    const Vec<A> centred = value - f.mean;
-    const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
-    sums[k] += dz;
-    products[k] += dz * centred;
-  };
-  for_each_chunk(blocks, block, row_stride, [&](int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
-    int64_t i = offset;
-    const int64_t end = offset + length;
-    for (; i + 2 * L <= end; i += 2 * L) {
-      add(load(x + i), load(grad + i), 0);
-      add(load(x + i + L), load(grad + i + L), 1);
-    }
-    for (; i + L <= end; i += L) add(load(x + i), load(grad + i), 0);
-    if (i < end)  // lanes past the end have gradient 0 and add nothing
-      add(load_partial(x + i, end - i), load_partial(grad + i, end - i), 1);
-  });
+  for_each_chunk(blocks, block, row_stride,
+                 [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+                   Film<A> m{1, 0};
+                   if constexpr (kFilm) m = film[number];
+                   Vec<A> scale_sum[2] = {}, shift_sum[2] = {};
+                   const auto add = [&](Vec<A> value, Vec<A> g, int k) IGAN_FAST_INLINE_LAMBDA {
+                     const Vec<A> centred = value - f.mean;
+                     const Vec<A> z = centred * f.scale + f.bias;
+                     if constexpr (kFilm) {
+                       scale_sum[k] += g * activate(z, f.slope);
+                       shift_sum[k] += g;
+                       g = g * m.scale;
+                     }
+                     const Vec<A> dz = activate_backward(z, g, f.slope);
+                     sums[k] += dz;
+                     products[k] += dz * centred;
+                   };
+                   int64_t i = offset;
+                   const int64_t end = offset + length;
+                   for (; i + 2 * L <= end; i += 2 * L) {
+                     add(load(x + i), load(grad + i), 0);
+                     add(load(x + i + L), load(grad + i + L), 1);
+                   }
+                   for (; i + L <= end; i += L) add(load(x + i), load(grad + i), 0);
+                   if (i < end)  // lanes past the end have gradient 0 and add nothing
+                     add(load_partial(x + i, end - i), load_partial(grad + i, end - i), 1);
+                   if constexpr (kFilm)
+                     film.store_sums(number, sum_lanes<A>(scale_sum[0]) + sum_lanes<A>(scale_sum[1]),
+                                     sum_lanes<A>(shift_sum[0]) + sum_lanes<A>(shift_sum[1]));
+                 });
   sum_dz += sum_lanes<A>(sums[0]) + sum_lanes<A>(sums[1]);
   sum_dz_x += sum_lanes<A>(products[0]) + sum_lanes<A>(products[1]);
 }
 
-template <bool kStream, bool kBatchStatistics, typename T, typename A>
+template <bool kStream, bool kBatchStatistics, bool kFilm, typename T, typename A>
 void gradient_block(const T* grad, const T* x, T* dx, const Affine<A>& f, const Gradient<A>& gradient,
-                    const Blocks& blocks, int64_t block, int64_t row_stride) {
+                    const ChannelFilm<A>& film, const Blocks& blocks, int64_t block, int64_t row_stride) {
   constexpr int L = kLanes<A>;
-  const auto one = [&](Vec<A> value, Vec<A> g) IGAN_FAST_INLINE_LAMBDA {
-    const Vec<A> centred = value - f.mean;
-    const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
-    if constexpr (!kBatchStatistics) return dz * f.scale;
-    return dz * f.scale - gradient.mean_term - centred * gradient.var_term;
+  for_each_chunk(blocks, block, row_stride,
+                 [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+                   Film<A> m{1, 0};
+                   if constexpr (kFilm) m = film[number];
+                   const auto one = [&](Vec<A> value, Vec<A> g) IGAN_FAST_INLINE_LAMBDA {
+                     const Vec<A> centred = value - f.mean;
+                     if constexpr (kFilm) g = g * m.scale;
+                     const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
+                     if constexpr (!kBatchStatistics) return dz * f.scale;
+                     return dz * f.scale - gradient.mean_term - centred * gradient.var_term;
+                   };
+                   int64_t i = offset;
+                   const int64_t end = offset + length;
+                   for (; i + L <= end; i += L) store<kStream>(dx + i, one(load(x + i), load(grad + i)));
+                   if (i < end)
+                     store_partial(dx + i, one(load_partial(x + i, end - i), load_partial(grad + i, end - i)), end - i);
+                 });
+}
+
+// The variant of gradient_block that a call needs.
+template <typename T, typename A>
+auto gradient_block_for(bool stream, bool batch_statistics, bool film) {
+  const auto choose = [&](auto has_film) {
+    constexpr bool kFilm = decltype(has_film)::value;
+    if (batch_statistics)
+      return stream ? &gradient_block<true, true, kFilm, T, A> : &gradient_block<false, true, kFilm, T, A>;
+    return stream ? &gradient_block<true, false, kFilm, T, A> : &gradient_block<false, false, kFilm, T, A>;
   };
-  for_each_chunk(blocks, block, row_stride, [&](int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
-    int64_t i = offset;
-    const int64_t end = offset + length;
-    for (; i + L <= end; i += L) store<kStream>(dx + i, one(load(x + i), load(grad + i)));
-    if (i < end) store_partial(dx + i, one(load_partial(x + i, end - i), load_partial(grad + i, end - i)), end - i);
-  });
+  return film ? choose(std::true_type{}) : choose(std::false_type{});
 }
 
 template <typename T>
 void backward(const NormShape& s, const T* grad, const T* x, const NormParams<typename AccOf<T>::type>& params,
               const typename AccOf<T>::type* mean, const typename AccOf<T>::type* var, bool batch_statistics, T* dx,
-              typename AccOf<T>::type* dweight, typename AccOf<T>::type* dbias, ParallelFor parallel_for) {
+              typename AccOf<T>::type* dweight, typename AccOf<T>::type* dbias, typename AccOf<T>::type* dfilm,
+              ParallelFor parallel_for) {
   using A = typename AccOf<T>::type;
   const Blocks blocks = blocks_of(s);
   const Tasks tasks = tasks_of(s, blocks);
@@ -59,22 +108,32 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
   };
   const std::unique_ptr<Sums[]> partial(new Sums[static_cast<size_t>(tasks.channels * tasks.segments)]);
   const std::unique_ptr<Sums[]> total(new Sums[static_cast<size_t>(tasks.channels)]);
+  // Each image and channel has one sum per piece, which are added up at the end.
+  const int64_t film_values = params.film ? tasks.channels * s.rows * 2 : 0, pieces = blocks.pieces;
+  const std::unique_ptr<A[]> film_pieces(params.film && pieces > 1 ? new A[static_cast<size_t>(film_values * pieces)]
+                                                                   : nullptr);
+  A* const film_sums = !params.film ? nullptr : pieces > 1 ? film_pieces.get() : dfilm;
+  const auto film_at = [&](int64_t channel) {
+    if (!params.film) return ChannelFilm<A>{};
+    const int64_t at = film_offset_of(s, channel);
+    return ChannelFilm<A>{params.film + at, film_sums + at * pieces, s.channels, pieces};
+  };
   const auto statistics_of = [&](int64_t channel) { return batch_statistics ? channel : channel % s.channels; };
   const auto affine_of = [&](int64_t channel) {
     const int64_t c = channel % s.channels, statistics = statistics_of(channel);
     return Affine<A>{mean[statistics], params.weight[c] * inverse_std(var[statistics], params.eps), params.bias[c],
                      params.slope};
   };
+  const auto add_sums = params.film ? &block_sums<true, T, A> : &block_sums<false, T, A>;
   const auto sums_of = [&](int64_t channel, int64_t segment) {
     Sums sums;
     const Affine<A> f = affine_of(channel);
     for (int64_t b = tasks.first_block(segment); b < tasks.first_block(segment + 1); ++b)
-      block_sums(grad + offset_of(s, channel), x + offset_of(s, channel), f, blocks, b, row_stride, sums.dz, sums.dz_x);
+      add_sums(grad + offset_of(s, channel), x + offset_of(s, channel), f, film_at(channel), blocks, b, row_stride,
+               sums.dz, sums.dz_x);
     return sums;
   };
-  const auto write_gradient = batch_statistics
-                                  ? (stream ? &gradient_block<true, true, T, A> : &gradient_block<false, true, T, A>)
-                                  : (stream ? &gradient_block<true, false, T, A> : &gradient_block<false, false, T, A>);
+  const auto write_gradient = gradient_block_for<T, A>(stream, batch_statistics, params.film);
   const auto apply = [&](int64_t channel, int64_t segment) {
     const Affine<A> f = affine_of(channel);
     const A invstd = inverse_std(var[statistics_of(channel)], params.eps);
@@ -82,7 +141,7 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
         gradient_of(f.scale, invstd, total[channel].dz, total[channel].dz_x, s.values(), batch_statistics);
     const int64_t at = offset_of(s, channel);
     for (int64_t b = tasks.first_block(segment + 1) - 1; b >= tasks.first_block(segment); --b)
-      write_gradient(grad + at, x + at, dx + at, f, gradient, blocks, b, row_stride);
+      write_gradient(grad + at, x + at, dx + at, f, gradient, film_at(channel), blocks, b, row_stride);
   };
   const int64_t grain = 1 + kSegmentValues / (s.values() / tasks.segments + 1);
 
@@ -116,4 +175,10 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
     dweight[c] = static_cast<A>(weight);
     dbias[c] = static_cast<A>(bias);
   }
+  if (film_pieces)
+    for (int64_t i = 0; i < film_values; ++i) {
+      double sum = 0;
+      for (int64_t piece = 0; piece < pieces; ++piece) sum += static_cast<double>(film_pieces[i * pieces + piece]);
+      dfilm[i] = static_cast<A>(sum);
+    }
 }

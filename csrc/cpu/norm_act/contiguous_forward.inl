@@ -7,7 +7,7 @@ void block_moments(const T* x, const Blocks& blocks, int64_t block, int64_t row_
   constexpr int L = kLanes<A>;
   int64_t count = 0;
   Vec<A> sums[4] = {};
-  for_each_chunk(blocks, block, row_stride, [&](int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+  for_each_chunk(blocks, block, row_stride, [&](int64_t, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
     const T* chunk = x + offset;
     int64_t i = 0;
     for (; i + 4 * L <= length; i += 4 * L)
@@ -20,7 +20,7 @@ void block_moments(const T* x, const Blocks& blocks, int64_t block, int64_t row_
   const A shift = static_cast<A>(
       (sum_lanes<A>(sums[0]) + sum_lanes<A>(sums[1]) + sum_lanes<A>(sums[2]) + sum_lanes<A>(sums[3])) / n);
   Vec<A> firsts[2] = {}, squares[2] = {};
-  for_each_chunk(blocks, block, row_stride, [&](int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+  for_each_chunk(blocks, block, row_stride, [&](int64_t, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
     const T* chunk = x + offset;
     int64_t i = 0;
     for (; i + 2 * L <= length; i += 2 * L)
@@ -42,16 +42,25 @@ void block_moments(const T* x, const Blocks& blocks, int64_t block, int64_t row_
   moments.merge(n, static_cast<double>(shift) + first / n, square - first * first / n);
 }
 
-template <bool kStream, typename T, typename A>
-void apply_block(const T* x, T* y, const Affine<A>& f, const Blocks& blocks, int64_t block, int64_t row_stride) {
+// film: of the group's first image, (images, 2, channels); read with kFilm only.
+template <bool kStream, bool kFilm, typename T, typename A>
+void apply_block(const T* x, T* y, const Affine<A>& f, const A* film, int64_t channels, const Blocks& blocks,
+                 int64_t block, int64_t row_stride) {
   constexpr int L = kLanes<A>;
-  for_each_chunk(blocks, block, row_stride, [&](int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
-    int64_t i = offset;
-    const int64_t end = offset + length;
-    for (; i + L <= end; i += L) store<kStream>(y + i, activate((load(x + i) - f.mean) * f.scale + f.bias, f.slope));
-    if (i < end)
-      store_partial(y + i, activate((load_partial(x + i, end - i) - f.mean) * f.scale + f.bias, f.slope), end - i);
-  });
+  for_each_chunk(blocks, block, row_stride,
+                 [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+                   Film<A> m{1, 0};
+                   if constexpr (kFilm) m = film_of(film, channels, number / blocks.pieces, 0);
+                   const auto one = [&](Vec<A> value) IGAN_FAST_INLINE_LAMBDA {
+                     const Vec<A> a = activate((value - f.mean) * f.scale + f.bias, f.slope);
+                     if constexpr (kFilm) return a * m.scale + m.shift;
+                     return a;
+                   };
+                   int64_t i = offset;
+                   const int64_t end = offset + length;
+                   for (; i + L <= end; i += L) store<kStream>(y + i, one(load(x + i)));
+                   if (i < end) store_partial(y + i, one(load_partial(x + i, end - i)), end - i);
+                 });
 }
 
 // Writes mean and var with batch_statistics, else reads them.
@@ -64,6 +73,8 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
   const Tasks tasks = tasks_of(s, blocks);
   const int64_t row_stride = s.channels * s.inner;
   const bool stream = streams(s, y);
+  const auto write = params.film ? (stream ? &apply_block<true, true, T, A> : &apply_block<false, true, T, A>)
+                                 : (stream ? &apply_block<true, false, T, A> : &apply_block<false, false, T, A>);
   const auto moments_of = [&](int64_t channel, int64_t segment) {
     Moments moments;
     for (int64_t b = tasks.first_block(segment); b < tasks.first_block(segment + 1); ++b)
@@ -87,9 +98,9 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
                          params.slope};
     const T* in = x + offset_of(s, channel);
     T* out = y + offset_of(s, channel);
+    const A* film = params.film ? params.film + film_offset_of(s, channel) : nullptr;
     for (int64_t b = tasks.first_block(segment + 1) - 1; b >= tasks.first_block(segment); --b)
-      stream ? apply_block<true>(in, out, f, blocks, b, row_stride)
-             : apply_block<false>(in, out, f, blocks, b, row_stride);
+      write(in, out, f, film, s.channels, blocks, b, row_stride);
   };
   const int64_t grain = 1 + kSegmentValues / (s.values() / tasks.segments + 1);
 

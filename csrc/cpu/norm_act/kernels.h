@@ -14,6 +14,7 @@ struct NormParams {
   const Acc* weight;
   const Acc* bias;
   Acc eps, slope;
+  const Acc* film = nullptr;  // (images, 2, channels): the scale minus 1, and the shift; or none
 };
 
 template <typename Acc>
@@ -25,9 +26,9 @@ struct NormKernels {
   void (*inference)(const NormShape&, Dtype, const void* x, const NormParams<Acc>&, const Acc* mean, const Acc* var,
                     void* y, ParallelFor);
   // Reads mean and var, (groups, channels): statistics of x with batch_statistics, else constants. Writes dweight and
-  // dbias, (channels,).
+  // dbias, (channels,); and with film its gradient dfilm, (images, 2, channels).
   void (*backward)(const NormShape&, Dtype, const void* grad, const void* x, const NormParams<Acc>&, const Acc* mean,
-                   const Acc* var, bool batch_statistics, void* dx, Acc* dweight, Acc* dbias, ParallelFor);
+                   const Acc* var, bool batch_statistics, void* dx, Acc* dweight, Acc* dbias, Acc* dfilm, ParallelFor);
 };
 
 // Acc is the compute type: float for Half, BFloat16 and Float; double for Double.

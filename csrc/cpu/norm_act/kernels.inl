@@ -1,4 +1,5 @@
-// Statistics per channel, normalisation and LeakyReLU, forward and backward, in two layouts:
+// Statistics per channel, normalisation, LeakyReLU and film (a scale and a shift for each channel of each image),
+// forward and backward, in two layouts:
 //
 //   contiguous     a vector holds neighbouring values of one channel
 //   channels_last  a vector holds one value each of neighbouring channels
@@ -21,6 +22,7 @@ namespace contiguous {
 
 namespace channels_last {
 #include "cpu/norm_act/channels_last.inl"
+#include "cpu/norm_act/channels_last_film.inl"
 #include "cpu/norm_act/channels_last_forward.inl"
 #include "cpu/norm_act/channels_last_backward.inl"
 }  // namespace channels_last
@@ -65,13 +67,13 @@ void inference(const NormShape& shape, Dtype dtype, const void* x, const NormPar
 
 template <typename A>
 void backward(const NormShape& shape, Dtype dtype, const void* grad, const void* x, const NormParams<A>& params,
-              const A* mean, const A* var, bool batch_statistics, void* dx, A* dweight, A* dbias,
+              const A* mean, const A* var, bool batch_statistics, void* dx, A* dweight, A* dbias, A* dfilm,
               ParallelFor parallel_for) {
   with_type_for<A>(dtype, [&](auto type) {
     using T = decltype(type);
     const auto typed_backward = fills_vectors(shape) ? &contiguous::backward<T> : &channels_last::backward<T>;
     typed_backward(shape, static_cast<const T*>(grad), static_cast<const T*>(x), params, mean, var, batch_statistics,
-                   static_cast<T*>(dx), dweight, dbias, parallel_for);
+                   static_cast<T*>(dx), dweight, dbias, dfilm, parallel_for);
   });
 }
 

@@ -8,16 +8,33 @@
 namespace igan_fast::cpu {
 namespace {
 
+// The values of film, (images, 2, channels); empty without film.
+template <typename A>
+std::vector<A> film_values(const std::optional<Tensor>& film, const NormShape& s) {
+  if (!film) return {};
+  check_film(*film, s);
+  const int64_t images = film->size(0), columns = film->size(1), row = film->stride(0), column = film->stride(1);
+  std::vector<A> values(static_cast<size_t>(images * columns));
+  with_type(dtype_of(*film, "film"), [&](auto type) {
+    const auto* data = static_cast<const decltype(type)*>(film->const_data_ptr());
+    A* out = values.data();
+    for (int64_t i = 0; i < images; ++i)
+      for (int64_t j = 0; j < columns; ++j) *out++ = static_cast<A>(to_float(data[i * row + j * column]));
+  });
+  return values;
+}
+
 // Copies of the parameters in the compute type.
 template <typename A>
 struct Params {
-  std::vector<A> weight, bias;
+  std::vector<A> weight, bias, film;
   NormParams<A> view;
-  Params(const std::optional<Tensor>& weight_, const std::optional<Tensor>& bias_, int64_t channels, double eps,
-         double slope)
-      : weight(values_of<A>(weight_, channels, A{1}, "weight")),
-        bias(values_of<A>(bias_, channels, A{0}, "bias")),
-        view{weight.data(), bias.data(), static_cast<A>(eps), static_cast<A>(slope)} {}
+  Params(const std::optional<Tensor>& weight_, const std::optional<Tensor>& bias_, const std::optional<Tensor>& film_,
+         const NormShape& s, double eps, double slope)
+      : weight(values_of<A>(weight_, s.channels, A{1}, "weight")),
+        bias(values_of<A>(bias_, s.channels, A{0}, "bias")),
+        film(film_values<A>(film_, s)),
+        view{weight.data(), bias.data(), static_cast<A>(eps), static_cast<A>(slope), film_ ? film.data() : nullptr} {}
 };
 
 // Calls function(A{}) with the compute type A of dtype.
@@ -33,7 +50,8 @@ Tensor output_like(const Tensor& x, Dtype dtype) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
-                                            double eps, double negative_slope, int64_t groups) {
+                                            double eps, double negative_slope, int64_t groups,
+                                            std::optional<Tensor> film) {
   const NormShape shape = norm_shape_of(x, groups);
   const Dtype dtype = dtype_of(x, "x");
   Tensor y = output_like(x, dtype);
@@ -41,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
   Tensor var = torch::stable::new_empty(x, {groups, shape.channels}, compute_type(dtype));
   with_compute_type(dtype, [&](auto type) {
     using A = decltype(type);
-    const Params<A> params(weight, bias, shape.channels, eps, negative_slope);
+    const Params<A> params(weight, bias, film, shape, eps, negative_slope);
     norm_act_kernels<A>(isa_in_use())
         .forward(shape, dtype, x.const_data_ptr(), params.view, y.mutable_data_ptr(),
                  static_cast<A*>(mean.mutable_data_ptr()), static_cast<A*>(var.mutable_data_ptr()), &torch_parallel);
@@ -50,13 +68,13 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
 }
 
 Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean, Tensor var,
-                          double eps, double negative_slope) {
+                          double eps, double negative_slope, std::optional<Tensor> film) {
   const NormShape shape = norm_shape_of(x, 1);
   const Dtype dtype = dtype_of(x, "x");
   Tensor y = output_like(x, dtype);
   with_compute_type(dtype, [&](auto type) {
     using A = decltype(type);
-    const Params<A> params(weight, bias, shape.channels, eps, negative_slope);
+    const Params<A> params(weight, bias, film, shape, eps, negative_slope);
     const std::vector<A> means = values_of<A>(mean, shape.channels, A{}, "mean"),
                          vars = values_of<A>(var, shape.channels, A{}, "var");
     norm_act_kernels<A>(isa_in_use())
@@ -66,9 +84,11 @@ Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
-                                                     std::optional<Tensor> bias, Tensor mean, Tensor var, double eps,
-                                                     double negative_slope, bool batch_statistics) {
+// Without film, dfilm is empty.
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
+                                                             std::optional<Tensor> bias, Tensor mean, Tensor var,
+                                                             double eps, double negative_slope, bool batch_statistics,
+                                                             std::optional<Tensor> film) {
   const int64_t groups = groups_of(mean, var);
   const NormShape shape = norm_shape_of(x, batch_statistics ? groups : 1);
   const Dtype dtype = dtype_of(x, "x");
@@ -76,17 +96,20 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor x, std:
   Tensor dx = output_like(x, dtype);
   Tensor dweight = torch::stable::new_empty(x, {shape.channels}, compute_type(dtype));
   Tensor dbias = torch::stable::new_empty(x, {shape.channels}, compute_type(dtype));
+  Tensor dfilm = film ? torch::stable::new_empty(x, {x.size(0), 2 * shape.channels}, compute_type(dtype))
+                      : torch::stable::new_empty(x, {0}, compute_type(dtype));
   with_compute_type(dtype, [&](auto type) {
     using A = decltype(type);
-    const Params<A> params(weight, bias, shape.channels, eps, negative_slope);
+    const Params<A> params(weight, bias, film, shape, eps, negative_slope);
     const std::vector<A> means = values_of<A>(mean, groups * shape.channels, A{}, "mean");
     const std::vector<A> vars = values_of<A>(var, groups * shape.channels, A{}, "var");
     norm_act_kernels<A>(isa_in_use())
         .backward(shape, dtype, grad.const_data_ptr(), x.const_data_ptr(), params.view, means.data(), vars.data(),
                   batch_statistics, dx.mutable_data_ptr(), static_cast<A*>(dweight.mutable_data_ptr()),
-                  static_cast<A*>(dbias.mutable_data_ptr()), &torch_parallel);
+                  static_cast<A*>(dbias.mutable_data_ptr()), static_cast<A*>(dfilm.mutable_data_ptr()),
+                  &torch_parallel);
   });
-  return {dx, dweight, dbias};
+  return {dx, dweight, dbias, dfilm};
 }
 
 // Updates the running statistics as torch.nn.BatchNorm would in `groups` successive calls, one for each group.

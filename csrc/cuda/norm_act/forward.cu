@@ -109,19 +109,23 @@ __global__ void __launch_bounds__(kThreads) combine_moments(const __grid_constan
   }
 }
 
-// y = LeakyReLU(z)
-template <typename T, int V, bool kChannelsLast>
+// y = LeakyReLU(z), and with kFilm y = LeakyReLU(z)·scale + shift of each image
+template <typename T, int V, bool kChannelsLast, bool kFilm>
 __global__ void __launch_bounds__(kThreads)
     apply(const __grid_constant__ Partition partition, const __grid_constant__ Settings settings, const T* x, T* y) {
   using A = typename AccOf<T>::type;
   using P = ThreadPath<V, kChannelsLast>;
   const P path(partition, partition.segments - 1 - block_x());
   if (!path.in_range) return;
-  A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels];
+  A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels], film_scale[P::kChannels], film_shift[P::kChannels];
 #pragma unroll
   for (int c = 0; c < P::kChannels; ++c) {
-    const Affine<A> f(settings, block_z(), path.channel + c);
+    const Affine<A> f(settings, kFilm ? block_z() / settings.film.images : block_z(), path.channel + c);
     mean[c] = f.mean, scale[c] = f.scale, bias[c] = f.bias;
+    if constexpr (kFilm) {
+      const Film<A> m(settings.film, block_z(), path.channel + c);
+      film_scale[c] = m.scale, film_shift[c] = m.shift;
+    }
   }
   const A slope = static_cast<A>(settings.slope);
   constexpr int kInFlight = kMaxInFlight / 2;
@@ -138,22 +142,33 @@ __global__ void __launch_bounds__(kThreads)
         for (int v = 0; v < V; ++v) {
           const int c = kChannelsLast ? v : 0;
           const A z = fma(static_cast<A>(wide(packs[b].values[v])) - mean[c], scale[c], bias[c]);
-          result.values[v] = narrow<T>(activate(z, slope));
+          A value = activate(z, slope);
+          if constexpr (kFilm) value = fma(value, film_scale[c], film_shift[c]);
+          result.values[v] = narrow<T>(value);
         }
         store<T, V>(y + path.at(s + b * path.stride), result);
       }
   }
 }
 
+template <typename T, int V, bool kChannelsLast>
+void launch_apply(const Launch& launch, const Settings& settings, const NormShape& s, const Tensor& x,
+                  const Tensor& y) {
+  const Partition partition = partition_of<T, V>(shape_for(settings, s), kChannelsLast);
+  const auto kernel = settings.film.data ? &apply<T, V, kChannelsLast, true> : &apply<T, V, kChannelsLast, false>;
+  kernel<<<partition.grid(), kThreads, 0, launch>>>(partition, settings, in<T>(x), out<T>(y));
+}
+
 std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
-                                            double eps, double negative_slope, int64_t groups) {
+                                            double eps, double negative_slope, int64_t groups,
+                                            std::optional<Tensor> film) {
   const NormShape s = norm_shape_of(x, groups);
   const Dtype dtype = dtype_of(x, "x");
   const Launch launch(x);
   Tensor y = torch::stable::empty_like(x);
   Tensor mean = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
   Tensor var = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
-  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, s.channels);
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, s.channels, film);
   with_layout(dtype, s, is_aligned(x.const_data_ptr()), [&](auto type, auto vector, auto channels_last) {
     using T = decltype(type);
     using A = typename AccOf<T>::type;
@@ -165,25 +180,24 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
     moments<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, in<T>(x), results);
     combine_moments<T, A><<<blocks_for(groups * s.channels, kWarps), kThreads, 0, launch>>>(
         partition, in<T>(x), results, out<A>(mean), out<A>(var));
-    apply<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, settings, in<T>(x), out<T>(y));
+    launch_apply<T, V, kChannelsLast>(launch, settings, s, x, y);
   });
   launch.check("norm_act");
   return {y, mean, var};
 }
 
 Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean, Tensor var,
-                          double eps, double negative_slope) {
+                          double eps, double negative_slope, std::optional<Tensor> film) {
   const NormShape s = norm_shape_of(x, 1);
   const Launch launch(x);
   Tensor y = torch::stable::empty_like(x);
   STD_TORCH_CHECK(mean.numel() == s.channels && var.numel() == s.channels, "mean and var: expected (C,) each");
-  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, 0);
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, 0, film);
   with_layout(dtype_of(x, "x"), s, is_aligned(x.const_data_ptr()), [&](auto type, auto vector, auto channels_last) {
     using T = decltype(type);
     constexpr int V = decltype(vector)::value;
     constexpr bool kChannelsLast = decltype(channels_last)::value;
-    const Partition partition = partition_of<T, V>(s, kChannelsLast);
-    apply<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, settings, in<T>(x), out<T>(y));
+    launch_apply<T, V, kChannelsLast>(launch, settings, s, x, y);
   });
   launch.check("norm_act_inference");
   return y;

@@ -23,7 +23,15 @@ inline NormShape norm_shape_of(const Tensor& x, int64_t groups) {
   channels_last = channels_last && (x.size(0) == 1 || x.stride(0) == expected_stride);
   STD_TORCH_CHECK(channels_last || x.is_contiguous(), "x is neither contiguous nor channels_last");
   const int64_t batch = x.size(0) / groups, channels = x.size(1);
-  return channels_last ? NormShape{groups, batch * spatial, channels, 1} : NormShape{groups, batch, channels, spatial};
+  return channels_last ? NormShape{groups, batch * spatial, channels, 1, spatial}
+                       : NormShape{groups, batch, channels, spatial, 1};
+}
+
+// film is (N, 2 · C), with any strides.
+inline void check_film(const Tensor& film, const NormShape& s) {
+  const int64_t images = s.groups * (s.rows / s.image_rows);
+  STD_TORCH_CHECK(film.dim() == 2 && film.size(0) == images && film.size(1) == 2 * s.channels, "film: expected (",
+                  images, ", ", 2 * s.channels, "), one scale and one shift for each channel of each image");
 }
 
 // The number of groups of the statistics mean and var, each (groups, C).

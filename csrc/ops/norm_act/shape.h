@@ -11,12 +11,17 @@ namespace igan_fast {
 // image, and inner is 1.
 struct NormShape {
   int64_t groups, rows, channels, inner;
+  int64_t image_rows = 1;  // rows of an image
+
 #if defined(__CUDACC__)
   __host__ __device__
 #endif
       int64_t values() const {
     return rows * inner;
   }  // per group and channel
+
+  // The same tensor with every image as a group.
+  NormShape of_images() const { return {groups * (rows / image_rows), image_rows, channels, inner, image_rows}; }
 };
 
 }  // namespace igan_fast

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from igan_fast.ops.norm_act import MOST_VALUES
 from igan_fast.ops.triton.common import grid, on_device, operator, triton_dtype, two_floats
-from igan_fast.ops.triton.norm_act_backward import combine_sums, gradient, sums
+from igan_fast.ops.triton.norm_act_backward import combine_film, combine_sums, gradient, sums
 from igan_fast.ops.triton.norm_act_forward import apply, combine_moments, moments, update
 from igan_fast.reference.ops import accumulation_dtype
 
@@ -48,6 +48,11 @@ class _Tiling:
     def shape(self) -> tuple[int, int, int, int]:
         """The argument ``shape`` of the kernels."""
         return self.values, self.rows, self.channels, self.inner
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of a tile, as the kernels' options."""
+        return {"VALUES": self.tile_values, "CHANNELS": self.tile_channels}
 
     @property
     def per_tile(self) -> tuple[int]:
@@ -86,39 +91,61 @@ def _tiling(x: Tensor, groups: int) -> _Tiling:
 
 
 class _Launches:
-    """The arguments that all launches of one call share: x's tiling, the parameters, and the kernels' options."""
+    """The arguments that all launches of one call share: x's tiling, the parameters, and the kernels' options.
+
+    With film, each image is a group of its own in ``tiling``.
+    """
 
     def __init__(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, negative_slope: float, groups: int
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        negative_slope: float,
+        groups: int,
+        film: Tensor | None,
     ) -> None:
-        self.tiling = _tiling(x, groups)
+        parts = groups if film is None else x.shape[0]
+        self.tiling = _tiling(x, parts)
+        self.images = parts // groups  # that share their statistics, as the kernels see it
+        self.film = film, (0, 0) if film is None else film.stride(), self.images
         self.affine = tuple(None if t is None else t.contiguous() for t in (weight, bias))
         self.eps, self.slope = two_floats(eps), two_floats(negative_slope)
         self.acc = {"ACC": triton_dtype(x.dtype)}
-        self.tile = self.acc | {"VALUES": self.tiling.tile_values, "CHANNELS": self.tiling.tile_channels}
+        self.tile = self.acc | self.tiling.sizes
         self.combine = self.acc | {"BLOCK": _COMBINE_SEGMENTS, "CHANNELS": _COMBINE_CHANNELS}
 
     def apply(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """x normalised by these statistics, and activated."""
         y = torch.empty_like(x)
-        apply[self.tiling.per_tile](x, *self.affine, mean, var, y, self.tiling.shape, self.eps, self.slope, **self.tile)
+        shape, settings = self.tiling.shape, (self.eps, self.slope)
+        apply[self.tiling.per_tile](x, *self.affine, mean, var, *self.film, y, shape, *settings, **self.tile)
         return y
 
 
 @operator(
-    "norm_act(Tensor x, Tensor? weight, Tensor? bias, float eps, float negative_slope, SymInt groups) -> "
-    "(Tensor y, Tensor mean, Tensor var)"
+    "norm_act(Tensor x, Tensor? weight, Tensor? bias, float eps, float negative_slope, SymInt groups, "
+    "Tensor? film=None) -> (Tensor y, Tensor mean, Tensor var)"
 )
 def norm_act(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, negative_slope: float, groups: int
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    negative_slope: float,
+    groups: int,
+    film: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``igan_fast.ops.norm_act``."""
-    launches = _Launches(x, weight, bias, eps, negative_slope, groups)
-    tiling = launches.tiling
+    launches = _Launches(x, weight, bias, eps, negative_slope, groups, film)
+    tiling = launches.tiling if film is None else _tiling(x, groups)  # of the statistics
     mean, var = (x.new_empty((groups, tiling.channels), dtype=accumulation_dtype(x)) for _ in range(2))
     means, m2s = (x.new_empty((groups, tiling.segments, tiling.channels), dtype=torch.float64) for _ in range(2))
     with on_device(x):
-        moments[tiling.per_segment](x, means, m2s, tiling.shape, tiling.segments, tiling.tiles, **launches.tile)
+        moments[tiling.per_segment](
+            x, means, m2s, tiling.shape, tiling.segments, tiling.tiles, **launches.acc, **tiling.sizes
+        )
         combine_moments[grid(triton.cdiv(tiling.channels, _COMBINE_CHANNELS) * groups)](
             means,
             m2s,
@@ -135,20 +162,28 @@ def norm_act(
 
 @operator(
     "norm_act_inference(Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps, "
-    "float negative_slope) -> Tensor"
+    "float negative_slope, Tensor? film=None) -> Tensor"
 )
 def norm_act_inference(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float, negative_slope: float
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    negative_slope: float,
+    film: Tensor | None = None,
 ) -> Tensor:
     """See ``igan_fast.ops.norm_act``."""
-    launches = _Launches(x, weight, bias, eps, negative_slope, groups=1)
+    launches = _Launches(x, weight, bias, eps, negative_slope, 1, film)
     with on_device(x):
         return launches.apply(x, mean.contiguous(), var.contiguous())
 
 
 @operator(
     "norm_act_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps, "
-    "float negative_slope, bool batch_statistics) -> (Tensor dx, Tensor dweight, Tensor dbias)"
+    "float negative_slope, bool batch_statistics, Tensor? film=None) -> "
+    "(Tensor dx, Tensor dweight, Tensor dbias, Tensor dfilm)"
 )
 def norm_act_backward(
     grad: Tensor,
@@ -160,25 +195,33 @@ def norm_act_backward(
     eps: float,
     negative_slope: float,
     batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``igan_fast.ops.norm_act``."""
+    film: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See ``igan_fast.ops.norm_act``. Without film, its gradient is an empty tensor."""
     groups = mean.shape[0]
-    launches = _Launches(x, weight, bias, eps, negative_slope, groups)
+    launches = _Launches(x, weight, bias, eps, negative_slope, groups, film)
     tiling = launches.tiling
+    segments = launches.images * tiling.segments  # of a group
     dx = torch.empty_like(x)
 
-    def new(*shape: int) -> tuple[Tensor, Tensor]:
-        dtype = accumulation_dtype(x)
-        return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
+    def new(*shape: int) -> Tensor:
+        return x.new_empty(shape, dtype=accumulation_dtype(x))
 
-    dweight, dbias = new(tiling.channels)
-    segment_sums, group_sums = new(groups, tiling.segments, tiling.channels), new(groups, tiling.channels)
-    given = (grad, x, *launches.affine, mean, var)
+    dweight, dbias = new(tiling.channels), new(tiling.channels)
+    segment_sums = new(groups, segments, tiling.channels), new(groups, segments, tiling.channels)
+    group_sums = new(groups, tiling.channels), new(groups, tiling.channels)
+    columns = 0 if film is None else 2 * tiling.channels
+    dfilm, film_sums = (new(0), None) if film is None else (new(*film.shape), new(groups, segments, columns))
+    given = (grad, x, *launches.affine, mean, var, *launches.film)
     settings = launches.eps, launches.slope
     with on_device(x):
         sums[tiling.per_segment](
-            *given, *segment_sums, tiling.shape, tiling.segments, tiling.tiles, *settings, **launches.tile
+            *given, *segment_sums, film_sums, tiling.shape, tiling.segments, tiling.tiles, *settings, **launches.tile
         )
+        if film is not None:
+            combine_film[grid(triton.cdiv(columns, _COMBINE_CHANNELS) * film.shape[0])](
+                film_sums, dfilm, columns, film.shape[0], tiling.segments, **launches.combine
+            )
         combine_sums[grid(triton.cdiv(tiling.channels, _COMBINE_CHANNELS))](
             *segment_sums,
             var,
@@ -187,14 +230,14 @@ def norm_act_backward(
             dbias,
             tiling.channels,
             groups,
-            tiling.segments,
+            segments,
             launches.eps,
             **launches.combine,
         )
         gradient[tiling.per_tile](
             *given, *group_sums, dx, tiling.shape, *settings, BATCH_STATISTICS=batch_statistics, **launches.tile
         )
-    return dx, dweight, dbias
+    return dx, dweight, dbias, dfilm
 
 
 @operator(

@@ -1,6 +1,7 @@
-"""norm_act's backward kernels. ``norm_act`` launches them; ``norm_act_forward`` explains ``shape`` and k.
+"""norm_act's backward kernels. ``norm_act`` launches them; ``norm_act_forward`` explains ``shape``, k, ``film`` and
+``images``.
 
-g′ is the gradient of the LeakyReLU's input, and x̂ is the normalised x.
+g is the gradient of the LeakyReLU's output, g′ that of its input, and x̂ is the normalised x.
 """
 
 from __future__ import annotations
@@ -8,24 +9,24 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from igan_fast.ops.triton.common import program, sum_of
+from igan_fast.ops.triton.common import places, program, sum_of
 from igan_fast.ops.triton.norm_act_forward import (
     in_segments,
     in_tile,
     leaky_relu,
     load_affine,
+    load_film,
     segment_of_program,
     tile_of_program,
 )
 
 
 @triton.jit
-def load_gradient(grad, x, at, exists, affine, slope, ACC: tl.constexpr):
-    """g′ and x − mean at some offsets."""
+def load_inputs(grad, x, at, exists, affine, ACC: tl.constexpr):
+    """The gradient of the result, x − mean, and the LeakyReLU's input z at some offsets."""
     mu, scale, shift, _invstd = affine
     centred = tl.load(x + at, mask=exists, other=0.0).to(ACC) - mu
-    g = tl.load(grad + at, mask=exists, other=0.0).to(ACC)
-    return leaky_relu(centred * scale + shift, g, sum_of(slope, ACC)), centred
+    return tl.load(grad + at, mask=exists, other=0.0).to(ACC), centred, centred * scale + shift
 
 
 @triton.jit
@@ -36,8 +37,12 @@ def sums(
     bias,
     mean,
     var,
+    film,
+    film_strides,
+    images,
     grads,
     products,
+    film_sums,
     shape,
     segments,
     tiles,
@@ -47,21 +52,50 @@ def sums(
     VALUES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Σ g′ and Σ g′ · (x − mean) of one segment (``tiles`` tiles) of a group's values, per channel."""
+    """Σ g′ and Σ g′ · (x − mean) of one segment (``tiles`` tiles) of a group's values, per channel. With film also the
+    sums that give its gradient, (N, segments, 2, C)."""
     _values, _rows, channels, _inner = shape
     group, segment, channel = segment_of_program(shape, segments, CHANNELS)
-    affine = load_affine(weight, bias, mean, var, group, channel, shape, eps, ACC)
+    affine = load_affine(weight, bias, mean, var, group // images, channel, shape, eps, ACC)
     sum_grad = tl.zeros((CHANNELS,), dtype=ACC)
     sum_product = tl.zeros((CHANNELS,), dtype=ACC)
+    if film is not None:
+        film_scale, _ = load_film(film, film_strides, group, channel, shape, ACC)
+        sum_scale = tl.zeros((CHANNELS,), dtype=ACC)
+        sum_shift = tl.zeros((CHANNELS,), dtype=ACC)
     first = segment.to(tl.int32) * tiles
     for tile in range(first, first + tiles):
         at, exists = in_tile(group, tile * VALUES + tl.arange(0, VALUES), channel, shape)
-        passed, centred = load_gradient(grad, x, at, exists, affine, slope, ACC)
+        g, centred, z = load_inputs(grad, x, at, exists, affine, ACC)
+        if film is not None:
+            activated = leaky_relu(z, z, sum_of(slope, ACC))
+            sum_scale += tl.sum(tl.where(exists, g * activated, 0.0), axis=0)
+            sum_shift += tl.sum(g, axis=0)
+            g = tl.where(exists, g * film_scale, 0.0)
+        passed = leaky_relu(z, g, sum_of(slope, ACC))
         sum_grad += tl.sum(passed, axis=0)
         sum_product += tl.sum(tl.where(exists, passed * centred, 0.0), axis=0)
     out = (group * segments + segment) * channels + channel
     tl.store(grads + out, sum_grad, mask=channel < channels)
     tl.store(products + out, sum_product, mask=channel < channels)
+    if film is not None:
+        out = (group * segments + segment) * 2 * channels + channel
+        tl.store(film_sums + out, sum_scale, mask=channel < channels)
+        tl.store(film_sums + out + channels, sum_shift, mask=channel < channels)
+
+
+@triton.jit
+def combine_film(
+    film_sums, dfilm, columns, images, segments, ACC: tl.constexpr, BLOCK: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """Add up the sums of the segments, (images, segments, columns), for each image, in order."""
+    block, image, _ = places(tl.cdiv(columns, CHANNELS), images)
+    column = block * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((BLOCK, CHANNELS), dtype=tl.float64)
+    for start in range(0, segments, BLOCK):
+        at, there, _segment = in_segments(image, start, column, columns, segments, BLOCK)
+        total += tl.load(film_sums + at, mask=there, other=0.0).to(tl.float64)
+    tl.store(dfilm + image * columns + column, tl.sum(total, axis=0).to(ACC), mask=column < columns)
 
 
 @triton.jit
@@ -115,6 +149,9 @@ def gradient(
     bias,
     mean,
     var,
+    film,
+    film_strides,
+    images,
     group_grads,
     group_products,
     dx,
@@ -129,14 +166,18 @@ def gradient(
     """dx = scale · (g′ − mean(g′) − x̂ · mean(g′ · x̂)), one tile per program; scale · g′ without BATCH_STATISTICS."""
     values, _rows, channels, _inner = shape
     group, k, channel = tile_of_program(shape, VALUES, CHANNELS)
-    affine = load_affine(weight, bias, mean, var, group, channel, shape, eps, ACC)
+    affine = load_affine(weight, bias, mean, var, group // images, channel, shape, eps, ACC)
     _mu, scale, _shift, invstd = affine
     at, exists = in_tile(group, k, channel, shape)
-    passed, centred = load_gradient(grad, x, at, exists, affine, slope, ACC)
+    g, centred, z = load_inputs(grad, x, at, exists, affine, ACC)
+    if film is not None:
+        film_scale, _ = load_film(film, film_strides, group, channel, shape, ACC)
+        g = g * film_scale
+    passed = leaky_relu(z, g, sum_of(slope, ACC))
     d = passed * scale
     if BATCH_STATISTICS:
-        own = group * channels + channel
-        n = values.to(ACC)
+        own = group // images * channels + channel
+        n = (tl.zeros((), dtype=ACC) + values) * images
         mean_grad = tl.load(group_grads + own, mask=channel < channels, other=0.0)[None, :] / n
         mean_product = tl.load(group_products + own, mask=channel < channels, other=0.0)[None, :] / n
         d = (passed - mean_grad - centred * (invstd * invstd * mean_product)) * scale

@@ -7,6 +7,9 @@ a row is one position of an image, and inner is 1. Value k of a channel is numbe
 k is int32. This is the exception to the rule for 64-bit indexing (``common``): every value needs a division of k, which
 is slow in int64. k does not overflow, because ``norm_act`` raises an error for more than 2³⁰ values in a channel of a
 group. (A loop may run one block past the last value.)
+
+``film`` is (N, 2 · C), with its strides in ``film_strides``, or None. With film, each image is a group of its own in
+all kernels but those of the statistics. ``images`` is the number of images that share them; 1 without film.
 """
 
 from __future__ import annotations
@@ -73,6 +76,17 @@ def load_affine(weight, bias, mean, var, group, channel, shape, eps, ACC: tl.con
     if bias is not None:
         shift = tl.load(bias + channel, mask=exists, other=0.0).to(ACC)
     return mu[None, :], scale[None, :], shift[None, :], invstd[None, :]
+
+
+@triton.jit
+def load_film(film, film_strides, image, channel, shape, ACC: tl.constexpr):
+    """1 + γ and β of an image's channels, each (1, CHANNELS)."""
+    _values, _rows, channels, _inner = shape
+    row, column = film_strides
+    exists = channel < channels
+    scale = 1 + tl.load(film + image * row + channel * column, mask=exists, other=0.0).to(ACC)
+    shift = tl.load(film + image * row + (channel + channels) * column, mask=exists, other=0.0).to(ACC)
+    return scale[None, :], shift[None, :]
 
 
 @triton.jit
@@ -167,6 +181,9 @@ def apply(
     bias,
     mean,
     var,
+    film,
+    film_strides,
+    images,
     y,
     shape,
     eps,
@@ -175,12 +192,16 @@ def apply(
     VALUES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """y = LeakyReLU((x − mean) · scale + shift), one tile per program."""
+    """y = LeakyReLU((x − mean) · scale + shift) · (1 + γ) + β, one tile per program."""
     group, k, channel = tile_of_program(shape, VALUES, CHANNELS)
-    mu, scale, shift, _ = load_affine(weight, bias, mean, var, group, channel, shape, eps, ACC)
+    mu, scale, shift, _ = load_affine(weight, bias, mean, var, group // images, channel, shape, eps, ACC)
     at, exists = in_tile(group, k, channel, shape)
     z = (tl.load(x + at, mask=exists, other=0.0).to(ACC) - mu) * scale + shift
-    tl.store(y + at, leaky_relu(z, z, sum_of(slope, ACC)).to(y.dtype.element_ty), mask=exists)
+    result = leaky_relu(z, z, sum_of(slope, ACC))
+    if film is not None:
+        film_scale, film_shift = load_film(film, film_strides, group, channel, shape, ACC)
+        result = result * film_scale + film_shift
+    tl.store(y + at, result.to(y.dtype.element_ty), mask=exists)
 
 
 @triton.jit

@@ -101,16 +101,16 @@ class _ConvNormAct2d(FxLeaf):
         ``ops.norm_act``.
 
         Raises:
-            ValueError: x has another number of dimensions or channels; ``groups`` does not divide N; or there is one
-                value per channel while the batch's own statistics are needed.
+            ValueError: x has another number of dimensions or channels; ``film`` has another shape; ``groups`` does not
+                divide N; or there is one value per channel while the batch's own statistics are needed.
         """
-        if is_proxy(x):
-            node: Tensor = self.fx_node(x)
+        if is_proxy(x) or is_proxy(film):
+            node: Tensor = self.fx_node(x) if film is None else self.fx_node(x, film)
             return node
         conv, norm = self.conv, self.norm
         check_input(x, conv.in_channels)
         if norm.groups == "instance" and is_tracing():
-            return norm.of_any_batch(conv(x))
+            return norm.of_any_batch(conv(x), film)
         if not untouched(conv, norm):
             result: Tensor = norm(conv(x), film)
             return result

@@ -133,26 +133,27 @@ class NormAct2d(FxLeaf):
         """(N, C, H, W) → the same shape; ``film`` is that of ``ops.norm_act``.
 
         Raises:
-            ValueError: x has another number of dimensions or channels; ``groups`` does not divide N; or there is one
-                value per channel while the batch's own statistics are needed.
+            ValueError: x has another number of dimensions or channels; ``film`` has another shape; ``groups`` does not
+                divide N; or there is one value per channel while the batch's own statistics are needed.
         """
-        if is_proxy(x):
-            node: Tensor = self.fx_node(x)
+        if is_proxy(x) or is_proxy(film):
+            node: Tensor = self.fx_node(x) if film is None else self.fx_node(x, film)
             return node
         check_input(x, self.num_features)
         if self.groups == "instance" and is_tracing():
-            return self.of_any_batch(x)
+            return self.of_any_batch(x, film)
         y: Tensor = self.operators.norm_act(x, self.weight, self.bias, film=film, **self.begin_pass(x))
         return y
 
-    def of_any_batch(self, x: Tensor) -> Tensor:
-        """Instance normalisation and LeakyReLU of x (N, C, H, W), for a traced graph, which may run on batches of any
-        size: N is not an argument of its operators."""
+    def of_any_batch(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        """Instance normalisation and LeakyReLU of x (N, C, H, W), and ``film``, for a traced graph, which may run on
+        batches of any size: N is not an argument of its operators."""
         use = self.track_running_stats or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         own = self.training or mean is None
         y = F.instance_norm(x, mean, var, self.weight, self.bias, own, self.momentum or 0.0, self.eps)
-        return ops.activate(y, self.negative_slope)
+        y = ops.activate(y, self.negative_slope)
+        return y if film is None else ops.modulate(y, film)
 
     def begin_pass(self, x: Tensor) -> dict[str, Any]:
         """Return the operator's keyword arguments for a batch x. In training, also add the number of groups to

@@ -166,7 +166,7 @@ NORMS = {
 def test_norm_act(seen: Seen, case: str) -> None:
     shape, last, groups = NORMS[case]
     x, vector = meta(*shape, last=last), meta(shape[1], dtype=torch.float32)
-    assert launchable(backend.TRITON, CUDA, shape, groups)
+    assert launchable(backend.TRITON, CUDA, shape, groups, film=False)
     _, mean, var = norm_act.norm_act(x, vector, vector, 1e-5, 0.2, groups)
     norm_act.norm_act_backward(x, x, vector, None, mean, var, 1e-5, 0.2, True)
     norm_act.norm_act_inference(x, None, vector, vector, vector, 1e-5, 0.2)
@@ -178,11 +178,39 @@ def test_norm_act(seen: Seen, case: str) -> None:
         assert seen["combine_sums.group_grads"] == (0, mean.numel() - 1)
 
 
+FILMS = {
+    "one image": ((1, 64, 8192, 8192), False, 1),
+    "one image, channels last": ((1, 96, 8192, 8192), True, 1),
+    "many images": ((300_000, 64, 8, 8), False, 1),
+    "many images, channels last": ((300_000, 64, 8, 8), True, 2),
+    "large film": ((70_000, 30_000), False, 1),
+    "small": ((4, 3, 5, 7), False, 2),
+}
+
+
+@pytest.mark.parametrize("case", FILMS)
+def test_norm_act_with_film(seen: Seen, case: str) -> None:
+    shape, last, groups = FILMS[case]
+    x, vector = meta(*shape, last=last), meta(shape[1], dtype=torch.float32)
+    film = meta(shape[0], 2 * shape[1] + 1)[:, 1:]
+    assert launchable(backend.TRITON, CUDA, shape, groups, film=True)
+    _, mean, var = norm_act.norm_act(x, vector, None, 1e-5, 0.2, groups, film)
+    *_, dfilm = norm_act.norm_act_backward(x, x, vector, None, mean, var, 1e-5, 0.2, True, film)
+    norm_act.norm_act_inference(x, None, vector, vector, vector, 1e-5, 0.2, film)
+    for where in ("moments.x", "apply.x", "apply.y", "sums.grad", "gradient.dx"):
+        assert seen[where] == (0, x.numel() - 1), where
+    for where in ("apply.mean", "sums.mean", "gradient.mean", "gradient.group_grads", "combine_sums.group_grads"):
+        assert seen[where] == (0, mean.numel() - 1), where
+    for where in ("apply.film", "sums.film", "gradient.film"):
+        assert seen[where] == (0, (shape[0] - 1) * film.stride(0) + film.shape[1] - 1), where
+    assert seen["combine_film.dfilm"] == (0, dfilm.numel() - 1)
+
+
 @pytest.mark.parametrize(("shape", "groups"), [((1, 1, 2**16, 2**15), 1), ((2, 1, 2**15, 2**15), 1)])
 def test_what_is_too_large_is_refused(seen: Seen, shape: tuple[int, ...], groups: int) -> None:
     x = meta(*shape)
-    assert not launchable(backend.TRITON, CUDA, shape, groups)
-    assert launchable(backend.TRITON, torch.device("cpu"), shape, groups)
+    assert not launchable(backend.TRITON, CUDA, shape, groups, film=False)
+    assert launchable(backend.TRITON, torch.device("cpu"), shape, groups, film=False)
     with pytest.raises(RuntimeError, match=r"the tensors are too large for one launch: .*; use impl='reference'"):
         norm_act.norm_act(x, None, None, 1e-5, 0.2, groups)
     norm_act.norm_act_update(*(meta(2, dtype=torch.float32) for _ in range(2)), meta(1, 2), meta(1, 2), 10, 0.1)
@@ -240,6 +268,6 @@ def test_gather_images(seen: Seen, index: int, inside: bool) -> None:
     ],
 )
 def test_what_auto_leaves_to_the_reference(shape: tuple[int, ...], groups: int, native: bool, triton: bool) -> None:
-    assert launchable(backend.NATIVE, CUDA, shape, groups) is native
-    assert launchable(backend.TRITON, CUDA, shape, groups) is triton
-    assert launchable(backend.NATIVE, torch.device("cpu"), shape, groups)
+    assert launchable(backend.NATIVE, CUDA, shape, groups, film=False) is native
+    assert launchable(backend.TRITON, CUDA, shape, groups, film=False) is triton
+    assert launchable(backend.NATIVE, torch.device("cpu"), shape, groups, film=False)
