@@ -263,6 +263,30 @@ def test_nan_and_infinity_travel(place, bad, where, layout, training, slope):
 
 @pytest.mark.every_build
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("spatial", [(5, 5), (1, 1), (4, 4), (3, 11)])
+def test_sums_of_infinities_of_one_sign_stay_infinite(place, layout, spatial):
+    """Values beside the image, with which a vector is filled up, are no part of its sums."""
+    if place.interpreted and spatial != (5, 5):
+        pytest.skip("takes the interpreter long")
+    x, weight, bias, grad = arguments((3, 4, *spatial), torch.float32, place)
+    film = film_for(x).detach().contiguous()
+    with torch.no_grad():
+        film[1, 2] = math.inf
+        grad.abs_()
+        weight.fill_(0.01)
+        bias.fill_(5.0)  # every value is activated
+    x, film = LAYOUTS[layout](x.detach()).requires_grad_(), film.requires_grad_()
+    options = {"statistics": True, "training": False, "negative_slope": 0.2}
+    actual = run(ops.norm_act, x, weight, bias, grad, film, impl=place.impl, **options)
+    on_cpu = [t.detach().cpu().requires_grad_(t.requires_grad) for t in (x, weight, bias, grad, film)]
+    expected = run(reference.norm_act, *on_cpu, **options)
+    assert any(e.isinf().any() for e in expected[1:])
+    for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert error(a, e) < 1e-5, index
+
+
+@pytest.mark.every_build
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_same_bits_every_time(place, layout):
     given = arguments((3, 5, 9, 7) if place.interpreted else (6, 5, 21, 17), torch.float32, place, layout)
     film = film_for(given[0])

@@ -17,6 +17,14 @@ struct ChannelFilm {
   }
 };
 
+// The first `count` lanes of v, and 0 in the others. Lanes past the end are 0, but an infinite factor makes them NaN.
+template <typename A>
+IGAN_FAST_INLINE Vec<A> first_lanes(Vec<A> v, int64_t count) {
+  A lanes[kLanes<A>];
+  store<false>(lanes, v);
+  return load_partial(lanes, count);
+}
+
 // Adds a block's Σ dz and Σ dz·(x − mean), where dz is the gradient of z, the LeakyReLU's input. With kFilm, also
 // stores the sums of each chunk that give the gradient of the film.
 template <bool kFilm, typename T, typename A>
@@ -29,13 +37,13 @@ void block_sums(const T* grad, const T* x, const Affine<A>& f, const ChannelFilm
                    Film<A> m{1, 0};
                    if constexpr (kFilm) m = film[number];
                    Vec<A> scale_sum[2] = {}, shift_sum[2] = {};
-                   const auto add = [&](Vec<A> value, Vec<A> g, int k) IGAN_FAST_INLINE_LAMBDA {
+                   const auto add = [&](Vec<A> value, Vec<A> g, int k, auto lanes) IGAN_FAST_INLINE_LAMBDA {
                      const Vec<A> centred = value - f.mean;
                      const Vec<A> z = centred * f.scale + f.bias;
                      if constexpr (kFilm) {
-                       scale_sum[k] += g * activate(z, f.slope);
+                       scale_sum[k] += lanes(g * activate(z, f.slope));
                        shift_sum[k] += g;
-                       g = g * m.scale;
+                       g = lanes(g * m.scale);
                      }
                      const Vec<A> dz = activate_backward(z, g, f.slope);
                      sums[k] += dz;
@@ -43,13 +51,15 @@ void block_sums(const T* grad, const T* x, const Affine<A>& f, const ChannelFilm
                    };
                    int64_t i = offset;
                    const int64_t end = offset + length;
+                   const auto all = [](Vec<A> v) IGAN_FAST_INLINE_LAMBDA { return v; };
                    for (; i + 2 * L <= end; i += 2 * L) {
-                     add(load(x + i), load(grad + i), 0);
-                     add(load(x + i + L), load(grad + i + L), 1);
+                     add(load(x + i), load(grad + i), 0, all);
+                     add(load(x + i + L), load(grad + i + L), 1, all);
                    }
-                   for (; i + L <= end; i += L) add(load(x + i), load(grad + i), 0);
+                   for (; i + L <= end; i += L) add(load(x + i), load(grad + i), 0, all);
                    if (i < end)  // lanes past the end have gradient 0 and add nothing
-                     add(load_partial(x + i, end - i), load_partial(grad + i, end - i), 1);
+                     add(load_partial(x + i, end - i), load_partial(grad + i, end - i), 1,
+                         [&](Vec<A> v) IGAN_FAST_INLINE_LAMBDA { return first_lanes<A>(v, end - i); });
                    if constexpr (kFilm)
                      film.store_sums(number, sum_lanes<A>(scale_sum[0]) + sum_lanes<A>(scale_sum[1]),
                                      sum_lanes<A>(shift_sum[0]) + sum_lanes<A>(shift_sum[1]));
