@@ -199,10 +199,8 @@ class Evaluate:
     """Score at most this many photos."""
     judges: Literal[0, 1, 2] = 2
     """How many CNNs judge the edits. They are trained on the real photos, once, then cached."""
-    strength: float = STRENGTH
-    """The strength of the edits; 1 is the paper's."""
-    companions: bool = True
-    """Let the attributes that depend on an edited one go along."""
+    strength: Strength = STRENGTH
+    companions: Along = True
     json: Json = None
     """Write every score to this file too; - prints it instead of the table."""
     plot: Annotated[Path | None, arg(metavar="FILE.png")] = None

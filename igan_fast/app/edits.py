@@ -79,9 +79,9 @@ def edit_scores(
         judges: at least one, in eval mode.
         images: (N, S, S, 3), N at least 1.
         strength: of the edits, see ``igan_fast.reference.editing``.
-        companions: the attributes that go along with an edited one; none where omitted.
+        companions: the attributes that move along with an edited one; none where omitted.
         related: (A, A), which attributes count as companions of each edited one for ``change_of_unrelated``. By default
-            those that go along.
+            those of ``companions``.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -129,7 +129,7 @@ def edit_scores(
 
 
 def companion_pairs(companions: Companions | None, attributes: int) -> NDArray[np.bool_]:
-    """Return (A, A): whether attribute j goes along with the edited attribute a."""
+    """Return (A, A): whether attribute j moves along with the edited attribute a."""
     if companions is None:
         return np.zeros((attributes, attributes), np.bool_)
     pairs: NDArray[np.bool_] = (companions.correlation.abs() >= companions.least).numpy()

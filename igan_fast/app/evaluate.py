@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +22,16 @@ from igan_fast.app.summary import (
     recognition_report,
 )
 from igan_fast.baselines.cnn import SECOND_JUDGE, AttributeCNN, CNNConfig, cached_cnn
-from igan_fast.checkpoint import LoadedModel, load_model
+from igan_fast.checkpoint import load_model
+from igan_fast.checkpoint.additions import described_additions
 from igan_fast.data import FaceStore, build_store, open_source, spread
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
+from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError
 from igan_fast.metrics import attribute_scores, majority_labels
 from igan_fast.paths import given_path
-from igan_fast.reference.editing import STRENGTH, Companions
+from igan_fast.reference.editing import STRENGTH
 
 __all__ = ["EditScores", "Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
 
@@ -73,8 +74,9 @@ def evaluate(
         judges: how many to train, or to take from the cache: 0, 1 (the plain CNN) or 2 (another one too, trained
             differently: ``igan_fast.baselines.cnn.SECOND_JUDGE``). Or one or two networks, in eval mode, on one device.
             0 leaves out the scores that need a judge.
-        strength: of the edits, see ``igan_fast.reference.editing``; 1 is the paper's.
-        companions: let the attributes that depend on an edited one go along; False is the paper's way.
+        strength: of the edits, from 0 to 10, see ``igan_fast.reference.editing``; 1 is the paper's.
+        companions: let the attributes that correlate with an edited one move along; False is the paper's way. If the
+            checkpoint is of an older version and has no labels, none move.
         weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
             the plain ones.
         cache: folder of decoded images and judges, ``igan_fast.data.cache_folder()`` by default.
@@ -95,8 +97,7 @@ def evaluate(
             raise InputError(f"{name}: found {value}, expected at least 1")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed: found {seed}, expected from 0 to 2⁶³ − 1")
-    if not 0 <= strength < math.inf:
-        raise InputError(f"strength: found {strength}, expected a number that is not negative, and finite")
+    check_edit(strength, companions)
     count, own = _count_and_networks(judges)
     if device == "auto" and own:
         device = own[0].labels.weight.device
@@ -127,15 +128,14 @@ def evaluate(
             store, _JUDGES[name], cache=cache, device=device, progress=progress, called=f"the {name}"
         )
 
-    known = _known_companions(loaded, store)
-    moving = known if companions else None
+    moving = loaded.companions if companions else None
     labels = store.labels[rows].astype(np.bool_)
     networks = tuple(named.values())
     drawn = draw_again(loaded.model, networks, store, rows, strength=strength, companions=moving, progress=progress)
     generated = generated_faces(loaded.model, networks, labels, seed=seed, device=device)
     training = training_photos(networks, store, rows, device)
     edited = spread(rows, edit_photos)
-    related = companion_pairs(known, len(loaded.attributes))
+    related = companion_pairs(loaded.companions, len(loaded.attributes))
     edits: tuple[EditScores, ...] = ()
     if networks:
         edits = edit_scores(
@@ -161,6 +161,7 @@ def evaluate(
         image_size=size,
         checkpoint=str(loaded.folder),
         iteration=loaded.iteration,
+        additions=described_additions(loaded.config),
         edit_photos=len(edited) if networks else 0,
         edit_strength=float(strength),
         edit_companions=moving is not None,
@@ -199,12 +200,6 @@ def evaluate(
             for index, name in enumerate(loaded.attributes)
         ),
     )
-
-
-def _known_companions(loaded: LoadedModel, store: FaceStore) -> Companions | None:
-    """Return the companions by the training labels."""
-    labels = store.labels[store.splits["train"]]
-    return Companions.of_labels(torch.from_numpy(labels)) if len(labels) else None
 
 
 def _count_and_networks(judges: int | AttributeCNN | Sequence[AttributeCNN]) -> tuple[int, tuple[AttributeCNN, ...]]:

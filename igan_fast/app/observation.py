@@ -136,7 +136,7 @@ def flipped_in_turn(c: Tensor, first: int, *, strength: float, companions: Compa
         c: (N, A), the recognised probabilities.
         first: i for the first row of ``c``.
         strength: of the edits, see ``igan_fast.reference.editing``.
-        companions: the attributes that go along.
+        companions: the attributes that move along.
     """
     result = c.clone()
     turns = (torch.arange(len(c), device=c.device) + first) % c.shape[1]

@@ -67,7 +67,7 @@ class JudgeScores:
     change_of_others: float | None
     """By how much a flip changes the judge's probabilities of the other attributes: mean|flipped − rebuilt|."""
     change_of_unrelated: float | None
-    """The same without the companions of the flipped attribute, whether or not these went along."""
+    """The same without the companions of the flipped attribute, whether or not these moved along."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class AttributeReport:
     balanced_accuracy: float
     f1: float | None
     companions: tuple[str, ...] = ()
-    """The attributes that went along with its edits."""
+    """The attributes that moved along with its edits."""
     judges: tuple[JudgedAttribute, ...] = ()
 
     @property
@@ -154,12 +154,14 @@ class Evaluation:
     image_size: int
     checkpoint: str
     iteration: int
+    additions: str
+    """What the model was trained with beyond the paper, as options of ``igan-fast train``; "none" without any."""
     edit_photos: int
     """The number of photos whose edits were judged."""
     edit_strength: float
     """The strength of the edits, see ``igan_fast.reference.editing``."""
     edit_companions: bool
-    """Whether the edited attributes' companions went along."""
+    """Whether the attributes that correlate with an edited one moved along."""
     model: Recognition
     majority: Recognition
     """The scores of the majority answer of the training labels, which ignores the photo."""

@@ -32,9 +32,10 @@ def _protocol(evaluation: Evaluation) -> list[str]:
         f"{evaluation.image_size}×{evaluation.image_size}, {len(evaluation.attributes)} attributes; "
         "in brackets: 95 % intervals",
         f"Edits     strength {evaluation.edit_strength:g}, "
-        f"{'companions go along' if evaluation.edit_companions else 'without companions'}"
+        f"{'companions move along' if evaluation.edit_companions else 'without companions'}"
         + (f"; judged on {evaluation.edit_photos:,} of the photos" if evaluation.judges else ""),
-        f"Model     {evaluation.checkpoint}, iteration {evaluation.iteration:,}",
+        f"Model     {evaluation.checkpoint}, iteration {evaluation.iteration:,}; "
+        f"additions to the paper: {evaluation.additions}",
     ]
     if evaluation.judges:
         names = " and ".join(judge.name for judge in evaluation.judges)

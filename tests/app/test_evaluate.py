@@ -12,6 +12,7 @@ from igan_fast.app.edits import companion_pairs, edit_scores
 from igan_fast.app.evaluate import Evaluation, evaluate
 from igan_fast.app.observation import flipped_in_turn
 from igan_fast.baselines.cnn import SECOND_JUDGE, AttributeCNN, cached_cnn, predict
+from igan_fast.checkpoint.labels import counted_labels
 from igan_fast.data import FaceStore, build_store, open_source, to_float, to_uint8
 from igan_fast.errors import InputError
 from igan_fast.metrics import balanced_thresholds, frechet_distance, grain
@@ -36,14 +37,15 @@ def model() -> IterativeGAN:
 
 
 @pytest.fixture(scope="module")
-def run(model: IterativeGAN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(model: IterativeGAN, store: FaceStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a few drawn faces, with other settings than the defaults: the evaluation has to take them over."""
     run = tmp_path_factory.mktemp("run")
     state = {
         "model": {"arguments": model.arguments(), "attributes": list(NAMES)},
-        "config": {"drawn_count": COUNT, "seed": 3, "split": "official", "strict": False},
+        "config": {"drawn_count": COUNT, "seed": 3, "split": "official", "strict": False, "film": True},
     }
-    save_checkpoint(run, 42, {"model": model.state_dict()}, state)
+    labels = counted_labels(torch.from_numpy(store.labels[store.splits["train"]]))
+    save_checkpoint(run, 42, {"model": model.state_dict(), "labels": labels}, state)
     return run
 
 
@@ -70,6 +72,7 @@ def test_the_protocol_is_told(evaluation: Evaluation, run: Path) -> None:
     assert (evaluation.split, evaluation.photos) == ("val", len(source.splits["val"]))
     assert (evaluation.image_size, evaluation.iteration, evaluation.edit_photos) == (32, 42, 3)
     assert (evaluation.edit_strength, evaluation.edit_companions) == (1.5, True)
+    assert evaluation.additions == "--film"
     assert evaluation.checkpoint == str(run / "checkpoints" / "step-00000042")
     assert [row.name for row in evaluation.attributes] == list(NAMES)
 
@@ -155,6 +158,17 @@ def test_edits_are_those_asked_for(
     for index, row in enumerate(found.attributes):
         assert row.companions == (tuple(np.array(NAMES)[related[index]]) if companions else ())
         assert row.edit_confirmed == row.judges[0].edit_confirmed
+
+
+def test_an_older_checkpoint_has_no_companions(model: IterativeGAN, cache: Path, tmp_path: Path) -> None:
+    described = {"arguments": model.arguments(), "attributes": list(NAMES)}
+    save_checkpoint(tmp_path, 1, {"model": model.state_dict()}, {"model": described, "config": {"drawn_count": COUNT}})
+    found = evaluate(tmp_path, "drawn", limit=3, judges=ChannelJudge(), cache=cache, progress=False)
+    assert found.edit_companions is False
+    assert found.additions == "none"
+    assert all(row.companions == () for row in found.attributes)
+    for row in found.attributes:
+        assert row.judges[0].change_of_unrelated == row.judges[0].change_of_others
 
 
 def test_images_are_compared_with_the_scored_photos(
@@ -290,7 +304,8 @@ def test_bad_requests_are_refused(run: Path, cache: Path, tmp_path: Path) -> Non
         ({"edit_photos": 0}, "edit_photos: found 0"),
         ({"seed": -1}, "seed: found -1"),
         ({"seed": 2**63}, "seed: found 9223372036854775808"),
-        ({"strength": -0.5}, "strength: found -0.5, expected a number that is not negative, and finite"),
+        ({"strength": -0.5}, "strength: found -0.5, expected a number from 0 to 10"),
+        ({"companions": None}, "companions: found None, expected True or False"),
         ({"strength": float("nan")}, "strength: found nan"),
         ({"strength": float("inf")}, "strength: found inf"),
         ({"judges": 3}, "judges: found 3, expected 0, 1, 2, or one or two networks"),

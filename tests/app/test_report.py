@@ -66,6 +66,7 @@ JUDGED = Evaluation(
     image_size=48,
     checkpoint="runs/x/checkpoints/step-00012000",
     iteration=12000,
+    additions="--film --r1 0.1",
     edit_photos=150,
     edit_strength=1.5,
     edit_companions=True,
@@ -173,8 +174,10 @@ def test_the_table_prints_protocol_and_scores() -> None:
     assert max(map(len, lines)) <= 120
     assert lines[0].split() == ["Data", "7,500", "photos", "of", "somebody"]
     assert "split val: 1,234 photos at 48×48, 2 attributes; in brackets: 95 % intervals" in lines[1]
-    assert "strength 1.5, companions go along; judged on 150 of the photos" in lines[2]
-    assert lines[3].endswith("runs/x/checkpoints/step-00012000, iteration 12,000")
+    assert "strength 1.5, companions move along; judged on 150 of the photos" in lines[2]
+    assert lines[3].endswith(
+        "runs/x/checkpoints/step-00012000, iteration 12,000; additions to the paper: --film --r1 0.1"
+    )
     assert "plain CNN and second CNN, each trained on real training photos only" in lines[4]
 
     def cells(start: str, number: int = 0) -> list[str]:
