@@ -125,7 +125,7 @@ def draw_again(
             qualities.append(torch.stack(image_quality(drawn, x)).double().cpu().numpy())
             photos.add(images)
             rebuilt.add(to_uint8(drawn))
-            edited.add(to_uint8(model.generate(z, flipped)))
+            edited.add(to_uint8(finite_results(model.generate(z, flipped))))
     return Drawn(np.concatenate(verdicts), np.concatenate(qualities, axis=1), photos, rebuilt, edited)
 
 
@@ -169,7 +169,7 @@ def generated_faces(
         for start in range(0, len(labels), BATCH):
             part = slice(start, start + BATCH)
             z, c = (torch.from_numpy(array[part].astype(np.float32)).to(device) for array in (noise, labels))
-            seen.add(to_uint8(model.generate(z, c)))
+            seen.add(to_uint8(finite_results(model.generate(z, c))))
     return seen
 
 

@@ -583,6 +583,10 @@ def test_messages_spell_options_as_they_are_typed(
             tmp_path / "out",
         ),
         ("--limit: found -3", "evaluate", "--limit", "-3", "--model", run),
+        ("--judges: found '3', expected 0, 1 or 2", "evaluate", "--judges", 3, "--model", run),
+        ("--judges: found '-1', expected 0, 1 or 2", "evaluate", "--judges=-1", "--model", run),
+        ("--strength: found -1.0, expected a number from 0 to 10", "evaluate", "--strength=-1", "--model", run),
+        ("--strength: found nan", "evaluate", "--strength", "nan", "--model", run),
         ("--data: ", "train", "--data", tmp_path / "none", "--run", tmp_path / "run"),
         ("--data: is empty", "train", "--data", "", "--run", tmp_path / "run"),
     ):
