@@ -167,17 +167,23 @@ def _by_attribute(
 def _number(value: float | None, form: str, interval: Interval = None) -> str:
     if value is None:
         return "–"
-    text = format(value, form)
+    text = _signed(value, form)
     form = form.removeprefix("+")
-    return text if interval is None else f"{text} ({interval[0]:{form}}–{interval[1]:{form}})"
+    return text if interval is None else f"{text} ({_signed(interval[0], form)}–{_signed(interval[1], form)})"
 
 
 def _share(value: float | None, interval: Interval = None) -> str:
     if value is None:
         return "–"
-    text = f"{100 * value:.0f} %"
-    return text if interval is None else f"{text} ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
+    text = f"{_hundredths(value)} %"
+    return text if interval is None else f"{text} ({_hundredths(interval[0])}–{_hundredths(interval[1])})"
 
 
 def _hundredths(value: float | None, form: str = ".0f") -> str:
-    return "–" if value is None else format(100 * value, form)
+    # Rounded first, so that an interval of no width has the digits of its score.
+    return "–" if value is None else _signed(round(100 * value, 9), form)
+
+
+def _signed(value: float, form: str) -> str:
+    """Return ``format(value, form)``, but without a minus before 0."""
+    return format(float(format(value, form)) + 0.0, form)

@@ -214,6 +214,20 @@ def test_the_table_prints_protocol_and_scores() -> None:
     assert len({len(line) for line in lines[-4:]}) == 1
 
 
+def test_numbers_that_round_to_zero_have_no_minus_and_equal_ones_have_equal_digits() -> None:
+    share = 0.075
+    first = dataclasses.replace(
+        JUDGED.judges[0],
+        edit_confirmed=share,
+        edit_confirmed_interval=(share * (1 - 1e-15), share),
+        edit_change=-0.0001,
+        edit_change_interval=(-0.0002, 0.0001),
+    )
+    text = dataclasses.replace(ONE, judges=(first,)).table()
+    assert "8 % (8–8)" in text
+    assert "+0.000 (0.000–0.000)" in text
+
+
 def test_the_table_of_one_judge() -> None:
     lines = ONE.table().splitlines()
     assert "plain CNN, trained on real training photos only" in lines[4]
