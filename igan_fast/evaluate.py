@@ -1,5 +1,5 @@
 """Scores of a trained model on held-out photos: ``evaluate(run, data)`` is what ``igan-fast evaluate`` runs."""
 
-from igan_fast.app.evaluate import Evaluation, edit_scores, evaluate, generation_hamming_loss
+from igan_fast.app.evaluate import EditScores, Evaluation, edit_scores, evaluate, generation_hamming_loss
 
-__all__ = ["Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
+__all__ = ["EditScores", "Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]

@@ -1,5 +1,21 @@
 """What ``igan_fast.evaluate.evaluate`` returns: the scores of a model, as a table, a plot or JSON."""
 
-from igan_fast.app.report import AttributeReport, Evaluation, Recognition
+from igan_fast.app.report import (
+    AttributeReport,
+    Evaluation,
+    ImageSetReport,
+    JudgedAttribute,
+    JudgeReport,
+    JudgeScores,
+    Recognition,
+)
 
-__all__ = ["AttributeReport", "Evaluation", "Recognition"]
+__all__ = [
+    "AttributeReport",
+    "Evaluation",
+    "ImageSetReport",
+    "JudgeReport",
+    "JudgeScores",
+    "JudgedAttribute",
+    "Recognition",
+]

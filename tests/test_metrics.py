@@ -1,11 +1,21 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
 from igan_fast.data import to_float
-from igan_fast.metrics import attribute_scores, hamming_loss, image_quality, majority_labels, quick_validation
+from igan_fast.metrics import (
+    attribute_scores,
+    balanced_thresholds,
+    box_blur,
+    grain,
+    hamming_loss,
+    image_quality,
+    majority_labels,
+    quick_validation,
+)
 from igan_fast.reference import IterativeGAN
 
 TRUTH = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]])
@@ -25,6 +35,8 @@ def test_attribute_scores_by_hand() -> None:
     np.testing.assert_allclose(scores.accuracy, [0.5, 0.75, 1.0])
     np.testing.assert_allclose(scores.balanced_accuracy, [0.5, 0.75, 1.0])
     np.testing.assert_allclose(scores.f1, [0.5, 0.0, np.nan])
+    np.testing.assert_allclose(scores.recall_present, [0.5, np.nan, np.nan])
+    np.testing.assert_allclose(scores.recall_absent, [0.5, 0.75, 1.0])
 
 
 def test_balanced_accuracy_weighs_a_rare_class_as_much() -> None:
@@ -51,6 +63,77 @@ def test_labels_of_other_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple
 def test_majority_is_more_than_half() -> None:
     labels = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], np.uint8)
     assert majority_labels(labels).tolist() == [True, False, False, False]
+
+
+def threshold(present: list[float], absent: list[float]) -> float:
+    """The balanced threshold, from the scores of the images with the attribute and of those without it."""
+    scores = np.array([*present, *absent])[:, None]
+    (found,) = balanced_thresholds(scores, np.array([1] * len(present) + [0] * len(absent))[:, None])
+    return float(found)
+
+
+@pytest.mark.parametrize(
+    ("present", "absent", "expected"),
+    [
+        ([0.8, 0.9], [0.1, 0.2], 0.5),  # no errors between 0.2 and 0.8
+        ([0.3, 0.8], [0.1, 0.4], 0.35),  # between 0.3 and 0.4 both rates are 1/2
+        ([0.9], [0.1, 0.2, 0.95, 0.3], 0.6),  # 0 and 1/4; from 0.9 on 1 and 1/4
+        ([0.1, 0.2], [0.8, 0.9], 0.5),  # always wrong: both rates are 1
+        # Ties between the classes: 0 and 1/3 below 0.5, then 2/3 and 0.
+        ([0.5, 0.5, 0.9], [0.5, 0.1, 0.1], 0.3),
+        # Two intervals are as good, with rates 0 and 1/2 or 1 and 1/2: the first has fewer errors.
+        ([0.5], [0.1, 0.9], 0.3),
+        # With rates 1/2 and 1 or 1/2 and 0, it is the second.
+        ([0.1, 0.9], [0.5], 0.7),
+        # With rates 0 and 1/2 or 1/2 and 0: the higher one.
+        ([0.4, 0.8], [0.4, 0.1], 0.6),
+        ([0.5, 0.5], [0.5], 0.5),  # nothing tells the images apart: all are predicted not to have it
+        ([1e-30], [0.0], 5e-31),
+    ],
+)
+def test_balanced_threshold_by_hand(present: list[float], absent: list[float], expected: float) -> None:
+    assert threshold(present, absent) == pytest.approx(expected)
+    assert threshold(present[::-1], absent[::-1]) == threshold(present, absent)
+
+
+def test_a_threshold_between_neighbouring_numbers_tells_them_apart() -> None:
+    for dtype in (np.float32, np.float64):
+        low = dtype(0.7)
+        scores = np.array([[np.nextafter(low, dtype(1))], [low]])
+        found = balanced_thresholds(scores, np.array([[1], [0]]))
+        assert (scores > found).tolist() == [[True], [False]]
+
+
+def test_there_is_no_balanced_threshold_without_both_classes() -> None:
+    scores = np.array([[0.1, 0.2, 0.3], [0.9, 0.8, 0.7]], np.float32)
+    found = balanced_thresholds(scores, np.array([[0, 1, 0], [0, 1, 1]]))
+    assert np.isnan(found[:2]).all()
+    assert found[2] == pytest.approx(0.5)
+    assert np.isnan(balanced_thresholds(scores[:1], np.array([[0, 1, 0]]))).all()
+
+
+@pytest.mark.parametrize("levels", [4, 1000])
+def test_no_threshold_balances_the_errors_better(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    labels = rng.integers(0, 2, (6, 57)).T  # non-contiguous
+    scores = rng.integers(0, levels, (57, 6)) / levels + 0.2 * labels
+    found = balanced_thresholds(scores, labels)
+
+    def apart(column: int, at: float) -> Fraction:
+        said, truth = scores[:, column] > at, labels[:, column] == 1
+        missed, false = int(np.sum(~said & truth)), int(np.sum(said & ~truth))
+        return abs(Fraction(missed, int(truth.sum())) - Fraction(false, int((~truth).sum())))
+
+    for column in range(6):
+        at = [-1.0, *scores[:, column]]
+        assert apart(column, found[column]) == min(apart(column, each) for each in at)
+
+
+def test_balanced_thresholds_refuse_what_is_no_number() -> None:
+    with pytest.raises(ValueError, match="found NaN or infinite"):
+        balanced_thresholds(np.array([[0.1], [np.nan]]), np.array([[0], [1]]))
+    with pytest.raises(ValueError, match="found labels of shapes"):
+        balanced_thresholds(np.zeros((2, 1)), np.zeros((2, 2)))
 
 
 def test_psnr_and_l1_by_their_formulas() -> None:
@@ -90,6 +173,35 @@ def test_an_image_is_like_itself() -> None:
     assert quality.l1.tolist() == [0, 0]
     assert quality.psnr.tolist() == [math.inf] * 2
     assert quality.ssim.tolist() == pytest.approx([1, 1])
+
+
+def test_grain_of_a_constant_image_and_of_a_checkerboard() -> None:
+    side = 6
+    signs = 1.0 - 2 * (torch.arange(side)[:, None] + torch.arange(side)).remainder(2)
+    images = torch.stack([torch.full((3, side, side), 0.3), signs.expand(3, -1, -1)])
+    # In the middle and in corners, 5 of 9 neighbours have the pixel's sign; on edges 4 of 9.
+    edges = 4 * (side - 2)
+    expected = ((side**2 - edges) * (1 - 1 / 9) + edges * (1 + 1 / 9)) / side**2
+    assert grain(images).tolist() == pytest.approx([0, expected], abs=1e-7)
+
+
+def test_grain_of_noise() -> None:
+    noise = 0.1 * torch.randn((2, 3, 200, 200), generator=torch.Generator().manual_seed(0))
+    # A pixel minus the mean of its 3×3 neighbours: variance (8/9)² + 8/81 = 8/9 of the pixel's.
+    expected = 0.1 * math.sqrt(8 / 9) * math.sqrt(2 / math.pi)
+    assert grain(noise).tolist() == pytest.approx([expected] * 2, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 4)])
+def test_box_blur_is_the_mean_of_the_neighbours(size: tuple[int, int]) -> None:
+    images = torch.rand((2, 3, *size), generator=torch.Generator().manual_seed(0))
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    height, width = size
+    parts = [padded[:, :, top : top + height, left : left + width] for top in range(3) for left in range(3)]
+    expected = np.mean(parts, axis=0)
+    for given in (images, images.contiguous(memory_format=torch.channels_last), images.flip(3).contiguous().flip(3)):
+        np.testing.assert_allclose(box_blur(given).numpy(), expected, rtol=1e-5)
+        np.testing.assert_allclose(grain(given).numpy(), np.abs(images.numpy() - expected).mean((1, 2, 3)), atol=1e-6)
 
 
 @pytest.fixture(scope="module")

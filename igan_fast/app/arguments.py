@@ -262,7 +262,7 @@ def _checked(option: _Option, value: str, kind: Any) -> str:
     if kind is Path:
         return str(given_path(value, name))
     readers: dict[Any, Callable[[str], object]] = {int: _whole_number, float: float}
-    choices = ("True", "False") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+    choices = _choices(kind)
     try:
         if choices and value not in choices:
             raise ValueError
@@ -272,6 +272,11 @@ def _checked(option: _Option, value: str, kind: Any) -> str:
         short = value if len(value) <= 40 else value[:37] + "…"
         raise InputError(f"{name}: found {printable(short)!r}, expected {_expected(option)}{near}") from None
     return value
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Return the values that a ``Literal`` or a bool allows, as they are typed; none for another type."""
+    return ("True", "False") if kind is bool else tuple(map(str, get_args(kind) if get_origin(kind) is Literal else ()))
 
 
 def _whole_number(text: str) -> int:
@@ -285,12 +290,9 @@ def _whole_number(text: str) -> int:
 def _expected(option: _Option) -> str:
     """Describe the values that an option takes."""
     kind = option.items[0]
-    if get_origin(kind) is Literal:
-        *others, last = get_args(kind)
-        return f"{', '.join(others)} or {last}" if others else str(last)
-    word = {int: "whole number below 2⁶³", float: "number", Path: "path", bool: "True or False"}.get(kind, "text")
-    if kind is bool:
-        return word
+    if choices := _choices(kind):
+        return " or ".join((*filter(None, [", ".join(choices[:-1])]), choices[-1]))
+    word = {int: "whole number below 2⁶³", float: "number", Path: "path"}.get(kind, "text")
     word = option.metavar or word
     if option.many:
         return f"at least one {word}"

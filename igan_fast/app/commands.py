@@ -188,7 +188,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a model on held-out photos: recognition, rebuilds, and whether edits show."""
+    """Score a model on held-out photos: recognition, rebuilds, generated faces, and whether edits show."""
 
     model: Model
     data: str = "drawn"
@@ -197,8 +197,10 @@ class Evaluate:
     """Which photos to score on."""
     limit: int | None = None
     """Score at most this many photos."""
-    judge: bool = True
-    """Train a plain CNN on the real photos (once, then cached) to judge the edits."""
+    judges: Literal[0, 1, 2] = 2
+    """How many CNNs judge the edits. They are trained on the real photos, once, then cached."""
+    strength: Strength = STRENGTH
+    companions: Along = True
     json: Json = None
     """Write every score to this file too; - prints it instead of the table."""
     plot: Annotated[Path | None, arg(metavar="FILE.png")] = None
@@ -222,7 +224,9 @@ class Evaluate:
             self.data,
             split=self.split,
             limit=self.limit,
-            judge="auto" if self.judge else None,
+            judges=self.judges,
+            strength=self.strength,
+            companions=self.companions,
             device=self.device,
         )
         to_stdout = str(self.json) == "-"

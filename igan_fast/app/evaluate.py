@@ -1,9 +1,8 @@
-"""Scores a trained model on held-out photos: recognition, rebuilds and edits, with the protocol."""
+"""Scores a trained model on held-out photos: recognition, rebuilds, edits and generated faces, with the protocol."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,32 +10,36 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from igan_fast.app.report import AttributeReport, Evaluation, Recognition
-from igan_fast.baselines.cnn import AttributeCNN, cached_cnn, predict
+from igan_fast.app.edits import EditScores, companion_pairs, edit_scores
+from igan_fast.app.observation import draw_again, generated_faces, generation_hamming_loss, training_photos
+from igan_fast.app.report import AttributeReport, Evaluation
+from igan_fast.app.summary import (
+    defined,
+    image_set_report,
+    interval,
+    judge_report,
+    judged_attributes,
+    recognition_report,
+)
+from igan_fast.baselines.cnn import SECOND_JUDGE, AttributeCNN, CNNConfig, cached_cnn
 from igan_fast.checkpoint import load_model
-from igan_fast.data import FaceStore, build_store, open_source, spread, to_float, to_uint8
+from igan_fast.checkpoint.additions import described_additions
+from igan_fast.data import FaceStore, build_store, open_source, spread
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
+from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError
-from igan_fast.metrics import (
-    attribute_scores,
-    finite_results,
-    hamming_loss,
-    image_quality,
-    in_eval_mode,
-    majority_labels,
-)
+from igan_fast.metrics import attribute_scores, majority_labels
 from igan_fast.paths import given_path
-from igan_fast.progress import progress_bar
-from igan_fast.reference.models import IterativeGAN
+from igan_fast.reference.editing import STRENGTH
 
-__all__ = ["Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
-
-#: Batch size of the networks; no score depends on it.
-BATCH = 100
+__all__ = ["EditScores", "Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
 
 #: The options of a training run that decide which photos it was trained on and which were held out.
 _DATA_OPTIONS = ("split", "strict", "seed", "drawn_count")
+
+#: The judges that are trained here, by name.
+_JUDGES = {"plain CNN": CNNConfig(), "second CNN": SECOND_JUDGE}
 
 
 def evaluate(
@@ -46,7 +49,9 @@ def evaluate(
     split: str = "val",
     limit: int | None = None,
     edit_photos: int = 200,
-    judge: AttributeCNN | Literal["auto"] | None = "auto",
+    judges: int | AttributeCNN | Sequence[AttributeCNN] = 2,
+    strength: float = STRENGTH,
+    companions: bool = True,
     weights: Literal["ema", "model"] = "ema",
     cache: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -56,9 +61,9 @@ def evaluate(
     """Score a model on photos that it has not seen.
 
     The data is split as in the run that trained the model. *Recognition* is compared with the majority answer of the
-    training labels and with a plain CNN. *Rebuilds* are scored by L1, PSNR and SSIM. *Edits* are scored by the judge.
-    The judge is the same plain CNN, trained only on real training photos: see ``edit_scores`` and
-    ``generation_hamming_loss``.
+    training labels and with the judges. *Rebuilds* are scored by L1, PSNR and SSIM. *Edits* and *generated faces* are
+    scored by the judges: CNNs that were trained only on the real training photos, to recognise the attributes. Edits
+    are made as ``FaceEditor.transform`` makes them by default. ``igan_fast.report.Evaluation`` explains every score.
 
     Args:
         model: a run (its best checkpoint) or a checkpoint folder.
@@ -66,12 +71,17 @@ def evaluate(
         split: the photos to score: ``"train"``, ``"val"`` or, if the data has one, ``"test"``.
         limit: score at most this many of them, evenly spaced; all by default.
         edit_photos: edit at most this many of these, evenly spaced; each is edited 2A times.
-        judge: ``"auto"`` trains a judge, or takes it from the cache. None leaves out the scores that need a judge.
+        judges: how many to train, or to take from the cache: 0, 1 (the plain CNN) or 2 (another one too, trained
+            differently: ``igan_fast.baselines.cnn.SECOND_JUDGE``). Or one or two networks, in eval mode, on one device.
+            0 leaves out the scores that need a judge.
+        strength: of the edits, from 0 to 10, see ``igan_fast.reference.editing``; 1 is the paper's.
+        companions: let the attributes that correlate with an edited one move along; False is the paper's way. If the
+            checkpoint is of an older version and has no labels, none move.
         weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
             the plain ones.
         cache: folder of decoded images and judges, ``igan_fast.data.cache_folder()`` by default.
-        device: the device of the model, and of a judge that is trained or taken from the cache. ``"auto"`` takes the
-            device of the ``judge`` that is passed, otherwise the GPU if there is one.
+        device: the device of the model, and of judges that are trained or taken from the cache. ``"auto"`` takes the
+            device of the networks that are passed, otherwise the GPU if there is one.
         seed: the seed of the generated faces' noise, from 0 to 2⁶³ − 1.
         progress: show progress bars on stderr.
 
@@ -87,12 +97,20 @@ def evaluate(
             raise InputError(f"{name}: found {value}, expected at least 1")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed: found {seed}, expected from 0 to 2⁶³ − 1")
-    if device == "auto" and isinstance(judge, AttributeCNN):
-        device = judge.labels.weight.device
+    check_edit(strength, companions)
+    count, own = _count_and_networks(judges)
+    if device == "auto" and own:
+        device = own[0].labels.weight.device
     device = resolve_device(device)
     data = given_path(data, "data") if str(data) not in ("drawn", "") else data
     cache = None if cache is None else given_path(cache, "cache")
     loaded = load_model(given_path(model, "model"), device=device, weights=weights)
+    for number, network in enumerate(own, 1):
+        if network.labels.out_features != len(loaded.attributes):
+            raise InputError(
+                f"judges: judge {number} knows {network.labels.out_features} attributes, "
+                f"the model {len(loaded.attributes)}"
+            )
     options: dict[str, Any] = {name: loaded.config[name] for name in _DATA_OPTIONS if name in loaded.config}
     try:
         source = open_source(data, attributes=loaded.attributes, **options)
@@ -104,28 +122,38 @@ def evaluate(
     size: int = loaded.model.arguments()["image_size"]
     store = build_store(source, size, cache=cache, strict=bool(options.get("strict")), progress=progress)
     rows = spread(_rows_of(store, split), limit)
-    if judge == "auto":
-        judge = cached_cnn(store, cache=cache, device=device, progress=progress)
-    elif judge is not None and judge.labels.out_features != len(loaded.attributes):
-        raise InputError(f"judge: knows {judge.labels.out_features} attributes, the model {len(loaded.attributes)}")
+    named = {f"judge {number}": network for number, network in enumerate(own, 1)}
+    for name in list(_JUDGES)[:count]:
+        named[name] = cached_cnn(
+            store, _JUDGES[name], cache=cache, device=device, progress=progress, called=f"the {name}"
+        )
 
+    moving = loaded.companions if companions else None
     labels = store.labels[rows].astype(np.bool_)
-    predicted, l1, psnr, ssim = _recognise_and_rebuild(loaded.model, store, rows)
-    majority = np.broadcast_to(majority_labels(store.labels[store.splits["train"]]), labels.shape)
-    columns: dict[str, NDArray[np.float64]] = {
-        "present": labels.mean(axis=0),
-        "majority_accuracy": attribute_scores(majority, labels).accuracy,
-        **vars(attribute_scores(predicted, labels)),
-    }
-    judged: NDArray[np.bool_] | None = None
-    generated: float | None = None
+    networks = tuple(named.values())
+    drawn = draw_again(loaded.model, networks, store, rows, strength=strength, companions=moving, progress=progress)
+    generated = generated_faces(loaded.model, networks, labels, seed=seed, device=device)
+    training = training_photos(networks, store, rows, device)
     edited = spread(rows, edit_photos)
-    if judge is not None:
-        judged = predict(judge, store.images[rows]) > 0.5
-        columns["judge_accuracy"] = attribute_scores(judged, labels).accuracy
-        changes, confirmed = edit_scores(loaded.model, judge, store.images[edited], progress=progress)
-        columns |= {"edit_change": changes, "edit_confirmed": confirmed}
-        generated = generation_hamming_loss(loaded.model, judge, labels, seed=seed)
+    related = companion_pairs(loaded.companions, len(loaded.attributes))
+    edits: tuple[EditScores, ...] = ()
+    if networks:
+        edits = edit_scores(
+            loaded.model,
+            networks,
+            store.images[edited],
+            strength=strength,
+            companions=moving,
+            related=related,
+            progress=progress,
+        )
+
+    answers = drawn.photos.probabilities if networks else ()
+    answers_generated = generated.probabilities if networks else ()
+    judged = [judged_attributes(found, labels, scores) for found, scores in zip(answers, edits, strict=True)]
+    majority = np.broadcast_to(majority_labels(store.labels[store.splits["train"]]), labels.shape)
+    majority_accuracy = attribute_scores(majority, labels).accuracy
+    scores = attribute_scores(drawn.predicted, labels)
     return Evaluation(
         data=source.describe(),
         split=split,
@@ -133,109 +161,62 @@ def evaluate(
         image_size=size,
         checkpoint=str(loaded.folder),
         iteration=loaded.iteration,
-        edit_photos=len(edited) if judge is not None else 0,
-        model=_recognition(predicted, labels),
-        majority=_recognition(majority, labels),
-        judge=None if judged is None else _recognition(judged, labels),
-        rebuild_l1=l1,
-        rebuild_psnr=psnr,
-        rebuild_ssim=ssim,
-        generated_hamming_loss=generated,
-        attributes=tuple(_rows_of_report(loaded.attributes, columns)),
-    )
-
-
-def edit_scores(
-    model: IterativeGAN, judge: AttributeCNN, images: NDArray[np.uint8], *, progress: bool = False
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score how visible edits are. ``transform`` sets each attribute of each photo to 1 and to 0, and the judge looks
-    for the attribute in both results.
-
-    Args:
-        model: on the judge's device.
-        judge: in eval mode.
-        images: (N, S, S, 3), N at least 1.
-
-    Returns:
-        Two arrays (A,). The first, ``change``, is the judge's probability of the attribute with the edit to 1, minus
-        that with the edit to 0, as the mean over photos. It is 0 if the model ignores the attribute, and 1 if the judge
-        is always sure. For the second, ``confirmed``, the attribute is flipped (``transform(x, {a: "flip"})``). It is
-        the share of photos in which the judge's answer (probability above 0.5) is then the requested value.
-    """
-    device = judge.labels.weight.device
-    attributes: int = model.arguments()["attributes"]
-    change, confirmed = np.zeros(attributes), np.zeros(attributes)
-    starts = range(0, len(images), BATCH)
-    with (
-        in_eval_mode(model),
-        progress_bar(total=len(starts) * attributes, shown=progress, desc="Judging edits") as bar,
-    ):
-        for start in starts:
-            z, logits = model.encode(to_float(torch.as_tensor(images[start : start + BATCH]).to(device)))
-            recognised = torch.sigmoid(logits)
-            flip_to_present = (recognised < 0.5).cpu().numpy()
-            for index in range(attributes):
-                verdicts = []
-                for value in (0.0, 1.0):
-                    c = recognised.clone()
-                    c[:, index] = value
-                    verdicts.append(predict(judge, to_uint8(model.generate(z, c)))[:, index])
-                absent, present = verdicts
-                change[index] += np.sum(present - absent, dtype=np.float64)
-                asked = flip_to_present[:, index]
-                confirmed[index] += np.sum((np.where(asked, present, absent) > 0.5) == asked)
-                bar.update()
-    return change / len(images), confirmed / len(images)
-
-
-def generation_hamming_loss(model: IterativeGAN, judge: AttributeCNN, labels: NDArray[Any], *, seed: int = 0) -> float:
-    """Generate a face for each row of ``labels`` (N, A). Return the judge's Hamming loss against ``labels``."""
-    device = judge.labels.weight.device
-    noise = np.random.default_rng(seed).uniform(-1, 1, (len(labels), model.arguments()["latent"])).astype(np.float32)
-    verdicts = []
-    with in_eval_mode(model):
-        for start in range(0, len(labels), BATCH):
-            part = slice(start, start + BATCH)
-            z, c = (torch.from_numpy(array[part].astype(np.float32)).to(device) for array in (noise, labels))
-            verdicts.append(predict(judge, to_uint8(model.generate(z, c))) > 0.5)
-    return hamming_loss(np.concatenate(verdicts), labels)
-
-
-def _recognise_and_rebuild(
-    model: IterativeGAN, store: FaceStore, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.bool_], float, float, float]:
-    """Return the attributes that the model recognises (N, A), and the mean L1, PSNR and SSIM of its rebuilds."""
-    device = next(model.parameters()).device
-    verdicts, qualities = [], []
-    with in_eval_mode(model):
-        for start in range(0, len(rows), BATCH):
-            x = to_float(torch.from_numpy(store.images[rows[start : start + BATCH]]).to(device))
-            z, logits = model.encode(x)
-            verdicts.append((finite_results(logits) > 0).cpu().numpy())
-            qualities.append(
-                torch.stack(image_quality(finite_results(model.generate(z, torch.sigmoid(logits))), x)).cpu()
+        additions=described_additions(loaded.config),
+        edit_photos=len(edited) if networks else 0,
+        edit_strength=float(strength),
+        edit_companions=moving is not None,
+        model=recognition_report(drawn.predicted, labels),
+        majority=recognition_report(majority, labels),
+        judges=tuple(
+            judge_report(name, found, of_generated, labels, said, by_attribute)
+            for name, found, of_generated, said, by_attribute in zip(
+                named, answers, answers_generated, edits, judged, strict=True
             )
-    l1, psnr, ssim = torch.cat(qualities, dim=1).double().mean(dim=1).tolist()
-    return np.concatenate(verdicts), l1, psnr, ssim
-
-
-def _recognition(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) -> Recognition:
-    scores = attribute_scores(predicted, labels)
-    defined = scores.f1[~np.isnan(scores.f1)]
-    return Recognition(
-        hamming_loss=hamming_loss(predicted, labels),
-        accuracy=float(scores.accuracy.mean()),
-        balanced_accuracy=float(scores.balanced_accuracy.mean()),
-        f1=float(defined.mean()) if len(defined) else None,
+        ),
+        rebuild_l1=float(drawn.quality[0].mean()),
+        rebuild_l1_interval=interval(drawn.quality[0]),
+        rebuild_psnr=float(drawn.quality[1].mean()),
+        rebuild_ssim=float(drawn.quality[2].mean()),
+        **{
+            name: image_set_report(images, drawn.photos, judged=bool(networks))
+            for name, images in (
+                ("rebuilt", drawn.rebuilt),
+                ("edited", drawn.edited),
+                ("generated", generated),
+                ("training_photos", training),
+            )
+        },
+        attributes=tuple(
+            AttributeReport(
+                name=name,
+                present=float(labels[:, index].mean()),
+                majority_accuracy=float(majority_accuracy[index]),
+                accuracy=float(scores.accuracy[index]),
+                balanced_accuracy=float(scores.balanced_accuracy[index]),
+                f1=defined(float(scores.f1[index])),
+                companions=tuple(np.array(loaded.attributes)[related[index]].tolist()) if moving else (),
+                judges=tuple(each[index] for each in judged),
+            )
+            for index, name in enumerate(loaded.attributes)
+        ),
     )
 
 
-def _rows_of_report(names: tuple[str, ...], columns: Mapping[str, NDArray[np.float64]]) -> list[AttributeReport]:
-    def row(index: int) -> dict[str, Any]:
-        values = {name: float(column[index]) for name, column in columns.items()}
-        return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-    return [AttributeReport(name=name, **row(index)) for index, name in enumerate(names)]
+def _count_and_networks(judges: int | AttributeCNN | Sequence[AttributeCNN]) -> tuple[int, tuple[AttributeCNN, ...]]:
+    """Return how many judges to train, and those that are passed."""
+    if isinstance(judges, int) and 0 <= judges <= len(_JUDGES):
+        return judges, ()
+    networks = (judges,) if isinstance(judges, AttributeCNN) else judges
+    if (
+        isinstance(networks, int)
+        or not 1 <= len(networks) <= 2
+        or not all(isinstance(network, AttributeCNN) for network in networks)
+    ):
+        raise InputError(f"judges: found {judges!r}, expected 0, 1, 2, or one or two networks (AttributeCNN)")
+    devices = {network.labels.weight.device for network in networks}
+    if len(devices) > 1:
+        raise InputError(f"judges: found networks on {' and '.join(sorted(map(str, devices)))}, expected one device")
+    return 0, tuple(networks)
 
 
 def _rows_of(store: FaceStore, split: str) -> NDArray[np.int64]:

@@ -1,20 +1,32 @@
-"""The scores of an evaluation, as a table and a plot for people and as JSON for programs."""
+"""The scores of an evaluation. They can be printed as a table, drawn as a plot, and written as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igan_fast.errors import InputError
-from igan_fast.files import write_file
-from igan_fast.paths import given_path
+from igan_fast.app.plot import check_plot, save_plot
+from igan_fast.app.table import table
 
-__all__ = ["AttributeReport", "Evaluation", "Recognition", "check_plot"]
+__all__ = [
+    "AttributeReport",
+    "Evaluation",
+    "ImageSetReport",
+    "Interval",
+    "JudgeReport",
+    "JudgeScores",
+    "JudgedAttribute",
+    "Recognition",
+    "check_plot",
+]
+
+#: The lower and the upper end of a 95 % bootstrap interval over the photos (``igan_fast.metrics.bootstrap_interval``);
+#: None for a single photo.
+Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,75 @@ class Recognition:
     balanced_accuracy: float
     f1: float | None
     """Mean over the attributes for which it is defined; None if there are none."""
+    hamming_loss_interval: Interval = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeScores:
+    """What one judge says: of one attribute, or as means over the attributes for which a score is defined.
+
+    A judge answers "present" if its probability is above a threshold. This is 0.5, or where a name says *balanced*, the
+    threshold at which its two kinds of error are equally frequent on the scored photos.
+    """
+
+    recall_present: float | None
+    """How good the judge is: the share of the photos with the attribute in which it says "present"."""
+    recall_absent: float | None
+    """The share of the photos without the attribute in which it says "absent"."""
+    balanced_recall_present: float | None
+    balanced_recall_absent: float | None
+    edit_change: float | None
+    """How much higher the judge's probability is with the attribute set to 1 than set to 0."""
+    edit_confirmed: float | None
+    """Share of the photos in which the judge's answer is what a flip asked for."""
+    edit_confirmed_balanced: float | None
+    unedited_confirmed: float | None
+    """``edit_confirmed`` of the rebuilds, which are drawn without an edit: what is above this comes from the edit."""
+    unedited_confirmed_balanced: float | None
+    change_of_others: float | None
+    """By how much a flip changes the judge's probabilities of the other attributes: mean|flipped − rebuilt|."""
+    change_of_unrelated: float | None
+    """The same without the companions of the flipped attribute, whether or not these moved along."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedAttribute(JudgeScores):
+    """What one judge says of one attribute."""
+
+    accuracy: float
+    """Share of right answers on the scored photos, at the threshold 0.5."""
+    balanced_threshold: float | None
+    """None where no photo or every photo has the attribute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeReport(JudgeScores):
+    """What one judge says: means over the attributes."""
+
+    name: str
+    recognition: Recognition
+    """How well it recognises the scored photos."""
+    generated_hamming_loss: float
+    """Hamming loss of its answers on generated faces, against the labels that they were generated from."""
+    generated_hamming_loss_interval: Interval
+    edit_change_interval: Interval
+    edit_confirmed_interval: Interval
+    edit_confirmed_balanced_interval: Interval
+    """The thresholds are not chosen again for each resample."""
+
+
+@dataclass(frozen=True)
+class ImageSetReport:
+    """How similar a set of images is to the scored photos, as a whole."""
+
+    images: int
+    grain: float | None
+    """mean|x − its 3×3 blur|, divided by that of the photos: 1 is as grainy as photos. Noise and checkerboard patterns
+    raise it, blur lowers it."""
+    frechet_in_judge: float | None
+    """Fréchet distance from the photos in the features of the first judge (its pooled last feature map). It is not the
+    FID. It is larger the fewer images there are: compare it with that of ``Evaluation.training_photos``. None without a
+    judge, or with fewer than two images."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +122,29 @@ class AttributeReport:
     accuracy: float
     balanced_accuracy: float
     f1: float | None
-    judge_accuracy: float | None = None
-    """Accuracy of the judge on the same photos."""
-    edit_change: float | None = None
-    """How much higher the judge's probability is with the attribute set to 1 than set to 0; the mean over photos."""
-    edit_confirmed: float | None = None
-    """Share of flips after which the judge recognises the requested value."""
+    companions: tuple[str, ...] = ()
+    """The attributes that moved along with its edits."""
+    judges: tuple[JudgedAttribute, ...] = ()
+
+    @property
+    def judge_accuracy(self) -> float | None:
+        """Accuracy of the first judge on the same photos."""
+        return self.judges[0].accuracy if self.judges else None
+
+    @property
+    def edit_change(self) -> float | None:
+        """``JudgeScores.edit_change`` of the first judge."""
+        return self.judges[0].edit_change if self.judges else None
+
+    @property
+    def edit_confirmed(self) -> float | None:
+        """``JudgeScores.edit_confirmed`` of the first judge."""
+        return self.judges[0].edit_confirmed if self.judges else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The protocol and the scores of one evaluation. Scores that need a judge are None if there was none."""
+    """The protocol and the scores of one evaluation."""
 
     data: str
     """A line that describes the photos."""
@@ -61,63 +154,61 @@ class Evaluation:
     image_size: int
     checkpoint: str
     iteration: int
+    additions: str
+    """What the model was trained with beyond the paper, as options of ``igan-fast train``; "none" without any."""
     edit_photos: int
-    """The number of photos that were edited."""
+    """The number of photos whose edits were judged."""
+    edit_strength: float
+    """The strength of the edits, see ``igan_fast.reference.editing``."""
+    edit_companions: bool
+    """Whether the attributes that correlate with an edited one moved along."""
     model: Recognition
     majority: Recognition
     """The scores of the majority answer of the training labels, which ignores the photo."""
-    judge: Recognition | None
-    """The scores of the plain CNN, trained only on real training photos: the paper's baseline."""
+    judges: tuple[JudgeReport, ...]
+    """None, one or two. The first of those that ``evaluate`` trains is the plain CNN, the paper's baseline."""
     rebuild_l1: float
     """mean|rebuilt − real| of images in [−1, 1]."""
+    rebuild_l1_interval: Interval = None
     rebuild_psnr: float
     """Mean over photos, in dB."""
     rebuild_ssim: float
-    generated_hamming_loss: float | None
-    """Hamming loss of the judge's answers on generated faces, against the labels that they were generated from."""
+    rebuilt: ImageSetReport
+    edited: ImageSetReport
+    """Of every scored photo, with one attribute flipped: the attributes in turn."""
+    generated: ImageSetReport
+    """Faces from noise and the labels of the scored photos."""
+    training_photos: ImageSetReport
+    """At most as many real photos from the training split, other than those scored."""
     attributes: tuple[AttributeReport, ...]
 
     @property
+    def judge(self) -> Recognition | None:
+        """How well the first judge recognises the scored photos."""
+        return self.judges[0].recognition if self.judges else None
+
+    @property
+    def generated_hamming_loss(self) -> float | None:
+        """``JudgeReport.generated_hamming_loss`` of the first judge."""
+        return self.judges[0].generated_hamming_loss if self.judges else None
+
+    @property
     def edit_change(self) -> float | None:
-        """Mean over the attributes of ``AttributeReport.edit_change``."""
-        return _mean([row.edit_change for row in self.attributes])
+        """``JudgeScores.edit_change`` of the first judge, the mean over the attributes."""
+        return self.judges[0].edit_change if self.judges else None
 
     @property
     def edit_confirmed(self) -> float | None:
-        """Mean over the attributes of ``AttributeReport.edit_confirmed``."""
-        return _mean([row.edit_confirmed for row in self.attributes])
+        """``JudgeScores.edit_confirmed`` of the first judge, the mean over the attributes."""
+        return self.judges[0].edit_confirmed if self.judges else None
 
     def to_json(self) -> str:
-        """Return the fields of this class as JSON; undefined and infinite numbers become null."""
-        values = dataclasses.asdict(self)
-        values |= {"edit_change": self.edit_change, "edit_confirmed": self.edit_confirmed}
-        return json.dumps(_finite(values), indent=2, allow_nan=False)
+        """Return the fields and properties of this class as JSON; undefined and infinite numbers become null."""
+        return json.dumps(_plain(self), indent=2, allow_nan=False)
 
     def table(self) -> str:
         """Return the protocol, the means, and a line for each attribute as plain text."""
-        edits = f"; edits on {self.edit_photos:,} of them" if self.judge else ""
-        lines = [
-            f"Data      {self.data}",
-            f"Protocol  split {self.split}: {self.photos:,} photos at {self.image_size}×{self.image_size}, "
-            f"{len(self.attributes)} attributes{edits}",
-            f"Model     {self.checkpoint}, iteration {self.iteration:,}",
-            "",
-        ]
-        lines += self._recognition_table()
-        lines += [
-            "",
-            f"Rebuilds: L1 {self.rebuild_l1:.3f} (images in [−1, 1]), PSNR {self.rebuild_psnr:.2f} dB, "
-            f"SSIM {self.rebuild_ssim:.3f}",
-        ]
-        if self.judge:
-            lines += [
-                f"Edits: the judge's probability changes by {_number(self.edit_change, '+.3f')}; "
-                f"it confirms {_number(self.edit_confirmed, '.1%')} of the flips",
-                "Generated faces: the judge's Hamming loss against the labels asked for is "
-                f"{_number(self.generated_hamming_loss, '.4f')}",
-                "(The judge is the plain CNN, trained on the real training photos only.)",
-            ]
-        return "\n".join([*lines, "", *self._attribute_table()])
+        return table(self)
 
     def plot(self, path: str | Path) -> None:
         """Plot for each attribute the accuracies of model and majority and, if there was a judge, the scores of edits.
@@ -129,91 +220,15 @@ class Evaluation:
         Raises:
             InputError: Matplotlib does not know the suffix, or the file cannot be written.
         """
-        from matplotlib.figure import Figure
-
-        path = given_path(path, "path")
-        check_plot(path)
-        rows = self.attributes[::-1]  # the first on top
-        names, places = [row.name for row in rows], range(len(rows))
-        figure = Figure(figsize=(12 if self.judge else 6.5, 1.8 + 0.24 * len(rows)), layout="constrained")
-        axes = figure.subplots(1, 2 if self.judge else 1, squeeze=False)[0]
-        left = axes[0]
-        accuracy, majority = [row.accuracy for row in rows], [row.majority_accuracy for row in rows]
-        left.barh(places, accuracy, height=0.75, color="#4c72b0", label="model")
-        left.scatter(majority, places, marker="|", s=90, linewidths=2, color="#222222", label="majority", zorder=3)
-        left.set(title="Recognition: accuracy", xlim=(min(0.5, *accuracy, *majority) - 0.01, 1.01))
-        if self.judge:
-            cnn = [row.judge_accuracy for row in rows]
-            left.scatter(cnn, places, marker="o", s=14, color="#dd8452", label="plain CNN", zorder=3)
-            right = axes[1]
-            change, confirmed = [row.edit_change or 0.0 for row in rows], [row.edit_confirmed for row in rows]
-            right.barh(places, change, height=0.75, color="#55a868", label="change of the judge's probability")
-            right.scatter(confirmed, places, marker="o", s=14, color="#c44e52", label="flips confirmed", zorder=3)
-            right.set(title=f"Edits of {self.edit_photos:,} photos", xlim=(min(0.0, *change) - 0.02, 1.02))
-        for panel in axes:
-            panel.set_yticks(places, names if panel is left else [""] * len(names), fontsize=8)
-            panel.set_ylim(-0.6, len(rows) - 0.4)
-            panel.grid(axis="x", alpha=0.3)
-            panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.03 - 0.4 / (len(rows) + 4)), ncols=3, fontsize=8)
-        figure.suptitle(
-            f"Hamming loss {self.model.hamming_loss:.4f} (majority {self.majority.hamming_loss:.4f}); "
-            f"{self.split}, {self.photos:,} photos at {self.image_size}², iteration {self.iteration:,}",
-            fontsize=10,
-        )
-        data = io.BytesIO()
-        figure.savefig(data, format=path.suffix[1:].lower(), dpi=120)
-        write_file(path, data.getvalue())
-
-    def _recognition_table(self) -> list[str]:
-        columns = {"model": self.model, "majority": self.majority}
-        if self.judge:
-            columns["plain CNN"] = self.judge
-        lines = [f"{'Recognition':<20}" + "".join(f"{name:>11}" for name in columns)]
-        for field in dataclasses.fields(Recognition):
-            title = field.name.replace("_", " ").capitalize()
-            cells = (_number(getattr(column, field.name), ".4f") for column in columns.values())
-            lines.append(f"{title:<20}" + "".join(f"{cell:>11}" for cell in cells))
-        return lines
-
-    def _attribute_table(self) -> list[str]:
-        columns = [
-            ("present", "present", ".3f"), ("majority_accuracy", "majority", ".3f"), ("accuracy", "accuracy", ".3f"),
-            ("balanced_accuracy", "balanced", ".3f"), ("f1", "F1", ".3f"),
-        ]  # fmt: skip
-        if self.judge:
-            columns += [
-                ("judge_accuracy", "CNN", ".3f"), ("edit_change", "edit Δp", "+.3f"),
-                ("edit_confirmed", "confirmed", ".3f"),
-            ]  # fmt: skip
-        width = max(len("Attribute"), *(len(row.name) for row in self.attributes)) + 1
-        lines = [f"{'Attribute':<{width}}" + "".join(f"{title:>10}" for _, title, _ in columns)]
-        for row in self.attributes:
-            cells = (_number(getattr(row, name), form) for name, _, form in columns)
-            lines.append(f"{row.name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
-        return lines
+        save_plot(self, path)
 
 
-def check_plot(path: Path) -> None:
-    """Raise ``InputError`` if ``Evaluation.plot`` cannot write the format that the suffix of ``path`` names."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    if path.suffix.lower()[1:] not in FigureCanvasBase.get_supported_filetypes():
-        raise InputError(f"{path}: Matplotlib cannot write {path.suffix or 'a file without suffix'}; use .png")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
-
-
-def _finite(value: Any) -> Any:
-    """Return the value, with None in place of each NaN or infinite number, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+def _plain(value: Any) -> Any:
+    """Return the value as JSON can hold it: a report as a dict, with None for each NaN or infinite number."""
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        names += [name for name, item in vars(type(value)).items() if isinstance(item, property)]
+        return {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,8 @@
 """A plain CNN that recognises attributes, trained on real photos only.
 
 It is the paper's CNN baseline (Sec. 5.3, Fig. 4), and the judge of edits in the evaluation: it was never trained on
-generated images, so an attribute that it recognises in one is visible there.
+generated images, so an attribute that it recognises in one is visible there. The evaluation has a second judge, trained
+differently (``SECOND_JUDGE``): an edit that one network mistakes for the attribute may not deceive the other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from igan_fast.baselines.augmentation import augmented
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, cache_folder
 from igan_fast.devices import resolve_device
@@ -32,7 +34,7 @@ from igan_fast.files import FileDamaged, check_place, open_regular, write_file
 from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
 
-__all__ = ["AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
+__all__ = ["SECOND_JUDGE", "AttributeCNN", "CNNConfig", "cached_cnn", "predict", "train_cnn"]
 
 #: Part of the file name of every cached network. Increase it when the architecture or the training changes.
 CACHE_FORMAT = 2
@@ -56,7 +58,16 @@ class CNNConfig:
     dropout: float = 0.3
     """Dropout probability before the last layer."""
     seed: int = 0
-    """Seed of the weights, the order of the photos, the flips and the dropout."""
+    """Seed of the weights, the order of the photos, the flips, the dropout and the augmentation."""
+    augment: bool = False
+    """Change the training photos at random, see ``igan_fast.baselines.augmentation``."""
+    weigh_rare: bool = False
+    """Weigh the loss of each attribute where it is present by √(absent / present) in the training labels, limited to
+    0.3 and 5. A rare attribute is then found more often, and more often where it is not."""
+
+
+#: The evaluation's second judge. It has only the photos in common with the first, the plain CNN of the defaults.
+SECOND_JUDGE = CNNConfig(seed=7, augment=True, weigh_rare=True)
 
 
 class AttributeCNN(nn.Module):
@@ -91,12 +102,22 @@ class AttributeCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, S, S) in [−1, 1] → logits (N, A)."""
-        logits: Tensor = self.labels(self.dropout(self.features(x).mean(dim=(2, 3))))
+        logits: Tensor = self.labels(self.dropout(self.pooled(x)))
         return logits
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Images (N, 3, S, S) in [−1, 1] → the means (N, F) of the last feature map's channels."""
+        pooled: Tensor = self.features(x).mean(dim=(2, 3))
+        return pooled
 
 
 def train_cnn(
-    store: FaceStore, config: CNNConfig | None = None, *, device: str | torch.device = "cpu", progress: bool = True
+    store: FaceStore,
+    config: CNNConfig | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    called: str = "the plain CNN",
 ) -> AttributeCNN:
     """Train a network on the ``"train"`` photos of ``store``, in bfloat16 where the hardware computes in it.
 
@@ -104,6 +125,7 @@ def train_cnn(
 
     Args:
         progress: show a progress bar on stderr.
+        called: what the progress bar calls the network.
 
     Returns:
         The network, in eval mode, on ``device``.
@@ -116,17 +138,19 @@ def train_cnn(
     loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=device)
     photos = min(config.epochs * loader.examples_per_epoch, config.max_photos)
     iterations = max(1, math.ceil(photos / config.batch_size))
+    weights = _rare_weights(store.labels[store.splits["train"]]).to(device) if config.weigh_rare else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
         cnn.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         optimizer = torch.optim.AdamW(cnn.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=iterations)
-        for _ in progress_bar(range(iterations), shown=progress, desc="Training the plain CNN", unit="batch"):
+        for _ in progress_bar(range(iterations), shown=progress, desc=f"Training {called}", unit="batch"):
             images, labels = loader.next()
+            x = augmented(images) if config.augment else to_float(images)
             with _autocast(device):
-                logits = cnn(to_float(images))
-            loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
+                logits = cnn(x)
+            loss = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weights)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -141,6 +165,7 @@ def cached_cnn(
     cache: str | Path | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
+    called: str = "the plain CNN",
 ) -> AttributeCNN:
     """``train_cnn`` with a cache: one file for each set of photos, attributes, labels, size and config.
 
@@ -149,6 +174,7 @@ def cached_cnn(
 
     Args:
         cache: the folder, ``igan_fast.data.store.cache_folder()`` by default.
+        called: what the progress bar and the messages call the network.
 
     Raises:
         InputError: as ``train_cnn``; or the cache folder cannot be written, or there is a folder in the file's place.
@@ -157,15 +183,16 @@ def cached_cnn(
     device = resolve_device(device)
     folder = cache_folder() if cache is None else given_path(cache, "cache")
     path = folder / f"cnn-{store.size}-{_key(store, config)}.safetensors"
-    cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: keep the caller's random state
+        cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
     problem = _load(cnn, path)
     if problem is not None:
         check_place(path)  # checked now, and not after minutes of training
         if path.is_dir():
-            raise InputError(f"{path}: found a folder, expected the weights of the plain CNN; move it away")
+            raise InputError(f"{path}: found a folder, expected the weights of {called}; move it away")
         if problem:
-            warnings.warn(printable(f"{path}: {problem}; the plain CNN is trained again"), stacklevel=2)
-        cnn = train_cnn(store, config, device=device, progress=progress)
+            warnings.warn(printable(f"{path}: {problem}; {called} is trained again"), stacklevel=2)
+        cnn = train_cnn(store, config, device=device, progress=progress, called=called)
         _save(cnn, path)
     return cnn.to(device).eval()
 
@@ -179,6 +206,12 @@ def predict(cnn: AttributeCNN, images: NDArray[np.uint8] | Tensor, *, batch_size
             part = torch.as_tensor(images[start : start + batch_size]).to(device)
             parts.append(torch.sigmoid(cnn(to_float(part))).cpu().numpy())
     return np.concatenate(parts)
+
+
+def _rare_weights(labels: NDArray[np.uint8]) -> Tensor:
+    """√(absent / present) for each attribute of labels (N, A), from 0.3 to 5."""
+    present = torch.from_numpy(labels.mean(axis=0, dtype=np.float64))
+    return ((1 - present) / present).sqrt().clamp(0.3, 5).float()
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[object]:

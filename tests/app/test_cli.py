@@ -583,6 +583,10 @@ def test_messages_spell_options_as_they_are_typed(
             tmp_path / "out",
         ),
         ("--limit: found -3", "evaluate", "--limit", "-3", "--model", run),
+        ("--judges: found '3', expected 0, 1 or 2", "evaluate", "--judges", 3, "--model", run),
+        ("--judges: found '-1', expected 0, 1 or 2", "evaluate", "--judges=-1", "--model", run),
+        ("--strength: found -1.0, expected a number from 0 to 10", "evaluate", "--strength=-1", "--model", run),
+        ("--strength: found nan", "evaluate", "--strength", "nan", "--model", run),
         ("--data: ", "train", "--data", tmp_path / "none", "--run", tmp_path / "run"),
         ("--data: is empty", "train", "--data", "", "--run", tmp_path / "run"),
     ):
@@ -595,7 +599,7 @@ def test_where_a_result_cannot_lie_is_said_before_any_work(
     file = tmp_path / "file"
     file.write_text("mine")
     edit: list[Any] = ["transform", photos, "--set", "Bald=1", "--model", run]
-    evaluation: list[Any] = ["evaluate", "--model", run, "--no-judge"]
+    evaluation: list[Any] = ["evaluate", "--model", run, "--judges", 0]
     generate: list[Any] = ["generate", "-n", 2, "--model", run]
     for message, *arguments in (
         ("is a file, expected a folder", *generate, "--out", file),
@@ -699,7 +703,7 @@ def test_names_that_are_no_text_in_every_command(
     run_cli("rebuild", photo, "--model", model, "--out", folder, "--grid", folder / "grid.png")
     run_cli("transform", photo, "--set", "Smiling=1", "--model", model, "--out", folder / "one.png")
     run_cli("generate", "-n", 1, "--model", model, "--out", folder / "faces")
-    judged = ["evaluate", "--data", data, "--model", model, "--no-judge"]
+    judged = ["evaluate", "--data", data, "--model", model, "--judges", 0]
     run_cli(*judged, "--json", folder / "e.json", "--plot", folder / "e.png")
     run_cli("doctor", "--json", folder / "d.json")
     assert {path.name for path in folder.iterdir()} >= {"grid.png", "one.png", "e.json", "e.png", "d.json", "faces"}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 
 from igan_fast.baselines import cnn as cnn_module
-from igan_fast.baselines.cnn import AttributeCNN, CNNConfig, cached_cnn, predict, train_cnn
+from igan_fast.baselines.cnn import SECOND_JUDGE, AttributeCNN, CNNConfig, cached_cnn, predict, train_cnn
 from igan_fast.data import FaceStore, to_float
 from igan_fast.errors import InputError
 
@@ -140,13 +140,81 @@ def test_the_cache_tells_apart_photos_labels_attributes_sizes_and_settings(
         (store(names=("Red",)), QUICK),
         (store(size=18), QUICK),
         (store(), CNNConfig(epochs=1, batch_size=8)),
+        (store(), dataclasses.replace(QUICK, augment=True)),
+        (store(), dataclasses.replace(QUICK, weigh_rare=True)),
     ]
     for data, config in variants * 2:
         cached_cnn(data, config, cache=tmp_path, progress=False)
     assert len(trainings) == len(variants)
 
 
+QUICK_SECOND = dataclasses.replace(SECOND_JUDGE, epochs=2, batch_size=8)
+
+
+def test_the_second_judge_is_another_network_with_a_file_of_its_own(tmp_path: Path, trainings: list[int]) -> None:
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first = cached_cnn(store(), QUICK, cache=tmp_path, progress=False)
+    second = cached_cnn(store(), QUICK_SECOND, cache=tmp_path, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert all(
+        not torch.equal(first.state_dict()[name], second.state_dict()[name])
+        for name in ("features.0.weight", "labels.weight")
+    )
+    again = cached_cnn(store(), QUICK_SECOND, cache=tmp_path, progress=False)
+    assert len(trainings) == 2
+    np.testing.assert_array_equal(predict(second, store().images), predict(again, store().images))
+    fresh = train_cnn(store(), QUICK_SECOND, progress=False)
+    np.testing.assert_array_equal(predict(second, store().images), predict(fresh, store().images))
+
+
+def test_a_damaged_file_of_the_second_judge_is_replaced_and_named(tmp_path: Path, trainings: list[int]) -> None:
+    first = cached_cnn(store(), QUICK_SECOND, cache=tmp_path, progress=False, called="the second CNN")
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(flipped(path.read_bytes(), -1))
+    with pytest.warns(UserWarning, match=rf"^{path}: is damaged: .*; the second CNN is trained again$"):
+        again = cached_cnn(store(), QUICK_SECOND, cache=tmp_path, progress=False, called="the second CNN")
+    assert len(trainings) == 2
+    np.testing.assert_array_equal(predict(first, store().images), predict(again, store().images))
+
+
+def test_the_weights_of_rare_attributes() -> None:
+    labels = np.zeros((100, 5), np.uint8)
+    for column, present in enumerate((50, 10, 1, 99, 0)):
+        labels[:present, column] = 1
+    # √(50/50), √(90/10), √99 which is more than 5, √(1/99) which is less than 0.3, and without any: 5
+    assert cnn_module._rare_weights(labels).tolist() == pytest.approx([1, 3, 5, 0.3, 5])
+    assert cnn_module._rare_weights(labels[:10]).tolist() == pytest.approx([0.3, 0.3, 3, 0.3, 5])
+
+
+def test_weighing_raises_the_probability_of_a_rare_attribute() -> None:
+    data = store(size=8, count=800)
+    data.images[:] = np.random.default_rng(0).integers(0, 256, data.images.shape)
+    data.labels[:] = 0
+    data.labels[::10] = 1  # one in ten, and nothing in the pictures shows it
+    config = CNNConfig(epochs=6, batch_size=40, lr=0.01)
+    plain, weighed = (
+        predict(train_cnn(data, each, progress=False), data.images[data.splits["val"]]).mean()
+        for each in (config, dataclasses.replace(config, weigh_rare=True))
+    )
+    assert plain == pytest.approx(0.1, abs=0.05)
+    # The loss w p log q + (1 − p) log(1 − q) is best at q = w p / (w p + 1 − p), where w = √(0.9 / 0.1) = 3.
+    assert weighed == pytest.approx(0.3 / 1.2, abs=0.07)
+
+
+def test_logits_are_computed_from_the_pooled_features() -> None:
+    cnn = AttributeCNN(16, 2).eval()
+    x = to_float(torch.from_numpy(store(count=3).images))
+    with torch.no_grad():
+        pooled = cnn.pooled(x)
+        assert pooled.shape == (3, 64)
+        torch.testing.assert_close(pooled, cnn.features(x).flatten(2).mean(2))
+        torch.testing.assert_close(cnn(x), cnn.labels(pooled))
+
+
 def flipped(content: bytes, position: int) -> bytes:
+    position %= len(content)
     return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
