@@ -65,7 +65,7 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         speed = result["batch"] / _ours(result) * 1e3
         cells = [
-            _described_step(result["operator"]),
+            result["operator"].removeprefix("iteration, "),
             str(result["batch"]),
             result["dtype"],
             f"{_ours(result):.0f} ms",
@@ -92,12 +92,6 @@ def _steps(results: Sequence[dict[str, Any]]) -> str:
             f"speed of batch {fastest['batch']} in {fastest['dtype']}: {seconds:,.0f} s = {seconds / 3600:.1f} h."
         )
     return "\n".join(lines)
-
-
-def _described_step(operator: str) -> str:
-    """The size first: "iteration with additions, 64² width 32" → "64² width 32, with additions"."""
-    kind, _, size = operator.removeprefix("iteration").partition(", ")
-    return f"{size},{kind}" if kind else size
 
 
 def _layers(results: Sequence[dict[str, Any]]) -> str:

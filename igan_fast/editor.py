@@ -71,6 +71,8 @@ class FaceEditor:
         if len(attributes) != count:
             raise InputError(f"attributes: found {len(attributes)} names for a model of {count} attributes")
         samples = None if label_samples is None else label_rows(label_samples, count)
+        if companions is not None and not isinstance(companions, Companions):
+            raise InputError(f"companions: found a {type(companions).__name__}, expected Companions or None")
         if companions is not None and len(companions) != count:
             raise InputError(f"companions: found those of {len(companions)} attributes for a model of {count}")
         if batch_size < 1:

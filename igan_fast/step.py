@@ -178,7 +178,9 @@ class TrainStep(reference.TrainStep):
         if penalise:
             loss = loss + config.r1_every * gradient_penalty(source[:n], images, config.r1)
         self.optimizer_d.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        # Without inputs, the penalty's backward pass would also compute the gradient of the images.
+        trained = [parameter for parameter in self._parameters_d if parameter.requires_grad] if penalise else None
+        torch.autograd.backward(loss, inputs=trained)
         _step(self.optimizer_d)
         return _Stage1(
             x_fake,

@@ -39,8 +39,8 @@ Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoi
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GPU if there is one.")]
 Force = Annotated[FlagCreatePairsOff[bool], arg(help="Overwrite existing files, except those that are read.")]
 Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
-Strength = Annotated[float, arg(help="How strong the changes are, from 0 to 10; 1 takes the values as they are set.")]
-Along = Annotated[bool, arg(help="Attributes that correlate with a changed one move along, such as make-up with Male.")]
+Strength = Annotated[float, arg(help="How strong the edits are, from 0 to 10; 1 takes the values as they are set.")]
+Along = Annotated[bool, arg(help="Attributes that correlate with a changed one move along, such as a beard with Male.")]
 Json = Annotated[Path | None, arg(metavar="FILE|-")]
 
 _FACE = re.compile(r"face-\d{4,}\.png")

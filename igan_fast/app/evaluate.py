@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,14 +205,15 @@ def evaluate(
 
 def _count_and_networks(judges: int | AttributeCNN | Sequence[AttributeCNN]) -> tuple[int, tuple[AttributeCNN, ...]]:
     """Return how many judges to train, and those that are passed."""
-    if isinstance(judges, int) and 0 <= judges <= len(_JUDGES):
-        return judges, ()
-    networks = (judges,) if isinstance(judges, AttributeCNN) else judges
-    if (
-        isinstance(networks, int)
-        or not 1 <= len(networks) <= 2
-        or not all(isinstance(network, AttributeCNN) for network in networks)
-    ):
+    count: object = judges
+    if isinstance(count, Integral) and 0 <= int(count) <= len(_JUDGES):
+        return int(count), ()
+    networks: Sequence[Any] = ()
+    if isinstance(judges, AttributeCNN):
+        networks = (judges,)
+    elif isinstance(judges, Sequence):
+        networks = judges
+    if not 1 <= len(networks) <= 2 or not all(isinstance(network, AttributeCNN) for network in networks):
         raise InputError(f"judges: found {judges!r}, expected 0, 1, 2, or one or two networks (AttributeCNN)")
     devices = {network.labels.weight.device for network in networks}
     if len(devices) > 1:

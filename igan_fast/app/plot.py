@@ -42,7 +42,7 @@ def save_plot(evaluation: Evaluation, path: str | Path) -> None:
     left.set(title="Recognition: accuracy", xlim=(min(0.5, *accuracy, *majority) - 0.01, 1.01))
     if judged:
         cnn = [row.judge_accuracy for row in rows]
-        left.scatter(cnn, places, marker="o", s=14, color="#dd8452", label="plain CNN", zorder=3)
+        left.scatter(cnn, places, marker="o", s=14, color="#dd8452", label=evaluation.judges[0].name, zorder=3)
         right = axes[1]
         first = [row.judges[0] for row in rows]
         change = [scores.edit_change or 0.0 for scores in first]

@@ -50,6 +50,8 @@ def tell_companions(editor: FaceEditor, changes: Mapping[str, Change]) -> None:
         ]
         if told:
             way = "from 1 to 0" if falls else "from 0 to 1"
+            if value not in ("flip", 0, 1):
+                way = f"moved by 1 {'down' if falls else 'up'}"
             back = ", and from 1 to 0 the other way" if value == "flip" else ""
             print(f"{printable(name)} {way} takes along {', '.join(told)}{back}; --no-companions leaves them")
 

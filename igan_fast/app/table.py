@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,10 @@ def _protocol(evaluation: Evaluation) -> list[str]:
         f"Edits     strength {evaluation.edit_strength:g}, "
         f"{'companions move along' if evaluation.edit_companions else 'without companions'}"
         + (f"; judged on {evaluation.edit_photos:,} of the photos" if evaluation.judges else ""),
-        f"Model     {evaluation.checkpoint}, iteration {evaluation.iteration:,}; "
-        f"additions to the paper: {evaluation.additions}",
+        f"Model     {evaluation.checkpoint}, iteration {evaluation.iteration:,}",
+        *textwrap.wrap(
+            f"Additions {evaluation.additions} (to the paper)", 110, subsequent_indent=" " * 10, break_on_hyphens=False
+        ),
     ]
     if evaluation.judges:
         names = " and ".join(judge.name for judge in evaluation.judges)

@@ -20,7 +20,9 @@ OFF: dict[str, Any] = {
 
 def with_older_values(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return a saved config, completed with the values that a run of an older version had."""
-    return {**OFF, "r1_every": 16, "label_weight_fake": saved.get("label_weight_d"), **saved}
+    # None means label_weight_d, but the default preset would fill in its own value.
+    fake = None if saved.get("preset") == "paper" else saved.get("label_weight_d")
+    return {**OFF, "r1_every": 16, "label_weight_fake": fake, **saved}
 
 
 def options_missing(saved: Mapping[str, Any]) -> list[str]:
@@ -29,18 +31,23 @@ def options_missing(saved: Mapping[str, Any]) -> list[str]:
 
 
 def described_additions(saved: Mapping[str, Any]) -> str:
-    """Return the additions that a run was trained with, as the options would be typed; "none" if there are none.
+    """Return the additions that a run was trained with, as the options would be typed.
 
     Args:
         saved: the config in the run's checkpoint.
+
+    Returns:
+        The options; "none" if there are none, "unknown" if the checkpoint has no config.
     """
+    if not saved:
+        return "unknown"
     values = with_older_values(saved)
     used = {name: values[name] for name, off in OFF.items() if values[name] != off}
     if values["label_weight_fake"] not in (None, values.get("label_weight_d")):
         used["label_weight_fake"] = values["label_weight_fake"]
     if not used.get("edited_share"):
         used.pop("flip_weight", None)  # there is nothing to flip
-    words = [_option(name) if value is True else f"{_option(name)} {value:g}" for name, value in used.items()]
+    words = [f"{_option(name)} {value if value is True else format(value, 'g')}" for name, value in used.items()]
     return " ".join(words) or "none"
 
 

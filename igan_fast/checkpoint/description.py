@@ -21,8 +21,13 @@ _ARGUMENTS: dict[str, Any] = {
     "signed_labels": bool,
     "film": bool,
 }
-#: The options of the run that decide which photos were held out. The evaluation reads them.
-_DATA_OPTIONS: dict[str, Any] = {"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural}
+#: The options of the run that the evaluation reads: those that decide which photos were held out, and the additions to
+#: the paper.
+_OPTIONS: dict[str, Any] = {
+    **{"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural, "film": bool},
+    **dict.fromkeys(("edited_share", "flip_weight", "r1", "latent_lr_scale", "label_weight_d"), float),
+    "label_weight_fake": (float, None),
+}
 
 
 class ModelDescription(NamedTuple):
@@ -50,7 +55,7 @@ def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
         described = state["model"]
         _check_present(described["arguments"], _ARGUMENTS, where, "model.arguments")
         check_json(state, {"config": dict} if "config" in state else {}, where)
-        _check_present(state.get("config", {}), _DATA_OPTIONS, where, "config")
+        _check_present(state.get("config", {}), _OPTIONS, where, "config")
         attributes = tuple(described["attributes"])
         model = ModelDescription(described["arguments"], attributes, described.get("label_samples", []))
         count = model.on_meta().arguments()["attributes"]

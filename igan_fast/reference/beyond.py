@@ -5,7 +5,7 @@ of the previous iteration.
 
     Stage 1   x_fake = G(z, c); z and c are in part z̃', and c' with flipped attributes      (1)
               L_D = adversarial + w_D · label(x) + w_F · label(x_fake) + λ₃ latent          (2)
-                    + γ/2 · Σ (∂source(x)/∂x)²                                              (3)
+                    + 16 · γ/2 · Σ (∂source(x)/∂x)², in every 16th iteration                (3)
 
     Stage 2   x_rebuild = G(z̃, σ(c̃)) with z̃ = tanh(latent(shared(x))), which learns too   (4)
               L_G = adversarial + w_G · weighted label(x_fake)                              (5)
@@ -18,10 +18,12 @@ of the previous iteration.
    photos only. StarGAN (Choi et al., CVPR 2018) also trains its classifier on real images only.
 3. *Gradient penalty on photos* (``r1``, ``r1_every``): R1 of Mescheder et al. (ICML 2018), the mean over photos of
    γ/2 · Σ (∂source/∂x)². It keeps D from becoming so steep that G makes grain of its gradients. It is computed every
-   16th iteration only, with a weight 16 times as large (lazily; Karras et al., CVPR 2020, StyleGAN2).
+   16th iteration only, with a weight 16 times as large (lazily; Karras et al., CVPR 2020, StyleGAN2). Batch
+   normalisation lets a photo change the logits of the others too; the derivative is that of their sum.
 4. *z̃ learns from the rebuild* (``latent_lr_scale``): in the paper L_G trains G only, so nothing asks that z̃ holds what
    the rebuild needs. Here C's layer ``latent`` also minimises λ₁ perceptual + λ₂ pixel, by an Adam of its own. Its
-   input, D's shared layer, is detached, so recognition does not change.
+   input, D's shared layer, is detached, so this update does not reach D or the labels. The layer computes z̃ anew, from
+   the shared layer of stage 1, with its weights after stage 1.
 5. *Weight of flipped attributes* (``flip_weight``): the label loss of the flipped entries of edited rebuilds counts
    more, because most of the others show already: mean(w · BCE), w = ``flip_weight`` where flipped, else 1.
 """

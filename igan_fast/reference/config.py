@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal
 
 __all__ = ["StepConfig"]
@@ -74,13 +74,16 @@ class StepConfig:
             optional = name == "label_weight_fake" and value is None
             self._expect(name, optional or _is_number(value), "a number that is not negative, and finite")
         self._expect("edited_share", _is_number(self.edited_share) and self.edited_share <= 1, "a number in [0, 1]")
-        every = self.r1_every
-        self._expect("r1_every", isinstance(every, int) and every >= 1, "a whole number from 1 up")
+        self._expect("r1_every", _is_count(self.r1_every), "a whole number from 1 up")
         self._expect("precision", self.precision in ("fp32", "tf32", "bf16"), "one of fp32, tf32, bf16")
 
     def _expect(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ValueError(f"{name}: found {getattr(self, name)}, expected {expected}")
+
+
+def _is_count(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
 
 
 def _is_number(value: object) -> bool:

@@ -9,6 +9,7 @@ et al., TIP 2019) and StarGAN (Choi et al., CVPR 2018) also train on edited phot
 * the others take the labels of the photos of this iteration.
 
 The codes are one iteration old, because those of this iteration's photos are known only after the generated images are.
+Extra updates (Sec. 4.1) come after the iteration, so they use the codes of its own photos.
 """
 
 from __future__ import annotations
@@ -78,19 +79,26 @@ class EditedRebuilds:
         Args:
             labels: of this iteration's photos (N, A), in {0, 1}.
             noise: z (N, latent).
-            flips: as ``draw_flips`` returns them, on any device; None: they are drawn here.
+            flips: (N, A), bool, on any device, as ``draw_flips`` returns them; None: they are drawn here. A flip in a
+                row that is no edited rebuild counts as well.
+
+        Raises:
+            ValueError: ``flips`` have another shape or dtype.
         """
         if self.share == 0:
             return GeneratedBatch(noise, labels, None)
         if flips is None:
             flips = draw_flips(len(labels), labels.shape[1], self.share)
+        if flips.shape != labels.shape or flips.dtype != torch.bool:
+            found = f"{flips.dtype} {tuple(flips.shape)}"
+            raise ValueError(f"flips: found {found}, expected torch.bool {tuple(labels.shape)}, as labels")
         flips = flips.to(labels.device, non_blocking=True)
         own, edited = _edited_rows(len(labels), self.share)
         if self.z is None or self.labels is None or len(self.z) < edited:  # no codes, or of a smaller batch
             return GeneratedBatch(noise, labels, torch.zeros_like(flips))
         z = torch.cat([self.z[:edited].to(noise.dtype), noise[edited:]])
         c = torch.cat([self.labels[:own].to(labels.dtype), labels[own:]])
-        return GeneratedBatch(z, torch.where(flips, 1 - c, c), flips)
+        return GeneratedBatch(z, torch.where(flips, (c < 0.5).to(c.dtype), c), flips)
 
     def keep(self, z: Tensor, labels: Tensor) -> None:
         """Keep the codes z̃ (N, latent) and the labels (N, A) of this iteration's photos for the next one."""
@@ -102,5 +110,5 @@ class EditedRebuilds:
 
 def _edited_rows(batch_size: int, share: float) -> tuple[int, int]:
     """The number of rows with flipped attributes, and that of all edited rebuilds."""
-    edited = round(share * batch_size)
-    return edited // 2, edited
+    edited = int(share * batch_size + 0.5)
+    return (edited + 1) // 2, edited

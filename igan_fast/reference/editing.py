@@ -4,14 +4,16 @@ The paper sets the edited attribute to 0 or 1 and leaves the others as they are 
 go beyond it. Each can be switched off, and ``edited_labels`` then returns the paper's labels.
 
 *Strength* s scales the signed value of each edited attribute: v ∈ [0, 1] becomes (1 + s · (2v − 1)) / 2. With 1 it
-stays v; with 1.5, 0 and 1 become −0.25 and 1.25, so the generator extrapolates, and the edit is more visible.
+stays v; with 1.5, 0 and 1 become −0.25 and 1.25, so the generator extrapolates, and the edit is more visible. With less
+than 1 the edit is weaker.
 
 *Companions* of an edited attribute are those whose correlation with it is at least ``least``, as an absolute value, in
 the training labels. A companion j moves as linear regression predicts:
 
     c_j ← clip(c_j + Σ_jE · Σ_EE⁻¹ · (v_E − c_E), 0, 1)
 
-    Σ: the labels' covariance; E: the edited attributes whose companion j is
+    Σ: the labels' covariance; E: the edited attributes whose companion j is; v: their values, with a strength of at
+    most 1
 
 For one edited attribute a the factor is cov(j, a) / var(a). Without companions, a request often contradicts itself: a
 face that is to become male keeps its lipstick, and the generator follows the lipstick.
@@ -24,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 __all__ = ["COMPANIONS_FROM", "STRENGTH", "Companions", "LabelCounts", "edited_labels", "label_counts"]
@@ -123,13 +126,13 @@ class Companions:
         return cls(together.double() / photos - torch.outer(frequency, frequency), least=least)
 
     @classmethod
-    def of_labels(cls, labels: Tensor, *, least: float = COMPANIONS_FROM) -> Companions:
-        """From labels (N, A) of 0 and 1, N at least 1.
+    def of_labels(cls, labels: ArrayLike | Tensor, *, least: float = COMPANIONS_FROM) -> Companions:
+        """From labels (N, A) of 0 and 1, N at least 1: a tensor, an array or a list.
 
         Raises:
             ValueError: as ``label_counts``.
         """
-        return cls.of_counts(label_counts(labels), least=least)
+        return cls.of_counts(label_counts(torch.as_tensor(labels)), least=least)
 
     def __len__(self) -> int:
         """The number A of attributes."""
@@ -189,7 +192,8 @@ def edited_labels(
     result = c.clone()
     if companions is not None:
         weights = companions.weights(edited).to(c.device, c.dtype)
-        moved = c + (targets - c[:, edited]) @ weights
+        reached = targets + (min(strength, 1.0) - 1) * (targets - 0.5)
+        moved = c + (reached - c[:, edited]) @ weights
         result = torch.where(weights.any(dim=0), moved.clamp(0, 1), c)
     result[:, edited] = targets + (strength - 1) * (targets - 0.5)  # exactly the targets with strength 1
     return result

@@ -75,7 +75,7 @@ class Generator(Unscriptable):
 
         Args:
             z: noise (N, latent), uniform on [−1, 1] in training.
-            c: attributes (N, A) in [0, 1].
+            c: attributes (N, A), in [0, 1] in training. Edits may go beyond, see ``igan_fast.reference.editing``.
 
         Returns:
             Images (N, 3, S, S) in [−1, 1].

@@ -44,7 +44,11 @@ __all__ = ["PaperStep", "StepConfig", "StepLosses"]
 
 
 class StepLosses(NamedTuple):
-    """The terms of L_D and L_G in one iteration, unweighted: detached float32 scalars on the model's device."""
+    """The terms of L_D and L_G in one iteration: detached float32 scalars on the model's device.
+
+    They are not multiplied by their weights in L_D and L_G. With edited rebuilds, ``g_label`` is a weighted mean, in
+    which flipped attributes count ``StepConfig.flip_weight`` times.
+    """
 
     d_adversarial: Tensor
     d_label_real: Tensor

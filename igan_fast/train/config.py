@@ -108,9 +108,10 @@ class TrainConfig:
     lambdas: tuple[float, float, float] | None = None
     """Weights of the perceptual, pixel and latent losses (Sec. 3.3)."""
     label_weight_d: float | None = None
-    """Weight of the label loss for D and C on photos, and on generated images unless --label-weight-fake is given."""
+    """Weight of the label loss for D and C on photos."""
     label_weight_fake: float | None = None
-    """Weight of the label loss for D and C on generated images. With 0, C learns attributes from photos only."""
+    """Weight of the label loss for D and C on generated images; with --preset paper by default --label-weight-d.
+    With 0, C learns attributes from photos only."""
     label_weight_g: float | None = None
     """Weight of the label loss for G, which makes edits show."""
     signed_labels: bool | None = None
@@ -118,7 +119,8 @@ class TrainConfig:
     film: bool | None = None
     """Let the labels also scale and shift G's feature maps (FiLM)."""
     edited_share: float | None = None
-    """Share of the generated batch that are edited rebuilds of photos: G is trained on what edits use."""
+    """Share of the generated batch that are edited rebuilds of photos: G is trained on what edits use. Half of them
+    get flipped attributes, the others the labels of other photos."""
     flip_weight: float | None = None
     """Weight of the flipped attributes of edited rebuilds in G's label loss; that of the others is 1."""
     r1: float | None = None
@@ -147,8 +149,8 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads. By default PyTorch chooses; the command line takes fewer while other programs are busy."""
     seed: int = 0
-    """Seed of the weights, the order of the photos, the flips and the noise; also of the drawn faces and of a random
-    split, so another seed gives another dataset there."""
+    """Seed of the weights, the order of the photos, their mirroring, the noise and the flipped attributes; also of the
+    drawn faces and of a random split, so another seed gives another dataset there."""
 
     # The run folder.
     run: Path | None = None

@@ -138,7 +138,12 @@ def load_networks(checkpoint: Checkpoint, model: nn.Module, step: Step) -> None:
             load_optimizer_tensors(optimizer, model.named_parameters(), tensors[group], where=file)
     if step.edited.share:
         device = next(model.parameters()).device
-        step.edited.keep(*(tensors["edited"][name].to(device) for name in ("z", "labels")))
+        z, labels = (tensors["edited"][name] for name in ("z", "labels"))
+        if bool((z.abs() > 1).any()) or bool(((labels != 0) & (labels != 1)).any()):
+            raise InputError(
+                f"{folder / 'edited.safetensors'}: holds codes beyond −1 and 1, or labels other than 0 and 1"
+            )
+        step.edited.keep(z.to(device), labels.to(device))
 
 
 @contextmanager

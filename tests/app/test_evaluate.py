@@ -72,7 +72,7 @@ def test_the_protocol_is_told(evaluation: Evaluation, run: Path) -> None:
     assert (evaluation.split, evaluation.photos) == ("val", len(source.splits["val"]))
     assert (evaluation.image_size, evaluation.iteration, evaluation.edit_photos) == (32, 42, 3)
     assert (evaluation.edit_strength, evaluation.edit_companions) == (1.5, True)
-    assert evaluation.additions == "--film"
+    assert evaluation.additions == "--film True"
     assert evaluation.checkpoint == str(run / "checkpoints" / "step-00000042")
     assert [row.name for row in evaluation.attributes] == list(NAMES)
 

@@ -14,7 +14,9 @@ from igan_fast.app.report import (
     JudgeReport,
     Recognition,
 )
+from igan_fast.checkpoint.additions import described_additions
 from igan_fast.errors import InputError
+from igan_fast.train import TrainConfig
 
 
 def said(accuracy: float, threshold: float | None, *scores: float | None) -> JudgedAttribute:
@@ -66,7 +68,7 @@ JUDGED = Evaluation(
     image_size=48,
     checkpoint="runs/x/checkpoints/step-00012000",
     iteration=12000,
-    additions="--film --r1 0.1",
+    additions=described_additions(TrainConfig().to_json()),
     edit_photos=150,
     edit_strength=1.5,
     edit_companions=True,
@@ -175,10 +177,10 @@ def test_the_table_prints_protocol_and_scores() -> None:
     assert lines[0].split() == ["Data", "7,500", "photos", "of", "somebody"]
     assert "split val: 1,234 photos at 48×48, 2 attributes; in brackets: 95 % intervals" in lines[1]
     assert "strength 1.5, companions move along; judged on 150 of the photos" in lines[2]
-    assert lines[3].endswith(
-        "runs/x/checkpoints/step-00012000, iteration 12,000; additions to the paper: --film --r1 0.1"
-    )
-    assert "plain CNN and second CNN, each trained on real training photos only" in lines[4]
+    assert lines[3].endswith("runs/x/checkpoints/step-00012000, iteration 12,000")
+    assert lines[4].startswith("Additions --film True --edited-share 0.5 ")
+    assert lines[5].endswith("(to the paper)")
+    assert "plain CNN and second CNN, each trained on real training photos only" in lines[6]
 
     def cells(start: str, number: int = 0) -> list[str]:
         """The cells of the line that begins so, of several the one with this number."""
@@ -230,7 +232,7 @@ def test_numbers_that_round_to_zero_have_no_minus_and_equal_ones_have_equal_digi
 
 def test_the_table_of_one_judge() -> None:
     lines = ONE.table().splitlines()
-    assert "plain CNN, trained on real training photos only" in lines[4]
+    assert "plain CNN, trained on real training photos only" in lines[6]
     last = lines[-2].split()
     assert last == ["Smiling", "86", "83", "7", "0.41", "90", "86", "11", "+61", "4.3"]
     assert not any("second" in line for line in lines)

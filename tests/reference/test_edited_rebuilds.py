@@ -19,7 +19,7 @@ def test_one_to_three_attributes_are_flipped_in_the_first_quarter_of_the_rows() 
 
 
 @pytest.mark.parametrize(
-    ("n", "share", "rows"), [(64, 0.5, 16), (6, 0.5, 1), (5, 0.5, 1), (2, 0.5, 0), (2, 1, 1), (4, 1, 2), (8, 0, 0)]
+    ("n", "share", "rows"), [(64, 0.5, 16), (6, 0.5, 2), (5, 0.5, 2), (2, 0.5, 1), (2, 1, 1), (4, 1, 2), (8, 0, 0)]
 )
 def test_the_number_of_rows_with_flips(n: int, share: float, rows: int) -> None:
     assert int(draw_flips(n, 40, share).any(1).sum()) == rows
@@ -60,6 +60,33 @@ def test_the_rows_by_hand() -> None:
     # What was given is unchanged.
     assert torch.equal(labels, batch()[0])
     assert torch.equal(noise, batch()[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64])
+def test_labels_of_every_dtype_are_flipped(dtype: torch.dtype) -> None:
+    edited = EditedRebuilds(0.5)
+    labels, noise, flips = batch()
+    edited.keep(torch.zeros(4, 2), torch.zeros(4, 3).to(dtype))
+    c = edited.compose(labels.to(dtype), noise, flips).c
+    assert c.dtype == dtype
+    assert c.tolist() == [[0, 1, 0], [1, 0, 1], [1, 0, 1], [1, 0, 1]]
+
+
+def test_probabilities_are_flipped_as_an_edit_flips_them() -> None:
+    edited = EditedRebuilds(0.5)
+    labels, noise, flips = batch()
+    flips[0] = True
+    edited.keep(torch.zeros(4, 2), torch.tensor([[0.3, 0.5, 0.9]]).repeat(4, 1))
+    assert edited.compose(labels, noise, flips).c[0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "flips", [torch.zeros(3, 3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), torch.zeros(4, 3)]
+)
+def test_flips_of_another_shape_or_dtype_are_refused(flips: torch.Tensor) -> None:
+    labels, noise, _ = batch()
+    with pytest.raises(ValueError, match=r"flips: found torch\.\w+ \(.*\), expected torch\.bool \(4, 3\), as labels"):
+        EditedRebuilds(0.5).compose(labels, noise, flips)
 
 
 @pytest.mark.parametrize("kept", [None, 1])

@@ -240,6 +240,13 @@ def test_a_state_with_a_wrong_value_is_one_line(run: Path, edit: Callable[[dict[
         ("rng", lambda t: t.update(noise=torch.zeros(3, dtype=torch.uint8)), r"noise is uint8 \(3,\)"),
         ("rng", lambda t: t.clear(), "noise is missing"),
         ("labels", lambda t: t.pop("photos"), "photos is missing"),
+        ("edited", lambda t: t["z"].fill_(1.5), "holds codes beyond −1 and 1"),
+        ("edited", lambda t: t["labels"].view(-1)[0].fill_(0.5), "labels other than 0 and 1"),
+        ("edited", lambda t: t["z"].view(-1)[0].fill_(float("nan")), "z holds nan"),
+        ("edited", lambda t: t.update(z=torch.zeros(3, 5)), r"z is float32 \(3, 5\), expected float32 \(4, 5\)"),
+        ("edited", lambda t: t.pop("labels"), "labels is missing"),
+        ("optimizer_z", lambda t: t.pop("classifier.latent.bias/step"), "classifier.latent.bias/step is missing"),
+        ("optimizer_z", lambda t: t["classifier.latent.bias/exp_avg_sq"].sub_(1), "no mean of squares below 0"),
         ("labels", lambda t: t.update(together=torch.zeros(2, 2).long()), r"together is int64 \(2, 2\), expected"),
     ],
 )  # fmt: skip
