@@ -150,3 +150,17 @@ def test_labels_that_the_caller_overwrites_are_kept_as_they_were(impl):
     step(images, labels, noise, flips)
     labels.zero_()
     assert torch.equal(step.edited.labels, given)
+
+
+def test_the_penalty_computes_no_gradient_of_the_images(monkeypatch):
+    """Only the derivative of the source logits; the images are no parameters."""
+    step = make_step("fused", ALL)
+    images, labels, noise, flips = next(batches(1))
+    seen = []
+    backward = torch.autograd.backward
+    monkeypatch.setattr(
+        torch.autograd, "backward", lambda loss, inputs=None: (seen.append(inputs), backward(loss, inputs=inputs))
+    )
+    step(images, labels, noise, flips)
+    assert len(seen[0]) == len(step._parameters_d)
+    assert images.grad is None

@@ -430,3 +430,10 @@ def test_results_that_are_no_numbers_are_refused(editor: FaceEditor) -> None:
     for compute in (lambda: editor.recognise(photo), lambda: editor.rebuild(photo), lambda: editor.generate(1)):
         with pytest.raises(InputError, match="its results are NaN or infinite; its weights may be too large"):
             compute()
+
+
+def test_companions_of_another_type_are_refused() -> None:
+    model = IterativeGAN(image_size=32, attributes=2, latent=4, width=2)
+    for wrong in (torch.zeros(100, 2), True):
+        with pytest.raises(InputError, match=r"companions: found a (Tensor|bool), expected Companions or None"):
+            FaceEditor(model, ["A", "B"], companions=wrong)

@@ -287,3 +287,20 @@ def test_the_models_transform() -> None:
     torch.testing.assert_close(found, model.generate(z, c), atol=0, rtol=0)
     for other in ({}, {"strength": 1.5}, {"companions": companions}):
         assert not torch.equal(model.transform(x, {0: "flip"}, **other), found)  # type: ignore[arg-type]
+
+
+def test_a_weak_edit_moves_its_companions_as_weakly() -> None:
+    """Attribute 1 is the opposite of attribute 0: at strength s ≤ 1 both end on the line between them."""
+    companions = Companions.of_labels([[0, 1], [1, 0], [0, 1], [1, 0]])
+    c = torch.tensor([[0.1, 0.9]], dtype=torch.float64)
+    for strength, expected in {0.0: 0.5, 0.4: 0.7, 1.0: 1.0, 1.5: 1.25}.items():
+        edited, companion = edited_labels(c, {0: 1.0}, strength=strength, companions=companions)[0].tolist()
+        assert edited == pytest.approx(expected)
+        assert companion == pytest.approx(1 - min(expected, 1.0))
+
+
+def test_labels_may_be_an_array_or_a_list() -> None:
+    rows = [[0, 1], [1, 0], [1, 1]]
+    of_list, of_array, of_tensor = (Companions.of_labels(kind(rows)) for kind in (list, np.array, torch.tensor))
+    assert torch.equal(of_list.covariance, of_tensor.covariance)
+    assert torch.equal(of_array.covariance, of_tensor.covariance)
