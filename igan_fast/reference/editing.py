@@ -23,10 +23,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 __all__ = ["COMPANIONS_FROM", "STRENGTH", "Companions", "LabelCounts", "edited_labels", "label_counts"]
@@ -126,7 +125,7 @@ class Companions:
         return cls(together.double() / photos - torch.outer(frequency, frequency), least=least)
 
     @classmethod
-    def of_labels(cls, labels: ArrayLike | Tensor, *, least: float = COMPANIONS_FROM) -> Companions:
+    def of_labels(cls, labels: Any, *, least: float = COMPANIONS_FROM) -> Companions:
         """From labels (N, A) of 0 and 1, N at least 1: a tensor, an array or a list.
 
         Raises:
