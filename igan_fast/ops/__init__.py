@@ -44,7 +44,7 @@ A block of your own network:
 A conditional block, whose result is scaled and shifted as a code (N, K) says:
 
     # film = nn.Linear(K, 2 * channels) returns γ and β of each image
-    y = norm_act(x, weight, bias, film=film(code))  # LeakyReLU(norm(x)) · (1 + γ) + β
+    y = norm_act(x, weight, bias, film=film(code))  # … · (1 + γ) + β
 """
 
 from igan_fast.ops.backend import backends

@@ -3,12 +3,13 @@
 The notation is that of ``igan_fast.reference.step``, the paper's iteration. x', z̃', c' are the photos, codes and labels
 of the previous iteration.
 
-    Stage 1   x_fake = G(z, c); z and c are in part z̃', and c' with flipped attributes      (1)
-              L_D = adversarial + w_D · label(x) + w_F · label(x_fake) + λ₃ latent          (2)
-                    + 16 · γ/2 · Σ (∂source(x)/∂x)², in every 16th iteration                (3)
+    Stage 1   x_fake = G(z, c), with edited rebuilds among z and c         (1)
+              L_D = adversarial + w_D · label(x) + w_F · label(x_fake)     (2)
+                    + λ₃ latent
+                    + 16 · γ/2 · Σ (∂source(x)/∂x)²                        (3)
 
-    Stage 2   x_rebuild = G(z̃, σ(c̃)) with z̃ = tanh(latent(shared(x))), which learns too   (4)
-              L_G = adversarial + w_G · weighted label(x_fake)                              (5)
+    Stage 2   x_rebuild = G(z̃, σ(c̃)), where z̃ learns from the rebuild     (4)
+              L_G = adversarial + w_G · weighted label(x_fake)             (5)
                     + λ₁ perceptual + λ₂ pixel + λ₃ latent
 
 1. *Edited rebuilds* (``edited_share``): G is trained on what it is used for, see
