@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import igan_fast
 
@@ -210,6 +211,19 @@ def calls_refused_by_autograd(seen: dict[str, Any]) -> list[str]:
     return [call for call, error in raised.items() if "modified by an inplace operation" in str(error)]
 
 
+class ResultsKept(TorchFunctionMode):
+    """Keeps the results of PyTorch's functions alive. ``allow_mutation_on_saved_tensors`` identifies a tensor by its
+    ``id``, address and version, so it takes a new tensor in the place of a freed one for the old one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.results.append(func(*args, **(kwargs or {})))
+        return self.results[-1]
+
+
 def assert_alike(
     plain: nn.Module,
     way: Way,
@@ -235,7 +249,7 @@ def assert_alike(
     if allowed_when_fused and other is not None:
         # PyTorch raises that error for a tensor that it has saved. A fused operator may have saved others; then it has
         # to compute the right gradients.
-        with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        with torch.autograd.graph.allow_mutation_on_saved_tensors(), ResultsKept():
             allowed = record(way, other, base, **options)
         for call in allowed_when_fused:
             expected = {k: v for k, v in expected.items() if not k.startswith(call)}
