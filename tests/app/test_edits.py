@@ -80,18 +80,6 @@ def test_where_every_other_attribute_is_a_companion_none_is_unrelated() -> None:
     assert not np.isnan(found.change_of_others).any()
 
 
-@pytest.fixture(scope="module")
-def model() -> IterativeGAN:
-    torch.manual_seed(0)
-    model = IterativeGAN(image_size=32, attributes=3, latent=4, width=2)
-    with torch.no_grad():
-        for _ in range(60):  # until the running statistics are those of the activations
-            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
-        model.generator.to_rgb.weight.mul_(10)
-        model.classifier.labels.weight.mul_(100)  # verdicts that do not hang on the last bit
-    return model
-
-
 @pytest.mark.parametrize("strength", [1.0, 1.5])
 @pytest.mark.parametrize("with_companions", [False, True])
 def test_edit_scores_are_those_of_transform(

@@ -25,18 +25,6 @@ COUNT = 120
 
 
 @pytest.fixture(scope="module")
-def model() -> IterativeGAN:
-    torch.manual_seed(0)
-    model = IterativeGAN(image_size=32, attributes=3, latent=4, width=2)
-    with torch.no_grad():
-        for _ in range(60):  # until the running statistics are those of the activations
-            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
-        model.generator.to_rgb.weight.mul_(10)
-        model.classifier.labels.weight.mul_(100)  # verdicts that do not hang on the last bit
-    return model
-
-
-@pytest.fixture(scope="module")
 def run(model: IterativeGAN, store: FaceStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a few drawn faces, with other settings than the defaults: the evaluation has to take them over."""
     run = tmp_path_factory.mktemp("run")
