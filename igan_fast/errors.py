@@ -1,6 +1,6 @@
 """``InputError``, the error for wrong input (not for a defect of the program), and how its message is printed."""
 
-__all__ = ["InputError", "printable"]
+__all__ = ["InputError", "option", "printable"]
 
 
 def printable(text: object) -> str:
@@ -10,6 +10,11 @@ def printable(text: object) -> str:
     """
     shown = str(text)
     return shown if shown.isprintable() else "".join(map(_escaped, shown))
+
+
+def option(name: str) -> str:
+    """Return the option of the command line for the field ``name`` of a command, as it is typed."""
+    return "--" + name.replace("_", "-")
 
 
 class InputError(ValueError):

@@ -24,7 +24,7 @@ from igan_fast._version import __version__
 from igan_fast.app.arguments import Arguments, nearest, parse_words
 from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
 from igan_fast.app.results import SomePhotosFailed
-from igan_fast.errors import InputError, printable
+from igan_fast.errors import InputError, option, printable
 from igan_fast.train.config import PRESETS, TrainConfig
 
 __all__ = ["main"]
@@ -107,7 +107,7 @@ def _as_typed(message: str, command: Command | None) -> str:
     name, colon, _ = message.partition(": ")
     if options is None or not colon or name not in {field.name for field in dataclasses.fields(options)}:
         return message
-    return f"--{name.replace('_', '-')}{message[len(name) :]}"
+    return f"{option(name)}{message[len(name) :]}"
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from igan_fast.errors import option
+
 __all__ = ["described_additions", "options_missing", "with_older_values"]
 
 #: Each addition, with the value that means "without it": the one that runs of older versions had.
@@ -27,7 +29,7 @@ def with_older_values(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def options_missing(saved: Mapping[str, Any]) -> list[str]:
     """Return the additions, as options, that a saved config lacks because an older version wrote it."""
-    return [_option(name) for name in (*OFF, "label_weight_fake") if name not in saved]
+    return [option(name) for name in (*OFF, "label_weight_fake") if name not in saved]
 
 
 def described_additions(saved: Mapping[str, Any]) -> str:
@@ -47,9 +49,5 @@ def described_additions(saved: Mapping[str, Any]) -> str:
         used["label_weight_fake"] = values["label_weight_fake"]
     if not used.get("edited_share"):
         used.pop("flip_weight", None)  # there is nothing to flip
-    words = [f"{_option(name)} {value if value is True else format(value, 'g')}" for name, value in used.items()]
+    words = [f"{option(name)} {value if value is True else format(value, 'g')}" for name, value in used.items()]
     return " ".join(words) or "none"
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from igan_fast.checkpoint.additions import with_older_values
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, option
 from igan_fast.files import FileMissing
 from igan_fast.json_files import read_json
 from igan_fast.paths import given_path
 from igan_fast.reference import StepConfig
 from igan_fast.train.balance import Balance
 from igan_fast.train.config_checks import check_config
-from igan_fast.train.config_values import ALSO_TAKEN, converted, option, option_types, wrong_type
+from igan_fast.train.config_values import ALSO_TAKEN, converted, option_types, wrong_type
 
 __all__ = ["PRESETS", "TrainConfig"]
 

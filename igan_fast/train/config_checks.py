@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from igan_fast.data.drawn_faces import MAX_DRAWN
 from igan_fast.devices import operators_on, resolve_device
-from igan_fast.errors import InputError
-from igan_fast.train.config_values import option, option_types, wrong_type
+from igan_fast.errors import InputError, option
+from igan_fast.train.config_values import option_types, wrong_type
 from igan_fast.train.memory import check_memory
 
 if TYPE_CHECKING:

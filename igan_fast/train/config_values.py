@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from igan_fast.paths import given_path
 
-__all__ = ["ALSO_TAKEN", "converted", "option", "option_types", "wrong_type"]
+__all__ = ["ALSO_TAKEN", "converted", "option_types", "wrong_type"]
 
 #: For some options: another type that a caller may pass, and the type that it is converted to. A run compares and saves
 #: only the converted value.
@@ -15,11 +15,6 @@ ALSO_TAKEN: dict[str, tuple[type, type]] = {
     "data": (Path, str), "cache": (str, Path), "run": (str, Path),
     "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
 }  # fmt: skip
-
-
-def option(name: str) -> str:
-    """Return the option of a field, as typed on the command line."""
-    return "--" + name.replace("_", "-")
 
 
 def option_types(config: type) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from igan_fast.checkpoint.meta_model import model_on_meta
-from igan_fast.errors import InputError
+from igan_fast.errors import InputError, option
 
 if TYPE_CHECKING:
     from igan_fast.train.config import TrainConfig
@@ -36,7 +36,7 @@ def check_memory(config: TrainConfig, device: torch.device) -> None:
 
     name = min(_SIZES, key=without)
     raise InputError(
-        f"--{name.replace('_', '-')}: found {getattr(config, name)}: training would take more than {_gib(needed)}, "
+        f"{option(name)}: found {getattr(config, name)}: training would take more than {_gib(needed)}, "
         f"this machine has {_gib(there)}"
     )
 
