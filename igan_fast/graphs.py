@@ -22,13 +22,13 @@ WARM_UPS = 3
 class _Capture:
     """A captured graph.
 
-    inputs: the tensors from which it reads its batch.
+    inputs: the tensors from which it reads its arguments; None for an argument that is None.
     results: the tensors to which it writes its results.
     constants: the values that it cannot change, see ``captured_constants``.
     """
 
     graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor]
+    inputs: list[Tensor | None]
     results: tuple[Tensor, ...]
     constants: tuple[object, ...]
 
@@ -64,6 +64,11 @@ class GraphedStep:
         self.optimizer_d, self.optimizer_g, self.optimizer_z = step.optimizer_d, step.optimizer_g, step.optimizer_z
 
     @property
+    def optimizers(self) -> dict[str, torch.optim.Adam]:
+        """As ``TrainStep.optimizers``."""
+        return self._step.optimizers
+
+    @property
     def iteration(self) -> int:
         """As ``TrainStep.iteration``."""
         return self._step.iteration
@@ -79,8 +84,8 @@ class GraphedStep:
         """
         penalise = self._step.penalises_now()
 
-        def iterate(*batch: Tensor) -> tuple[Tensor, ...]:
-            losses, z = self._step.iterate(*_with_flips(batch, 5), penalise=penalise)
+        def iterate(*arguments: Any) -> tuple[Tensor, ...]:
+            losses, z = self._step.iterate(*arguments, penalise=penalise)
             return torch.stack(losses), z
 
         kind = "iteration with penalty" if penalise else "iteration"
@@ -92,8 +97,8 @@ class GraphedStep:
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of D and C, as ``TrainStep.extra_discriminator``."""
 
-        def update(*batch: Tensor) -> tuple[Tensor, ...]:
-            self._step.update_d(*_with_flips(batch, 5))
+        def update(*arguments: Any) -> tuple[Tensor, ...]:
+            self._step.update_d(*arguments)
             return ()
 
         self._run("extra D", update, (images, labels, *self.edited.compose(labels, noise, flips)))
@@ -101,8 +106,8 @@ class GraphedStep:
     def extra_generator(self, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of G, as ``TrainStep.extra_generator``."""
 
-        def update(*batch: Tensor) -> tuple[Tensor, ...]:
-            self._step.update_g(*_with_flips(batch, 3))
+        def update(*arguments: Any) -> tuple[Tensor, ...]:
+            self._step.update_g(*arguments)
             return ()
 
         self._run("extra G", update, self.edited.compose(labels, noise, flips))
@@ -110,22 +115,22 @@ class GraphedStep:
     def _run(
         self, kind: str, function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor | None]
     ) -> tuple[Tensor, ...]:
-        """Run a function of tensors as a graph. Arguments that are None are left out."""
-        batch = [argument for argument in arguments if argument is not None]
-        key = (kind, *((t.shape, t.dtype, t.stride()) for t in batch))
+        """Run a function as a graph. Each argument is a tensor or None."""
+        key = (kind, *(None if t is None else (t.shape, t.dtype, t.stride()) for t in arguments))
         constants = captured_constants(self._step)
         capture = self._captures.get(key)
         # Constants may differ, for example because load_state_dict has replaced the optimisers' tensors.
         if capture is None or capture.constants != constants:
-            capture = self._captures[key] = self._capture(function, batch)
-        for static, given in zip(capture.inputs, batch, strict=True):
-            static.copy_(given)
+            capture = self._captures[key] = self._capture(function, arguments)
+        for static, given in zip(capture.inputs, arguments, strict=True):
+            if static is not None and given is not None:
+                static.copy_(given)
         capture.graph.replay()
         return capture.results
 
-    def _capture(self, function: Callable[..., tuple[Tensor, ...]], batch: Sequence[Tensor]) -> _Capture:
-        inputs = [t.clone() for t in batch]
-        device = inputs[0].device
+    def _capture(self, function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor | None]) -> _Capture:
+        inputs = [None if t is None else t.clone() for t in arguments]
+        device = next(self.model.parameters()).device
         with torch.cuda.device(device):
             side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side_stream.wait_stream(torch.cuda.current_stream())
@@ -133,22 +138,12 @@ class GraphedStep:
                 for _ in range(WARM_UPS):
                     function(*inputs)
             torch.cuda.current_stream().wait_stream(side_stream)
-            for optimizer in _optimizers(self._step):
+            for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's memory pool
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
                 results = function(*inputs)
         return _Capture(graph, inputs, results, captured_constants(self._step))
-
-
-def _with_flips(batch: tuple[Tensor, ...], count: int) -> tuple[Any, ...]:
-    """The arguments of a method that takes ``count`` of them, the last of which, the flips, may have been left out."""
-    return (*batch, *[None] * (count - len(batch)))
-
-
-def _optimizers(step: TrainStep) -> list[torch.optim.Optimizer]:
-    optimizers = (step.optimizer_d, step.optimizer_g, step.optimizer_z)
-    return [optimizer for optimizer in optimizers if optimizer is not None]
 
 
 @contextmanager
@@ -175,7 +170,7 @@ def _state(step: TrainStep) -> list[Tensor]:
     """Every tensor that an iteration changes, except for gradients."""
     moments = [
         value
-        for optimizer in _optimizers(step)
+        for optimizer in step.optimizers.values()
         for state in optimizer.state.values()
         for value in state.values()
         if isinstance(value, Tensor)
@@ -188,7 +183,7 @@ def captured_constants(step: TrainStep) -> tuple[object, ...]:
     the optimisers' settings. A setting that is a tensor (a learning rate can be one) is represented by its address."""
     settings = [
         value.data_ptr() if isinstance(value, Tensor) else value
-        for optimizer in _optimizers(step)
+        for optimizer in step.optimizers.values()
         for group in optimizer.param_groups
         for name, value in group.items()
         if name != "params"

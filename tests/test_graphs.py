@@ -52,12 +52,8 @@ def batch(seed: int, device: str = "cpu", n: int = 6) -> tuple[Tensor, Tensor, T
     return images.to(device), labels.to(device), noise.to(device), flips.to(device)
 
 
-def optimizers_of(step: TrainStep | GraphedStep) -> list[torch.optim.Optimizer]:
-    return [o for o in (step.optimizer_d, step.optimizer_g, step.optimizer_z) if o is not None]
-
-
 def state_of(step: TrainStep) -> list[Tensor]:
-    optimizers = [copy.deepcopy(o.state_dict()["state"]) for o in optimizers_of(step)]
+    optimizers = [copy.deepcopy(o.state_dict()["state"]) for o in step.optimizers.values()]
     moments = [value for state in optimizers for one in state.values() for value in one.values()]
     return [*(t.clone() for t in step.model.state_dict().values()), *moments]
 
@@ -123,7 +119,7 @@ def test_a_model_on_the_cpu_is_refused():
 class Rerun:
     """In the place of a CUDA graph: each replay computes from the captured inputs, into the same results."""
 
-    def __init__(self, function, inputs: list[Tensor]) -> None:
+    def __init__(self, function, inputs: list[Tensor | None]) -> None:
         self.function, self.inputs, self.results = function, inputs, []
 
     def replay(self) -> None:
@@ -140,7 +136,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[Rerun]:
     graphs: list[Rerun] = []
 
     def capture(self, function, inputs):
-        graphs.append(Rerun(function, [t.clone() for t in inputs]))
+        graphs.append(Rerun(function, [None if t is None else t.clone() for t in inputs]))
         return _Capture(graphs[-1], graphs[-1].inputs, graphs[-1].results, captured_constants(self._step))
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
@@ -193,12 +189,12 @@ def test_replays_continue_from_a_state_dict_that_was_loaded_in_between(loads):
     graphed = GraphedStep(make_step("cuda"))
     graphed(*batch(0, "cuda"))
     model = copy.deepcopy(graphed.model.state_dict())
-    optimizers = [copy.deepcopy(o.state_dict()) for o in optimizers_of(graphed)]
+    optimizers = [copy.deepcopy(o.state_dict()) for o in graphed.optimizers.values()]
     codes = graphed.edited.z.clone(), graphed.edited.labels.clone()
     expected = graphed(*batch(1, "cuda"))
     graphed(*batch(2, "cuda"))
     graphed.model.load_state_dict(model)
-    for optimizer, state in zip(optimizers_of(graphed), optimizers, strict=True):
+    for optimizer, state in zip(graphed.optimizers.values(), optimizers, strict=True):
         optimizer.load_state_dict(state)
     graphed.iteration = 1
     graphed.edited.keep(*codes)
@@ -240,7 +236,7 @@ def test_settings_that_change_between_replays_take_effect(setting):
     for k in range(4):
         if k == 2:
             for step in (plain, graphed):
-                for optimizer in optimizers_of(step):
+                for optimizer in step.optimizers.values():
                     optimizer.param_groups[0].update(setting)
         for step in (plain, graphed):
             step(*batch(k, "cuda"))

@@ -92,6 +92,12 @@ class TrainStep(PaperStep):
             lr = config.lr * config.latent_lr_scale
             self.optimizer_z = torch.optim.Adam(model.classifier.latent.parameters(), lr=lr, betas=config.betas)
 
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Adam]:
+        """The optimisers, by the names of the attributes that hold them."""
+        found = {"optimizer_d": self.optimizer_d, "optimizer_g": self.optimizer_g}
+        return found if self.optimizer_z is None else found | {"optimizer_z": self.optimizer_z}
+
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> StepLosses:
         """Train one iteration.
 

@@ -115,10 +115,10 @@ def check_data(saved: Mapping[str, Any] | None, given: Mapping[str, Any], where:
 class Step(Protocol):
     """The state of a training step beside its model: ``TrainStep``, the reference's, or ``GraphedStep``."""
 
-    optimizer_d: torch.optim.Adam
-    optimizer_g: torch.optim.Adam
-    optimizer_z: torch.optim.Adam | None
     edited: EditedRebuilds
+
+    @property
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
 
 
 def load_networks(checkpoint: Checkpoint, model: nn.Module, step: Step) -> None:
@@ -131,11 +131,9 @@ def load_networks(checkpoint: Checkpoint, model: nn.Module, step: Step) -> None:
     for group in {"model", "ema"} & tensors.keys():
         check_statistics(tensors[group], folder / f"{group}.safetensors")
     model.load_state_dict(tensors["model"])
-    optimizers = {"optimizer_d": step.optimizer_d, "optimizer_g": step.optimizer_g, "optimizer_z": step.optimizer_z}
-    for group, optimizer in optimizers.items():
-        if optimizer is not None:
-            file = str(folder / f"{group}.safetensors")
-            load_optimizer_tensors(optimizer, model.named_parameters(), tensors[group], where=file)
+    for group, optimizer in step.optimizers.items():
+        file = str(folder / f"{group}.safetensors")
+        load_optimizer_tensors(optimizer, model.named_parameters(), tensors[group], where=file)
     if step.edited.share:
         device = next(model.parameters()).device
         z, labels = (tensors["edited"][name] for name in ("z", "labels"))

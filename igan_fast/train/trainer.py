@@ -224,13 +224,10 @@ class Trainer:
         named = self._named_parameters()
         tensors: dict[str, Mapping[str, Tensor]] = {
             "model": self.model.state_dict(),
-            "optimizer_d": optimizer_to_tensors(self.step.optimizer_d, named),
-            "optimizer_g": optimizer_to_tensors(self.step.optimizer_g, named),
+            **{name: optimizer_to_tensors(each, named) for name, each in self.step.optimizers.items()},
             "rng": {"noise": self.random.generator.get_state()},
             LABELS: self.label_counts,
         }
-        if self.step.optimizer_z is not None:
-            tensors["optimizer_z"] = optimizer_to_tensors(self.step.optimizer_z, named)
         if (edited := self.step.edited).z is not None and edited.labels is not None:
             tensors["edited"] = {"z": edited.z, "labels": edited.labels}
         if self.ema is not None:
