@@ -10,7 +10,7 @@ import torch
 from igan_fast import _start
 from igan_fast.cores import free_cores
 from igan_fast.devices import resolve_device
-from igan_fast.train.config import TrainConfig
+from igan_fast.train.run_config import Config
 
 __all__ = ["beside_others"]
 
@@ -18,7 +18,7 @@ __all__ = ["beside_others"]
 HARDLY_BUSY = 0.5
 
 
-def beside_others(config: TrainConfig, *, continued: bool) -> TrainConfig:
+def beside_others(config: Config, *, continued: bool) -> Config:
     """Return the config, with fewer threads if other programs keep cores busy and the user has not set a number.
 
     If one of two threads shares its core with another program, both are slower than a single thread on a free core,

@@ -43,6 +43,19 @@ class BaselineNetworks(nn.Module):
         super().__init__()
         self.image_size, self.attributes, self.width = image_size, attributes, width
 
+    @property
+    def edits(self) -> bool:
+        """Whether the networks edit photos. Otherwise they generate images from noise."""
+        return type(self).edit is not BaselineNetworks.edit
+
+    def draw_noise(self, n: int, random: torch.Generator) -> Tensor:
+        """Draw noise (n, ``latent``) from a generator on the CPU; the result is on the CPU too.
+
+        Raises:
+            NotImplementedError: the baseline only edits photos.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not generate images from noise")
+
     def generate(self, z: Tensor, c: Tensor) -> Tensor:
         """Generate images (N, 3, S, S) in [−1, 1].
 
@@ -87,8 +100,6 @@ class BaselineStep(ABC):
 
     #: The authors' batch size.
     BATCH_SIZE: ClassVar[int]
-    #: The losses that the progress line shows.
-    SHOWN: ClassVar[tuple[str, ...]] = ()
 
     optimizers: dict[str, torch.optim.Adam]
 
@@ -128,7 +139,7 @@ class BaselineStep(ABC):
         shapes are the same at each call."""
         return {}
 
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027  # most have nothing to load
         """The inverse of ``tensors``. The tensors are copied to the device of the networks.
 
         Raises:

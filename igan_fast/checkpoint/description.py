@@ -50,6 +50,8 @@ def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
         FileDamaged: a value is missing or has another type, or two values contradict each other.
     """
     where = folder / "state.json"
+    if isinstance(found := state.get("model"), dict) and isinstance(method := found.get("method"), str):
+        raise FileDamaged(f"{folder}: holds the networks of the baseline {method}, expected an Iterative GAN")
     try:
         check_json(state, _MODEL, where)
         described = state["model"]

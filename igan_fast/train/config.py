@@ -1,23 +1,22 @@
-"""The settings of a training run in one dataclass, for the command line, for Python and for a run's config.json."""
+"""The settings of a training run of the Iterative GAN."""
 
 from __future__ import annotations
 
-import dataclasses
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from igan_fast.checkpoint.additions import with_older_values
-from igan_fast.errors import InputError, option
-from igan_fast.files import FileMissing
-from igan_fast.json_files import read_json
-from igan_fast.paths import given_path
+from igan_fast.checkpoint.additions import options_missing, with_older_values
 from igan_fast.reference import StepConfig
 from igan_fast.train.balance import Balance
-from igan_fast.train.config_checks import check_config
-from igan_fast.train.config_values import ALSO_TAKEN, converted, option_types, wrong_type
+from igan_fast.train.config_checks import expect, named_as_options
+from igan_fast.train.memory import check_memory
+from igan_fast.train.run_config import RunConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from igan_fast.train.iterative_gan import IterativeGANMethod
 
 __all__ = ["PRESETS", "TrainConfig"]
 
@@ -53,49 +52,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: The options that may differ when a run is resumed. None of them changes what an iteration computes, except for the
-#: rounding of another device, implementation, precision or number of threads. ``data`` may have moved.
-#: ``validation_images`` is not among them, because new scores are compared with that of the best checkpoint so far.
-_MAY_CHANGE = {
-    "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "threads", "cache",
-    "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes",
-}  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """Train the Iterative GAN on labelled faces."""
 
-    # What to learn from.
-    data: str = "drawn"
-    """'drawn' (the built-in faces), or a folder with CelebA in any of its usual forms, or with photos and an
-    attribute file."""
-    split: Literal["official", "paper"] = "official"
-    """Which photos are held out: CelebA's own partition, or the paper's random 185,000 / 15,000 (Sec. 5.1)."""
-    attributes: tuple[str, ...] = ()
-    """Names of the attributes to learn. By default all."""
-    strict: bool = False
-    """Refuse a dataset with broken photos or unmatched rows instead of skipping them."""
-    drawn_count: int = 20_000
-    """How many faces to draw, with --data drawn."""
-    cache: Path | None = None
-    """Folder of the prepared images. By default $IGAN_FAST_CACHE, or the user's cache folder."""
+    COMMAND: ClassVar[str] = "train"
 
-    # The model.
-    image_size: int = 128
-    """Side of the square images in pixels: a multiple of 16 from 32 up."""
-    width: int = 64
-    """Channels of the networks' largest feature maps; each halving of the side doubles them."""
+    # The model, and its batches.
     latent: int = 100
     """Size of the noise z."""
-
-    # How long.
     batch_size: int = 64
     """Photos per iteration."""
-    epochs: float | None = None
-    """Passes over the training photos. 50 if neither --epochs nor --iterations is given."""
-    iterations: int | None = None
-    """Iterations in total, with --resume those before included."""
 
     # What an iteration minimises. None means: as the preset has it.
     preset: Literal["default", "paper"] = "default"
@@ -137,54 +105,39 @@ class TrainConfig:
     """Largest number of extra updates per iteration."""
     ema_decay: float = 0.999
     """Decay of the running average of the weights, used for samples, validation and editing; 0 keeps none."""
-
-    # How to compute.
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """'auto' takes the GPU if there is one."""
-    impl: Literal["auto", "reference"] = "auto"
-    """'auto': the fused operators, the fastest that this machine has. 'reference': the paper in plain PyTorch, equal
-    up to rounding, but slower."""
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Precision of the networks. Weights, statistics and losses are always float32. tf32 needs a GPU."""
-    threads: int | None = None
-    """CPU threads. By default PyTorch chooses; the command line takes fewer while other programs are busy."""
-    seed: int = 0
-    """Seed of the weights, the order of the photos, their mirroring, the noise and the flipped attributes; also of the
-    drawn faces and of a random split, so another seed gives another dataset there."""
-
-    # The run folder.
-    run: Path | None = None
-    """Folder of the run: config, checkpoints, samples, logs. By default runs/DATA-SIZE."""
-    resume: bool = False
-    """Continue the run in --run exactly from its newest undamaged checkpoint. Start the run if there is none."""
-    log_every: int = 10
-    """Iterations between two lines of the log."""
-    sample_every: int = 500
-    """Iterations between two sample grids."""
-    checkpoint_every: int = 500
-    """Iterations between two checkpoints; each is scored on validation photos first."""
-    keep: int = 3
-    """How many of the newest checkpoints to keep, beside the best."""
-    sample_attributes: tuple[str, ...] | None = None
-    """The attributes reversed in the sample grids. By default Smiling, Male, Eyeglasses and Blond_Hair."""
     validation_images: int = 512
     """How many validation photos score a checkpoint."""
 
     def __post_init__(self) -> None:
-        for name in ALSO_TAKEN:
-            object.__setattr__(self, name, converted(name, getattr(self, name)))
+        super().__post_init__()
         preset = PRESETS.get(self.preset, {}) if isinstance(self.preset, str) else {}
         for name, value in preset.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
-    def validate(self) -> None:
-        """Check the options before anything starts.
+    def method_class(self) -> type[IterativeGANMethod]:
+        from igan_fast.train.iterative_gan import IterativeGANMethod
 
-        Raises:
-            InputError: names the option, its value and what was expected.
-        """
-        check_config(self)
+        return IterativeGANMethod
+
+    def check_own(self, device: torch.device) -> None:
+        for name in ("latent", "validation_images"):
+            expect(self, name, getattr(self, name) >= 1, "at least 1")
+        expect(self, "batch_size", self.batch_size >= 2, "at least 2: batch normalisation compares images")
+        with named_as_options():
+            self.step_config()
+            self.balance_rule()
+        expect(self, "max_extra_updates", self.max_extra_updates <= 1000, "at most 1000")
+        expect(self, "ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)")
+        check_memory(self, device)
+
+    @classmethod
+    def with_older_values(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        return with_older_values(saved)
+
+    @classmethod
+    def added_since(cls, saved: Mapping[str, Any]) -> list[str]:
+        return options_missing(saved)
 
     def step_config(self) -> StepConfig:
         """The options of one iteration."""
@@ -207,71 +160,6 @@ class TrainConfig:
         """The rule of the extra updates, in its initial state."""
         rule = Balance(self.balance_ratio, self.max_extra_updates)
         return rule if self.balance else Balance(max_extra=0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as config.json holds them: plain JSON values, without ``resume``."""
-        values = dataclasses.asdict(self)
-        del values["resume"]
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, where: str = "config.json", complete: bool = False) -> TrainConfig:
-        """The inverse of ``to_json``.
-
-        Args:
-            values: options by name. The other options get their defaults; with ``complete``, those that older versions
-                did not have get the value that their runs had.
-            where: the file that the values come from, for messages.
-            complete: raise an error if an option is missing that every version saves.
-
-        Raises:
-            InputError: a name is unknown, a value has the wrong type, or an option is missing (``complete``).
-        """
-        names = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - names):
-            raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
-        if complete:
-            values = with_older_values(values)
-        types = option_types(cls)
-        for name, found in values.items():
-            try:
-                reason = wrong_type(converted(name, found), types[name])
-            except InputError as error:  # from given_path
-                raise InputError(f"{where}: {error}") from None
-            if reason:
-                raise InputError(f"{where}: {name} is {reprlib.repr(found)}: {reason}")
-        if complete and (missing := sorted(names - {"resume"} - set(values))):
-            raise InputError(f"{where}: damaged: {missing[0]} is missing")
-        return cls(**values)
-
-    @classmethod
-    def load(cls, run: str | Path) -> TrainConfig:
-        """Load the config saved in a run folder. Its ``run`` is that folder, even if the run has been moved.
-
-        ``train(dataclasses.replace(TrainConfig.load(run), resume=True))`` continues it.
-
-        Raises:
-            InputError: the config is missing, cannot be read, or is damaged.
-        """
-        run = given_path(run, "run")
-        path = run / "config.json"
-        try:
-            values = read_json(path)
-        except FileMissing:
-            raise InputError(f"{path}: not found; {run} holds no training run") from None
-        # The saved `run` is the value that was given, perhaps None, and the folder may have been moved since.
-        return dataclasses.replace(cls.from_json(values, where=str(path), complete=True), run=Path(run))
-
-    def check_resumable(self, saved: TrainConfig) -> None:
-        """Check that no option changes what a resumed run computes.
-
-        Raises:
-            InputError: names the first option that differs from the ``saved`` config.
-        """
-        for f in dataclasses.fields(self):
-            mine, theirs = getattr(self, f.name), getattr(saved, f.name)
-            if f.name not in _MAY_CHANGE and mine != theirs:
-                raise InputError(f"{option(f.name)} is {mine}, but this run was started with {theirs}")
 
 
 def _given(value: _Value | None) -> _Value:

@@ -12,12 +12,11 @@ from igan_fast.data.drawn_faces import MAX_DRAWN
 from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError, option
 from igan_fast.train.config_values import option_types, wrong_type
-from igan_fast.train.memory import check_memory
 
 if TYPE_CHECKING:
-    from igan_fast.train.config import TrainConfig
+    from igan_fast.train.run_config import RunConfig
 
-__all__ = ["check_config"]
+__all__ = ["check_config", "expect", "named_as_options"]
 
 #: A larger number of iterations could not be counted in 64 bits.
 MAX_EPOCHS = 1_000_000_000
@@ -25,7 +24,7 @@ MAX_EPOCHS = 1_000_000_000
 MOST_THREADS = 1024
 
 
-def check_config(config: TrainConfig) -> None:
+def check_config(config: RunConfig) -> None:
     """Check that the options can work.
 
     Raises:
@@ -44,43 +43,37 @@ def check_config(config: TrainConfig) -> None:
         raise InputError(f"--precision: found tf32, which {device.type} does not have; expected fp32 or bf16")
     if config.impl == "auto":
         operators_on(device)
-    check_memory(config, device)
+    config.check_own(device)
 
 
-def _check_types(config: TrainConfig) -> None:
+def _check_types(config: RunConfig) -> None:
     types = option_types(type(config))
     for name, kind in types.items():
         if get_origin(kind) is Literal:
             choices = get_args(kind)
-            _expect(config, name, getattr(config, name) in choices, "one of " + ", ".join(choices))
+            expect(config, name, getattr(config, name) in choices, "one of " + ", ".join(choices))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if reason := wrong_type(value, types[field.name]):
             raise InputError(f"{option(field.name)}: found {reprlib.repr(value)}: {reason}")
 
 
-def _check_ranges(config: TrainConfig) -> None:
+def _check_ranges(config: RunConfig) -> None:
     if config.data == "":  # such as an unset shell variable: as a path it would mean the current folder
         raise InputError("--data: is empty; expected a folder, or 'drawn' for the built-in faces")
     size, epochs, threads = config.image_size, config.epochs, config.threads
-    _expect(config, "image_size", size >= 32 and size % 16 == 0, "a multiple of 16 from 32 up")
-    for name in ("width", "latent", "log_every", "sample_every", "checkpoint_every", "keep", "validation_images"):
-        _expect(config, name, getattr(config, name) >= 1, "at least 1")
-    _expect(config, "drawn_count", 1 <= config.drawn_count <= MAX_DRAWN, f"from 1 to {MAX_DRAWN:,}")
-    _expect(config, "batch_size", config.batch_size >= 2, "at least 2: batch normalisation compares images")
-    _expect(config, "epochs", epochs is None or 0 < epochs <= MAX_EPOCHS, f"above 0, at most {MAX_EPOCHS:,}")
-    _expect(config, "iterations", config.iterations is None or config.iterations >= 1, "at least 1")
-    with _named_as_options():
-        config.step_config()
-        config.balance_rule()
-    _expect(config, "max_extra_updates", config.max_extra_updates <= 1000, "at most 1000")
-    _expect(config, "ema_decay", 0 <= config.ema_decay < 1, "a number in [0, 1)")
-    _expect(config, "threads", threads is None or 1 <= threads <= MOST_THREADS, f"from 1 to {MOST_THREADS:,}")
-    _expect(config, "seed", 0 <= config.seed < 2**63, "from 0 to 2⁶³ − 1")
+    expect(config, "image_size", size >= 32 and size % 16 == 0, "a multiple of 16 from 32 up")
+    for name in ("width", "log_every", "sample_every", "checkpoint_every", "keep"):
+        expect(config, name, getattr(config, name) >= 1, "at least 1")
+    expect(config, "drawn_count", 1 <= config.drawn_count <= MAX_DRAWN, f"from 1 to {MAX_DRAWN:,}")
+    expect(config, "epochs", epochs is None or 0 < epochs <= MAX_EPOCHS, f"above 0, at most {MAX_EPOCHS:,}")
+    expect(config, "iterations", config.iterations is None or config.iterations >= 1, "at least 1")
+    expect(config, "threads", threads is None or 1 <= threads <= MOST_THREADS, f"from 1 to {MOST_THREADS:,}")
+    expect(config, "seed", 0 <= config.seed < 2**63, "from 0 to 2⁶³ − 1")
 
 
 @contextmanager
-def _named_as_options() -> Iterator[None]:
+def named_as_options() -> Iterator[None]:
     """Turn a ``ValueError`` that begins with the name of an argument into an ``InputError`` that names the option."""
     try:
         yield
@@ -89,6 +82,6 @@ def _named_as_options() -> Iterator[None]:
         raise InputError(f"{option(name)}{colon}{found}") from None
 
 
-def _expect(config: TrainConfig, name: str, holds: bool, expected: str) -> None:
+def expect(config: RunConfig, name: str, holds: bool, expected: str) -> None:
     if not holds:
         raise InputError(f"{option(name)}: found {getattr(config, name)}, expected {expected}")

@@ -11,16 +11,16 @@ import torch
 from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.errors import printable
-from igan_fast.train.config import TrainConfig
 from igan_fast.train.resume import resumable_by
 from igan_fast.train.retention import checkpoint_score, restore_best
 from igan_fast.train.run import locked, open_data, open_run, start_run
+from igan_fast.train.run_config import Config
 from igan_fast.train.trainer import Trainer, TrainResult
 
 __all__ = ["TrainResult", "train"]
 
 
-def train(config: TrainConfig, *, beside: Callable[..., TrainConfig] | None = None) -> TrainResult:
+def train(config: Config, *, beside: Callable[..., Config] | None = None) -> TrainResult:
     """Train a model, or resume a run, as ``config`` says.
 
     After the first Ctrl-C (or SIGTERM) ``train`` finishes the iteration, saves it and returns. A second one stops it

@@ -19,8 +19,8 @@ from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.store import FaceStore, build_store
 from igan_fast.errors import InputError, printable
 from igan_fast.files import check_place, clear_write_errors, write_file
-from igan_fast.train.config import TrainConfig
 from igan_fast.train.retention import remove_leftovers, set_aside_newer
+from igan_fast.train.run_config import Config, RunConfig
 
 __all__ = ["OpenedRun", "locked", "open_data", "open_run", "start_run"]
 
@@ -36,7 +36,7 @@ class OpenedRun(NamedTuple):
     """Whether the folder holds a run to be resumed."""
 
 
-def open_run(config: TrainConfig) -> OpenedRun:
+def open_run(config: RunConfig) -> OpenedRun:
     """Find the folder of a new or a resumed run. Nothing is written.
 
     Raises:
@@ -52,19 +52,19 @@ def open_run(config: TrainConfig) -> OpenedRun:
         if resumed and not config.resume:
             raise InputError(f"--run {folder}: already holds a run; continue it with --resume, or name another folder")
         if resumed:
-            config.check_resumable(TrainConfig.load(folder))
+            config.check_resumable(type(config).load(folder))
         elif os.path.lexists(folder / "config.json"):
-            _check_failed_start(folder)
+            _check_failed_start(folder, type(config))
     except OSError as error:
         raise InputError(f"--run {folder}: cannot be read ({error.strerror or error})") from error
     return OpenedRun(folder, resumed)
 
 
-def _check_failed_start(folder: Path) -> None:
+def _check_failed_start(folder: Path, kind: type[RunConfig]) -> None:
     """Raise an error if config.json is not the config of a run. A run that failed before its first checkpoint may be
     started again with other options; its config.json is then replaced."""
     try:
-        TrainConfig.load(folder)
+        kind.load(folder)
     except InputError as error:
         raise InputError(
             f"--run {folder}: its config.json belongs to no run that can start again; name another folder ({error})"
@@ -93,7 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
+def open_data(config: Config) -> tuple[FaceStore, Config]:
     """Return the decoded images at the run's size, and the config, completed with the options that depend on the data.
 
     Raises:
@@ -117,7 +117,7 @@ def open_data(config: TrainConfig) -> tuple[FaceStore, TrainConfig]:
     return build_store(source, config.image_size, cache=config.cache, strict=config.strict), config
 
 
-def start_run(folder: Path, config: TrainConfig, checkpoint: Path | None) -> None:
+def start_run(folder: Path, config: RunConfig, checkpoint: Path | None) -> None:
     """Prepare the folder for the first iteration.
 
     The config is written. Leftovers of a killed process are removed. Damaged checkpoints that are newer than

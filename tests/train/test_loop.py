@@ -25,7 +25,7 @@ from igan_fast.checkpoint import load_checkpoint, load_model
 from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.data import open_source
 from igan_fast.errors import InputError
-from igan_fast.train import TrainConfig, loop, save, train, trainer
+from igan_fast.train import TrainConfig, iterative_gan, loop, save, train, trainer
 from igan_fast.train.run import locked
 from igan_fast.train.run_log import read_log
 
@@ -287,7 +287,7 @@ def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_resume(
 def test_a_signal_while_samples_are_drawn_loses_nothing(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = trainer.draw_samples
+    draw = iterative_gan.draw_samples
     signals = [signal.SIGINT]
 
     def interrupted(*args: Any, **options: Any) -> Image.Image:
@@ -295,7 +295,7 @@ def test_a_signal_while_samples_are_drawn_loses_nothing(
             os.kill(os.getpid(), signals.pop())
         return draw(*args, **options)
 
-    monkeypatch.setattr(trainer, "draw_samples", interrupted)
+    monkeypatch.setattr(iterative_gan, "draw_samples", interrupted)
     result = train(options(tiny, tmp_path / "run", iterations=50, sample_every=1, checkpoint_every=100))
     assert result.interrupted
     assert result.checkpoint.name == f"step-{result.iteration:08d}"

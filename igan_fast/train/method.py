@@ -1,0 +1,114 @@
+"""What a training run trains: networks, an iteration that changes them, and their state in a checkpoint.
+
+The loop (``igan_fast.train.trainer``) does everything else: checkpoints, log, samples, Ctrl-C, resuming. The Iterative
+GAN is one method (``igan_fast.train.iterative_gan``), each baseline is another.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from igan_fast.checkpoint.folder import Checkpoint
+from igan_fast.checkpoint.tensor_specs import Spec, Specs
+from igan_fast.data.store import FaceStore
+from igan_fast.train.run_config import Config
+
+__all__ = ["Losses", "Method", "adam_specs"]
+
+
+class Losses(NamedTuple):
+    """What an iteration reports to the log."""
+
+    losses: Mapping[str, Tensor]
+    """Scalars on the device, under the same names at each iteration."""
+    counts: Mapping[str, int]
+    """Numbers that the log adds up, such as extra updates."""
+
+
+class Method(ABC, Generic[Config]):
+    """The networks of a run and all that changes them.
+
+    Args:
+        config: the checked config of the run.
+        store: the images to train on.
+        device: where the networks compute. PyTorch's global random numbers were seeded with ``config.seed`` before.
+
+    Attributes:
+        networks: all networks; a checkpoint holds their ``state_dict`` as the group ``"model"``.
+        batch_size: the number of photos per iteration.
+        iterations: the length of the run.
+    """
+
+    networks: nn.Module
+    batch_size: int
+    iterations: int
+
+    @abstractmethod
+    def __init__(self, config: Config, store: FaceStore, device: torch.device) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def check_checkpoint(cls, config: Config, folder: Path, state: dict[str, Any], groups: Mapping[str, Specs]) -> None:
+        """Check that a run under ``config`` can be resumed from the checkpoint in ``folder``.
+
+        Args:
+            state, groups: as for ``igan_fast.checkpoint.folder.Fits``. The options in ``state`` were checked before.
+
+        Raises:
+            FileDamaged: it contradicts itself or the config.
+        """
+
+    @property
+    @abstractmethod
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """The optimisers, by the names of their groups in a checkpoint."""
+
+    @abstractmethod
+    def iterate(self) -> Losses:
+        """Train one iteration."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """The groups of tensors that a checkpoint holds beside networks and optimisers."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """The rest of the state, as JSON values. ``state()["model"]`` describes the networks."""
+
+    @abstractmethod
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Restore what ``tensors`` and ``state`` returned, and the number of iterations done.
+
+        Raises:
+            InputError: a value is impossible. The message names the file.
+        """
+
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Score the networks on validation photos; empty where there are no scores."""
+
+    @abstractmethod
+    def samples(self) -> Image.Image:
+        """Draw the sample grid."""
+
+    @property
+    def graphed(self) -> bool:
+        """Whether iterations are replayed as CUDA graphs."""
+        return False
+
+
+def adam_specs(parameters: Mapping[str, Tensor]) -> Specs:
+    """The types and shapes of the tensors of Adam's state for parameters, by the names of the parameters."""
+    specs: Specs = {}
+    for name, parameter in parameters.items():
+        specs[f"{name}/step"] = Spec(torch.float32, ())
+        for moment in ("exp_avg", "exp_avg_sq"):
+            specs[f"{name}/{moment}"] = Spec(parameter.dtype, tuple(parameter.shape))
+    return specs
