@@ -1,4 +1,4 @@
-"""The command line: ``igan-fast train | recognise | generate | rebuild | transform | evaluate | doctor``.
+"""The command line: ``igan-fast train | recognise | generate | rebuild | transform | evaluate | …``.
 
 For bad input it prints one line and exits with status 2, without a traceback.
 """
@@ -22,10 +22,12 @@ from tyro.conf import subcommand
 from igan_fast import _interrupt
 from igan_fast._version import __version__
 from igan_fast.app.arguments import Arguments, nearest, parse_words
-from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Rebuild, Recognise, Train, Transform
+from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Paper, Rebuild, Recognise, Train, Transform
 from igan_fast.app.results import SomePhotosFailed
+from igan_fast.baselines.config import BaselineConfig
 from igan_fast.errors import InputError, option, printable
 from igan_fast.train.config import PRESETS, TrainConfig
+from igan_fast.train.run_config import Config, RunConfig
 
 __all__ = ["main"]
 
@@ -37,6 +39,8 @@ COMMANDS: dict[str, type] = {
     "rebuild": Rebuild,
     "transform": Transform,
     "evaluate": Evaluate,
+    "baseline": BaselineConfig,
+    "paper": Paper,
     "doctor": Doctor,
 }
 
@@ -171,17 +175,19 @@ def _parse(words: list[str]) -> Command:
     elif name not in ("-h", "--help") and not name.startswith("--tyro-"):
         hint = nearest(name, [*COMMANDS, "--version", "--help"]) or f"; expected {_listed(COMMANDS)}"
         raise InputError(f"{name}: no such command{hint}")
-    return _make_command(words, _train_default(parsed) if parsed and name == "train" else TrainConfig())
+    return _make_command(words, parsed)
 
 
-def _make_command(words: list[str], default: TrainConfig) -> Command:
+def _make_command(words: list[str], parsed: Arguments | None) -> Command:
     commands: Any = (
-        Annotated[TrainConfig, subcommand("train", default=default)]
+        Annotated[TrainConfig, subcommand("train", default=_default(TrainConfig, words, parsed))]
         | Annotated[Recognise, subcommand("recognise")]
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Rebuild, subcommand("rebuild")]
         | Annotated[Transform, subcommand("transform")]
         | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[BaselineConfig, subcommand("baseline", default=_default(BaselineConfig, words, parsed))]
+        | Annotated[Paper, subcommand("paper")]
         | Annotated[Doctor, subcommand("doctor")]
     )
     made = tyro.cli(
@@ -190,19 +196,21 @@ def _make_command(words: list[str], default: TrainConfig) -> Command:
         description=DESCRIPTION,
         args=words,
     )
-    return Train(made) if isinstance(made, TrainConfig) else cast("Command", made)
+    return Train(made) if isinstance(made, RunConfig) else cast("Command", made)
 
 
-def _train_default(parsed: Arguments) -> TrainConfig:
-    """Return the defaults of ``train``: the options of the resumed run, otherwise those of the preset."""
+def _default(kind: type[Config], words: list[str], parsed: Arguments | None) -> Config:
+    """Return the defaults of a training command: the options of the resumed run, otherwise those of the preset."""
+    if parsed is None or words[0] != kind.COMMAND:
+        return kind()
     run = parsed.first("run")
     if parsed.first("resume") == "True" and run and (Path(run) / "config.json").exists():
-        saved = TrainConfig.load(Path(run)).to_json()
+        saved = kind.load(Path(run)).to_json()
         if parsed.values.keys() & {"epochs", "iterations"}:
             saved |= {"epochs": None, "iterations": None}
-        return TrainConfig.from_json(saved)
-    preset = parsed.first("preset")
-    return TrainConfig(preset=cast("Any", preset)) if preset in PRESETS else TrainConfig()
+        return kind.from_json(saved)
+    preset = parsed.first("preset") if "preset" in parsed.options else None
+    return kind.from_json({"preset": preset}) if preset in PRESETS else kind()
 
 
 def _listed(names: dict[str, type]) -> str:

@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from igan_fast.app.doctor import examine
 from igan_fast.app.neighbours import beside_others
+from igan_fast.app.paper.plan import PaperOptions
 from igan_fast.app.redraw import Redraw, load_editor, model_files, tell_companions
 from igan_fast.app.results import IncrementalJson, check_results, read_photos, sheet_fits, written_message
 from igan_fast.data.attributes import parse_changes
@@ -26,10 +27,10 @@ from igan_fast.errors import InputError, printable
 from igan_fast.files import write_file
 from igan_fast.paths import given_path
 from igan_fast.reference.editing import STRENGTH
-from igan_fast.train.config import TrainConfig
 from igan_fast.train.grids import grid, save_png
+from igan_fast.train.run_config import RunConfig
 
-__all__ = ["Command", "Doctor", "Evaluate", "Generate", "Rebuild", "Recognise", "Train", "Transform"]
+__all__ = ["Command", "Doctor", "Evaluate", "Generate", "Paper", "Rebuild", "Recognise", "Train", "Transform"]
 
 Photos = Annotated[
     Positional[tuple[Path, ...]],
@@ -260,9 +261,9 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Train:
-    """The command ``train``; its options are the fields of ``TrainConfig``."""
+    """The commands ``train`` and ``baseline``; their options are the fields of the config."""
 
-    config: TrainConfig
+    config: RunConfig
 
     def run(self) -> None:
         from igan_fast.train import train
@@ -273,6 +274,16 @@ class Train:
         print(f"run: {printable(result.run)}")
         print(f"checkpoint: {printable(result.checkpoint)}")
         print(f"samples: {printable(result.samples)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(PaperOptions):
+    """Run the paper's experiments: train every method, and write all figures and tables with ours beside it."""
+
+    def run(self) -> None:
+        from igan_fast.app.paper.experiment import run_paper
+
+        print(f"page: {printable(run_paper(self))}")
 
 
 def _check_json(path: Path | None, force: bool, given: Sequence[Path]) -> None:

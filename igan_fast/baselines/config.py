@@ -26,7 +26,7 @@ class BaselineConfig(RunConfig):
     #: The learning rate of some depends on the length of the run.
     MAY_CHANGE: ClassVar[frozenset[str]] = RunConfig.MAY_CHANGE - {"epochs", "iterations"}
 
-    method: BaselineName
+    method: BaselineName = "dcgan"
     """DCGAN, CGAN and AC-GAN generate faces. StarGAN edits photos, CycleGAN too: one attribute, named by
     --attributes."""
     batch_size: int | None = None

@@ -101,6 +101,9 @@ class BaselineStep(ABC):
     #: The authors' batch size.
     BATCH_SIZE: ClassVar[int]
 
+    #: The number of iterations after which their costs repeat.
+    PERIOD: ClassVar[int] = 1
+
     optimizers: dict[str, torch.optim.Adam]
 
     def __init__(self, networks: BaselineNetworks, *, iterations: int, losses: ModuleType = fused_losses) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from igan_fast import fuse, losses
 from igan_fast.baselines.config import BaselineConfig
-from igan_fast.baselines.interface import LabelledImages
+from igan_fast.baselines.interface import BaselineNetworks, LabelledImages
 from igan_fast.baselines.load import described_baseline
 from igan_fast.baselines.registry import baseline
 from igan_fast.baselines.samples import draw_samples
@@ -41,6 +41,8 @@ class BaselineMethod(Method[BaselineConfig]):
     of ``igan_fast.losses``.
     """
 
+    networks: BaselineNetworks
+
     def __init__(self, config: BaselineConfig, store: FaceStore, device: torch.device) -> None:
         self.config, self.store, self.device = config, store, device
         parts = baseline(config.method)
@@ -67,6 +69,10 @@ class BaselineMethod(Method[BaselineConfig]):
     @property
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return self.step.optimizers
+
+    @property
+    def period(self) -> int:
+        return self.step.PERIOD
 
     def iterate(self) -> Losses:
         batches = [LabelledImages(*loader.next_images()) for loader in self.loaders]

@@ -90,6 +90,10 @@ class IterativeGANMethod(Method[TrainConfig]):
         return self.model if self.ema is None else self.ema.model
 
     @property
+    def period(self) -> int:
+        return self.config.r1_every if self.config.r1 else 1
+
+    @property
     def graphed(self) -> bool:
         return isinstance(self.step, GraphedStep)
 

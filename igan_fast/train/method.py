@@ -99,6 +99,11 @@ class Method(ABC, Generic[Config]):
         """Draw the sample grid."""
 
     @property
+    def period(self) -> int:
+        """The number of iterations after which their costs repeat."""
+        return 1
+
+    @property
     def graphed(self) -> bool:
         """Whether iterations are replayed as CUDA graphs."""
         return False

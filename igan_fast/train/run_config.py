@@ -153,6 +153,9 @@ class RunConfig(ABC):
         """
         names = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
+            for field, command in (("method", "baseline"), ("preset", "train")):
+                if field in unknown:
+                    raise InputError(f"{where}: belongs to a run of igan-fast {command}, found by {cls.COMMAND}")
             raise InputError(f"{where}: unknown option {unknown[0]!r}; it was written by another version of igan_fast")
         if complete:
             values = cls.with_older_values(values)
