@@ -1,0 +1,160 @@
+"""Makes every figure and table of the page from the materials. What cannot be made is named, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from igan_fast.app.paper.ablation import ablation
+from igan_fast.app.paper.editing import several_attributes, single_attributes, translations
+from igan_fast.app.paper.faces import compared_faces, faces_from_noise
+from igan_fast.app.paper.images import NotFinite
+from igan_fast.app.paper.jobs import Job, editing, generating, rebuilding, recognising
+from igan_fast.app.paper.materials import Materials
+from igan_fast.app.paper.methods import Ours
+from igan_fast.app.paper.page import Missing, Part
+from igan_fast.app.paper.plan import OURS
+from igan_fast.app.paper.recognition import answered_photos, compare_recognition
+from igan_fast.app.paper.recognition_plot import draw_answers, draw_recognition
+from igan_fast.app.paper.timing import training_times, use_times
+from igan_fast.baselines.cnn import predict
+from igan_fast.baselines.svm import SVMConfig, cached_svm, decisions
+from igan_fast.data import spread, to_float
+from igan_fast.errors import InputError
+from igan_fast.metrics import majority_labels
+
+__all__ = ["make_parts"]
+
+#: Photos of Table 3.
+ANSWERED = 6
+
+
+def make_parts(materials: Materials, seconds: Mapping[str, float]) -> list[Part | Missing]:
+    """All figures and tables, in the order of the page.
+
+    Args:
+        seconds: the time of an iteration of each run, by its name.
+    """
+    return [
+        part
+        for title, make in (
+            ("Figure 4: recognition", _recognition),
+            ("Figure 5: which losses", _ablation),
+            ("Figures 6 to 8: edits and faces of the iterative GAN", _ours),
+            ("Figure 9: beside other methods", _compared),
+            ("Tables 1 and 2: time", lambda found: _times(found, seconds)),
+        )
+        for part in _made(materials, title, make)
+    ] + _failures(materials)
+
+
+def _made(
+    materials: Materials, title: str, make: Callable[[Materials], Iterator[Part | Missing]]
+) -> Iterator[Part | Missing]:
+    try:
+        yield from make(materials)
+    except NotFinite as error:
+        yield Missing(_key(title), title, str(error))
+
+
+def _failures(materials: Materials) -> list[Part | Missing]:
+    return [Missing(f"run-{_key(name)}", f"Training of {name}", why) for name, why in materials.failed.items()]
+
+
+def _key(title: str) -> str:
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in title.lower()).strip("-")
+
+
+def _recognition(found: Materials) -> Iterator[Part | Missing]:
+    store, photos, labels = found.store, found.photos, found.labels
+    answers: dict[str, NDArray[np.bool_]] = {}
+    probabilities = None
+    if found.ours is not None:
+        probabilities = _recognised(found.ours, photos)
+        answers["iterative GAN"] = probabilities > 0.5
+    answers["plain CNN"] = predict(found.plain_cnn, photos) > 0.5
+    missing = None
+    if found.dcgan is not None:
+        discriminator = found.dcgan.discriminator
+        config = SVMConfig(costs=(0.001,), search_photos=100, max_iterations=50) if found.options.quick else SVMConfig()
+        try:
+            svm = cached_svm(
+                discriminator.features,
+                discriminator.state_dict(),
+                store,
+                config,
+                cache=found.options.cache,
+                device=next(found.dcgan.parameters()).device,
+                called="the L2-SVM on DCGAN's features",
+            )
+            answers["DCGAN + L2-SVM"] = decisions(svm, discriminator.features, photos) > 0
+        except InputError as error:
+            missing = Missing("figure-4-svm", "Figure 4: DCGAN + L2-SVM", str(error))
+    majority = majority_labels(store.labels[store.splits["train"]])
+    answers["majority"] = np.broadcast_to(majority, labels.shape)
+    compared = compare_recognition(answers, labels, store.attributes)
+    yield Part("figure-4", compared, draw_recognition(compared))
+    if missing is not None:
+        yield missing
+    if probabilities is not None:
+        answered = answered_photos(probabilities, labels, store.attributes, count=min(ANSWERED, len(photos)))
+        shown = photos[[each.photo for each in answered.answers]]
+        yield Part("table-3", answered, draw_answers(answered, shown))
+
+
+def _recognised(method: Ours, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
+    parts = [
+        method.recognise(to_float(torch.from_numpy(photos[start : start + 100]).to(method.device))).cpu().numpy()
+        for start in range(0, len(photos), 100)
+    ]
+    return np.concatenate(parts)
+
+
+def _ablation(found: Materials) -> Iterator[Part | Missing]:
+    yield Part("figure-5", *ablation(found.ablations, found.edit_photos, identities=found.identities))
+
+
+def _ours(found: Materials) -> Iterator[Part | Missing]:
+    if found.ours is None:
+        return
+    names = found.store.attributes
+    photos, labels = found.edit_photos, found.edit_labels
+    for key, make in (("figure-6", single_attributes), ("figure-7", several_attributes)):
+        yield Part(key, *make(found.ours, photos, labels, names, found.judges, identities=found.identities))
+    seed = found.options.seed
+    yield Part("figure-8", *faces_from_noise(found.ours, found.labels, names, found.judges, seed=seed))
+
+
+def _compared(found: Materials) -> Iterator[Part | Missing]:
+    ours = () if found.ours is None else (found.ours,)
+    names = found.store.attributes
+    if editors := (*found.editors, *ours):
+        made = translations(
+            editors, found.edit_photos, found.edit_labels, names, found.judges, identities=found.identities
+        )
+        yield Part("figure-9a", *made)
+    if generators := (*found.generators, *ours):
+        others = spread(found.store.splits["train"], len(found.rows))
+        faces = compared_faces(
+            generators,
+            found.photos,
+            found.labels,
+            found.judges,
+            others=found.store.images[others],
+            other_labels=found.store.labels[others],
+            seed=found.options.seed,
+        )
+        yield Part("figure-9b", *faces)
+
+
+def _times(found: Materials, seconds: Mapping[str, float]) -> Iterator[Part | Missing]:
+    yield Part("table-1", training_times(found.trainings, image_size=found.store.size, photos=len(found.store.splits["train"])))
+    jobs: list[Job] = []
+    if found.ours is not None:
+        jobs += [make(found.ours) for make in (recognising, rebuilding, editing, generating)]  # type: ignore[operator]
+    jobs += [editing(method) for method in found.editors] + [generating(method) for method in found.generators]
+    repeats = {"repeats": 2, "warm_up": 1} if found.options.quick else {}
+    yield Part("table-2", use_times(jobs, found.edit_photos, found.edit_labels, **repeats))
