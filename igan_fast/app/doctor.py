@@ -24,7 +24,7 @@ from igan_fast.cores import allowed_cores, usable_cores
 from igan_fast.ops import status
 from igan_fast.ops.status import Line
 
-__all__ = ["Report", "examine"]
+__all__ = ["Report", "described_machine", "described_software", "examine"]
 
 #: The instruction sets that kernels use, ours and PyTorch's.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve", "bf16", "i8mm")
@@ -62,6 +62,17 @@ class Report:
 
     def _lines(self) -> list[Line]:
         return [line for lines in self.sections.values() for line in lines]
+
+
+def described_machine() -> str:
+    """Return one line on the processor and the GPUs."""
+    return "; ".join(line.value for line in (_line("CPU", _cpu), *_gpus()))
+
+
+def described_software() -> str:
+    """Return one line on Python, PyTorch, this package and the number of threads."""
+    pytorch = _line("PyTorch", _torch).value
+    return f"igan_fast {__version__}, PyTorch {pytorch}, Python {platform.python_version()}, {torch.get_num_threads()} CPU threads"
 
 
 def examine() -> Report:

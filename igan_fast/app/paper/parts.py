@@ -19,7 +19,7 @@ from igan_fast.app.paper.page import Missing, Part
 from igan_fast.app.paper.plan import OURS
 from igan_fast.app.paper.recognition import answered_photos, compare_recognition
 from igan_fast.app.paper.recognition_plot import draw_answers, draw_recognition
-from igan_fast.app.paper.timing import training_times, use_times
+from igan_fast.app.paper.timing import Seconds, TrainingTime, TrainingTimes, use_times
 from igan_fast.baselines.cnn import predict
 from igan_fast.baselines.svm import SVMConfig, cached_svm, decisions
 from igan_fast.data import spread, to_float
@@ -32,11 +32,11 @@ __all__ = ["make_parts"]
 ANSWERED = 6
 
 
-def make_parts(materials: Materials, seconds: Mapping[str, float]) -> list[Part | Missing]:
+def make_parts(materials: Materials, seconds: Mapping[str, list[float]]) -> list[Part | Missing]:
     """All figures and tables, in the order of the page.
 
     Args:
-        seconds: the time of an iteration of each run, by its name.
+        seconds: the time of an iteration of each method, measured several times.
     """
     return [
         part
@@ -150,11 +150,32 @@ def _compared(found: Materials) -> Iterator[Part | Missing]:
         yield Part("figure-9b", *faces)
 
 
-def _times(found: Materials, seconds: Mapping[str, float]) -> Iterator[Part | Missing]:
-    yield Part("table-1", training_times(found.trainings, image_size=found.store.size, photos=len(found.store.splits["train"])))
+def _times(found: Materials, seconds: Mapping[str, list[float]]) -> Iterator[Part | Missing]:
+    yield Part("table-1", _training_times(found, seconds))
     jobs: list[Job] = []
     if found.ours is not None:
         jobs += [make(found.ours) for make in (recognising, rebuilding, editing, generating)]  # type: ignore[operator]
     jobs += [editing(method) for method in found.editors] + [generating(method) for method in found.generators]
     repeats = {"repeats": 2, "warm_up": 1} if found.options.quick else {}
     yield Part("table-2", use_times(jobs, found.edit_photos, found.edit_labels, **repeats))
+
+
+def _training_times(found: Materials, seconds: Mapping[str, list[float]]) -> TrainingTimes:
+    """Table 1, from the measurements by which the lengths of the trainings were chosen."""
+    photos = len(found.store.splits["train"])
+    times = []
+    for method, measured in seconds.items():
+        runs = [run for run in found.runs.values() if run.measured_as == method]
+        iteration, batch = Seconds.of(measured), found.batch_sizes[method]
+        several = method == "cyclegan"
+        times.append(
+            TrainingTime(
+                method="CycleGAN" if several else runs[0].title,
+                ours=method == OURS,
+                batch_size=batch,
+                networks=len(runs) if several else 1,
+                iteration=iteration,
+                epoch=iteration.divided(batch / photos),
+            )
+        )
+    return TrainingTimes(found.store.size, photos, tuple(times))

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
 
 from igan_fast.baselines.config import BaselineConfig
+from igan_fast.baselines.registry import BaselineName
 from igan_fast.data.store import FaceStore
 from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError, option
@@ -27,6 +29,7 @@ __all__ = [
     "OURS",
     "PaperOptions",
     "PlannedRun",
+    "ablation_name",
     "make_plan",
     "seconds_per_iteration",
 ]
@@ -92,6 +95,12 @@ class PaperOptions:
         if not 0 < self.minutes < 1e6:
             raise InputError(f"--minutes: found {self.minutes}, expected above 0")
 
+    def sizes(self) -> dict[str, Any]:
+        """The sizes of the images, the networks and the drawn faces."""
+        if not self.quick:
+            return {"image_size": self.image_size, "width": self.width}
+        return {"image_size": 32, "width": 4, **({"drawn_count": 300} if self.data == "drawn" else {})}
+
     def saved(self) -> dict[str, Any]:
         """The options that decide what is trained, as plan.json holds them."""
         names = ("data", "split", "image_size", "width", "minutes", "seed", "quick")
@@ -105,8 +114,15 @@ class PlannedRun:
     name: str
     """The name of its folder in ``runs``."""
     config: RunConfig
+    title: str
+    """What figures and tables call it."""
     measured_as: str
-    """The name of the run whose time of an iteration it shares."""
+    """The name of the method whose time of an iteration it has."""
+
+
+def ablation_name(title: str) -> str:
+    """The name of the run of one of ``ABLATIONS``."""
+    return OURS if all(ABLATIONS[title]) else f"{OURS}-{title.replace(' + ', '-')}"
 
 
 def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[PlannedRun]:
@@ -117,30 +133,27 @@ def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[Pla
     common: dict[str, Any] = {
         "data": options.data,
         "split": options.split,
-        "image_size": options.image_size,
-        "width": options.width,
         "seed": options.seed,
         "device": options.device,
         "threads": options.threads,
         "cache": options.cache,
         "resume": True,
+        **options.sizes(),
     }
-    if options.quick:
-        common |= {"image_size": 32, "width": 4, "log_every": 1}
-        if options.data == "drawn":
-            common |= {"drawn_count": 300}
     batch: dict[str, Any] = {"batch_size": 8} if options.quick else {}
     lambdas = PRESETS["default"]["lambdas"]
     runs: list[PlannedRun] = []
     for title, kept in ABLATIONS.items():
-        name = OURS if all(kept) else f"{OURS}-{title.replace(' + ', '-')}"
+        name = ablation_name(title)
+        called = "iterative GAN" if name == OURS else f"iterative GAN, {title} only"
         weights = (lambdas[0] * kept[0], lambdas[1] * kept[1], lambdas[2] * kept[2])
-        runs.append(PlannedRun(name, TrainConfig(**common, **batch, lambdas=weights), OURS))
-    for method in ("dcgan", "cgan", "acgan", "stargan"):
-        runs.append(PlannedRun(method, BaselineConfig(method=method, **common, **batch), method))
+        runs.append(PlannedRun(name, TrainConfig(**common, **batch, lambdas=weights), called, OURS))
+    methods: dict[BaselineName, str] = {"dcgan": "DCGAN", "cgan": "CGAN", "acgan": "AC-GAN", "stargan": "StarGAN"}
+    for method, called in methods.items():
+        runs.append(PlannedRun(method, BaselineConfig(method=method, **common, **batch), called, method))
     for attribute in cyclegan_attributes(attributes):
         config = BaselineConfig(method="cyclegan", attributes=(attribute,), **common)
-        runs.append(PlannedRun(f"cyclegan-{attribute}", config, "cyclegan"))
+        runs.append(PlannedRun(f"cyclegan-{attribute}", config, f"CycleGAN, {attribute}", "cyclegan"))
     # Ours first: the figures of a folder that is not finished yet begin with it.
     return sorted(runs, key=lambda run: run.name != OURS)
 
@@ -156,7 +169,7 @@ def make_plan(
     stores: Callable[[RunConfig], FaceStore],
     attributes: tuple[str, ...],
     report: Callable[[str], None],
-) -> tuple[dict[str, PlannedRun], dict[str, float]]:
+) -> tuple[dict[str, PlannedRun], dict[str, list[float]]]:
     """Decide the length of each training, or read what was decided when the folder was made.
 
     The time of an iteration is measured for each method, with nothing beside. Each network then gets as many iterations
@@ -169,7 +182,8 @@ def make_plan(
         report: called with one line for each measurement.
 
     Returns:
-        The runs by name, with their numbers of iterations, and the seconds of an iteration of each.
+        The runs by name, with their numbers of iterations; and for each method the seconds of an iteration, measured
+        several times.
 
     Raises:
         InputError: the folder was made with other options, or plan.json is damaged or cannot be written.
@@ -177,14 +191,14 @@ def make_plan(
     runs = planned_runs(options, attributes)
     path = options.out / PLAN
     saved = read_plan(path, options)
-    measured: dict[str, float] = dict(saved.get("seconds_per_iteration", {}))
+    measured: dict[str, list[float]] = dict(saved.get("seconds_per_iteration", {}))
     for run in runs:
         if run.measured_as not in measured:
             report(f"measuring an iteration of {run.measured_as}")
             measured[run.measured_as] = seconds_per_iteration(run.config, stores(run.config), quick=options.quick)
             write_plan(path, options, measured)
     lengths = {
-        name: 4 if options.quick else max(1, round(options.minutes * 60 / seconds))
+        name: 4 if options.quick else max(1, round(options.minutes * 60 / fmean(seconds)))
         for name, seconds in measured.items()
     }
     planned = {
@@ -196,11 +210,15 @@ def make_plan(
         )
         for run in runs
     }
-    return planned, {run.name: measured[run.measured_as] for run in runs}
+    return planned, measured
 
 
-def seconds_per_iteration(config: RunConfig, store: FaceStore, *, quick: bool = False) -> float:
-    """Measure the mean time of an iteration in this process. Nothing is written; the networks are thrown away."""
+def seconds_per_iteration(config: RunConfig, store: FaceStore, *, quick: bool = False) -> list[float]:
+    """Measure the time of an iteration in this process. Nothing is written; the networks are thrown away.
+
+    Returns:
+        Means over the period after which the costs of iterations repeat, one for each period that was measured.
+    """
     device = resolve_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -210,15 +228,14 @@ def seconds_per_iteration(config: RunConfig, store: FaceStore, *, quick: bool = 
     for _ in range(1 if quick else WARM_UP):
         method.iterate()
     _wait(device)
-    began, done = time.perf_counter(), 0
-    while True:
+    found: list[float] = []
+    while not found or (not quick and sum(found) * method.period < MEASURE_SECONDS):
+        began = time.perf_counter()
         for _ in range(method.period):
             method.iterate()
-        done += method.period
         _wait(device)
-        seconds = time.perf_counter() - began
-        if quick or seconds >= MEASURE_SECONDS:
-            return seconds / done
+        found.append((time.perf_counter() - began) / method.period)
+    return found
 
 
 def _wait(device: torch.device) -> None:
@@ -234,7 +251,7 @@ def read_plan(path: Path, options: PaperOptions) -> Mapping[str, Any]:
     """
     if not path.exists():
         return {}
-    shape = {"options": dict, "seconds_per_iteration": {str: float}}
+    shape = {"options": dict, "seconds_per_iteration": {str: [float]}}
     content: Mapping[str, Any] = read_json(path, shape)
     for name, value in options.saved().items():
         if (found := content["options"].get(name)) != value:
@@ -244,7 +261,7 @@ def read_plan(path: Path, options: PaperOptions) -> Mapping[str, Any]:
     return content
 
 
-def write_plan(path: Path, options: PaperOptions, measured: Mapping[str, float]) -> None:
+def write_plan(path: Path, options: PaperOptions, measured: Mapping[str, list[float]]) -> None:
     """Write ``plan.json``."""
     content = {"options": options.saved(), "seconds_per_iteration": dict(measured)}
     write_file(path, (json.dumps(content, indent=2) + "\n").encode())
