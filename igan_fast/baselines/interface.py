@@ -37,10 +37,18 @@ class BaselineNetworks(nn.Module):
         image_size: side S of the square images in pixels, a multiple of 16 from 32 up.
         attributes: number A of attributes.
         width: channels of the widest feature maps of the networks; the authors' is 64.
+
+    Raises:
+        ValueError: one of them has another value.
     """
 
     def __init__(self, image_size: int, attributes: int, *, width: int = 64) -> None:
         super().__init__()
+        if image_size < 32 or image_size % 16:
+            raise ValueError(f"image_size is {image_size}; expected a multiple of 16 from 32 up")
+        for name, value in (("attributes", attributes), ("width", width)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
         self.image_size, self.attributes, self.width = image_size, attributes, width
 
     @property
