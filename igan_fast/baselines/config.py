@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from igan_fast.baselines.registry import BaselineName, baseline, networks_on_meta
+from igan_fast.baselines.registry import BaselineName, baseline
 from igan_fast.errors import InputError
-from igan_fast.train.config_checks import expect, named_as_options
+from igan_fast.train.config_checks import expect
 from igan_fast.train.run_config import RunConfig
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ class BaselineConfig(RunConfig):
             found = f"{len(self.attributes)} names" if self.attributes else "none"
             raise InputError(f"--attributes: found {found}, expected one: CycleGAN learns one attribute")
         expect(self, "batch_size", self.photos_per_iteration >= 1, "at least 1")
-        with named_as_options():
-            sizes = {"image_size": self.image_size, "attributes": len(self.attributes) or 1, "width": self.width}
-            networks_on_meta(self.method, sizes)
 
     @property
     def photos_per_iteration(self) -> int:

@@ -16,13 +16,13 @@ BaselineName: TypeAlias = Literal["dcgan", "cgan", "acgan", "stargan", "cyclegan
 
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 
-#: The part of the class names, ``NAMENetworks`` and ``NAMEStep``.
-_NAMES: dict[str, str] = {
-    "dcgan": "DCGAN",
-    "cgan": "CGAN",
-    "acgan": "ACGAN",
-    "stargan": "StarGAN",
-    "cyclegan": "CycleGAN",
+#: The names of the classes of networks and step.
+_CLASSES: dict[BaselineName, tuple[str, str]] = {
+    "dcgan": ("DCGAN", "DCGANStep"),
+    "cgan": ("CGAN", "CGANStep"),
+    "acgan": ("ACGAN", "ACGANStep"),
+    "stargan": ("StarGANNetworks", "StarGANStep"),
+    "cyclegan": ("CycleGANNetworks", "CycleGANStep"),
 }
 
 
@@ -35,9 +35,11 @@ class Baseline(NamedTuple):
 
 def baseline(name: BaselineName) -> Baseline:
     """The classes of a baseline."""
-    networks = importlib.import_module(f"igan_fast.baselines.{name}.networks")
-    step = importlib.import_module(f"igan_fast.baselines.{name}.step")
-    return Baseline(getattr(networks, f"{_NAMES[name]}Networks"), getattr(step, f"{_NAMES[name]}Step"))
+    networks, step = _CLASSES[name]
+    return Baseline(
+        getattr(importlib.import_module(f"igan_fast.baselines.{name}.networks"), networks),
+        getattr(importlib.import_module(f"igan_fast.baselines.{name}.step"), step),
+    )
 
 
 def networks_on_meta(name: BaselineName, arguments: dict[str, Any]) -> BaselineNetworks:

@@ -57,6 +57,7 @@ class StarGANStep(BaselineStep):
     """
 
     BATCH_SIZE: ClassVar[int] = 16
+    PERIOD: ClassVar[int] = N_CRITIC
     SHOWN: ClassVar[tuple[str, ...]] = (
         *("d_adversarial", "d_penalty", "d_label"),
         *("g_adversarial", "g_reconstruction", "g_label"),
