@@ -71,8 +71,12 @@ def described_machine() -> str:
 
 def described_software() -> str:
     """Return one line on Python, PyTorch, this package and the number of threads."""
-    pytorch = _line("PyTorch", _torch).value
-    return f"igan_fast {__version__}, PyTorch {pytorch}, Python {platform.python_version()}, {torch.get_num_threads()} CPU threads"
+    parts = (
+        f"igan_fast {__version__}",
+        f"PyTorch {_line('PyTorch', _torch).value}",
+        f"Python {platform.python_version()}",
+    )
+    return ", ".join((*parts, f"{torch.get_num_threads()} CPU threads"))
 
 
 def examine() -> Report:

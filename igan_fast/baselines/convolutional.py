@@ -34,8 +34,8 @@ LEAK = 0.2
 class Generator(nn.Module):
     """G: noise and attributes → image. Linear to S/16×S/16, then four 5×5 stride-2 transposed convolutions.
 
-    The activations are ReLUs, the last one is tanh. Batch normalisation comes before each ReLU, where
-    ``normalise_first`` is set also before the first.
+    Each layer but the last is followed by batch normalisation and ReLU, the last one by tanh. The first layer has no
+    batch normalisation where ``normalise_first`` is False.
 
     Args:
         image_size: side S of the square images in pixels, a multiple of 16 from 32 up.
@@ -92,7 +92,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """DCGAN's D: image → source logit. Four 5×5 stride-2 convolutions to w, 2w, 4w, 8w channels, then Linear.
 
-    LeakyReLU comes after each convolution, before it batch normalisation, but for the first. No layer has a bias.
+    Each convolution is followed by batch normalisation (but not the first) and LeakyReLU. No layer has a bias.
 
     Args:
         image_size: as ``Generator``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 from igan_fast.app.doctor import described_machine, described_software
 from igan_fast.app.identity_scores import choose_embedder
 from igan_fast.app.paper.materials import Materials, TrainedRun, make_materials
-from igan_fast.app.paper.page import Experiment, Missing, Part, TrainedMethod, write_page
+from igan_fast.app.paper.page import Experiment, TrainedMethod, write_page
 from igan_fast.app.paper.parts import make_parts
 from igan_fast.app.paper.plan import OURS, PaperOptions, PlannedRun, make_plan
 from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.registry import baseline, networks_on_meta
 from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.data.store import FaceStore
-from igan_fast.errors import InputError, PackageMissing, printable
+from igan_fast.errors import PackageMissing, printable
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.loop import train
