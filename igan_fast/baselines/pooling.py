@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from igan_fast.data.loader import to_float
 from igan_fast.data.store import FaceStore
@@ -51,7 +51,15 @@ def pooled_features(maps: Sequence[Tensor]) -> Tensor:
 
 
 def features_of(features: Features, images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
-    """Images (N, S, S, 3) uint8 → pooled features (N, F) float32, on ``device``."""
+    """Images (N, S, S, 3) uint8 → pooled features (N, F) float32, on ``device``.
+
+    Raises:
+        ValueError: ``features`` is a method of a network in training mode. Its batch normalisation would mix the
+            photos of a batch, and move its running statistics.
+    """
+    network = getattr(features, "__self__", None)
+    if isinstance(network, nn.Module) and network.training:
+        raise ValueError(f"features: {type(network).__name__} is in training mode, expected eval mode")
     with torch.inference_mode():
         return pooled_features(features(to_float(torch.as_tensor(images).to(device))))
 

@@ -15,10 +15,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from igan_fast.baselines import svm as svm_module
-from igan_fast.baselines.pooling import pooled_features
+from igan_fast.baselines.pooling import features_of, pooled_features
 from igan_fast.baselines.svm import AttributeSVM, SVMConfig, cached_svm, decisions, fit_svm
 from igan_fast.data import FaceStore, to_float
 from igan_fast.errors import InputError
+from igan_fast.fusion import fuse
 
 try:
     svm_class: type | None = importlib.import_module("sklearn.svm").LinearSVC
@@ -270,6 +271,27 @@ def test_neither_batches_nor_the_order_of_photos_nor_random_states_matter() -> N
         found = decisions(first, network.features, data.images[order], batch_size=batch_size)
         np.testing.assert_allclose(found, expected[order], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(decisions(first, network.features, torch.from_numpy(data.images)), expected)
+
+
+def test_a_network_in_training_mode_is_refused_and_stays_as_it_was() -> None:
+    network = Discriminator().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(ValueError, match="features: Discriminator is in training mode, expected eval mode"):
+        decisions(AttributeSVM(160, 1), network.features, store().images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.every_build
+def test_features_of_a_fused_network_are_the_same() -> None:
+    network, fused = Discriminator(), Discriminator()
+    fuse(fused)
+    images = store(size=64).images
+    for _ in range(3):  # the first call learns what can be fused
+        found = features_of(fused.features, images, torch.device("cpu"))
+        assert type(found) is Tensor
+        torch.testing.assert_close(
+            found, features_of(network.features, images, torch.device("cpu")), rtol=1e-4, atol=1e-5
+        )
 
 
 @needs_sklearn
