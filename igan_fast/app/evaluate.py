@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from igan_fast.app.edits import EditScores, companion_pairs, edit_scores
 from igan_fast.app.identity_scores import choose_embedder, identity_report
-from igan_fast.app.kid_scores import choose_images, choose_network, kid_reports
+from igan_fast.app.kid_scores import choose_images, choose_network, judge_features, kid_reports
 from igan_fast.app.observation import draw_again, generated_faces, generation_hamming_loss, training_photos
 from igan_fast.app.report import AttributeReport, Evaluation
 from igan_fast.app.summary import (
@@ -127,6 +127,8 @@ def evaluate(
         if embedder is not None:
             raise
         missing.append(str(error))
+    comparing, lacking = choose_network(inception, device)
+    missing += [lacking] if lacking else []
     data = given_path(data, "data") if str(data) not in ("drawn", "") else data
     cache = None if cache is None else given_path(cache, "cache")
     loaded = load_model(given_path(model, "model"), device=device, weights=weights)
@@ -152,8 +154,8 @@ def evaluate(
         named[name] = cached_cnn(
             store, _JUDGES[name], cache=cache, device=device, progress=progress, called=f"the {name}"
         )
-    comparing, lacking = choose_network(inception, list(named.items()), device)
-    missing += [lacking] if lacking else []
+    if comparing is None and named:
+        comparing = judge_features(*next(iter(named.items())))
     kept = choose_images(len(rows), kid_images) if comparing else None
 
     moving = loaded.companions if companions else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +21,15 @@ from igan_fast.progress import progress_bar
 __all__ = ["choose_images", "choose_network", "judge_features", "kid_report", "kid_reports"]
 
 
-def choose_network(
-    file: str | Path | None, judges: Sequence[tuple[str, AttributeCNN]], device: torch.device
-) -> tuple[FeatureNetwork | None, str]:
+def choose_network(file: str | Path | None, device: torch.device) -> tuple[FeatureNetwork | None, str]:
     """Return the network in whose features sets of images are compared.
 
     Args:
-        file: of an Inception network. It is taken if it is given.
-        judges: names and networks. The first is taken where neither a file is given nor EfficientNet-Lite0's weights
-            are installed.
+        file: of an Inception network, or None for EfficientNet-Lite0.
         device: where it runs.
 
     Returns:
-        The network, and a line that says what is missing. The network is None if there is no judge either; the line is
-        empty if nothing is missing.
+        The network, and a line that says what is missing. One of them is None or empty.
 
     Raises:
         InputError: see ``igan_fast.metrics.inception``.
@@ -44,7 +39,7 @@ def choose_network(
     try:
         return efficientnet(device), ""
     except PackageMissing as error:
-        return judge_features(*judges[0]) if judges else None, str(error)
+        return None, str(error)
 
 
 def judge_features(name: str, judge: AttributeCNN) -> FeatureNetwork:

@@ -123,9 +123,7 @@ def inception(file: str | Path, device: str | torch.device = "cpu") -> FeatureNe
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript: the field's file has this format
             network: Any = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"inception: {path}: is not a TorchScript file, or is damaged ({_first_line(error)})"
-        ) from error
+        raise InputError(f"inception: {path}: is not a TorchScript file, or is damaged") from error
     network.eval()
 
     def compute(images: Tensor) -> Tensor:
@@ -134,7 +132,7 @@ def inception(file: str | Path, device: str | torch.device = "cpu") -> FeatureNe
         except Exception as error:  # the network may raise anything
             raise InputError(
                 f"inception: {path}: cannot be called with images (N, 3, S, S) uint8 and return_features=True "
-                f"({_first_line(error)})"
+                f"({_last_line(error)})"
             ) from error
         expected = (len(images), INCEPTION_FEATURES)
         if not isinstance(found, Tensor) or tuple(found.shape) != expected:
@@ -159,6 +157,6 @@ def _resized(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
