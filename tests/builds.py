@@ -27,6 +27,7 @@ TESTS = Path(__file__).resolve().parent
 
 #: Files and folders that do not depend on the extension. The text: why the processes that they start do not either.
 ANY_BUILD = {
+    "app/paper/test_recognition.py": "",
     "app/test_report.py": "",
     "baselines": "",
     "data": "",

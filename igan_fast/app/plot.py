@@ -11,9 +11,11 @@ from igan_fast.files import write_file
 from igan_fast.paths import given_path
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from igan_fast.app.report import Evaluation
 
-__all__ = ["check_plot", "save_plot"]
+__all__ = ["check_plot", "save_plot", "write_figure"]
 
 
 def check_plot(path: Path) -> None:
@@ -87,6 +89,12 @@ def save_plot(evaluation: Evaluation, path: str | Path) -> None:
         f"iteration {evaluation.iteration:,}",
         fontsize=10,
     )
+    write_figure(figure, path)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure of Matplotlib in the format that the suffix of ``path`` names. Raises ``InputError``."""
+    check_plot(path)
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix[1:].lower(), dpi=120)
     write_file(path, data.getvalue())

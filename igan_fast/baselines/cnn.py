@@ -8,11 +8,7 @@ differently (``SECOND_JUDGE``): an edit that one network mistakes for the attrib
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import warnings
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +17,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from igan_fast.baselines.augmentation import augmented
+from igan_fast.baselines.weights_cache import load_or_train, training_key
 from igan_fast.data.loader import BatchLoader, to_float
 from igan_fast.data.store import FaceStore, cache_folder
 from igan_fast.devices import resolve_device
-from igan_fast.errors import InputError, printable
-from igan_fast.files import FileDamaged, check_place, open_regular, write_file
 from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
 
@@ -182,18 +175,13 @@ def cached_cnn(
     config = config or CNNConfig()
     device = resolve_device(device)
     folder = cache_folder() if cache is None else given_path(cache, "cache")
-    path = folder / f"cnn-{store.size}-{_key(store, config)}.safetensors"
+    settings = {"format": CACHE_FORMAT, "config": dataclasses.asdict(config)}
+    path = folder / f"cnn-{store.size}-{training_key(store, settings)}.safetensors"
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: keep the caller's random state
         cnn = AttributeCNN(store.size, len(store.attributes), dropout=config.dropout)
-    problem = _load(cnn, path)
-    if problem is not None:
-        check_place(path)  # checked now, and not after minutes of training
-        if path.is_dir():
-            raise InputError(f"{path}: found a folder, expected the weights of {called}; move it away")
-        if problem:
-            warnings.warn(printable(f"{path}: {problem}; {called} is trained again"), stacklevel=2)
-        cnn = train_cnn(store, config, device=device, progress=progress, called=called)
-        _save(cnn, path)
+    cnn = load_or_train(
+        cnn, path, lambda: train_cnn(store, config, device=device, progress=progress, called=called), called=called
+    )
     return cnn.to(device).eval()
 
 
@@ -222,58 +210,3 @@ def _autocast(device: torch.device) -> AbstractContextManager[object]:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         native = device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
-
-
-def _key(store: FaceStore, config: CNNConfig) -> str:
-    """A digest of everything that the trained network depends on."""
-    rows = store.splits["train"]
-    settings = {"format": CACHE_FORMAT, "attributes": store.attributes, "config": dataclasses.asdict(config)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    if store.digest is not None:
-        digest.update(store.digest.encode())
-    else:
-        digest.update(store.images[rows].tobytes())
-    digest.update(rows.astype(np.int64).tobytes())
-    digest.update(store.labels[rows].tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _save(cnn: AttributeCNN, path: Path) -> None:
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in cnn.state_dict().items()}
-    write_file(path, save(tensors, metadata={"sha256": _digest(tensors)}))
-
-
-def _load(cnn: AttributeCNN, path: Path) -> str | None:
-    """Load the weights in a file into ``cnn``.
-
-    Returns:
-        None, or a description of the problem, empty where there is no file. ``cnn`` must not be used then.
-    """
-    try:
-        open_regular(path).close()
-        with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
-            if shapes != {name: list(tensor.shape) for name, tensor in cnn.state_dict().items()}:
-                # The values are not read: they may be of any size.
-                return "is damaged: it holds the weights of another network"
-            tensors = {name: file.get_tensor(name) for name in shapes}
-            metadata = file.metadata() or {}
-        if metadata.get("sha256") != _digest(tensors):
-            return "is damaged: it has changed since it was written"
-        cnn.load_state_dict(tensors)
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except FileDamaged as error:
-        return str(error).removeprefix(f"{printable(path)}: ")
-    except (OSError, SafetensorError, RuntimeError) as error:  # unreadable, truncated, of other shapes
-        return f"is damaged ({error})"
-    return None
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -9,11 +9,8 @@ from igan_fast.errors import printable
 
 __all__ = ["Table", "escaped", "markdown_table"]
 
-#: What Markdown interprets. An underscore inside a word is left: it means nothing there.
-_SPECIAL = re.compile(r"[\\`*{}\[\]#!]|(?<![^\W_])_|_(?![^\W_])")
-
-#: What only some renderers know with a backslash before it. All of them know entities.
-_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "~": "&#126;", "$": "&#36;"})
+#: What Markdown (GitHub's) would interpret inside a line. An underscore inside a word is left: it means nothing there.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$!]|(?<![^\W_])_|_(?![^\W_])")
 
 
 class Table(NamedTuple):
@@ -30,11 +27,11 @@ def markdown_table(table: Table) -> str:
 
     The first column is aligned to the left, the others to the right.
     """
-    lines = ["|".join(f" {escaped(cell).strip()} " for cell in cells) for cells in (table.header, *table.rows)]
+    lines = ["|".join(f" {escaped(cell)} " for cell in cells) for cells in (table.header, *table.rows)]
     lines.insert(1, "|".join([" --- ", *[" ---: "] * (len(table.header) - 1)]))
     return "".join(f"|{line}|\n" for line in lines)
 
 
-def escaped(text: object) -> str:
-    """Return Markdown that shows exactly this text, in one line."""
-    return _SPECIAL.sub(r"\\\g<0>", printable(text)).translate(_ENTITIES)
+def escaped(text: str) -> str:
+    """Return Markdown that shows exactly this text, in one line, without spaces at its ends."""
+    return _SPECIAL.sub(r"\\\g<0>", printable(text).strip())
