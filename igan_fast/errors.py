@@ -1,6 +1,6 @@
 """``InputError``, the error for wrong input (not for a defect of the program), and how its message is printed."""
 
-__all__ = ["InputError", "option", "printable"]
+__all__ = ["InputError", "PackageMissing", "option", "printable"]
 
 
 def printable(text: object) -> str:
@@ -27,6 +27,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class PackageMissing(InputError):
+    """What was asked for needs an optional package that is not installed. The message says how to install it."""
 
 
 def _escaped(character: str) -> str:

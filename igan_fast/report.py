@@ -3,19 +3,23 @@
 from igan_fast.app.report import (
     AttributeReport,
     Evaluation,
+    IdentityReport,
     ImageSetReport,
     JudgedAttribute,
     JudgeReport,
     JudgeScores,
+    KIDReport,
     Recognition,
 )
 
 __all__ = [
     "AttributeReport",
     "Evaluation",
+    "IdentityReport",
     "ImageSetReport",
     "JudgeReport",
     "JudgeScores",
     "JudgedAttribute",
+    "KIDReport",
     "Recognition",
 ]

@@ -201,6 +201,14 @@ class Evaluate:
     """How many CNNs judge the edits. They are trained on the real photos, once, then cached."""
     strength: Strength = STRENGTH
     companions: Along = True
+    embedder: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    """The face recognition network that measures identity: a function from images (N, S, S, 3) uint8 to embeddings
+    (N, E). 'dlib', the default if it is installed, is dlib's ResNet."""
+    inception: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measure KID and FID with the Inception network in this TorchScript file (inception-2015-12-05.pt). Without it,
+    the KID is measured in the features of EfficientNet-Lite0 if installed, else of the first judge."""
+    kid_images: int = 1000
+    """Measure the KID on at most this many images of each kind."""
     json: Json = None
     """Write every score to this file too; - prints it instead of the table."""
     plot: Annotated[Path | None, arg(metavar="FILE.png")] = None
@@ -215,7 +223,7 @@ class Evaluate:
         if self.plot:
             check_plot(self.plot)
         data = [] if self.data in ("drawn", "") else [given_path(self.data, "data")]
-        given = [*model_files(self.model), *data]
+        given = [*model_files(self.model), *data, *([self.inception] if self.inception else [])]
         check_results(
             [path for path in (self.json, self.plot) if path and str(path) != "-"], force=self.force, given=given
         )
@@ -227,6 +235,9 @@ class Evaluate:
             judges=self.judges,
             strength=self.strength,
             companions=self.companions,
+            embedder=self.embedder,
+            inception=self.inception,
+            kid_images=self.kid_images,
             device=self.device,
         )
         to_stdout = str(self.json) == "-"

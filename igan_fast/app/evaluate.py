@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from igan_fast.app.edits import EditScores, companion_pairs, edit_scores
+from igan_fast.app.identity_scores import choose_embedder, identity_report
+from igan_fast.app.kid_scores import choose_images, choose_network, kid_reports
 from igan_fast.app.observation import draw_again, generated_faces, generation_hamming_loss, training_photos
 from igan_fast.app.report import AttributeReport, Evaluation
 from igan_fast.app.summary import (
@@ -29,8 +31,8 @@ from igan_fast.data import FaceStore, build_store, open_source, spread
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
 from igan_fast.edit_arguments import check_edit
-from igan_fast.errors import InputError
-from igan_fast.metrics import attribute_scores, majority_labels
+from igan_fast.errors import InputError, PackageMissing
+from igan_fast.metrics import Embedder, attribute_scores, majority_labels
 from igan_fast.paths import given_path
 from igan_fast.reference.editing import STRENGTH
 
@@ -53,6 +55,9 @@ def evaluate(
     judges: int | AttributeCNN | Sequence[AttributeCNN] = 2,
     strength: float = STRENGTH,
     companions: bool = True,
+    embedder: Embedder | str | None = None,
+    inception: str | Path | None = None,
+    kid_images: int = 1000,
     weights: Literal["ema", "model"] = "ema",
     cache: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -64,20 +69,30 @@ def evaluate(
     The data is split as in the run that trained the model. *Recognition* is compared with the majority answer of the
     training labels and with the judges. *Rebuilds* are scored by L1, PSNR and SSIM. *Edits* and *generated faces* are
     scored by the judges: CNNs that were trained only on the real training photos, to recognise the attributes. Edits
-    are made as ``FaceEditor.transform`` makes them by default. ``igan_fast.report.Evaluation`` explains every score.
+    are made as ``FaceEditor.transform`` makes them by default. The *identity* of rebuilds and edits is their distance
+    from the person in the photo, by a face recognition network. The *KID* compares a whole set of images with the
+    photos. ``igan_fast.report.Evaluation`` explains every score.
 
     Args:
         model: a run (its best checkpoint) or a checkpoint folder.
         data: ``"drawn"`` or a folder of photos, see ``igan_fast.data.open_source``.
         split: the photos to score: ``"train"``, ``"val"`` or, if the data has one, ``"test"``.
         limit: score at most this many of them, evenly spaced; all by default.
-        edit_photos: edit at most this many of these, evenly spaced; each is edited 2A times.
+        edit_photos: let the judges look at edits of at most this many of these, evenly spaced; each is edited 2A times.
+            The identity is measured on the same photos.
         judges: how many to train, or to take from the cache: 0, 1 (the plain CNN) or 2 (another one too, trained
             differently: ``igan_fast.baselines.cnn.SECOND_JUDGE``). Or one or two networks, in eval mode, on one device.
             0 leaves out the scores that need a judge.
         strength: of the edits, from 0 to 10, see ``igan_fast.reference.editing``; 1 is the paper's.
         companions: let the attributes that correlate with an edited one move along; False is the paper's way. If the
             checkpoint is of an older version and has no labels, none move.
+        embedder: the face recognition network that measures the identity: a function from images (N, S, S, 3) uint8 to
+            embeddings (N, E), see ``igan_fast.metrics.Embedder``; or its name, ``"module:function"``; or ``"dlib"``.
+            None takes dlib's network if it is installed; otherwise there is no identity score, and the result says so.
+        inception: the TorchScript file of an Inception network, see ``igan_fast.metrics.inception``. With it, the KID
+            and the FID are those of other people's papers. None measures the KID in the features of EfficientNet-Lite0
+            if its weights are installed, otherwise in those of the first judge, and the result says in which.
+        kid_images: measure the KID on at most this many images of each set, chosen at random.
         weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
             the plain ones.
         cache: folder of decoded images and judges, ``igan_fast.data.cache_folder()`` by default.
@@ -91,9 +106,10 @@ def evaluate(
 
     Raises:
         InputError: there is no model or no data at the path, the model is damaged, the data lacks one of the model's
-            attributes, the split is empty, the device is not available, or an argument is out of its range.
+            attributes, the split is empty, the device is not available, or an argument is out of its range. The
+            embedder that is asked for is not installed or does not work, or the file is no Inception network.
     """
-    for name, value in (("limit", limit), ("edit_photos", edit_photos)):
+    for name, value in (("limit", limit), ("edit_photos", edit_photos), ("kid_images", kid_images)):
         if value is not None and value < 1:
             raise InputError(f"{name}: found {value}, expected at least 1")
     if not 0 <= seed < 2**63:
@@ -103,6 +119,14 @@ def evaluate(
     if device == "auto" and own:
         device = own[0].labels.weight.device
     device = resolve_device(device)
+    missing: list[str] = []
+    face_network: tuple[str, Embedder] | None = None
+    try:
+        face_network = choose_embedder(embedder)
+    except PackageMissing as error:
+        if embedder is not None:
+            raise
+        missing.append(str(error))
     data = given_path(data, "data") if str(data) not in ("drawn", "") else data
     cache = None if cache is None else given_path(cache, "cache")
     loaded = load_model(given_path(model, "model"), device=device, weights=weights)
@@ -128,13 +152,25 @@ def evaluate(
         named[name] = cached_cnn(
             store, _JUDGES[name], cache=cache, device=device, progress=progress, called=f"the {name}"
         )
+    comparing, lacking = choose_network(inception, list(named.items()), device)
+    missing += [lacking] if lacking else []
+    kept = choose_images(len(rows), kid_images) if comparing else None
 
     moving = loaded.companions if companions else None
     labels = store.labels[rows].astype(np.bool_)
     networks = tuple(named.values())
-    drawn = draw_again(loaded.model, networks, store, rows, strength=strength, companions=moving, progress=progress)
-    generated = generated_faces(loaded.model, networks, labels, seed=seed, device=device)
-    training = training_photos(networks, store, rows, device)
+    drawn = draw_again(
+        loaded.model, networks, store, rows, strength=strength, companions=moving, progress=progress, kept=kept
+    )
+    sets = {
+        "rebuilt": drawn.rebuilt,
+        "edited": drawn.edited,
+        "generated": generated_faces(loaded.model, networks, labels, seed=seed, device=device, kept=kept),
+        "training_photos": training_photos(networks, store, rows, device, kept),
+    }
+    distances = kid_reports(
+        comparing, {name: seen.images for name, seen in sets.items()}, drawn.photos.images, progress
+    )
     edited = spread(rows, edit_photos)
     related = companion_pairs(loaded.companions, len(loaded.attributes))
     edits: tuple[EditScores, ...] = ()
@@ -148,9 +184,22 @@ def evaluate(
             related=related,
             progress=progress,
         )
+    identity = None
+    if face_network:
+        identity = identity_report(
+            face_network[1],
+            face_network[0],
+            loaded.model,
+            source,
+            store,
+            edited,
+            strength=strength,
+            companions=moving,
+            progress=progress,
+        )
 
     answers = drawn.photos.probabilities if networks else ()
-    answers_generated = generated.probabilities if networks else ()
+    answers_generated = sets["generated"].probabilities if networks else ()
     judged = [judged_attributes(found, labels, scores) for found, scores in zip(answers, edits, strict=True)]
     majority = np.broadcast_to(majority_labels(store.labels[store.splits["train"]]), labels.shape)
     majority_accuracy = attribute_scores(majority, labels).accuracy
@@ -179,13 +228,8 @@ def evaluate(
         rebuild_psnr=float(drawn.quality[1].mean()),
         rebuild_ssim=float(drawn.quality[2].mean()),
         **{
-            name: image_set_report(images, drawn.photos, judged=bool(networks))
-            for name, images in (
-                ("rebuilt", drawn.rebuilt),
-                ("edited", drawn.edited),
-                ("generated", generated),
-                ("training_photos", training),
-            )
+            name: image_set_report(seen, drawn.photos, judged=bool(networks), kid=distances[name])
+            for name, seen in sets.items()
         },
         attributes=tuple(
             AttributeReport(
@@ -200,6 +244,8 @@ def evaluate(
             )
             for index, name in enumerate(loaded.attributes)
         ),
+        identity=identity,
+        missing=tuple(missing),
     )
 
 

@@ -38,10 +38,14 @@ class Observation:
 
     Args:
         judges: in eval mode, all on one device.
+        kept: (M,), whether each image is kept, in the order in which they are added; later ones are not. None keeps
+            none.
     """
 
-    def __init__(self, judges: Sequence[AttributeCNN]) -> None:
+    def __init__(self, judges: Sequence[AttributeCNN], kept: NDArray[np.bool_] | None = None) -> None:
         self._judges = judges
+        self._kept = np.zeros(0, np.bool_) if kept is None else kept
+        self._images: list[NDArray[np.uint8]] = []
         self._answers: list[NDArray[np.float32]] = []
         self._features: list[NDArray[np.float32]] = []
         self._grain: list[NDArray[np.float32]] = []
@@ -52,6 +56,8 @@ class Observation:
         Raises:
             InputError: a judge's results are NaN or infinite.
         """
+        chosen = self._kept[self.count : self.count + len(images)]
+        self._images.append(images[: len(chosen)].cpu().numpy()[chosen])
         x = to_float(images)
         answers = []
         with torch.inference_mode():
@@ -83,6 +89,11 @@ class Observation:
         return np.concatenate(self._features)
 
     @property
+    def images(self) -> NDArray[np.uint8]:
+        """(K, S, S, 3): the images that were kept."""
+        return np.concatenate(self._images) if self._images else np.empty((0, 1, 1, 3), np.uint8)
+
+    @property
     def grain(self) -> float:
         """``igan_fast.metrics.grain``, the mean over the images."""
         return float(np.concatenate(self._grain).mean(dtype=np.float64))
@@ -107,10 +118,15 @@ def draw_again(
     strength: float,
     companions: Companions | None,
     progress: bool,
+    kept: NDArray[np.bool_] | None = None,
 ) -> Drawn:
-    """Recognise, rebuild and edit the photos in ``rows``, and let the judges look at the images."""
+    """Recognise, rebuild and edit the photos in ``rows``, and let the judges look at the images.
+
+    Args:
+        kept: which of the images are kept, see ``Observation``.
+    """
     device = next(model.parameters()).device
-    photos, rebuilt, edited = (Observation(judges) for _ in range(3))
+    photos, rebuilt, edited = (Observation(judges, kept) for _ in range(3))
     verdicts, qualities = [], []
     starts = range(0, len(rows), BATCH)
     with in_eval_mode(model):
@@ -147,11 +163,15 @@ def flipped_in_turn(c: Tensor, first: int, *, strength: float, companions: Compa
 
 
 def training_photos(
-    judges: Sequence[AttributeCNN], store: FaceStore, rows: NDArray[np.int64], device: torch.device
+    judges: Sequence[AttributeCNN],
+    store: FaceStore,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    kept: NDArray[np.bool_] | None = None,
 ) -> Observation:
     """Let the judges look at photos from the training split, as many as ``rows`` if there are as many, none of them in
-    ``rows``."""
-    seen = Observation(judges)
+    ``rows``. ``kept`` as for ``Observation``."""
+    seen = Observation(judges, kept)
     others = store.splits["train"][~np.isin(store.splits["train"], rows)]
     chosen = spread(others, len(rows))
     for start in range(0, len(chosen), BATCH):
@@ -160,11 +180,18 @@ def training_photos(
 
 
 def generated_faces(
-    model: IterativeGAN, judges: Sequence[AttributeCNN], labels: NDArray[Any], *, seed: int, device: torch.device
+    model: IterativeGAN,
+    judges: Sequence[AttributeCNN],
+    labels: NDArray[Any],
+    *,
+    seed: int,
+    device: torch.device,
+    kept: NDArray[np.bool_] | None = None,
 ) -> Observation:
-    """Generate a face for each row of ``labels`` (N, A), and let the judges look at them."""
+    """Generate a face for each row of ``labels`` (N, A), and let the judges look at them. ``kept`` as for
+    ``Observation``."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (len(labels), model.arguments()["latent"])).astype(np.float32)
-    seen = Observation(judges)
+    seen = Observation(judges, kept)
     with in_eval_mode(model):
         for start in range(0, len(labels), BATCH):
             part = slice(start, start + BATCH)

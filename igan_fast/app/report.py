@@ -15,11 +15,13 @@ from igan_fast.app.table import table
 __all__ = [
     "AttributeReport",
     "Evaluation",
+    "IdentityReport",
     "ImageSetReport",
     "Interval",
     "JudgeReport",
     "JudgeScores",
     "JudgedAttribute",
+    "KIDReport",
     "Recognition",
     "check_plot",
 ]
@@ -96,6 +98,54 @@ class JudgeReport(JudgeScores):
     """The thresholds are not chosen again for each resample."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class IdentityReport:
+    """How far images are from the person in the photo: mean distances of the embeddings by a face recognition network
+    (Sec. 5.2), lower is better.
+
+    Each image is compared with the photo at full resolution. A distance is to be read between floor and ceiling.
+    """
+
+    embedder: str
+    """The face recognition network. The distances of two networks are not comparable."""
+    photos: int
+    """The number of photos that were rebuilt and edited."""
+    reference_size: int
+    """The side in pixels of the photos that images are compared with: CelebA's full resolution."""
+    people_known: bool
+    """Whether the data says who is in each photo. If not, the other person of the ceiling is only another photo."""
+    floor: float
+    """Distance of the photo at the model's size from itself at full resolution: what a perfect rebuild would have."""
+    floor_interval: Interval
+    ceiling: float | None
+    """Distance of the photo at the model's size from a photo of another person, chosen at random. None if all the
+    photos show the same person."""
+    ceiling_interval: Interval
+    rebuilt: float
+    """Distance of the rebuild from its photo."""
+    rebuilt_interval: Interval
+    edited: float
+    """The same for an edit, in which one attribute is flipped: the attributes in turn."""
+    edited_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class KIDReport:
+    """The kernel distance of a set of images from the scored photos, see ``igan_fast.metrics.kid``."""
+
+    features: str
+    """The network in whose features it is measured. Only with "Inception" is it the KID of other people's papers."""
+    images: int
+    """The number of images that were compared."""
+    value: float
+    """0 on average for images of the same distribution; it can be negative."""
+    interval: Interval
+    """The interval in which the values of 95 % of the random subsets are; None for fewer than three images."""
+    subset_size: int
+    fid: float | None
+    """The FID. None if the network is not an Inception network."""
+
+
 @dataclass(frozen=True)
 class ImageSetReport:
     """How similar a set of images is to the scored photos, as a whole."""
@@ -108,6 +158,8 @@ class ImageSetReport:
     """Fréchet distance from the photos in the features of the first judge (its pooled last feature map). It is not the
     FID. It is larger the fewer images there are: compare it with that of ``Evaluation.training_photos``. None without a
     judge, or with fewer than two images."""
+    kid: KIDReport | None = None
+    """None if there is no network to measure it with, or with fewer than two images."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +209,7 @@ class Evaluation:
     additions: str
     """What the model was trained with beyond the paper, as options of ``igan-fast train``; "none" without any."""
     edit_photos: int
-    """The number of photos whose edits were judged."""
+    """The number of photos whose edits were judged; 0 without a judge."""
     edit_strength: float
     """The strength of the edits, see ``igan_fast.reference.editing``."""
     edit_companions: bool
@@ -181,6 +233,10 @@ class Evaluation:
     training_photos: ImageSetReport
     """At most as many real photos from the training split, other than those scored."""
     attributes: tuple[AttributeReport, ...]
+    identity: IdentityReport | None = None
+    """Identity of rebuilds and edits of the photos whose edits were judged. None if there is no embedder."""
+    missing: tuple[str, ...] = ()
+    """What could not be measured because a package is not installed, and how to install it: a line for each."""
 
     @property
     def judge(self) -> Recognition | None:

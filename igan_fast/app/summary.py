@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from igan_fast.app.edits import EditScores
 from igan_fast.app.observation import Observation
-from igan_fast.app.report import ImageSetReport, Interval, JudgedAttribute, JudgeReport, Recognition
+from igan_fast.app.report import (
+    ImageSetReport,
+    Interval,
+    JudgedAttribute,
+    JudgeReport,
+    KIDReport,
+    Recognition,
+)
 from igan_fast.metrics import (
     attribute_scores,
     balanced_thresholds,
@@ -119,11 +126,14 @@ def judge_report(
     )
 
 
-def image_set_report(images: Observation, photos: Observation, *, judged: bool) -> ImageSetReport:
+def image_set_report(
+    images: Observation, photos: Observation, *, judged: bool, kid: KIDReport | None = None
+) -> ImageSetReport:
     """Compare a set of images with the scored photos.
 
     Args:
-        judged: whether there is a judge, in whose features the distance is measured.
+        judged: whether there is a judge, in whose features the Fréchet distance is measured.
+        kid: the distance that was measured already.
     """
     return ImageSetReport(
         images=images.count,
@@ -131,6 +141,7 @@ def image_set_report(images: Observation, photos: Observation, *, judged: bool) 
         frechet_in_judge=defined(frechet_distance(images.features, photos.features))
         if judged and images.count
         else None,
+        kid=kid,
     )
 
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from igan_fast.app.report import AttributeReport, Evaluation, Interval, JudgedAttribute, JudgeReport, Recognition
+    from igan_fast.app.report import (
+        AttributeReport,
+        Evaluation,
+        IdentityReport,
+        Interval,
+        JudgedAttribute,
+        JudgeReport,
+        KIDReport,
+        Recognition,
+    )
 
 __all__ = ["table"]
 
@@ -18,6 +27,8 @@ MEAN, TITLE = 25, 42
 def table(evaluation: Evaluation) -> str:
     """See ``Evaluation.table``. No line is wider than 120 characters, unless a name or a path is long."""
     lines = [*_protocol(evaluation), "", *_recognition(evaluation), "", *_images(evaluation), ""]
+    if evaluation.identity:
+        lines += [*_identity(evaluation.identity, evaluation.image_size), ""]
     if evaluation.judges:
         lines += [*_judged(evaluation), ""]
     lines += _recognition_by_attribute(evaluation)
@@ -44,6 +55,8 @@ def _protocol(evaluation: Evaluation) -> list[str]:
         names = " and ".join(judge.name for judge in evaluation.judges)
         only = "each trained" if len(evaluation.judges) > 1 else "trained"
         lines.append(f"Judges    {names}, {only} on real training photos only")
+    for missing in evaluation.missing:
+        lines += textwrap.wrap(f"Missing   {missing}", 110, subsequent_indent=" " * 10, break_on_hyphens=False)
     return lines
 
 
@@ -80,7 +93,38 @@ def _images(evaluation: Evaluation) -> list[str]:
     if evaluation.judges:
         cells = (f"{_number(found.frechet_in_judge, '.2f'):>17}" for found in sets.values())
         lines.append(f"{'Fréchet distance in the judge (not FID)':<{TITLE}}" + "".join(cells))
-    return lines
+    return lines + _kid([found.kid for found in sets.values()])
+
+
+def _kid(reports: Sequence[KIDReport | None]) -> list[str]:
+    known = [report for report in reports if report]
+    if not known:
+        return []
+    # A value is some thousandths, and is usually printed like this.
+    values = [_number(1000 * report.value, ".2f") if report else "–" for report in reports]
+    intervals = [
+        "{:.2f}–{:.2f}".format(*(1000 * end for end in report.interval)) if report and report.interval else "–"
+        for report in reports
+    ]
+    inception = known[0].fid is not None
+    title = "KID × 1000 (Inception)" if inception else f"KID × 1000 in {known[0].features} (not FID)"
+    subsets = f"  95 % of random subsets of {known[0].subset_size:,} of {known[0].images:,}"
+    rows = [(title, values), (subsets, intervals)]
+    if inception:
+        rows.append(("FID (Inception)", [_number(report.fid if report else None, ".2f") for report in reports]))
+    return [f"{name:<{TITLE}}" + "".join(f"{cell:>17}" for cell in cells) for name, cells in rows]
+
+
+def _identity(identity: IdentityReport, image_size: int) -> list[str]:
+    names = ("floor", "rebuilt", "edited", "ceiling")
+    cells = [_number(getattr(identity, name), ".2f", getattr(identity, f"{name}_interval")) for name in names]
+    size, other = identity.reference_size, "another person's photo" if identity.people_known else "another photo"
+    return [
+        f"{f'Identity ({identity.embedder})':<{TITLE}}" + "".join(f"{name:>19}" for name in names),
+        f"{'Distance from the photo':<{TITLE}}" + "".join(f"{cell:>19}" for cell in cells),
+        f"  {identity.photos:,} photos at {size}×{size}; floor: the same photo at {image_size}×{image_size}; "
+        f"ceiling: {other}",
+    ]
 
 
 def _judged(evaluation: Evaluation) -> list[str]:

@@ -1,8 +1,20 @@
 """Scores of recognition, of edits and of images, computed from arrays and tensors."""
 
 from igan_fast.metrics.bootstrap import bootstrap_interval
+from igan_fast.metrics.feature_networks import FeatureNetwork, efficientnet, inception, is_inception
 from igan_fast.metrics.features import frechet_distance
+from igan_fast.metrics.identity import (
+    Embedder,
+    IdentityScale,
+    dlib_embedder,
+    embed,
+    embedding_distances,
+    identity_distances,
+    load_embedder,
+    other_people,
+)
 from igan_fast.metrics.images import ImageQuality, box_blur, grain, image_quality
+from igan_fast.metrics.kid import KID, kid
 from igan_fast.metrics.models import finite_results, in_eval_mode, quick_validation
 from igan_fast.metrics.recognition import (
     AttributeScores,
@@ -13,18 +25,32 @@ from igan_fast.metrics.recognition import (
 )
 
 __all__ = [
+    "KID",
     "AttributeScores",
+    "Embedder",
+    "FeatureNetwork",
+    "IdentityScale",
     "ImageQuality",
     "attribute_scores",
     "balanced_thresholds",
     "bootstrap_interval",
     "box_blur",
+    "dlib_embedder",
+    "efficientnet",
+    "embed",
+    "embedding_distances",
     "finite_results",
     "frechet_distance",
     "grain",
     "hamming_loss",
+    "identity_distances",
     "image_quality",
     "in_eval_mode",
+    "inception",
+    "is_inception",
+    "kid",
+    "load_embedder",
     "majority_labels",
+    "other_people",
     "quick_validation",
 ]

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.app.paper.identity import Identities, IdentityScale, identity_sentence
+from igan_fast.app.paper.identity import IdentityRange, identity_range, identity_sentence
 from igan_fast.app.paper.images import NotFinite, rebuilt
 from igan_fast.app.paper.markdown import Table
 from igan_fast.app.paper.methods import Rebuilder
 from igan_fast.app.paper.numbers import Score, marked, row_label
+from igan_fast.metrics import IdentityScale
 from igan_fast.train.grids import grid
 
 __all__ = ["Ablation", "Rebuilds", "ablation"]
@@ -40,7 +41,7 @@ class Ablation:
     photos: int
     """How many were rebuilt; the figure shows the first of them."""
     methods: tuple[Rebuilds, ...]
-    identity: IdentityScale | None
+    identity: IdentityRange | None
     failed: dict[str, str]
     """Why a method is missing, by its name."""
 
@@ -69,7 +70,7 @@ class Ablation:
 
 
 def ablation(
-    methods: Sequence[Rebuilder], photos: NDArray[np.uint8], *, identities: Identities | None = None, shown: int = 8
+    methods: Sequence[Rebuilder], photos: NDArray[np.uint8], *, identities: IdentityScale | None = None, shown: int = 8
 ) -> tuple[Ablation, Image.Image]:
     """Draw and score Figure 5. A method whose images are not finite is named as failed.
 
@@ -96,5 +97,5 @@ def ablation(
         rows.append(images[:shown])
         labels.append(row_label(method.name, ours=method.ours))
         captions.append([format(value, ".2f") for value in of_shown] or [""] * len(rows[0]))
-    numbers = Ablation(len(photos), tuple(found), None if identities is None else identities.scale, failed)
+    numbers = Ablation(len(photos), tuple(found), identity_range(identities), failed)
     return numbers, grid(rows, labels, captions=captions if identities is not None else ())

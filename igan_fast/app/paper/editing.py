@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.app.paper.identity import Identities, IdentityScale, identity_sentence
+from igan_fast.app.paper.identity import IdentityRange, identity_range, identity_sentence
 from igan_fast.app.paper.images import NotFinite, flipped, rebuilt
 from igan_fast.app.paper.markdown import Table
 from igan_fast.app.paper.methods import NoEdit, Ours, PhotoEditor, RebuildOnly
@@ -18,6 +18,7 @@ from igan_fast.app.paper.numbers import SEVERAL, SINGLE, TRANSLATED, Choice, Sco
 from igan_fast.app.paper.score_tables import edit_tables
 from igan_fast.app.paper.scores import Judge, MethodEdits, method_edits, observed
 from igan_fast.errors import printable
+from igan_fast.metrics import IdentityScale
 from igan_fast.train.grids import grid
 
 __all__ = ["EditedTogether", "Edits", "SeveralEdits", "several_attributes", "single_attributes", "translations"]
@@ -37,7 +38,7 @@ class Edits:
     """How many were edited; the figure shows the first of them."""
     methods: tuple[MethodEdits, ...]
     """The first is no edit at all: the photos themselves; then come the methods and the rebuilds of ours."""
-    identity: IdentityScale | None
+    identity: IdentityRange | None
     failed: dict[str, str]
     """Why a method or the scores of an attribute are missing, by name."""
 
@@ -56,7 +57,7 @@ def single_attributes(
     names: Sequence[str],
     judges: Sequence[Judge],
     *,
-    identities: Identities | None = None,
+    identities: IdentityScale | None = None,
     shown: int = 8,
 ) -> tuple[Edits, Image.Image]:
     """Draw and score Figure 6: our edits of single attributes.
@@ -89,7 +90,7 @@ def single_attributes(
         methods=tuple(
             method_edits(each, photos, labels, choice.indices, names, judges, identities) for each in methods
         ),
-        identity=identities.scale if identities else None,
+        identity=identity_range(identities),
         failed={},
     )
     return numbers, grid(rows, titles, captions=captions)
@@ -102,7 +103,7 @@ def translations(
     names: Sequence[str],
     judges: Sequence[Judge],
     *,
-    identities: Identities | None = None,
+    identities: IdentityScale | None = None,
     shown: int = 8,
 ) -> tuple[Edits, Image.Image]:
     """Draw and score Figure 9a: the same edits of the same photos by several methods.
@@ -156,7 +157,7 @@ def translations(
         choice=choice,
         photos=len(photos),
         methods=tuple(scores),
-        identity=identities.scale if identities else None,
+        identity=identity_range(identities),
         failed=failed,
     )
     return numbers, grid(rows, titles, captions=captions)
@@ -186,7 +187,7 @@ class SeveralEdits:
     """How many were edited; the figure shows the first of them."""
     steps: tuple[EditedTogether, ...]
     """The first attribute, the first two, and so on."""
-    identity: IdentityScale | None
+    identity: IdentityRange | None
 
     @property
     def title(self) -> str:
@@ -226,7 +227,7 @@ def several_attributes(
     names: Sequence[str],
     judges: Sequence[Judge],
     *,
-    identities: Identities | None = None,
+    identities: IdentityScale | None = None,
     shown: int = 8,
 ) -> tuple[SeveralEdits, Image.Image]:
     """Draw and score Figure 7: our edits of up to six attributes at once.
@@ -257,7 +258,7 @@ def several_attributes(
             balanced[judge.name] = Score.of(at_thresholds.mean(axis=1)) if known.any() else Score(None)
         identity = Score.of(identities.distances(images)) if identities else None
         steps.append(EditedTogether(choice.names[:count], seen, balanced, together, identity))
-    scale = identities.scale if identities else None
+    scale = identity_range(identities)
     return SeveralEdits(method.name, choice, len(photos), tuple(steps), scale), grid(rows, titles)
 
 

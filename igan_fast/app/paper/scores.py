@@ -13,13 +13,12 @@ from torch import Tensor
 
 from igan_fast.app.edits import EditScores, PhotoEdits, judged_edits
 from igan_fast.app.observation import BATCH, Observation
-from igan_fast.app.paper.identity import Identities
 from igan_fast.app.paper.images import edited
 from igan_fast.app.paper.methods import PhotoEditor
 from igan_fast.app.paper.numbers import Score, frechet_score
 from igan_fast.baselines.cnn import AttributeCNN, predict
 from igan_fast.data import to_float
-from igan_fast.metrics import balanced_thresholds
+from igan_fast.metrics import IdentityScale, balanced_thresholds
 
 __all__ = [
     "AttributeEdits",
@@ -107,7 +106,7 @@ def method_edits(
     indices: Sequence[int],
     names: Sequence[str],
     judges: Sequence[Judge],
-    identities: Identities | None = None,
+    identities: IdentityScale | None = None,
 ) -> MethodEdits:
     """Score the edits of one method.
 

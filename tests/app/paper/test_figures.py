@@ -14,10 +14,9 @@ from torch import Tensor
 from igan_fast.app.paper.ablation import ablation
 from igan_fast.app.paper.editing import several_attributes, single_attributes, translations
 from igan_fast.app.paper.faces import compared_faces, faces_from_noise
-from igan_fast.app.paper.identity import Identities
 from igan_fast.app.paper.images import NotFinite, flipped, generated, rebuilt
 from igan_fast.app.paper.methods import NoEdit, Ours
-from igan_fast.metrics import bootstrap_interval
+from igan_fast.metrics import IdentityScale, bootstrap_interval
 
 NAMES = ("red", "green", "blue")
 DRAWN = ("Smiling", "Bangs", "Male", "Eyeglasses", "Bald")
@@ -96,7 +95,7 @@ def test_figure_5_shows_and_scores_rebuilds(coloured) -> None:
             return images.clamp(max=0)  # 255 becomes 128
 
     methods = [named(Darker(), "pixel only", ours=False), named(Broken(), "latent only"), named(Painter(), "all three")]
-    identities = Identities(colour, coloured.photos)
+    identities = IdentityScale(colour, coloured.photos, coloured.photos)
     numbers, picture = ablation(methods, coloured.photos, identities=identities, shown=3)
     assert numbers.photos == 5
     assert [(each.method, each.ours) for each in numbers.methods] == [("pixel only", False), ("all three", True)]
@@ -150,7 +149,7 @@ def test_figure_6_of_other_data_says_which_attributes_it_took(coloured) -> None:
 
 
 def test_figure_7_changes_more_and_more_attributes(coloured) -> None:
-    identities = Identities(colour, coloured.photos)
+    identities = IdentityScale(colour, coloured.photos, coloured.photos)
     numbers, picture = several_attributes(
         Painter(1), coloured.photos, coloured.labels, NAMES, coloured.judges, identities=identities, shown=2
     )

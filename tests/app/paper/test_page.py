@@ -15,12 +15,12 @@ from PIL import Image
 
 from igan_fast.app.paper.ablation import Ablation, ablation
 from igan_fast.app.paper.editing import single_attributes
-from igan_fast.app.paper.identity import Identities
 from igan_fast.app.paper.markdown import Table
 from igan_fast.app.paper.methods import Ours
 from igan_fast.app.paper.page import Experiment, Missing, Part, TrainedMethod, page, write_page
 from igan_fast.app.paper.timing import Seconds, TrainingTime, TrainingTimes
 from igan_fast.errors import InputError
+from igan_fast.metrics import IdentityScale
 
 METHODS = (
     TrainedMethod("iterative GAN", True, 8.0, 1234, 64, {"learning rate": "2e-4", "width": "64"}, "Sec. 4"),
@@ -54,7 +54,9 @@ def links(text: str) -> list[str]:
 def test_all_parts_are_on_the_page_in_order(drawn, tmp_path: Path) -> None:
     names = ("Smiling", "Bangs", "Male", "Eyeglasses", "Bald")
     ours = Ours(drawn.model)
-    identities = Identities(lambda images: images.mean(axis=(1, 2)), drawn.photos, people=drawn.people)
+    identities = IdentityScale(
+        lambda images: images.mean(axis=(1, 2)), drawn.photos, drawn.photos, identities=drawn.people
+    )
     figure_5 = ablation([ours], drawn.photos, identities=identities)
     figure_6 = single_attributes(ours, drawn.photos, drawn.labels, names, drawn.judges)
     seconds = Seconds(1.5, (1.0, 2.0), 3)

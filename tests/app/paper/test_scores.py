@@ -9,15 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from igan_fast.app.paper.identity import Identities, identity_sentence
+from igan_fast.app.paper.identity import identity_range, identity_sentence
 from igan_fast.app.paper.methods import NoEdit
 from igan_fast.app.paper.numbers import Choice, Score, choose, frechet_score
 from igan_fast.app.paper.score_tables import edit_tables, face_table
 from igan_fast.app.paper.scores import method_edits, method_faces
 from igan_fast.baselines.cnn import predict
 from igan_fast.data import to_float
-from igan_fast.errors import InputError
-from igan_fast.metrics import bootstrap_interval, frechet_distance
+from igan_fast.metrics import IdentityScale, bootstrap_interval, frechet_distance
 
 NAMES = ("red", "green", "blue")
 
@@ -78,7 +77,7 @@ def test_an_edit_that_changes_nothing_confirms_only_what_the_photos_do(coloured,
 
 
 def test_an_edit_that_swaps_in_the_attribute_is_confirmed(coloured) -> None:
-    found = scores(coloured, "oracle", identities=Identities(of_photos, coloured.photos))
+    found = scores(coloured, "oracle", identities=IdentityScale(of_photos, coloured.photos, coloured.photos))
     assert found.attributes == NAMES
     assert found.photos == 5
     for judge in found.judges:
@@ -149,25 +148,16 @@ def test_faces_are_scored_against_their_labels(coloured) -> None:
 def test_identities_lie_between_floor_and_ceiling(coloured) -> None:
     originals = np.repeat(np.repeat(coloured.photos, 2, axis=1), 2, axis=2)
     originals[:, :, :, 0] = 255 - originals[:, :, :, 0]  # the size costs 1
-    people = np.array([4, 4, 4, -1, 7])
-    found = Identities(of_photos, coloured.photos, originals=originals, people=people)
-    assert found.scale.floor.value == pytest.approx(1)
-    # The next photo of another person: 0→3, 1→3, 2→3, 3→4, 4→0; original colours against theirs, by hand.
-    pairs = [((1, 0, 0), (0, 1, 1)), ((0, 0, 0), (0, 1, 1)), ((0, 1, 1), (0, 1, 1)), ((1, 1, 1), (0, 0, 1)),
-             ((1, 0, 1), (0, 0, 0))]  # fmt: skip
-    by_hand = np.mean([np.linalg.norm(np.subtract(*pair)) for pair in pairs])
-    assert found.scale.ceiling.value == pytest.approx(by_hand)
-    np.testing.assert_allclose(found.distances(coloured.photos[2:4], first=2), [1, 1])
-    assert "1.00" in identity_sentence(found.scale)
+    two = IdentityScale(of_photos, coloured.photos[[0, 2]], originals[[0, 2]])
+    found = identity_range(two)
+    assert found.floor.value == pytest.approx(1)
+    # Black is √2 from white's original (0, 1, 1), and white from black's (1, 0, 0).
+    assert found.ceiling.value == pytest.approx(np.sqrt(2))
+    assert "1.00 (1.00–1.00), that of the photo itself at this size, and 1.41" in identity_sentence(found)
+    same = identity_range(IdentityScale(of_photos, coloured.photos, coloured.photos, identities=np.full(5, 3)))
+    assert same.ceiling == Score(None)
+    assert identity_range(None) is None
     assert "no embedder" in identity_sentence(None)
-    alone = Identities(of_photos, coloured.photos, people=np.full(5, 3))
-    assert (alone.scale.floor.value, alone.scale.ceiling) == (0, Score(None))
-
-
-@pytest.mark.parametrize("wrong", [lambda x: np.zeros(len(x)), lambda x: np.full((len(x), 2), np.nan)])
-def test_an_embedder_that_returns_something_else_is_refused(coloured, wrong) -> None:
-    with pytest.raises(InputError, match=r"embedder: found the shape .*expected finite numbers \(5, E\)"):
-        Identities(wrong, coloured.photos)
 
 
 def test_the_interval_of_a_frechet_distance_is_the_jackknife_s() -> None:
