@@ -8,7 +8,7 @@ The methods take and give images (N, 3, S, S) float32 in [−1, 1]. ``igan_fast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -188,13 +188,18 @@ class Baseline:
     Args:
         name: what figures and tables call it.
         networks: put into eval mode during each call.
+        columns: which attributes of the data the networks know, as indices, in their order; all by default. They get
+            only the labels of these.
     """
 
     ours = False
 
-    def __init__(self, name: str, networks: BaselineNetworks) -> None:
+    def __init__(self, name: str, networks: BaselineNetworks, *, columns: Sequence[int] | None = None) -> None:
+        self._columns = list(range(networks.attributes) if columns is None else columns)
+        if len(self._columns) != networks.attributes:
+            raise ValueError(f"columns: found {len(self._columns)} for networks of {networks.attributes} attributes")
         self.name = name
-        self.editable = tuple(range(networks.attributes))
+        self.editable = tuple(sorted(self._columns))
         self._networks: Any = networks  # the noise is that of the generators alone
 
     @property
@@ -203,8 +208,9 @@ class Baseline:
 
     def edit(self, images: Tensor, labels: Tensor, changes: Mapping[int, float]) -> Tensor:
         _check_editable(self, changes)
+        known = {self._columns.index(index): value for index, value in changes.items()}
         with in_eval_mode(self._networks):
-            images = self._networks.edit(images, labels, changes)
+            images = self._networks.edit(images, labels[:, self._columns], known)
         return images
 
     def draw_noise(self, n: int, generator: torch.Generator) -> Tensor:
@@ -213,7 +219,7 @@ class Baseline:
 
     def generate(self, z: Tensor, c: Tensor) -> Tensor:
         with in_eval_mode(self._networks):
-            images: Tensor = self._networks.generate(z, c)
+            images: Tensor = self._networks.generate(z, c[:, self._columns])
         return images
 
 
@@ -222,8 +228,7 @@ class PerAttribute:
 
     Args:
         name: what figures and tables call it.
-        networks: by the index of the attribute that they change, at least one. Each is put into eval mode during a
-            call. Networks of a single attribute get only its labels, as attribute 0; others get all.
+        networks: by the index of the attribute that they change, at least one. Each knows this attribute alone.
     """
 
     ours = False
@@ -233,19 +238,16 @@ class PerAttribute:
             raise ValueError("networks: found none, expected those of at least one attribute")
         self.name = name
         self.editable = tuple(sorted(networks))
-        self._networks = dict(networks)
+        self._each = {index: Baseline(name, found, columns=[index]) for index, found in networks.items()}
 
     @property
     def device(self) -> torch.device:
-        return _device_of(self._networks[self.editable[0]])
+        return self._each[self.editable[0]].device
 
     def edit(self, images: Tensor, labels: Tensor, changes: Mapping[int, float]) -> Tensor:
         _check_editable(self, changes)
         for index, value in changes.items():
-            networks = self._networks[index]
-            alone = networks.attributes == 1
-            with in_eval_mode(networks):  # type: ignore[arg-type]  # of an autoencoder, only train and modules are used
-                images = networks.edit(images, labels[:, [index]] if alone else labels, {0 if alone else index: value})
+            images = self._each[index].edit(images, labels, {index: value})
         return images
 
 

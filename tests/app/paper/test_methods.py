@@ -112,12 +112,12 @@ def test_a_baseline_computes_in_eval_mode_without_gradients() -> None:
 
 
 def test_networks_of_one_attribute_get_only_its_label() -> None:
-    alone, all_of_them = Shifter(1), Shifter(5, 0.5)
-    method = PerAttribute("pairs", {2: alone, 0: all_of_them})
+    first, second = Shifter(1), Shifter(1, 0.5)
+    method = PerAttribute("pairs", {2: first, 0: second})
     assert method.editable == (0, 2)
     found = edited(method, PHOTOS, LABELS, {2: 1.0, 0: 0.0})
-    assert alone.calls == [(LABELS[:, [2]].tolist(), {0: 1.0}, False)]
-    assert all_of_them.calls == [(LABELS.tolist(), {0: 0.0}, False)]
+    assert first.calls == [(LABELS[:, [2]].tolist(), {0: 1.0}, False)]
+    assert second.calls == [(LABELS[:, [0]].tolist(), {0: 0.0}, False)]
     expected = to_float(torch.from_numpy(PHOTOS))
     expected[:, 0] = (expected[:, 0] + 0.25).clamp(max=1)
     expected[:, 0] -= 0.5
@@ -126,6 +126,21 @@ def test_networks_of_one_attribute_get_only_its_label() -> None:
         edited(method, PHOTOS, LABELS, {1: 1.0})
     with pytest.raises(ValueError, match="found none"):
         PerAttribute("pairs", {})
+
+
+def test_networks_that_know_some_attributes_get_only_these() -> None:
+    networks = Shifter(2)
+    method = Baseline("StarGAN", networks, columns=[4, 1])
+    assert method.editable == (1, 4)
+    edited(method, PHOTOS, LABELS, {1: 0.0, 4: 1.0})
+    assert networks.calls == [(LABELS[:, [4, 1]].tolist(), {1: 0.0, 0: 1.0}, False)]
+    with pytest.raises(ValueError, match=r"StarGAN cannot change attribute 0, only \[1, 4\]"):
+        edited(method, PHOTOS, LABELS, {0: 1.0})
+    faces = Baseline("flat", Flat(), columns=[1, 0, 2, 3, 4])
+    found = generated(faces, torch.zeros(5, 2), LABELS)
+    np.testing.assert_array_equal(found[:, 0, 0, 1], np.where(LABELS[:, 1], 255, 128))
+    with pytest.raises(ValueError, match="columns: found 1 for networks of 2 attributes"):
+        Baseline("StarGAN", networks, columns=[1])
 
 
 def test_a_flip_is_the_opposite_of_each_label() -> None:
