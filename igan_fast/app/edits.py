@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,25 +19,40 @@ from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import STRENGTH, Companions, edited_labels
 from igan_fast.reference.models import IterativeGAN
 
-__all__ = ["EditScores", "companion_pairs", "edit_scores"]
+__all__ = ["EditMethod", "EditScores", "PhotoEdits", "companion_pairs", "edit_scores", "judged_edits"]
+
+
+class PhotoEdits(NamedTuple):
+    """What a method makes of a batch of N photos. Images are (N, 3, S, S) in [−1, 1], on the judges' device."""
+
+    requested: Tensor
+    """(N, A) bool: what a flip of each attribute asks for."""
+    unedited: Tensor
+    """The images with which the edits are compared: rebuilds, or the photos."""
+    edited: Callable[[int, float], Tensor]
+    """Returns the images with the attribute of this index set to this value, 1 or 0."""
+
+
+#: Any way to edit photos: it gets a batch of photos (N, 3, S, S) in [−1, 1] and its place among all photos.
+EditMethod: TypeAlias = Callable[[Tensor, slice], PhotoEdits]
 
 
 @dataclass(frozen=True)
 class EditScores:
-    """What one judge says of N edited photos. Each array is (N, A): column a is about the edits of attribute a.
+    """What one judge says of N edited photos. Each array is (N, E): a column is about the edits of one attribute.
 
-    ``transform`` sets the attribute to 1, and to 0. A flip is one of these two: that which the model does not recognise
-    in the photo.
+    In ``edit_scores`` these are all A attributes of the model. ``transform`` sets the attribute to 1, and to 0. A flip
+    is one of these two: that which the model does not recognise in the photo.
     """
 
     requested: NDArray[np.bool_]
-    """What a flip asks for: True where the model recognises the attribute as absent."""
+    """What a flip asks for: True where the attribute is absent, as the model recognises it."""
     present: NDArray[np.float32]
     """The judge's probability of the attribute after the edit to 1."""
     absent: NDArray[np.float32]
     """The same after the edit to 0."""
     unedited: NDArray[np.float32]
-    """The same on the rebuild, which is the photo without an edit."""
+    """The same without an edit: on the rebuild."""
     change_of_others: NDArray[np.float32]
     """By how much the flip changes the judge's probabilities of the other attributes: the mean of |flipped − rebuilt|
     over them. NaN if there are none."""
@@ -45,15 +61,15 @@ class EditScores:
 
     @property
     def change(self) -> NDArray[np.float32]:
-        """(N, A): how much higher the probability is with the edit to 1. It is 0 if the model ignores the attribute."""
+        """(N, E): how much higher the probability is with the edit to 1. It is 0 if the model ignores the attribute."""
         return self.present - self.absent
 
     def confirmed(self, thresholds: float | NDArray[np.float64] = 0.5) -> NDArray[np.float64]:
-        """Return (N, A): 1 where the judge answers as the flip asked, else 0.
+        """Return (N, E): 1 where the judge answers as the flip asked, else 0.
 
         Args:
             thresholds: the judge's answer is "present" if its probability is above the threshold; one number, or one
-                for each attribute (A,). The result is NaN where it is NaN.
+                for each column (E,). The result is NaN where it is NaN.
         """
         return _as_requested(np.where(self.requested, self.present, self.absent), self.requested, thresholds)
 
@@ -90,40 +106,68 @@ def edit_scores(
     Raises:
         ValueError: the strength is out of range.
     """
-    device = judges[0].labels.weight.device
     attributes: int = model.arguments()["attributes"]
     if related is None:
         related = companion_pairs(companions, attributes)
-    others = ~np.eye(attributes, dtype=np.bool_)
+
+    def edits(x: Tensor, rows: slice) -> PhotoEdits:
+        z, logits = model.encode(x)
+        c = torch.sigmoid(logits)
+
+        def edited(index: int, value: float) -> Tensor:
+            return model.generate(z, edited_labels(c, {index: value}, strength=strength, companions=companions))
+
+        return PhotoEdits(c < 0.5, model.generate(z, c), edited)
+
+    with in_eval_mode(model):
+        return judged_edits(edits, judges, images, range(attributes), related=related, progress=progress)
+
+
+def judged_edits(
+    method: EditMethod,
+    judges: Sequence[AttributeCNN],
+    images: NDArray[np.uint8],
+    attributes: Sequence[int],
+    *,
+    related: NDArray[np.bool_],
+    progress: bool = False,
+) -> tuple[EditScores, ...]:
+    """Let judges look for attributes in photos in which any method has set them to 1 and to 0.
+
+    Args:
+        method: edits the photos, in batches.
+        judges: at least one, in eval mode.
+        images: (N, S, S, 3), N at least 1.
+        attributes: the indices of the E attributes to edit, among the A of the judges.
+        related: (A, A), which attributes count as companions of each edited one for ``change_of_unrelated``.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The scores of each judge, (N, E).
+    """
+    device = judges[0].labels.weight.device
+    others = ~np.eye(len(related), dtype=np.bool_)
     among = torch.stack([_averaging(others), _averaging(others & ~related)], dim=2).to(device)  # (A, A, 2)
-    requested = torch.empty(len(images), attributes, dtype=torch.bool)
+    requested = torch.empty(len(images), len(attributes), dtype=torch.bool)
     # For each judge: present, absent, unedited, change of others, change of the unrelated.
-    results = torch.empty(len(judges), 5, len(images), attributes)
+    results = torch.empty(len(judges), 5, len(images), len(attributes))
     starts = range(0, len(images), BATCH)
     with (
-        in_eval_mode(model),
-        progress_bar(total=len(starts) * attributes, shown=progress, desc="Judging edits") as bar,
+        torch.inference_mode(),
+        progress_bar(total=len(starts) * len(attributes), shown=progress, desc="Judging edits") as bar,
     ):
         for start in starts:
             rows = slice(start, start + BATCH)
-            z, logits = model.encode(to_float(torch.as_tensor(images[rows]).to(device)))
-            c = torch.sigmoid(logits)
-            asked = c < 0.5
-            requested[rows] = asked.cpu()
-            rebuilt = _answers(judges, model.generate(z, c))
-            results[:, 2, rows] = rebuilt.cpu()
-            for index in range(attributes):
-                present, absent = (
-                    _answers(
-                        judges,
-                        model.generate(z, edited_labels(c, {index: value}, strength=strength, companions=companions)),
-                    )
-                    for value in (1.0, 0.0)
-                )
-                moved = (torch.where(asked[:, index, None], present, absent) - rebuilt).abs()
-                results[:, 0, rows, index] = present[:, :, index].cpu()
-                results[:, 1, rows, index] = absent[:, :, index].cpu()
-                results[:, 3:, rows, index] = (moved @ among[index]).transpose(1, 2).cpu()
+            made = method(to_float(torch.as_tensor(images[rows]).to(device)), rows)
+            unedited = _answers(judges, made.unedited)
+            for column, index in enumerate(attributes):
+                present, absent = (_answers(judges, made.edited(index, value)) for value in (1.0, 0.0))
+                asked = made.requested[:, index]
+                moved = (torch.where(asked[:, None], present, absent) - unedited).abs()
+                requested[rows, column] = asked.cpu()
+                for place, answers in enumerate((present, absent, unedited)):
+                    results[:, place, rows, column] = answers[:, :, index].cpu()
+                results[:, 3:, rows, column] = (moved @ among[index]).transpose(1, 2).cpu()
                 bar.update()
     return tuple(EditScores(requested.numpy(), *judged) for judged in results.numpy())
 

@@ -23,7 +23,12 @@ _INK = (40, 40, 40)
 Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 
-def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Image.Image:
+def grid(
+    rows: Sequence[Images],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+) -> Image.Image:
     """Return one RGB image of all ``rows``, with the label of each row at its left and that of each column above it.
 
     Args:
@@ -31,9 +36,11 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
             may differ in length; a short row ends in blank space.
         row_labels: one per row, or none. A label may have two lines.
         column_labels: one per image of the longest row, or none.
+        captions: for each row, the text below each of its images, or none.
 
     Raises:
-        ValueError: there is no image, the images differ in size or are not uint8 RGB, or the number of labels is wrong.
+        ValueError: there is no image, the images differ in size or are not uint8 RGB, or the number of labels or
+            captions is wrong.
     """
     cells = [[np.asarray(image) for image in row] for row in rows]
     columns = max((len(row) for row in cells), default=0)
@@ -46,6 +53,10 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
     for name, labels, count in (("row_labels", row_labels, len(cells)), ("column_labels", column_labels, columns)):
         if labels and len(labels) != count:
             raise ValueError(f"{name}: found {len(labels)}, expected {count}")
+    if captions and [len(row) for row in captions] != [len(row) for row in cells]:
+        raise ValueError(
+            f"captions: found rows of {[len(row) for row in captions]}, expected {[len(row) for row in cells]}"
+        )
 
     scale = -(-_SMALLEST // max(shape[:2])) if max(shape[:2]) < _SMALLEST else 1
     height, width = shape[0] * scale, shape[1] * scale
@@ -53,20 +64,25 @@ def grid(rows: Sequence[Images], row_labels: Sequence[str] = (), column_labels: 
     left = _margin(max((font.getlength(line) for label in row_labels for line in label.split("\n")), default=0.0))
     labels = [_shortened(label, width, font) for label in column_labels]
     top = _margin(sum(font.getmetrics())) if labels else 0
-    size = (left + columns * (width + _GAP) - _GAP, top + len(cells) * (height + _GAP) - _GAP)
+    below = sum(font.getmetrics()) if captions else 0
+    size = (left + columns * (width + _GAP) - _GAP, top + len(cells) * (height + below + _GAP) - _GAP)
     canvas = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for row, images in enumerate(cells):
-        y = top + row * (height + _GAP)
+        y = top + row * (height + below + _GAP)
         if row_labels:
             middle = (left - 6, y + height / 2)
             draw.text(middle, row_labels[row], fill=_INK, font=font, anchor="rm", align="right")
         for column, image in enumerate(images):
             enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
-            canvas.paste(Image.fromarray(enlarged), (left + column * (width + _GAP), y))
+            x = left + column * (width + _GAP)
+            canvas.paste(Image.fromarray(enlarged), (x, y))
+            if captions:
+                caption = _shortened(captions[row][column], width, font)
+                draw.text((x + width / 2, y + height + below / 2), caption, fill=_INK, font=font, anchor="mm")
     for column, label in enumerate(labels):
-        x = left + column * (width + _GAP) + width / 2
-        draw.text((x, top / 2), label, fill=_INK, font=font, anchor="mm")
+        middle = (left + column * (width + _GAP) + width / 2, top / 2)
+        draw.text(middle, label, fill=_INK, font=font, anchor="mm")
     return canvas
 
 

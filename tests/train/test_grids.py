@@ -102,6 +102,23 @@ def test_sample_grid_names_its_rows() -> None:
     assert np.array_equal(np.asarray(made), np.asarray(grid([pictures(4, 32)] * 6, labels)))
 
 
+def test_a_caption_stands_below_its_image() -> None:
+    rows = [pictures(2), pictures(1, seed=1)]
+    plain, captioned = np.asarray(grid(rows)), np.asarray(grid(rows, captions=[["0.31", ""], ["x"]]))
+    below = (len(captioned) - len(plain)) // 2
+    assert below > 10
+    assert captioned.shape == (2 * (64 + below) + 2, 2 * 64 + 2, 3)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            y, x = row * (64 + below + 2), column * 66
+            assert np.array_equal(captioned[y : y + 64, x : x + 64], image)
+            blank = (captioned[y + 64 : y + 64 + below, x : x + 64] == 255).all()
+            assert blank == ((row, column) == (0, 1))
+    for wrong in ([["a", "b"]], [["a"], ["b"]]):
+        with pytest.raises(ValueError, match=r"captions: found rows of .*, expected \[2, 1\]"):
+            grid(rows, captions=wrong)
+
+
 @pytest.mark.parametrize(
     ("rows", "row_labels", "message"),
     [

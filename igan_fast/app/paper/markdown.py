@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from igan_fast.errors import printable
 
-__all__ = ["Table", "markdown_table"]
+__all__ = ["Table", "escaped", "markdown_table"]
 
-#: What Markdown (GitHub's) would interpret inside a cell. An underscore inside a word is left: it means nothing there.
+#: What Markdown (GitHub's) would interpret inside a line. An underscore inside a word is left: it means nothing there.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$!]|(?<![^\W_])_|_(?![^\W_])")
 
 
@@ -27,10 +27,11 @@ def markdown_table(table: Table) -> str:
 
     The first column is aligned to the left, the others to the right.
     """
-    lines = ["|".join(f" {_escaped(cell)} " for cell in cells) for cells in (table.header, *table.rows)]
+    lines = ["|".join(f" {escaped(cell)} " for cell in cells) for cells in (table.header, *table.rows)]
     lines.insert(1, "|".join([" --- ", *[" ---: "] * (len(table.header) - 1)]))
     return "".join(f"|{line}|\n" for line in lines)
 
 
-def _escaped(cell: str) -> str:
-    return _SPECIAL.sub(r"\\\g<0>", printable(cell).strip())
+def escaped(text: str) -> str:
+    """Return Markdown that shows exactly this text, in one line, without spaces at its ends."""
+    return _SPECIAL.sub(r"\\\g<0>", printable(text).strip())
