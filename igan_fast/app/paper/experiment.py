@@ -107,7 +107,7 @@ def _logged_minutes(folder: Path) -> float:
     except OSError:
         return 0.0
     records = [json.loads(line) for line in lines]
-    return sum(record["seconds"] for record in records if record["kind"] == "losses") / 60
+    return sum(float(record["seconds"]) for record in records if record["kind"] == "losses") / 60
 
 
 def _protocol(

@@ -11,18 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.app.identity_scores import reference_photos
-from igan_fast.app.paper.identity import Identities
 from igan_fast.app.paper.methods import Baseline, Ours, PerAttribute
 from igan_fast.app.paper.plan import ABLATIONS, OURS, PaperOptions, PlannedRun, ablation_name
 from igan_fast.app.paper.scores import Judge, known_judges
 from igan_fast.baselines.cnn import SECOND_JUDGE, AttributeCNN, CNNConfig, cached_cnn
 from igan_fast.baselines.config import BaselineConfig
-from igan_fast.baselines.interface import BaselineNetworks
+from igan_fast.baselines.dcgan import DCGAN
 from igan_fast.baselines.load import load_baseline
 from igan_fast.checkpoint import load_model
 from igan_fast.data import FaceStore, open_source, spread
 from igan_fast.devices import resolve_device
-from igan_fast.metrics import Embedder
+from igan_fast.metrics import Embedder, IdentityScale
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.run_config import RunConfig
 
@@ -61,7 +60,7 @@ class Materials:
     """Those of them on which edits are scored."""
     judges: tuple[Judge, ...]
     plain_cnn: AttributeCNN
-    identities: Identities | None
+    identities: IdentityScale | None
     """Of the photos ``edited``."""
     ours: Ours | None
     ablations: tuple[Ours, ...]
@@ -69,7 +68,7 @@ class Materials:
     """CycleGAN and StarGAN."""
     generators: tuple[Baseline, ...]
     """CGAN and AC-GAN."""
-    dcgan: BaselineNetworks | None
+    dcgan: DCGAN | None
     failed: Mapping[str, str]
     """Why a method is missing, by the name of its run."""
 
@@ -115,7 +114,7 @@ def make_materials(
     if embedder is not None:
         people = None if store.identities is None else store.identities[edited]
         originals = reference_photos(source, store.positions[edited])
-        identities = Identities(embedder[1], store.images[edited], originals=originals, people=people)
+        identities = IdentityScale(embedder[1], store.images[edited], originals, identities=people)
 
     def if_trained(name: str, make: Callable[[Path], Any]) -> Any:
         checkpoint = trained[name].checkpoint
@@ -124,15 +123,11 @@ def make_materials(
     def of_baseline(title: str) -> Callable[[Path], Baseline]:
         return lambda path: Baseline(title, load_baseline(path, device=device).networks)
 
-    ablations = [
-        if_trained(
-            ablation_name(title),
-            lambda path, title=title: Ours.of(
-                load_model(path, device=device), name=title, ours=ablation_name(title) == OURS
-            ),
-        )
-        for title in ABLATIONS
-    ]
+    def of_ablation(title: str) -> Callable[[Path], Ours]:
+        ours = ablation_name(title) == OURS
+        return lambda path: Ours.of(load_model(path, device=device), name=title, ours=ours)
+
+    ablations = [if_trained(ablation_name(title), of_ablation(title)) for title in ABLATIONS]
     cyclegan = {
         store.attributes.index(run.config.attributes[0]): load_baseline(checkpoint, device=device).networks
         for name, run in runs.items()

@@ -101,8 +101,7 @@ def _recognition(found: Materials) -> Iterator[Part | Missing]:
         yield missing
     if probabilities is not None:
         answered = answered_photos(probabilities, labels, store.attributes, count=min(ANSWERED, len(photos)))
-        shown = photos[[each.photo for each in answered.answers]]
-        yield Part("table-3", answered, draw_answers(answered, shown))
+        yield Part("table-3", answered, draw_answers(answered, photos))
 
 
 def _recognised(method: Ours, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -154,10 +153,11 @@ def _times(found: Materials, seconds: Mapping[str, list[float]]) -> Iterator[Par
     yield Part("table-1", _training_times(found, seconds))
     jobs: list[Job] = []
     if found.ours is not None:
-        jobs += [make(found.ours) for make in (recognising, rebuilding, editing, generating)]  # type: ignore[operator]
+        jobs += [make(found.ours) for make in (recognising, rebuilding, editing, generating)]
     jobs += [editing(method) for method in found.editors] + [generating(method) for method in found.generators]
-    repeats = {"repeats": 2, "warm_up": 1} if found.options.quick else {}
-    yield Part("table-2", use_times(jobs, found.edit_photos, found.edit_labels, **repeats))
+    repeats, warm_up = (2, 1) if found.options.quick else (10, 2)
+    times = use_times(jobs, found.edit_photos, found.edit_labels, repeats=repeats, warm_up=warm_up)
+    yield Part("table-2", times)
 
 
 def _training_times(found: Materials, seconds: Mapping[str, list[float]]) -> TrainingTimes:

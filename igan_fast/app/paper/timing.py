@@ -42,6 +42,12 @@ class Seconds:
     """Between these are half of the repeats."""
     repeats: int
 
+    @classmethod
+    def of(cls, durations: Sequence[float]) -> Seconds:
+        """The median and the quartiles of durations, at least one."""
+        low, median, high = np.quantile(durations, (0.25, 0.5, 0.75))
+        return cls(float(median), (float(low), float(high)), len(durations))
+
     def divided(self, by: float) -> Seconds:
         """The durations of a part."""
         return Seconds(self.median / by, (self.quartiles[0] / by, self.quartiles[1] / by), self.repeats)
@@ -85,7 +91,7 @@ def measure(
             _await(device)
             if turn >= warm_up:
                 durations.append(clock() - began)
-    return [_seconds(durations) for durations in taken]
+    return [Seconds.of(durations) for durations in taken]
 
 
 @dataclass(frozen=True)
@@ -255,11 +261,6 @@ def use_times(
 
 def _call(job: Job, x: Tensor, c: Tensor) -> Callable[[], object]:
     return lambda: job.run(x, c)
-
-
-def _seconds(durations: Sequence[float]) -> Seconds:
-    low, median, high = np.quantile(durations, (0.25, 0.5, 0.75))
-    return Seconds(float(median), (float(low), float(high)), len(durations))
 
 
 def _await(device: str | torch.device) -> None:
