@@ -66,8 +66,11 @@ def second_spelling(made: StarGANNetworks, given, random: torch.Generator, rates
     return g, d, found
 
 
-def test_the_training_equals_a_second_spelling():
-    """12 iterations: two updates of the generator, and a learning rate that decays from the seventh on."""
+@pytest.mark.parametrize("layers", [3, 6])
+def test_the_training_equals_a_second_spelling(monkeypatch, layers):
+    """12 iterations: two updates of the generator, and a learning rate that decays from the seventh on. With 3 layers
+    the source map has several pixels, as in large images."""
+    monkeypatch.setattr("igan_fast.baselines.stargan.networks.DISCRIMINATOR_LAYERS", layers)
     made, given = networks(), batches(12)
     rates = [1.0] * 6 + [6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]
     g, d, expected = second_spelling(made, given, torch.Generator().manual_seed(8), rates)

@@ -1,10 +1,11 @@
-"""StarGAN's generator and discriminator (Choi et al., CVPR 2018, Sec. 7.2, Tables 4 and 5; code: yunjey/stargan).
+"""StarGAN's generator and discriminator (Choi et al., CVPR 2018; code: yunjey/stargan).
 
-Where the authors' code and their paper differ, these networks follow the code:
+The layers are those of the tables in the paper's appendix (arXiv:1711.09020, Sec. 7.2). Where the authors' code and
+their paper differ, these networks follow the code:
 
-* The number of the discriminator's layers does not depend on the image size: it is 6, as in the code. The paper's
-  Table 5 has it for 128². An image with fewer than 64 pixels per side does not have 6 halvings. There the discriminator
-  has as many layers as halve it to one pixel (5 for 32 and 48).
+* The discriminator has 6 layers at any size, as in the code. The paper's table depends on the size only in the last
+  map. An image with fewer than 64 pixels per side cannot be halved 6 times. There the discriminator has as many layers
+  as halve it to one pixel (5 for 32 and 48).
 * The code's normalisation also counts running statistics. It never uses them: the authors edit photos in training mode.
   Here normalisation has no running statistics, so training and eval mode are the same.
 
