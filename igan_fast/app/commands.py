@@ -202,7 +202,7 @@ class Evaluate:
     strength: Strength = STRENGTH
     companions: Along = True
     embedder: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
-    """Measures identity: a function from images (N, S, S, 3) uint8 to embeddings (N, E). Default: dlib, if installed."""
+    """Function from images (N, S, S, 3) uint8 to embeddings (N, E), for identity; None: dlib's, if installed."""
     inception: Annotated[Path | None, arg(metavar="FILE")] = None
     """TorchScript file of an Inception network (NVIDIA's inception-2015-12-05.pt), for the KID and FID of papers."""
     kid_images: int = 1000
