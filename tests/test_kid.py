@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterable
 
@@ -12,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.image.kid import poly_mmd
 
-from igan_fast.metrics import kid
+from igan_fast.metrics import kid as kid_module
+from igan_fast.metrics.kid import kid
 
 Features = NDArray[np.floating]
 
@@ -63,7 +63,7 @@ def test_rows_at_once_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = rng.normal(size=(31, 5)), rng.normal(size=(23, 5)) + 1
     expected = kid(first, second)
     for rows in (1, 7, 31):
-        monkeypatch.setattr(importlib.import_module("igan_fast.metrics.kid"), "_ROWS", rows)
+        monkeypatch.setattr(kid_module, "_ROWS", rows)
         np.testing.assert_allclose(kid(first, second), expected, rtol=1e-10)
 
 

@@ -203,11 +203,9 @@ class Evaluate:
     strength: Strength = STRENGTH
     companions: Along = True
     embedder: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
-    """The face recognition network that measures identity: a function from images (N, S, S, 3) uint8 to embeddings
-    (N, E). 'dlib', the default if it is installed, is dlib's ResNet."""
+    """Function from images (N, S, S, 3) uint8 to embeddings (N, E), for identity; None: dlib's, if installed."""
     inception: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Measure KID and FID with the Inception network in this TorchScript file (inception-2015-12-05.pt). Without it,
-    the KID is measured in the features of EfficientNet-Lite0 if installed, else of the first judge."""
+    """TorchScript file of an Inception network (NVIDIA's inception-2015-12-05.pt), for the KID and FID of papers."""
     kid_images: int = 1000
     """Measure the KID on at most this many images of each kind."""
     json: Json = None

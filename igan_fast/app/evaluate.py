@@ -89,9 +89,10 @@ def evaluate(
         embedder: the face recognition network that measures the identity: a function from images (N, S, S, 3) uint8 to
             embeddings (N, E), see ``igan_fast.metrics.Embedder``; or its name, ``"module:function"``; or ``"dlib"``.
             None takes dlib's network if it is installed; otherwise there is no identity score, and the result says so.
-        inception: the TorchScript file of an Inception network, see ``igan_fast.metrics.inception``. With it, the KID
-            and the FID are those of other people's papers. None measures the KID in the features of EfficientNet-Lite0
-            if its weights are installed, otherwise in those of the first judge, and the result says in which.
+        inception: the TorchScript file of an Inception network, see ``igan_fast.metrics.inception_features``. With it,
+            the KID and the FID are those of other people's papers. None measures the KID in the features of
+            EfficientNet-Lite0 if its weights are installed, otherwise in those of the first judge, and the result says
+            in which.
         kid_images: measure the KID on at most this many images of each set, chosen at random.
         weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"`` takes
             the plain ones.

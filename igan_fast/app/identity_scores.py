@@ -48,6 +48,8 @@ def reference_photos(
 ) -> NDArray[np.uint8]:
     """Read photos again at full resolution: those of ``source`` at ``positions``, (N, size, size, 3) uint8.
 
+    Photos that are smaller are enlarged.
+
     Raises:
         InputError: a photo is broken or no longer there.
     """

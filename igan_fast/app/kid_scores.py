@@ -15,7 +15,14 @@ from igan_fast.app.report import KIDReport
 from igan_fast.baselines.cnn import AttributeCNN
 from igan_fast.data import to_float
 from igan_fast.errors import PackageMissing
-from igan_fast.metrics import FeatureNetwork, efficientnet, frechet_distance, inception, is_inception, kid
+from igan_fast.metrics import (
+    FeatureNetwork,
+    efficientnet_features,
+    frechet_distance,
+    inception_features,
+    is_inception,
+)
+from igan_fast.metrics.kid import kid
 from igan_fast.progress import progress_bar
 
 __all__ = ["choose_images", "choose_network", "judge_features", "kid_report", "kid_reports"]
@@ -32,12 +39,12 @@ def choose_network(file: str | Path | None, device: torch.device) -> tuple[Featu
         The network, and a line that says what is missing. One of them is None or empty.
 
     Raises:
-        InputError: see ``igan_fast.metrics.inception``.
+        InputError: see ``igan_fast.metrics.inception_features``.
     """
     if file is not None:
-        return inception(file, device), ""
+        return inception_features(file, device), ""
     try:
-        return efficientnet(device), ""
+        return efficientnet_features(device), ""
     except PackageMissing as error:
         return None, str(error)
 

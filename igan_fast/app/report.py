@@ -131,7 +131,7 @@ class IdentityReport:
 
 @dataclass(frozen=True, kw_only=True)
 class KIDReport:
-    """The kernel distance of a set of images from the scored photos, see ``igan_fast.metrics.kid``."""
+    """The kernel distance of a set of images from the scored photos, see ``igan_fast.metrics.kid.kid``."""
 
     features: str
     """The network in whose features it is measured. Only with "Inception" is it the KID of other people's papers."""

@@ -1,7 +1,7 @@
 """Scores of recognition, of edits and of images, computed from arrays and tensors."""
 
 from igan_fast.metrics.bootstrap import bootstrap_interval
-from igan_fast.metrics.feature_networks import FeatureNetwork, efficientnet, inception, is_inception
+from igan_fast.metrics.feature_networks import FeatureNetwork, efficientnet_features, inception_features, is_inception
 from igan_fast.metrics.features import frechet_distance
 from igan_fast.metrics.identity import (
     Embedder,
@@ -14,7 +14,6 @@ from igan_fast.metrics.identity import (
     other_people,
 )
 from igan_fast.metrics.images import ImageQuality, box_blur, grain, image_quality
-from igan_fast.metrics.kid import KID, kid
 from igan_fast.metrics.models import finite_results, in_eval_mode, quick_validation
 from igan_fast.metrics.recognition import (
     AttributeScores,
@@ -25,7 +24,6 @@ from igan_fast.metrics.recognition import (
 )
 
 __all__ = [
-    "KID",
     "AttributeScores",
     "Embedder",
     "FeatureNetwork",
@@ -36,7 +34,7 @@ __all__ = [
     "bootstrap_interval",
     "box_blur",
     "dlib_embedder",
-    "efficientnet",
+    "efficientnet_features",
     "embed",
     "embedding_distances",
     "finite_results",
@@ -46,9 +44,8 @@ __all__ = [
     "identity_distances",
     "image_quality",
     "in_eval_mode",
-    "inception",
+    "inception_features",
     "is_inception",
-    "kid",
     "load_embedder",
     "majority_labels",
     "other_people",

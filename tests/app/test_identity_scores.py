@@ -28,9 +28,9 @@ from igan_fast.metrics import (
     embedding_distances,
     frechet_distance,
     identity_distances,
-    kid,
     other_people,
 )
+from igan_fast.metrics.kid import kid
 from igan_fast.reference import IterativeGAN
 from igan_fast.train.save import save_checkpoint
 
