@@ -142,7 +142,7 @@ def test_a_judge_without_a_threshold_has_no_balanced_score(coloured) -> None:
     assert found.judges[0].mean.confirmed_balanced.value == 1
     alone = method_edits(ByHand("oracle"), coloured.photos, coloured.labels, [0], NAMES, [judge])
     assert alone.judges[0].mean.confirmed_balanced == Score(None)
-    assert edit_tables([alone])[0].rows[0][3] == "–"
+    assert edit_tables([alone])[0].rows[0][2] == "–"
 
 
 def test_faces_are_scored_against_their_labels(coloured) -> None:
