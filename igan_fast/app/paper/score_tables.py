@@ -17,13 +17,13 @@ _CHANGE, _OTHERS = "change of the probability", "change of the others"
 LEGEND = {
     _CONFIRMED: "share of the photos in which the judge's answer is what a flip asked for; a flip sets an attribute to "
     "the opposite of the photo's label. Judges are networks that were trained on real photos only",
-    "no edit": "the scores of the photos themselves, and of our rebuilds of them: what goes beyond these comes from "
-    "the edit",
     _BALANCED: "the same where the judge answers “present” above the probability at which its two kinds of error are "
     "equally frequent, instead of 0.5",
     _CHANGE: "how much higher the judge's probability is with the attribute set to 1 than set to 0",
     _OTHERS: "by how much a flip changes the judge's probabilities of the other attributes, beside the photo (lower is "
     "better)",
+    "no edit": "the scores of the photos themselves, and of our rebuilds of them: what goes beyond these comes from "
+    "the edit",
     "identity": "distance from the person in the photo, by a face recognition network (lower is better)",
     "Fréchet": "Fréchet distance from the photos in the features of the first judge (lower is better). It is not the "
     "FID. It falls with the number of images, so it compares only within a table",
