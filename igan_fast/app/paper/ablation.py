@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.app.paper.identity import IdentityRange, identity_range, identity_sentence
+from igan_fast.app.paper.identity import IdentityRange, first_distances, identity_range, identity_sentence
 from igan_fast.app.paper.images import NotFinite, rebuilt
 from igan_fast.app.paper.markdown import Table
 from igan_fast.app.paper.methods import Rebuilder
@@ -77,7 +77,7 @@ def ablation(
     Args:
         methods: the models, such as pixel only, latent only, latent + pixel, all three.
         photos: (N, S, S, 3) uint8, N at least 1.
-        identities: of the same photos; None for no identity.
+        identities: of these photos or the first of them; None for no identity.
         shown: how many of the photos the picture shows.
     """
     rows, labels, captions = [photos[:shown]], ["photo"], [[""] * len(photos[:shown])]
@@ -90,12 +90,13 @@ def ablation(
             failed[method.name] = str(error)
             continue
         l1 = np.abs(images.astype(np.float64) - photos).mean(axis=(1, 2, 3)) / 127.5
-        distances = None if identities is None else identities.distances(images)
+        distances = None if identities is None else first_distances(identities, images)
         of_shown = () if distances is None else tuple(map(float, distances[:shown]))
         identity = None if distances is None else Score.of(distances)
         found.append(Rebuilds(method.name, method.ours, Score.of(l1), identity, of_shown))
         rows.append(images[:shown])
         labels.append(row_label(method.name, ours=method.ours))
-        captions.append([format(value, ".2f") for value in of_shown] or [""] * len(rows[0]))
+        texts = [format(value, ".2f") for value in of_shown]
+        captions.append(texts + [""] * (len(rows[0]) - len(texts)))
     numbers = Ablation(len(photos), tuple(found), identity_range(identities), failed)
     return numbers, grid(rows, labels, captions=captions if identities is not None else ())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.app.paper.identity import IdentityRange, identity_range, identity_sentence
+from igan_fast.app.paper.identity import IdentityRange, first_distances, identity_range, identity_sentence
 from igan_fast.app.paper.images import NotFinite, flipped, rebuilt
 from igan_fast.app.paper.markdown import Table
 from igan_fast.app.paper.methods import NoEdit, Ours, PhotoEditor, RebuildOnly
@@ -68,7 +68,7 @@ def single_attributes(
         labels: (N, A), their labels, 0 and 1.
         names: of the A attributes.
         judges: at least one.
-        identities: of the same photos; None for no identity.
+        identities: of these photos or the first of them; None for no identity.
         shown: how many of the photos the picture shows.
 
     Raises:
@@ -256,7 +256,7 @@ def several_attributes(
             together[judge.name] = Score.of(right.all(axis=1))
             at_thresholds = ((found > thresholds) == asked)[:, known]
             balanced[judge.name] = Score.of(at_thresholds.mean(axis=1)) if known.any() else Score(None)
-        identity = Score.of(identities.distances(images)) if identities else None
+        identity = Score.of(first_distances(identities, images)) if identities else None
         steps.append(EditedTogether(choice.names[:count], seen, balanced, together, identity))
     scale = identity_range(identities)
     return SeveralEdits(method.name, choice, len(photos), tuple(steps), scale), grid(rows, titles)

@@ -187,7 +187,7 @@ def _protocol(experiment: Experiment) -> list[str]:
         "",
         *_table(Table(header, rows, "Trained methods")),
         "",
-        "**The columns of the tables**",
+        "**How to read the tables**",
         "",
         *(f"- {escaped(name)}: {escaped(meaning)}." for name, meaning in LEGEND.items()),
     ]

@@ -1,28 +1,29 @@
-"""The scores of methods as tables, and what the columns mean."""
+"""The scores of methods as tables, and what they mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from igan_fast.app.paper.markdown import Table
-from igan_fast.app.paper.numbers import Score, marked
+from igan_fast.app.paper.numbers import marked
 from igan_fast.app.paper.scores import AttributeEdits, MethodEdits, MethodFaces
 
 __all__ = ["LEGEND", "edit_tables", "face_table"]
 
-_CONFIRMED, _BALANCED, _NO_EDIT = "flips confirmed", "at the balanced threshold", "without an edit"
+_CONFIRMED, _BALANCED = "flips confirmed", "at the balanced threshold"
 _CHANGE, _OTHERS = "change of the probability", "change of the others"
 
-#: What the columns mean, by their headers.
+#: What the columns and some rows mean, by their headers.
 LEGEND = {
     _CONFIRMED: "share of the photos in which the judge's answer is what a flip asked for; a flip sets an attribute to "
     "the opposite of the photo's label. Judges are networks that were trained on real photos only",
-    _NO_EDIT: "the same of the photos themselves: what is above it comes from the edit",
     _BALANCED: "the same where the judge answers “present” above the probability at which its two kinds of error are "
     "equally frequent, instead of 0.5",
     _CHANGE: "how much higher the judge's probability is with the attribute set to 1 than set to 0",
     _OTHERS: "by how much a flip changes the judge's probabilities of the other attributes, beside the photo (lower is "
     "better)",
+    "no edit": "the scores of the photos themselves, and of our rebuilds of them: what goes beyond these comes from "
+    "the edit",
     "identity": "distance from the person in the photo, by a face recognition network (lower is better)",
     "Fréchet": "Fréchet distance from the photos in the features of the first judge (lower is better). It is not the "
     "FID. It falls with the number of images, so it compares only within a table",
@@ -41,7 +42,7 @@ def edit_tables(methods: Sequence[MethodEdits]) -> tuple[Table, ...]:
             name, scores = marked(method.method, ours=method.ours), method.judges[place]
             means.append((name, *_cells(scores.mean)))
             each += [(name, attribute, *_cells(found)) for attribute, found in scores.attributes.items()]
-        columns = (_CONFIRMED, _NO_EDIT, _BALANCED, _NO_EDIT, _CHANGE, _OTHERS)
+        columns = (_CONFIRMED, _BALANCED, _CHANGE, _OTHERS)
         tables.append(Table(("method", *columns), tuple(means), f"Edits, as the {judge.judge} sees them: means"))
         header = ("method", "attribute", *columns)
         tables.append(Table(header, tuple(each), f"Edits, as the {judge.judge} sees them: each attribute"))
@@ -73,14 +74,9 @@ def face_table(methods: Sequence[MethodFaces]) -> Table:
 
 
 def _cells(scores: AttributeEdits) -> tuple[str, ...]:
-    def share(score: Score) -> str:
-        return score.text(".0f", percent=True)
-
     return (
-        share(scores.confirmed),
-        share(scores.unedited_confirmed),
-        share(scores.confirmed_balanced),
-        share(scores.unedited_confirmed_balanced),
+        scores.confirmed.text(".0f", percent=True),
+        scores.confirmed_balanced.text(".0f", percent=True),
         scores.change.text("+.3f"),
         scores.change_of_others.text(),
     )

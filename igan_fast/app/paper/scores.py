@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from igan_fast.app.edits import EditScores, PhotoEdits, judged_edits
 from igan_fast.app.observation import BATCH, Observation
+from igan_fast.app.paper.identity import first_distances
 from igan_fast.app.paper.images import edited
 from igan_fast.app.paper.methods import PhotoEditor
 from igan_fast.app.paper.numbers import Score, frechet_score
@@ -118,7 +119,7 @@ def method_edits(
             has to remain.
         names: of all A attributes.
         judges: at least one.
-        identities: of the same photos; None for no identity.
+        identities: of these photos or the first of them; None for no identity.
 
     Raises:
         NotFinite: the method's images are NaN or infinite.
@@ -140,8 +141,8 @@ def method_edits(
         [np.where(labels[:, index, None, None, None] < 0.5, images[index, 1.0], images[index, 0.0]) for index in able],
         axis=1,
     )
-    features = [observed(judges[:1], flips[:, place]).features for place in range(len(able))]
-    distances = [identities.distances(flips[:, place]) for place in range(len(able))] if identities else []
+    features = _of_each(flips, lambda images: observed(judges[:1], images).features)
+    distances = _of_each(flips, lambda images: first_distances(identities, images)) if identities else []
     return MethodEdits(
         method=method.name,
         ours=method.ours,
@@ -151,6 +152,15 @@ def method_edits(
         identity=Score.of(np.mean(distances, axis=0)) if distances else None,
         frechet=frechet_score(np.stack(features, axis=1), observed(judges[:1], photos).features),
     )
+
+
+def _of_each(flips: NDArray[np.uint8], measure: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> list[NDArray[Any]]:
+    """Measure the images of each attribute; those that are equal to the first ones, as without an edit, only once."""
+    found = [measure(flips[:, 0])]
+    for place in range(1, flips.shape[1]):
+        same = np.array_equal(flips[:, place], flips[:, 0])
+        found.append(found[0] if same else measure(flips[:, place]))
+    return found
 
 
 def _judged(judge: Judge, scores: EditScores, indices: Sequence[int], names: Sequence[str]) -> JudgedEdits:

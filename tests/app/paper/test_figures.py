@@ -117,6 +117,12 @@ def test_figure_5_shows_and_scores_rebuilds(coloured) -> None:
     assert "other people" in numbers.shown
     assert numbers.tables()[0].rows[1][0] == "▶ all three (ours)"
 
+    two = IdentityScale(colour, coloured.photos[:2], coloured.photos[:2])
+    fewer, picture = ablation(methods[:1], coloured.photos, identities=two)
+    assert fewer.methods[0].shown_identity == pytest.approx(apart[:2])
+    assert "of 2 photos" in fewer.shown
+    assert cells(picture, 2, 5, captions=True).shape == (2, 5, 32, 32, 3)
+
     without, picture = ablation(methods[:1], coloured.photos)
     assert without.methods[0].identity is without.identity is None
     assert without.methods[0].shown_identity == ()

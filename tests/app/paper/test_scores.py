@@ -91,6 +91,23 @@ def test_an_edit_that_swaps_in_the_attribute_is_confirmed(coloured) -> None:
     assert found.identity.value == pytest.approx(1, abs=1e-6)
 
 
+def test_identity_is_measured_once_for_equal_images_and_only_on_the_photos_of_the_scale(coloured) -> None:
+    calls: list[int] = []
+
+    def counted(images: np.ndarray) -> np.ndarray:
+        calls.append(len(images))
+        return of_photos(images)
+
+    scale = IdentityScale(counted, coloured.photos[:3], coloured.photos[:3])
+    calls.clear()
+    assert scores(coloured, "nothing", identities=scale).identity == Score(0.0, (0.0, 0.0))
+    assert calls == [3]
+    found = scores(coloured, "bright", identities=scale)
+    assert calls == [3] * 4
+    # The first three photos are black, red and white; painting a bright channel moves those that lack it by 1.
+    assert found.identity.value == pytest.approx(np.mean([1, 2 / 3, 0]))
+
+
 def test_an_edit_that_always_paints_is_confirmed_where_the_attribute_was_absent(coloured) -> None:
     found = scores(coloured, "bright")
     absent = 1 - coloured.labels.mean(axis=0)
@@ -125,7 +142,7 @@ def test_a_judge_without_a_threshold_has_no_balanced_score(coloured) -> None:
     assert found.judges[0].mean.confirmed_balanced.value == 1
     alone = method_edits(ByHand("oracle"), coloured.photos, coloured.labels, [0], NAMES, [judge])
     assert alone.judges[0].mean.confirmed_balanced == Score(None)
-    assert edit_tables([alone])[0].rows[0][3] == "–"
+    assert edit_tables([alone])[0].rows[0][2] == "–"
 
 
 def test_faces_are_scored_against_their_labels(coloured) -> None:
@@ -153,6 +170,7 @@ def test_identities_lie_between_floor_and_ceiling(coloured) -> None:
     assert found.floor.value == pytest.approx(1)
     # Black is √2 from white's original (0, 1, 1), and white from black's (1, 0, 0).
     assert found.ceiling.value == pytest.approx(np.sqrt(2))
+    assert found.photos == 2
     assert "1.00 (1.00–1.00), that of the photo itself at this size, and 1.41" in identity_sentence(found)
     same = identity_range(IdentityScale(of_photos, coloured.photos, coloured.photos, identities=np.full(5, 3)))
     assert same.ceiling == Score(None)
