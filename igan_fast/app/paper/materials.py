@@ -29,6 +29,8 @@ __all__ = ["Materials", "TrainedRun", "make_materials"]
 
 #: How many photos edits and identities are scored on, and how many recognition and generated faces are.
 EDIT_PHOTOS, PHOTOS = 200, 2000
+#: On how many of the former identity is measured: an embedding takes as long as many edits.
+IDENTITY_PHOTOS = 50
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Materials:
     judges: tuple[Judge, ...]
     plain_cnn: AttributeCNN
     identities: IdentityScale | None
-    """Of the photos ``edited``."""
+    """Of the first ``IDENTITY_PHOTOS`` of the photos ``edited``."""
     ours: Ours | None
     ablations: tuple[Ours, ...]
     editors: tuple[Baseline | PerAttribute, ...]
@@ -112,9 +114,10 @@ def make_materials(
     }
     identities = None
     if embedder is not None:
-        people = None if store.identities is None else store.identities[edited]
-        originals = reference_photos(source, store.positions[edited])
-        identities = IdentityScale(embedder[1], store.images[edited], originals, identities=people)
+        seen = edited[:IDENTITY_PHOTOS]
+        people = None if store.identities is None else store.identities[seen]
+        originals = reference_photos(source, store.positions[seen])
+        identities = IdentityScale(embedder[1], store.images[seen], originals, identities=people)
 
     def if_trained(name: str, make: Callable[[Path], Any]) -> Any:
         checkpoint = trained[name].checkpoint
