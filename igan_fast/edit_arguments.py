@@ -69,7 +69,7 @@ def label_rows(samples: ArrayLike, count: int) -> NDArray[Any]:
     """Rows of real labels as an array (M, ``count``).
 
     Raises:
-        InputError: they are of another shape.
+        InputError: they are of another shape, or not in [0, 1].
     """
     try:
         rows = np.asarray(samples)
@@ -77,4 +77,11 @@ def label_rows(samples: ArrayLike, count: int) -> NDArray[Any]:
         raise InputError(f"label_samples: found {samples!r}, expected (M, {count})") from None
     if rows.ndim != 2 or rows.shape[1] != count:
         raise InputError(f"label_samples: found the shape {rows.shape}, expected (M, {count})")
+    if not np.issubdtype(rows.dtype, np.number) and rows.dtype != np.bool_:
+        raise InputError(
+            f"label_samples: found values of type {rows.dtype.type.__name__}, expected numbers from 0 to 1"
+        )
+    wrong = rows[~((rows >= 0) & (rows <= 1))]
+    if len(wrong):
+        raise InputError(f"label_samples: found {wrong[0]:g}, expected 0 for absent, 1 for present, or values between")
     return rows

@@ -22,7 +22,7 @@ from igan_fast.errors import InputError
 from igan_fast.metrics import finite_results
 from igan_fast.paths import given_path
 from igan_fast.reference import Companions, IterativeGAN
-from igan_fast.reference.editing import STRENGTH, edited_labels
+from igan_fast.reference.editing import STRENGTH, edited_images, edited_labels
 
 __all__ = ["FaceEditor"]
 
@@ -45,7 +45,8 @@ class FaceEditor:
     result, for several a list. Returned images are square RGB images of ``image_size`` pixels a side.
 
     Args:
-        model: the model, which is put into eval mode. The editor computes on the model's device.
+        model: the model, which is put into eval mode. The editor computes on the model's device. It calls the methods
+            ``encode`` and ``generate``, so a subclass that overrides ``transform`` or ``rebuild`` changes nothing here.
         attributes: the names of its attributes, in order.
         label_samples: rows of real labels, (M, A) of 0 and 1, as an array or a list. ``generate`` takes the attributes
             that the caller does not set from a random row.
@@ -148,7 +149,7 @@ class FaceEditor:
         Raises:
             InputError: as ``recognise``.
         """
-        return self._each(photos, lambda x: _to_pil(self.model.rebuild(x)))
+        return self._each(photos, lambda x: _to_pil(edited_images(self.model, x, {})))
 
     @overload
     def transform(
@@ -190,7 +191,7 @@ class FaceEditor:
         by_index = changes_by_index(changes, self.attributes)
         along = self.companions if companions else None
         return self._each(
-            photos, lambda x: _to_pil(self.model.transform(x, by_index, strength=strength, companions=along))
+            photos, lambda x: _to_pil(edited_images(self.model, x, by_index, strength=strength, companions=along))
         )
 
     def companions_of(self, attributes: Iterable[str]) -> dict[str, dict[str, float]]:

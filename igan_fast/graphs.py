@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from igan_fast.reference.losses.labels import check_labels
 from igan_fast.step import StepLosses, TrainStep
 
 __all__ = ["GraphedStep", "captured_constants", "state_preserved"]
@@ -82,6 +83,7 @@ class GraphedStep:
 
         Iterations with and without the gradient penalty are two graphs.
         """
+        check_labels(labels)
         penalise = self._step.penalises_now()
 
         def iterate(*arguments: Any) -> tuple[Tensor, ...]:
@@ -101,6 +103,7 @@ class GraphedStep:
             self._step.update_d(*arguments)
             return ()
 
+        check_labels(labels)
         self._run("extra D", update, (images, labels, *self.edited.compose(labels, noise, flips)))
 
     def extra_generator(self, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
@@ -110,6 +113,7 @@ class GraphedStep:
             self._step.update_g(*arguments)
             return ()
 
+        check_labels(labels)
         self._run("extra G", update, self.edited.compose(labels, noise, flips))
 
     def _run(

@@ -33,8 +33,7 @@ class Generator(reference.Generator):
         if backend.plain_only(z, c):
             return super().forward(z, c)
         first, films = self.inputs(z, c)
-        x = self.norm(first.contiguous(memory_format=torch.channels_last), films[0])
-        x = self.up3(self.up2(self.up1(x, films[1]), films[2]), films[3])
+        x = self.last_map(first.contiguous(memory_format=torch.channels_last), films)
         rgb = self.to_rgb
         if not _is_unmodified(rgb, nn.ConvTranspose2d):
             return torch.tanh(rgb(x))

@@ -18,44 +18,47 @@ CHANNELS = 16  # enough for the native convolutions
 
 
 def film_of(x: Tensor, w: Tensor) -> Tensor:
-    """A scale and a shift for each image and channel, (N, 2 · 16): some columns of a larger matrix."""
-    return (x.mean((2, 3)) @ w[:, :, 0, :3].reshape(CHANNELS, -1))[:, : 2 * CHANNELS]
+    """A scale and a shift for each image and channel, (N, 2 · C): some columns of a larger matrix."""
+    channels = x.shape[1]
+    return (x.mean((2, 3)) @ w[:, :, 0, :3].reshape(channels, -1))[:, : 2 * channels]
 
 
-#: Each public operator of ``module`` (ops or reference), of x (N, 16, H, W), w (16, 16, 5, 5) and b (16,).
+#: Each public operator of ``module`` (ops or reference), of x (N, C, H, W), w (C, C, 5, 5) and b (C,).
 CALLS: dict[str, Callable[..., Tensor]] = {
     "feature_l1": lambda module, x, w, b, **options: module.feature_l1(
         [x * 2, [x.square()]], [x.flip(0), [b.view(-1, 1, 1) + x]], [1, 2], **options
     ),
     "norm_act": lambda module, x, w, b, **options: module.norm_act(x, b, b.cos(), groups=2, **options),
     "norm_act, eval": lambda module, x, w, b, **options: module.norm_act(
-        x, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, **options
+        x, b, b, b.new_zeros(len(b)), b.new_ones(len(b)), training=False, **options
     ),
     "norm_act, film": lambda module, x, w, b, **options: module.norm_act(
         x, b, b.cos(), groups=2, film=film_of(x, w), **options
     ),
     "norm_act, film, eval": lambda module, x, w, b, **options: module.norm_act(
-        x, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, film=film_of(x, w), **options
+        x, b, b, b.new_zeros(len(b)), b.new_ones(len(b)), training=False, film=film_of(x, w), **options
     ),
     "conv_norm_act": lambda module, x, w, b, **options: module.conv_norm_act(x, w, b, None, **options),
     "conv_norm_act, transposed": lambda module, x, w, b, **options: module.conv_norm_act(
         x, w, b, b, transposed=True, output_padding=1, conv_bias=b, **options
     ),
     "conv_norm_act, eval": lambda module, x, w, b, **options: module.conv_norm_act(
-        x, w, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, **options
+        x, w, b, b, b.new_zeros(len(b)), b.new_ones(len(b)), training=False, **options
     ),
     "conv_norm_act, film": lambda module, x, w, b, **options: module.conv_norm_act(
         x, w, b, None, film=film_of(x, w), **options
     ),
     "conv_norm_act, film, eval": lambda module, x, w, b, **options: module.conv_norm_act(
-        x, w, b, b, b.new_zeros(CHANNELS), b.new_ones(CHANNELS), training=False, film=film_of(x, w), **options
+        x, w, b, b, b.new_zeros(len(b)), b.new_ones(len(b)), training=False, film=film_of(x, w), **options
     ),
 }
 
 
-def tensors(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """x (4, 16, 8, 8), w and b for ``CALLS``."""
-    x, w, b = torch.randn(4, CHANNELS, 8, 8), torch.randn(CHANNELS, CHANNELS, 5, 5) * 0.1, torch.rand(CHANNELS) + 0.5
+def tensors(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, channels: int = CHANNELS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x (4, C, 8, 8), w and b for ``CALLS``."""
+    x, w, b = torch.randn(4, channels, 8, 8), torch.randn(channels, channels, 5, 5) * 0.1, torch.rand(channels) + 0.5
     return x.to(device, dtype), w.to(device, dtype), b.to(device, dtype)
 
 

@@ -112,6 +112,27 @@ def test_strength_and_companions_are_the_model_s(model: IterativeGAN) -> None:
     )
 
 
+class OlderModel(IterativeGAN):
+    """A user's model with a ``transform`` from before edits had a strength and companions."""
+
+    def transform(self, images, changes):  # type: ignore[no-untyped-def, override]
+        raise AssertionError("FaceEditor calls only encode and generate")
+
+
+def test_a_model_with_a_transform_of_its_own(model: IterativeGAN) -> None:
+    older = OlderModel(**model.arguments())
+    older.load_state_dict(model.state_dict())
+    ours, theirs = (FaceEditor(each, NAMES, companions=COMPANIONS) for each in (older, model))
+    photos = list(pixels())
+    for edit in (
+        lambda editor: editor.rebuild(photos),
+        lambda editor: editor.transform(photos, {"Male": "flip"}),
+        lambda editor: editor.transform(photos, {"Male": 1}, **PLAIN),
+        lambda editor: editor.generate(2, {"Male": 1}),
+    ):
+        np.testing.assert_array_equal(as_arrays(edit(ours)), as_arrays(edit(theirs)))
+
+
 def test_what_goes_along_is_told(model: IterativeGAN) -> None:
     editor = FaceEditor(model, NAMES, companions=COMPANIONS)
     assert editor.companions_of(["Male"]) == {"Male": {"Bangs": -0.5, "Smiling": 0.25}}
@@ -337,6 +358,13 @@ def test_what_does_not_fit_the_model_is_refused(model: IterativeGAN) -> None:
         FaceEditor(model, NAMES, label_samples=SAMPLES[:, :3])
     with pytest.raises(InputError, match=r"label_samples: found \[\[0, 1\], \[1\]\], expected \(M, 4\)"):
         FaceEditor(model, NAMES, label_samples=[[0, 1], [1]])
+    for wrong, found in ((SAMPLES * 2.0 - 1, "-1"), (SAMPLES.astype(np.int8) * 2, "2"), (SAMPLES + np.nan, "nan")):
+        with pytest.raises(InputError, match=f"label_samples: found {found}, expected 0 for absent, 1 for present"):
+            FaceEditor(model, NAMES, label_samples=wrong)
+    with pytest.raises(InputError, match="label_samples: found values of type str_, expected numbers from 0 to 1"):
+        FaceEditor(model, NAMES, label_samples=SAMPLES.astype(str))
+    FaceEditor(model, NAMES, label_samples=SAMPLES.astype(bool))
+    FaceEditor(model, NAMES, label_samples=SAMPLES * 0.7)
     with pytest.raises(InputError, match="companions: found those of 3 attributes for a model of 4"):
         FaceEditor(model, NAMES, companions=Companions.of_labels(torch.from_numpy(SAMPLES[:, :3])))
     with pytest.raises(InputError, match="batch_size: found 0"):

@@ -60,6 +60,20 @@ def test_labels_of_other_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple
             score(np.zeros(shapes[0]), np.zeros(shapes[1]))
 
 
+@pytest.mark.parametrize("wrong", [-1.0, 0.5, 2.0, np.nan])
+def test_labels_other_than_0_and_1_are_refused(wrong: float) -> None:
+    """Such as those of CelebA's own files: −1 would count as present."""
+    good = np.array([[0.0, 1.0], [1.0, 0.0]])
+    bad = np.where(good == 0, wrong, good)
+    for score in (hamming_loss, attribute_scores):
+        for pair in ((good, bad), (bad, good)):
+            with pytest.raises(ValueError, match=f"labels: found {wrong:g}, expected 0 and 1"):
+                score(*pair)
+    for labels_only in (majority_labels, lambda labels: balanced_thresholds(good, labels)):
+        with pytest.raises(ValueError, match=f"labels: found {wrong:g}"):
+            labels_only(bad)
+
+
 def test_majority_is_more_than_half() -> None:
     labels = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], np.uint8)
     assert majority_labels(labels).tolist() == [True, False, False, False]

@@ -256,9 +256,12 @@ def test_torch_jit_script_raises_an_error_of_one_line(make):
         lambda m: setattr(m.generator, "to_rgb", nn.ConvTranspose2d(16, 3, 4, 2, 1)),
         lambda m: setattr(m.generator, "to_rgb", nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(16, 3, 3, 1, 1))),
         lambda m: setattr(m.discriminator.down1, "forward", lambda x: x[:, :1, ::2, ::2].expand(-1, 16, -1, -1)),
+        lambda m: setattr(m.generator, "norm", nn.Sequential(nn.BatchNorm2d(128), nn.ReLU())),
+        lambda m: setattr(m.generator, "up3", nn.Sequential(nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.ReLU())),
+        lambda m: setattr(m.generator.up2.norm, "forward", lambda x: x * 2),
     ],
 )
-def test_a_convolution_with_hooks_or_replaced_by_another(change):
+def test_a_layer_with_hooks_or_replaced_by_another(change):
     """Hooks are called (the older spectral_norm and weight_norm are hooks), and a replacement is used."""
     models = model_pair()
     for model in models:

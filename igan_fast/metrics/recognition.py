@@ -33,7 +33,7 @@ def hamming_loss(predicted: Labels, labels: Labels) -> float:
     """Return the share of wrong answers over all images and attributes (the paper's Fig. 4).
 
     Raises:
-        ValueError: the shapes differ, are not (N, A), or are empty.
+        ValueError: the shapes differ, are not (N, A), or are empty; or a value is neither 0 nor 1.
     """
     return float(np.mean(_as_bool(predicted, labels) != _as_bool(labels, predicted)))
 
@@ -58,8 +58,12 @@ def attribute_scores(predicted: Labels, labels: Labels) -> AttributeScores:
 
 
 def majority_labels(labels: Labels) -> NDArray[np.bool_]:
-    """Return (A,): whether more than half of the (N, A) labels have the attribute. This is the best blind guess."""
-    majority: NDArray[np.bool_] = np.mean(labels, axis=0) > 0.5
+    """Return (A,): whether more than half of the (N, A) labels have the attribute. This is the best blind guess.
+
+    Raises:
+        ValueError: as ``hamming_loss``.
+    """
+    majority: NDArray[np.bool_] = np.mean(_as_bool(labels, labels), axis=0) > 0.5
     return majority
 
 
@@ -81,7 +85,8 @@ def balanced_thresholds(probabilities: NDArray[np.floating[Any]], labels: Labels
         has the attribute.
 
     Raises:
-        ValueError: the shapes differ, are not (N, A), or are empty; or a probability is not finite.
+        ValueError: the shapes differ, are not (N, A), or are empty; a label is neither 0 nor 1; or a probability is not
+            finite.
     """
     truth = _as_bool(labels, probabilities)
     if not np.isfinite(probabilities).all():
@@ -113,4 +118,6 @@ def _as_bool(labels: Labels, other: Labels) -> NDArray[np.bool_]:
     array = np.asarray(labels)
     if array.shape != np.shape(other) or array.ndim != 2 or array.size == 0:
         raise ValueError(f"found labels of shapes {array.shape} and {np.shape(other)}; expected both (N, A), not empty")
+    if array.dtype != np.bool_ and (wrong := (array != 0) & (array != 1)).any():
+        raise ValueError(f"labels: found {array[wrong][0]:g}, expected 0 and 1")
     return array.astype(np.bool_)

@@ -47,6 +47,7 @@ from igan_fast.reference.losses import (
     perceptual_loss,
     pixel_loss,
 )
+from igan_fast.reference.losses.labels import check_labels
 from igan_fast.reference.models import DiscriminatorOutput, IterativeGAN
 from igan_fast.reference.ops import widen
 from igan_fast.reference.precision import frozen, tf32_mode
@@ -108,7 +109,11 @@ class TrainStep(PaperStep):
 
         Returns:
             The loss terms of both stages, each computed before its update. ``g_label`` is weighted as in (5).
+
+        Raises:
+            ValueError: a label is not in [0, 1] (``losses.labels.check_labels``); or as ``EditedRebuilds.compose``.
         """
+        check_labels(labels)
         batch = self.edited.compose(labels, noise, flips)
         losses, z = self.iterate(images, labels, *batch, penalise=self.penalises_now())
         self.edited.keep(z, labels)
@@ -117,10 +122,12 @@ class TrainStep(PaperStep):
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise and flips, without (3)."""
+        check_labels(labels)
         self.update_d(images, labels, *self.edited.compose(labels, noise, flips))
 
     def extra_generator(self, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise and flips."""
+        check_labels(labels)
         self.update_g(*self.edited.compose(labels, noise, flips))
 
     def iterate(

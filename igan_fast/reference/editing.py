@@ -23,12 +23,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["COMPANIONS_FROM", "STRENGTH", "Companions", "LabelCounts", "edited_labels", "label_counts"]
+__all__ = [
+    "COMPANIONS_FROM",
+    "STRENGTH",
+    "Companions",
+    "LabelCounts",
+    "edited_images",
+    "edited_labels",
+    "label_counts",
+]
 
 #: The strength of an edit in ``FaceEditor``, on the command line and in sample grids, where no other is given.
 STRENGTH = 1.5
@@ -196,6 +204,39 @@ def edited_labels(
         result = torch.where(weights.any(dim=0), moved.clamp(0, 1), c)
     result[:, edited] = targets + (strength - 1) * (targets - 0.5)  # exactly the targets with strength 1
     return result
+
+
+class _Codec(Protocol):
+    """The methods of ``IterativeGAN`` that an edit needs."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def generate(self, z: Tensor, c: Tensor) -> Tensor: ...
+
+
+def edited_images(
+    model: _Codec,
+    x: Tensor,
+    changes: Mapping[int, float | Literal["flip"]],
+    *,
+    strength: float = 1.0,
+    companions: Companions | None = None,
+) -> Tensor:
+    """Rebuild images x (N, 3, S, S) from their codes with some attributes changed: G(z̃, ``edited_labels`` of σ(c̃)).
+
+    ``IterativeGAN.transform`` is this function. Call the function where a subclass may have its own ``transform``,
+    which perhaps takes no ``strength`` and no ``companions``.
+
+    Args:
+        model: of its methods, only ``encode`` and ``generate`` are called.
+        changes, strength, companions: as of ``edited_labels``.
+
+    Raises:
+        ValueError: as ``edited_labels``.
+    """
+    z, label_logits = model.encode(x)
+    return model.generate(
+        z, edited_labels(torch.sigmoid(label_logits), changes, strength=strength, companions=companions)
+    )
 
 
 def _target(c: Tensor, index: int, value: float | Literal["flip"]) -> Tensor:

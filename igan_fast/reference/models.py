@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import layers
-from igan_fast.reference.editing import Companions, edited_labels
+from igan_fast.reference.editing import Companions, edited_images
 from igan_fast.reference.recorded import Unscriptable
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
@@ -80,10 +80,7 @@ class Generator(Unscriptable):
         Returns:
             Images (N, 3, S, S) in [−1, 1].
         """
-        first, films = self.inputs(z, c)
-        x = self.norm(first, films[0])
-        x = self.up3(self.up2(self.up1(x, films[1]), films[2]), films[3])
-        return torch.tanh(self.to_rgb(x))
+        return torch.tanh(self.to_rgb(self.last_map(*self.inputs(z, c))))
 
     def inputs(self, z: Tensor, c: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The first feature map (N, 8w, S/16, S/16), before its normalisation, and γ and β of the four maps that enter
@@ -96,6 +93,16 @@ class Generator(Unscriptable):
         signed = 2 * c - 1
         first = self.project(torch.cat([z, signed if self.signed_labels else c], dim=1)).unflatten(1, self.first_map)
         return first, [layer(FILM_GAIN * signed) for layer in self.film] or [None] * 4
+
+    def last_map(self, x: Tensor, films: Sequence[Tensor | None]) -> Tensor:
+        """The last hidden feature map (N, w, S/2, S/2).
+
+        Args:
+            x, films: as ``inputs`` returns them.
+        """
+        for layer, film in zip((self.norm, self.up1, self.up2, self.up3), films, strict=True):
+            x = layer(x) if film is None else layer(x, film)  # one argument: any module may stand in for the layer
+        return x
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -259,9 +266,7 @@ class IterativeGAN(Unscriptable):
             ValueError: an index, a value or the strength is out of range, or ``companions`` are of another number of
                 attributes.
         """
-        z, label_logits = self.encode(x)
-        c = edited_labels(torch.sigmoid(label_logits), changes, strength=strength, companions=companions)
-        return self.generate(z, c)
+        return edited_images(self, x, changes, strength=strength, companions=companions)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -37,6 +37,7 @@ from igan_fast.reference.losses import (
     perceptual_loss,
     pixel_loss,
 )
+from igan_fast.reference.losses.labels import check_labels
 from igan_fast.reference.models import Codes, DiscriminatorOutput, IterativeGAN
 from igan_fast.reference.precision import autocast, check_precision, tf32_mode
 
@@ -108,7 +109,11 @@ class PaperStep:
 
         Returns:
             The loss terms of both stages, each computed before its update.
+
+        Raises:
+            ValueError: a label is not in [0, 1] (``losses.labels.check_labels``).
         """
+        check_labels(labels)
         with tf32_mode(self.config.precision, images.device):
             stage1 = self._stage1(images, labels, noise)
             losses_g = self._stage2(images, labels, noise, stage1)
@@ -116,11 +121,13 @@ class PaperStep:
 
     def extra_discriminator(self, images: Tensor, labels: Tensor, noise: Tensor) -> None:
         """One more update of D and C (Sec. 4.1): stage 1 again, with fresh noise."""
+        check_labels(labels)
         with tf32_mode(self.config.precision, images.device):
             self._stage1(images, labels, noise)
 
     def extra_generator(self, labels: Tensor, noise: Tensor) -> None:
         """One more update of G (Sec. 4.1): stage 2 without the rebuild, with fresh noise."""
+        check_labels(labels)
         config = self.config
         with tf32_mode(config.precision, labels.device):
             with self._autocast(labels.device):

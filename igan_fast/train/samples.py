@@ -15,7 +15,7 @@ from igan_fast.data.loader import to_float, to_uint8
 from igan_fast.data.store import FaceStore, spread
 from igan_fast.metrics import in_eval_mode
 from igan_fast.reference import Companions, IterativeGAN
-from igan_fast.reference.editing import STRENGTH, edited_labels
+from igan_fast.reference.editing import STRENGTH, edited_images, edited_labels
 from igan_fast.train.grids import edit_title, sample_grid
 
 __all__ = ["draw_samples"]
@@ -60,7 +60,7 @@ def draw_samples(
 
     def edited(name: str) -> NDArray[np.uint8]:
         changes: dict[int, Literal["flip"]] = {position(name): "flip"}
-        return _to_arrays(model.transform(images, changes, strength=STRENGTH, companions=companions))
+        return _to_arrays(edited_images(model, images, changes, strength=STRENGTH, companions=companions))
 
     def generated(name: str, value: float) -> NDArray[np.uint8]:
         asked = edited_labels(labels, {position(name): value}, strength=STRENGTH, companions=companions)
@@ -69,7 +69,7 @@ def draw_samples(
     with in_eval_mode(model):
         return sample_grid(
             photos,
-            _to_arrays(model.rebuild(images)),
+            _to_arrays(edited_images(model, images, {})),
             {title(name, " ⇄"): edited(name) for name in flipped},
             {"labels of the column": _to_arrays(model.generate(noise, labels))}
             | {title(name, f"={value}"): generated(name, value) for name in flipped[:1] for value in (0, 1)},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton_interpreter
 
 from igan_fast.ops import backend
 
@@ -45,6 +46,8 @@ def available(impl: str, device: str) -> Place:
         backend.namespace(impl, torch.device(device), ())
     except RuntimeError as reason:
         pytest.skip(str(reason))
+    if (impl, device) == ("triton", "cpu"):
+        triton_interpreter.speed_up()
     return Place(impl, torch.device(device))
 
 

@@ -112,7 +112,7 @@ class _ConvNormAct2d(FxLeaf):
         if norm.groups == "instance" and is_tracing():
             return norm.of_any_batch(conv(x), film)
         if not untouched(conv, norm):
-            result: Tensor = norm(conv(x), film)
+            result: Tensor = norm(conv(x)) if film is None else norm(conv(x), film)
             return result
         y: Tensor = self.operators.conv_norm_act(
             x,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.reference import ops
+from igan_fast.reference.losses.labels import check_labels
 from igan_fast.reference.losses.weights import finite, per_entry
 from igan_fast.reference.ops import Features, pairs_of, widen
 from igan_fast.reference.recorded import Unscriptable
@@ -47,7 +48,12 @@ def label_loss(label_logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         label_logits: C's logits (N, A).
         labels: (N, A) in [0, 1].
+
+    Raises:
+        ValueError: a label is not in [0, 1]. Only labels on the CPU are checked.
     """
+    if labels.device.type == "cpu":
+        check_labels(labels)
     logits = widen(label_logits)
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 

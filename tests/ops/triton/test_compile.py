@@ -25,14 +25,15 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction, MockTensor
 
 class NoDevice:
-    """All that compiling asks of a driver."""
-    def get_current_target(self): return GPUTarget("cuda", int(sys.argv[1]), 32)
-    def get_current_device(self): return 0
+    """All that compiling asks of a driver. The number of the device is its compute capability."""
+    capability = 80
+    def get_current_target(self): return GPUTarget("cuda", self.capability, 32)
+    def get_current_device(self): return self.capability
     def set_current_device(self, device): pass
     def get_current_stream(self, device=0): return 0
     def get_active_torch_device(self): return torch.device("cpu")
 
-driver.set_active(NoDevice())
+driver.set_active(device := NoDevice())
 import igan_fast.ops.triton
 from igan_fast.ops.triton.common import OPERATORS
 from operator_samples import dispatched
@@ -52,10 +53,6 @@ def compile_only(self, *args, grid, warmup, **options):
     return kernel
 
 JITFunction.run = compile_only
-for dtype in (torch.float32, torch.bfloat16, torch.float64):
-    for name, calls in dispatched(torch.device("cpu"), dtype, channels=64, side=16).items():
-        for arguments in calls:
-            OPERATORS[name](*arguments)
 
 def functions(namespace):
     return {value for value in namespace.values() if isinstance(value, JITFunction)}
@@ -71,24 +68,29 @@ def reached(function, found):
 package = igan_fast.ops.triton.__name__ + "."
 modules = [module for name, module in sys.modules.items() if name.startswith(package)]
 written = set().union(*(functions(vars(module)) for module in modules))
-tried = set()
-for kernel in compiled:
-    reached(kernel, tried)
-print(len({kernel.__name__ for kernel in compiled}), "kernels compiled")
-if missing := sorted(f"{f.__module__}.{f.__name__}" for f in written - tried):
-    sys.exit(f"no sample reaches {missing}")
+# Between the two, only the instructions for bfloat16 differ.
+for device.capability, dtypes in ((80, (torch.float32, torch.bfloat16, torch.float64)), (90, (torch.bfloat16,))):
+    compiled.clear()
+    for dtype in dtypes:
+        for name, calls in dispatched(torch.device("cpu"), dtype, channels=64, side=16).items():
+            for arguments in calls:
+                OPERATORS[name](*arguments)
+    tried = set()
+    for kernel in compiled:
+        reached(kernel, tried)
+    print(len({kernel.__name__ for kernel in compiled}), "kernels compiled for", device.capability)
+    if missing := sorted(f"{f.__module__}.{f.__name__}" for f in written - tried):
+        sys.exit(f"no sample reaches {missing}")
 '''
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_every_kernel_compiles(capability):
+def test_every_kernel_compiles():
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env["PYTHONPATH"] = os.pathsep.join([str(TESTS), env.get("PYTHONPATH", "")])
-    finished = subprocess.run(
-        [sys.executable, "-c", CODE, str(capability)], env=env, capture_output=True, text=True, check=False
-    )
+    finished = subprocess.run([sys.executable, "-c", CODE], env=env, capture_output=True, text=True, check=False)
     if "ptxas" in finished.stderr and "not found" in finished.stderr:
         pytest.skip("Triton came without ptxas")
     assert finished.returncode == 0, finished.stderr
-    assert "kernels compiled" in finished.stdout
+    for_ampere, for_hopper = (line.split(" for ")[0] for line in finished.stdout.splitlines())
+    assert for_ampere == for_hopper != "0 kernels compiled"

@@ -1,0 +1,47 @@
+"""Makes Triton's interpreter about twice as fast: it replaces the functions of Triton's language less often."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+__all__ = ["speed_up"]
+
+
+@functools.cache
+def speed_up() -> None:
+    """While a kernel is interpreted, the functions of ``triton.language`` are replaced by NumPy's. The interpreter does
+    that before the kernel and again before each function that the kernel calls, which takes half of its time. From now
+    on it does that once for each kernel and each of the language's modules. Another version of Triton, without the
+    functions that are changed here, stays as it is.
+    """
+    from triton.runtime import interpreter
+
+    if not hasattr(interpreter, "_patch_lang") or not hasattr(interpreter, "GridExecutor"):
+        return
+    language = interpreter.tl
+    replace, run = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    replaced: set[Any] = set()  # the modules, while a kernel runs
+
+    @functools.cache
+    def modules_of(function: Any) -> frozenset[Any]:
+        modules = (value for value in function.__globals__.values() if inspect.ismodule(value))
+        return frozenset(module for module in modules if module in (language, language.core))
+
+    def replace_once(function: Any) -> Any:
+        modules = modules_of(function)
+        if modules and modules <= replaced:
+            return None
+        replaced.update(modules)
+        return replace(function)
+
+    def run_kernel(executor: Any, *arguments: Any, **options: Any) -> Any:
+        replaced.clear()
+        try:
+            return run(executor, *arguments, **options)
+        finally:
+            replaced.clear()
+
+    interpreter._patch_lang = replace_once
+    interpreter.GridExecutor.__call__ = run_kernel
