@@ -44,10 +44,11 @@ def test_a_list_is_taken_whole_however_it_is_given(words: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["attributes", "sample_attributes"])
 @pytest.mark.parametrize("spelling", ["--NAME A --NAME B C", "--NAME=A --NAME=B,C", "--NAME A,B --seed 3 --NAME C"])
-def test_every_list_of_train_too(name: str, spelling: str) -> None:
+@pytest.mark.parametrize("command", ["train", "baseline"])
+def test_every_list_of_training_too(command: str, name: str, spelling: str) -> None:
     for option in (name, name.replace("_", "-")):
         words = spelling.replace("NAME", option).split()
-        assert getattr(parsed("train", *words), name) == ("A", "B", "C")
+        assert getattr(parsed(command, *words), name) == ("A", "B", "C")
 
 
 def test_a_comma_inside_a_name_stays() -> None:
@@ -64,7 +65,8 @@ def test_every_list_option_that_there_is() -> None:
         for option in _options(fields).values()
         if option.many and not option.positional
     }
-    assert lists == {("generate", "set"), ("transform", "set"), ("train", "attributes"), ("train", "sample-attributes")}
+    of_training = {(command, name) for command in ("train", "baseline") for name in ("attributes", "sample-attributes")}
+    assert lists == {("generate", "set"), ("transform", "set"), *of_training}
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,8 @@ PATHS = [
     ("transform", "grid", ["p", "--model", "m", "--out", "o", "--set", "A=1"]),
     ("evaluate", "model", []), ("evaluate", "json", ["--model", "m"]), ("evaluate", "plot", ["--model", "m"]),
     ("evaluate", "inception", ["--model", "m"]),
+    ("baseline", "run", []), ("baseline", "cache", []), ("baseline", "data", []),
+    ("paper", "out", []), ("paper", "cache", ["--out", "o"]), ("paper", "inception", ["--out", "o"]),
     ("doctor", "json", []),
 ]  # fmt: skip
 
@@ -191,8 +195,8 @@ def test_a_home_and_an_empty_path_in_every_path_option(
     monkeypatch.setenv("HOME", "/home/me")
     for words in ([f"--{option}=~/x y"], [f"--{option}", "~/x y"]):
         assert str(getattr(parsed(command, *others, *words), option)) == "/home/me/x y"
-    if (command, option) == ("train", "data"):  # said when the data are opened, with what else --data may be
-        assert parsed("train", "--data", "").data == ""
+    if option == "data":  # said when the data are opened, with what else --data may be
+        assert parsed(command, "--data", "").data == ""
         return
     for words in ([f"--{option}="], [f"--{option}", ""]):
         with pytest.raises(InputError, match=f"--{option}: is empty"):
@@ -205,7 +209,7 @@ def test_every_path_option_is_tested() -> None:
     known = {
         (name, key) for name, fields in cli.COMMANDS.items() for key, o in _options(fields).items() if Path in o.items
     }
-    assert {*((command, option) for command, option, _ in PATHS)} - {("train", "data")} == {
+    assert {*((command, option) for command, option, _ in PATHS)} - {("train", "data"), ("baseline", "data")} == {
         pair for pair in known if pair[1] != "photos"
     }
 

@@ -528,7 +528,11 @@ def test_commands_that_are_misspelt_or_missing(capsys: pytest.CaptureFixture[str
         (["recognis"], "recognis: no such command; did you mean recognise?"),
         (["trian", "--seed", "1"], "trian: no such command; did you mean train?"),
         (["--verison"], "--verison: no such command; did you mean --version?"),
-        ([], "no command is given; expected train, recognise, generate, rebuild, transform, evaluate or doctor"),
+        (
+            [],
+            "no command is given; expected train, recognise, generate, rebuild, transform, evaluate, baseline, "
+            "paper or doctor",
+        ),
     ):
         assert refused(capsys, *arguments).startswith(f"igan-fast: error: {message}")
 
