@@ -109,6 +109,8 @@ class BaselineStep(ABC):
     #: The authors' batch size.
     BATCH_SIZE: ClassVar[int]
 
+    #: The losses that the progress line shows.
+    SHOWN: ClassVar[tuple[str, ...]] = ()
     #: The number of iterations after which their costs repeat.
     PERIOD: ClassVar[int] = 1
 

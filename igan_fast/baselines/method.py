@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class BaselineMethod(Method[BaselineConfig]):
     @property
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return self.step.optimizers
+
+    @property
+    def shown(self) -> Sequence[str]:
+        return self.step.SHOWN
 
     @property
     def period(self) -> int:

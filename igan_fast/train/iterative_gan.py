@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,10 @@ class IterativeGANMethod(Method[TrainConfig]):
     def evaluated_model(self) -> reference.IterativeGAN:
         """The model that is sampled and scored: the average if there is one, otherwise the trained model."""
         return self.model if self.ema is None else self.ema.model
+
+    @property
+    def shown(self) -> Sequence[str]:
+        return ("d_adversarial", "g_adversarial", "d_label_real", "g_label", "g_perceptual", "g_pixel")
 
     @property
     def period(self) -> int:

@@ -7,7 +7,7 @@ GAN is one method (``igan_fast.train.iterative_gan``), each baseline is another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
@@ -97,6 +97,11 @@ class Method(ABC, Generic[Config]):
     @abstractmethod
     def samples(self) -> Image.Image:
         """Draw the sample grid."""
+
+    @property
+    def shown(self) -> Sequence[str]:
+        """The loss terms in the progress line."""
+        return ()
 
     @property
     def period(self) -> int:

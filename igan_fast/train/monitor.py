@@ -30,8 +30,8 @@ __all__ = ["Monitor", "TrainingDiverged"]
 #: The largest number of rows of losses that are kept on the device between two lines of the log.
 _BUFFERED = 1024
 
-#: The names of the loss terms in the progress line; names that do not occur are left out.
-_SHOWN = ("d_adversarial", "g_adversarial", "d_label_real", "g_label", "g_perceptual", "g_pixel")
+#: How many loss terms the progress line shows where none are chosen.
+_FEW = 6
 
 
 class _NamedTuple(Protocol):
@@ -50,18 +50,23 @@ class Monitor:
         batch_size: images per iteration, from which the speed is computed.
         start: the iteration that the run continues from. Later lines are removed from the log.
         log_every: iterations between two lines of the log. A line holds the means since the previous line.
+        shown: the loss terms in the progress line; those that do not occur are left out. If none of them occurs, it
+            shows the first six.
 
     Raises:
         InputError: the folder cannot be written.
     """
 
-    def __init__(self, run: Path, *, total: int, batch_size: int, start: int = 0, log_every: int = 50) -> None:
+    def __init__(
+        self, run: Path, *, total: int, batch_size: int, start: int = 0, log_every: int = 50, shown: Sequence[str] = ()
+    ) -> None:
         if log_every < 1:
             raise ValueError(f"log_every is {log_every}; expected at least 1")
         self._run = run
         self._total = total
         self._batch_size = batch_size
         self._log_every = log_every
+        self._shown = shown
         self._iteration = start  # the last one recorded
         self._terms: tuple[str, ...] = ()
         self._buffer = torch.empty(0)  # (rows, terms), on the device of the losses: rows that were not read yet
@@ -220,7 +225,7 @@ class Monitor:
         self._board.close()
 
     def _show(self, means: Mapping[str, float], speed: float) -> None:
-        parts = [f"{speed:.0f} img/s", *(f"{name} {means[name]:.3f}" for name in _shown(self._terms))]
+        parts = [f"{speed:.0f} img/s", *(f"{name} {means[name]:.3f}" for name in self._shown_terms())]
         if self._is_terminal:
             self._bar.set_postfix_str(" · ".join(parts))
             return
@@ -231,6 +236,5 @@ class Monitor:
             line = [f"iteration {self._iteration}/{self._total}", *parts, f"{left} left"]
             print(" · ".join(line), file=sys.stderr, flush=True)
 
-
-def _shown(terms: Sequence[str]) -> list[str]:
-    return [name for name in terms if name in _SHOWN] or list(terms[: len(_SHOWN)])
+    def _shown_terms(self) -> list[str]:
+        return [name for name in self._terms if name in self._shown] or list(self._terms[:_FEW])

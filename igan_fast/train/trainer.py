@@ -99,6 +99,7 @@ class Trainer:
             start=self.iteration,
             batch_size=self.method.batch_size,
             log_every=config.log_every,
+            shown=self.method.shown,
         )
         with graceful_stop() as stop, self._adding_the_last_checkpoint(), monitor:
             monitor.message(f"computing on {self._described()}")
