@@ -11,14 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from igan_fast.baselines.interface import BaselineNetworks
-from igan_fast.data.loader import to_float, to_uint8
-from igan_fast.data.store import FaceStore, spread
+from igan_fast.data.loader import to_float
+from igan_fast.data.store import FaceStore
+from igan_fast.metrics import in_eval_mode
 from igan_fast.train.grids import grid
+from igan_fast.train.samples import shown_rows, to_arrays
 
 __all__ = ["draw_samples"]
-
-#: Faces in a row of the grid.
-COLUMNS = 10
 
 
 def draw_samples(
@@ -32,31 +31,24 @@ def draw_samples(
         flipped: the names of the attributes to flip in edits, or to show absent and present in generated faces.
         seed: the seed of the noise.
     """
-    rows = spread(store.splits["val"], COLUMNS)
-    if not len(rows):
-        rows = store.splits["train"][:COLUMNS]
+    rows = shown_rows(store)
     photos = store.images[rows]
     labels = torch.from_numpy(store.labels[rows]).to(device, torch.float32)
     images = to_float(torch.from_numpy(photos).to(device)).contiguous()
-    before = networks.training
-    networks.eval()
-    try:
-        with torch.no_grad():
-            if networks.edits:
-                drawn = {"real": photos} | {
-                    f"{name} ⇄": _flipped(networks, images, labels, store.attributes.index(name)) for name in flipped
-                }
-            else:
-                noise = networks.draw_noise(len(rows), torch.Generator().manual_seed(seed)).to(device)
-                drawn = {"noise, labels of the photos": _to_arrays(networks.generate(noise, labels))} | {
-                    f"noise, {name}={value}": _to_arrays(
-                        networks.generate(noise, labels.index_fill(1, _column(store, name, device), value))
-                    )
-                    for name in flipped[:1]
-                    for value in (0, 1)
-                }
-    finally:
-        networks.train(before)
+    with in_eval_mode(networks):
+        if networks.edits:
+            drawn = {"real": photos} | {
+                f"{name} ⇄": _flipped(networks, images, labels, store.attributes.index(name)) for name in flipped
+            }
+        else:
+            noise = networks.draw_noise(len(rows), torch.Generator().manual_seed(seed)).to(device)
+            drawn = {"noise, labels of the photos": to_arrays(networks.generate(noise, labels))} | {
+                f"noise, {name}={value}": to_arrays(
+                    networks.generate(noise, labels.index_fill(1, _column(store, name, device), value))
+                )
+                for name in flipped[:1]
+                for value in (0, 1)
+            }
     return grid(list(drawn.values()), list(drawn))
 
 
@@ -65,13 +57,8 @@ def _flipped(networks: BaselineNetworks, images: Tensor, labels: Tensor, index: 
     absent = networks.edit(images, labels, {index: 0.0})
     present = networks.edit(images, labels, {index: 1.0})
     has = labels[:, index, None, None, None] > 0.5
-    return _to_arrays(torch.where(has, absent, present))
+    return to_arrays(torch.where(has, absent, present))
 
 
 def _column(store: FaceStore, name: str, device: torch.device) -> Tensor:
     return torch.tensor([store.attributes.index(name)], device=device)
-
-
-def _to_arrays(images: Tensor) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = to_uint8(images).cpu().numpy()
-    return array

@@ -15,11 +15,16 @@ from igan_fast.errors import InputError
 __all__ = ["Autoencoder", "finite_results", "in_eval_mode", "quick_validation"]
 
 
-class Autoencoder(Protocol):
-    """The methods of a model that this module calls. The reference's and the fused ``IterativeGAN`` both have them."""
+class _Modes(Protocol):
+    """The methods of any module that ``in_eval_mode`` calls."""
 
     def train(self, mode: bool = True) -> Any: ...
     def modules(self) -> Iterator[nn.Module]: ...
+
+
+class Autoencoder(_Modes, Protocol):
+    """The methods of a model that are called here. The reference's and the fused ``IterativeGAN`` both have them."""
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
     def generate(self, z: Tensor, c: Tensor) -> Tensor: ...
 
@@ -55,7 +60,7 @@ def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batc
 
 
 @contextmanager
-def in_eval_mode(model: Autoencoder) -> Iterator[None]:
+def in_eval_mode(model: _Modes) -> Iterator[None]:
     """Run the block in eval mode and in inference mode. Afterwards each module has its previous mode again, even if
     some modules were in eval mode and others in training mode."""
     before = [(module, module.training) for module in model.modules()]

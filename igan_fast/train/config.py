@@ -121,6 +121,10 @@ class TrainConfig(RunConfig):
 
         return IterativeGANMethod
 
+    @property
+    def photos_per_iteration(self) -> int:
+        return self.batch_size
+
     def check_own(self, device: torch.device) -> None:
         for name in ("latent", "validation_images"):
             expect(self, name, getattr(self, name) >= 1, "at least 1")

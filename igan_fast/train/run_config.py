@@ -114,6 +114,11 @@ class RunConfig(ABC):
             InputError: names the option, its value and what was expected.
         """
 
+    @property
+    @abstractmethod
+    def photos_per_iteration(self) -> int:
+        """How many photos of each domain an iteration takes."""
+
     def validate(self) -> None:
         """Check the options before anything starts.
 

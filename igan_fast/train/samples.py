@@ -18,7 +18,7 @@ from igan_fast.reference import Companions, IterativeGAN
 from igan_fast.reference.editing import STRENGTH, edited_images, edited_labels
 from igan_fast.train.grids import edit_title, sample_grid
 
-__all__ = ["draw_samples"]
+__all__ = ["draw_samples", "shown_rows", "to_arrays"]
 
 #: Faces in a row of the grid.
 COLUMNS = 10
@@ -45,9 +45,7 @@ def draw_samples(
         seed: the seed of the noise.
         device: where the model computes.
     """
-    rows = spread(store.splits["val"], COLUMNS)
-    if not len(rows):
-        rows = store.splits["train"][:COLUMNS]
+    rows = shown_rows(store)
     photos, position = store.images[rows], store.attributes.index
     labels = torch.from_numpy(store.labels[rows]).to(device, torch.float32)
     images = to_float(torch.from_numpy(photos).to(device)).contiguous()
@@ -60,22 +58,28 @@ def draw_samples(
 
     def edited(name: str) -> NDArray[np.uint8]:
         changes: dict[int, Literal["flip"]] = {position(name): "flip"}
-        return _to_arrays(edited_images(model, images, changes, strength=STRENGTH, companions=companions))
+        return to_arrays(edited_images(model, images, changes, strength=STRENGTH, companions=companions))
 
     def generated(name: str, value: float) -> NDArray[np.uint8]:
         asked = edited_labels(labels, {position(name): value}, strength=STRENGTH, companions=companions)
-        return _to_arrays(model.generate(noise, asked))
+        return to_arrays(model.generate(noise, asked))
 
     with in_eval_mode(model):
         return sample_grid(
             photos,
-            _to_arrays(edited_images(model, images, {})),
+            to_arrays(edited_images(model, images, {})),
             {title(name, " ⇄"): edited(name) for name in flipped},
-            {"labels of the column": _to_arrays(model.generate(noise, labels))}
+            {"labels of the column": to_arrays(model.generate(noise, labels))}
             | {title(name, f"={value}"): generated(name, value) for name in flipped[:1] for value in (0, 1)},
         )
 
 
-def _to_arrays(images: Tensor) -> NDArray[np.uint8]:
+def shown_rows(store: FaceStore) -> NDArray[np.int64]:
+    """The rows of the faces in a grid: held-out ones if there are any, the same at each call."""
+    rows = spread(store.splits["val"], COLUMNS)
+    return rows if len(rows) else store.splits["train"][:COLUMNS]
+
+
+def to_arrays(images: Tensor) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = to_uint8(images).cpu().numpy()
     return array

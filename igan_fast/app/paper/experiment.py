@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +15,13 @@ from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.registry import baseline, networks_on_meta
 from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.data.store import FaceStore
-from igan_fast.errors import PackageMissing, printable
+from igan_fast.errors import InputError, PackageMissing, printable
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.loop import train
 from igan_fast.train.run import locked, open_data
 from igan_fast.train.run_config import RunConfig
+from igan_fast.train.run_log import read_log
 
 __all__ = ["run_paper"]
 
@@ -103,10 +103,9 @@ def _trained(run: PlannedRun, report: Callable[[str], None]) -> TrainedRun:
 def _logged_minutes(folder: Path) -> float:
     """The minutes that the iterations of a run took, by its log."""
     try:
-        lines = (folder / "log.jsonl").read_text().splitlines()
-    except OSError:
+        records = list(read_log(folder / "log.jsonl"))
+    except InputError:
         return 0.0
-    records = [json.loads(line) for line in lines]
     return sum(float(record["seconds"]) for record in records if record["kind"] == "losses") / 60
 
 
@@ -145,7 +144,6 @@ def _described(run: PlannedRun, trained: TrainedRun) -> TrainedMethod:
         assert config.lambdas is not None
         settings = {"preset": config.preset, "λ": " ".join(format(value, "g") for value in config.lambdas)}
         source = "this package's default preset: the paper, with the additions of igan_fast.reference.beyond"
-        batch = config.batch_size
     else:
         assert isinstance(config, BaselineConfig)
         sizes = {"image_size": config.image_size, "attributes": len(config.attributes) or 1, "width": config.width}
@@ -153,13 +151,12 @@ def _described(run: PlannedRun, trained: TrainedRun) -> TrainedMethod:
         defaults = step.optimizers["optimizer_g"].defaults
         settings = {"learning rate": f"{defaults['lr']:g}", "β": " ".join(map(str, defaults["betas"]))}
         source = f"the authors', see igan_fast.baselines.{config.method}"
-        batch = config.photos_per_iteration
     return TrainedMethod(
         name=run.title,
         ours=run.name == OURS,
         minutes=trained.minutes,
         iterations=trained.iteration,
-        batch_size=batch,
+        batch_size=config.photos_per_iteration,
         settings=settings,
         source=source,
     )

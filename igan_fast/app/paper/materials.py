@@ -15,15 +15,12 @@ from igan_fast.app.paper.methods import Baseline, Ours, PerAttribute
 from igan_fast.app.paper.plan import ABLATIONS, OURS, PaperOptions, PlannedRun, ablation_name
 from igan_fast.app.paper.scores import Judge, known_judges
 from igan_fast.baselines.cnn import SECOND_JUDGE, AttributeCNN, CNNConfig, cached_cnn
-from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.dcgan import DCGAN
 from igan_fast.baselines.load import load_baseline
 from igan_fast.checkpoint import load_model
 from igan_fast.data import FaceStore, open_source, spread
 from igan_fast.devices import resolve_device
 from igan_fast.metrics import Embedder, IdentityScale
-from igan_fast.train.config import TrainConfig
-from igan_fast.train.run_config import RunConfig
 
 __all__ = ["Materials", "TrainedRun", "make_materials"]
 
@@ -52,8 +49,6 @@ class Materials:
 
     options: PaperOptions
     runs: Mapping[str, PlannedRun]
-    batch_sizes: Mapping[str, int]
-    """Photos per iteration of each method."""
     store: FaceStore
     described_data: str
     rows: NDArray[np.int64]
@@ -140,7 +135,6 @@ def make_materials(
     return Materials(
         options=options,
         runs=runs,
-        batch_sizes={run.measured_as: _batch_size(run.config) for run in runs.values()},
         store=store,
         described_data=source.describe(),
         rows=rows,
@@ -162,8 +156,3 @@ def make_materials(
         dcgan=if_trained("dcgan", lambda path: load_baseline(path, device=device).networks),
         failed={name: run.failed for name, run in trained.items() if run.failed},
     )
-
-
-def _batch_size(config: RunConfig) -> int:
-    assert isinstance(config, TrainConfig | BaselineConfig)
-    return config.batch_size if isinstance(config, TrainConfig) else config.photos_per_iteration

@@ -19,7 +19,7 @@ from igan_fast.app.paper.page import Missing, Part
 from igan_fast.app.paper.plan import OURS
 from igan_fast.app.paper.recognition import answered_photos, compare_recognition
 from igan_fast.app.paper.recognition_plot import draw_answers, draw_recognition
-from igan_fast.app.paper.timing import Seconds, TrainingTime, TrainingTimes, use_times
+from igan_fast.app.paper.timing import Training, TrainingTimes, training_times, use_times
 from igan_fast.baselines.cnn import predict
 from igan_fast.baselines.svm import SVMConfig, cached_svm, decisions
 from igan_fast.data import spread, to_float
@@ -162,20 +162,17 @@ def _times(found: Materials, seconds: Mapping[str, list[float]]) -> Iterator[Par
 
 def _training_times(found: Materials, seconds: Mapping[str, list[float]]) -> TrainingTimes:
     """Table 1, from the measurements by which the lengths of the trainings were chosen."""
-    photos = len(found.store.splits["train"])
-    times = []
+    trainings = []
     for method, measured in seconds.items():
         runs = [run for run in found.runs.values() if run.measured_as == method]
-        iteration, batch = Seconds.of(measured), found.batch_sizes[method]
         several = method == "cyclegan"
-        times.append(
-            TrainingTime(
-                method="CycleGAN" if several else runs[0].title,
+        trainings.append(
+            Training(
+                "CycleGAN" if several else runs[0].title,
+                measured,
+                runs[0].config.photos_per_iteration,
                 ours=method == OURS,
-                batch_size=batch,
                 networks=len(runs) if several else 1,
-                iteration=iteration,
-                epoch=iteration.divided(batch / photos),
             )
         )
-    return TrainingTimes(found.store.size, photos, tuple(times))
+    return training_times(trainings, image_size=found.store.size, photos=len(found.store.splits["train"]))

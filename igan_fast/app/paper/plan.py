@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from igan_fast.app.paper.numbers import TRANSLATED, choose
 from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.registry import BaselineName
 from igan_fast.data.store import FaceStore
@@ -25,7 +26,6 @@ from igan_fast.train.run_config import RunConfig
 
 __all__ = [
     "ABLATIONS",
-    "CYCLEGAN_ATTRIBUTES",
     "OURS",
     "PaperOptions",
     "PlannedRun",
@@ -43,9 +43,6 @@ ABLATIONS: dict[str, tuple[bool, bool, bool]] = {
 }
 #: The name of the run of the Iterative GAN, which is also the ablation "all three".
 OURS = "iterative-gan"
-
-#: The attributes for each of which Fig. 9a trains a CycleGAN.
-CYCLEGAN_ATTRIBUTES = ("Bangs", "Eyeglasses", "Bald")
 
 #: Iterations before the time of an iteration is measured. In the first ones, libraries choose their algorithms.
 WARM_UP = 3
@@ -151,17 +148,11 @@ def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[Pla
     methods: dict[BaselineName, str] = {"dcgan": "DCGAN", "cgan": "CGAN", "acgan": "AC-GAN", "stargan": "StarGAN"}
     for method, called in methods.items():
         runs.append(PlannedRun(method, BaselineConfig(method=method, **common, **batch), called, method))
-    for attribute in cyclegan_attributes(attributes):
+    for attribute in choose(attributes, TRANSLATED).names:
         config = BaselineConfig(method="cyclegan", attributes=(attribute,), **common)
         runs.append(PlannedRun(f"cyclegan-{attribute}", config, f"CycleGAN, {attribute}", "cyclegan"))
     # Ours first: the figures of a folder that is not finished yet begin with it.
     return sorted(runs, key=lambda run: run.name != OURS)
-
-
-def cyclegan_attributes(attributes: tuple[str, ...]) -> tuple[str, ...]:
-    """The attributes of Fig. 9a that a dataset has, otherwise its first three."""
-    known = tuple(name for name in CYCLEGAN_ATTRIBUTES if name in attributes)
-    return known or attributes[: len(CYCLEGAN_ATTRIBUTES)]
 
 
 def make_plan(

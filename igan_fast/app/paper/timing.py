@@ -96,18 +96,18 @@ def measure(
 
 @dataclass(frozen=True)
 class Training:
-    """What ``training_times`` measures of one method.
+    """What was measured of one method.
 
     Args:
         method: its name.
-        iteration: trains one iteration.
+        seconds: the time of an iteration, measured at least once.
         batch_size: the photos that an iteration takes.
         ours: whether the table marks it as ours.
         networks: how many such trainings the method needs, such as one for each attribute.
     """
 
     method: str
-    iteration: Callable[[], object]
+    seconds: Sequence[float]
     batch_size: int
     ours: bool = False
     networks: int = 1
@@ -161,31 +161,20 @@ class TrainingTimes:
         return (Table(("method", "trainings", "batch size", "iteration", "epoch"), rows),)
 
 
-def training_times(
-    trainings: Sequence[Training],
-    *,
-    image_size: int,
-    photos: int,
-    repeats: int = 10,
-    warm_up: int = 2,
-    device: str | torch.device = "cpu",
-) -> TrainingTimes:
-    """Measure the iterations of all methods in turn.
+def training_times(trainings: Sequence[Training], *, image_size: int, photos: int) -> TrainingTimes:
+    """Table 1 from what was measured.
 
     Args:
         trainings: of each method.
         image_size: side of the photos.
         photos: the number of training photos.
-        repeats, warm_up, device: as of ``measure``.
     """
-    found = measure([each.iteration for each in trainings], repeats=repeats, warm_up=warm_up, device=device)
-    methods = tuple(
-        TrainingTime(
-            each.method, each.ours, each.batch_size, each.networks, seconds, seconds.divided(each.batch_size / photos)
-        )
-        for each, seconds in zip(trainings, found, strict=True)
-    )
-    return TrainingTimes(image_size, photos, methods)
+    methods = []
+    for each in trainings:
+        iteration = Seconds.of(each.seconds)
+        epoch = iteration.divided(each.batch_size / photos)
+        methods.append(TrainingTime(each.method, each.ours, each.batch_size, each.networks, iteration, epoch))
+    return TrainingTimes(image_size, photos, tuple(methods))
 
 
 @dataclass(frozen=True)
