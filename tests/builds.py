@@ -45,6 +45,10 @@ ANY_BUILD = {
 _FACTS = ("_NATIVE_CPU", "_BUILD_INFO", "_CUDA_TARGETS")
 _PROCESSES = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
 _STARTERS = {"subprocess", "multiprocessing"}
+
+#: matplotlib lists the fonts; Triton compiles its kernels, and looks for CUDA's library.
+_TOOLS = {"fc-list", "ldconfig", "gcc", "clang", "cc", "ptxas", "ptxas-blackwell"}
+
 _processes_forbidden = False  # whether starting a process is forbidden now
 
 
@@ -94,13 +98,13 @@ def _fail(what: str) -> NoReturn:
 
 
 def _on_audit(event: str, arguments: Any) -> None:
-    if _processes_forbidden and event in _PROCESSES and not _lists_fonts(event, arguments):
+    if _processes_forbidden and event in _PROCESSES and not _starts_tool(event, arguments):
         _fail("it starts a process, which may use the native extension")
 
 
-def _lists_fonts(event: str, arguments: Any) -> bool:
-    """Whether matplotlib lists the machine's fonts, which it does once, in whichever test imports it first."""
-    return event == "subprocess.Popen" and Path(os.fspath(arguments[0])).name == "fc-list"
+def _starts_tool(event: str, arguments: Any) -> bool:
+    """Whether a library starts one of its tools, as it does in whichever test needs it first."""
+    return event == "subprocess.Popen" and Path(os.fspath(arguments[0])).name in _TOOLS
 
 
 def _spawn(*arguments: Any) -> Any:

@@ -50,10 +50,12 @@ def small_blocks_too() -> bool:
 
 
 def poison_gpu() -> None:
-    """Fill the free blocks of PyTorch's GPU allocator with NaN: those for small tensors, and one of 256 MB."""
+    """Fill the free blocks of PyTorch's GPU allocator with NaN, and new ones: 32 MB for small tensors, and 256 MB."""
     torch.cuda.empty_cache()
     ones = functools.partial(torch.full, fill_value=255, dtype=torch.uint8, device="cuda")
-    blocks = [*(ones((1 << 20,)) for _ in range(32)), ones((1 << 28,))]
+    parts = (block for segment in torch.cuda.memory_snapshot() for block in segment["blocks"])
+    free = sorted((block["size"] for block in parts if block["state"] == "inactive"), reverse=True)
+    blocks = [*(ones((size,)) for size in free), *(ones((1 << 20,)) for _ in range(32)), ones((1 << 28,))]
     del blocks
 
 

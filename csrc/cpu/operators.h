@@ -13,7 +13,7 @@
 namespace igan_fast::cpu {
 
 inline void torch_parallel(int64_t begin, int64_t end, int64_t grain, Body body, void* context) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
+  TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
 }
 
 // The values of a 1-d or contiguous tensor as A. Without a tensor, all `count` values are `missing`.

@@ -100,6 +100,8 @@ def norm_act(
     if groups < 1 or (groups > 1 and x.shape[0] % groups):
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
     use_batch_statistics = training or running_mean is None
+    if weight is None and bias is not None:
+        weight = torch.ones_like(bias)  # without a weight PyTorch cannot compute the gradient of a bias on a GPU
     parts = x.tensor_split(groups) if groups > 1 else (x,)
     running = [(running_mean, running_var)] * groups
     averaged = average_groups and training and running_mean is not None and running_var is not None

@@ -47,7 +47,7 @@ def test_a_gradient_penalty(place):
 def test_memory_format_is_kept(place, layout):
     x = LAYOUTS[layout](torch.randn(2, 4, 3, 3, device=place.device)).requires_grad_()
     y = ops.norm_act(x, None, None, impl=place.impl)
-    assert y.stride() == reference.norm_act(x, None, None).stride()
+    assert y.stride() == reference.norm_act(x.cpu(), None, None).stride()  # on a GPU, PyTorch keeps any strides
     if layout in ("contiguous", "channels_last"):
         assert torch.autograd.grad(y.square().sum(), x)[0].stride() == x.stride()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 from igan_fast.ops.convolution import pytorch
+from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
 from igan_fast.ops.convolution.plan import Implementation, InputGradient, Plan, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
@@ -27,6 +28,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Winograd(),
     Subpixel(),
     OneDNN(),
+    FewChannels(),
 )
 
 _PYTORCH = pytorch.PyTorch()

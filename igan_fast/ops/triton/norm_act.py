@@ -21,6 +21,7 @@ from igan_fast.ops.triton.norm_act_forward import apply, combine_moments, moment
 from igan_fast.reference.ops import accumulation_dtype
 
 _TILE = 4096  # numbers in a tile
+_PER_WARP = 512  # numbers of a tile for each warp: 16 for each thread, which hold the kernels' sums in registers
 _PROGRAMS = 1024  # wanted number of programs that sum segments: several for each multiprocessor
 _COMBINE_CHANNELS = 8  # channels of a program that combines segments; a small number, so that there are more programs
 _COMBINE_SEGMENTS = 128  # segments that such a program loads at the same time
@@ -51,8 +52,9 @@ class _Tiling:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The size of a tile, as the kernels' options."""
-        return {"VALUES": self.tile_values, "CHANNELS": self.tile_channels}
+        """The size of a tile and the number of warps that share it, as the kernels' options."""
+        warps = max(1, self.tile_values * self.tile_channels // _PER_WARP)
+        return {"VALUES": self.tile_values, "CHANNELS": self.tile_channels, "num_warps": warps}
 
     @property
     def per_tile(self) -> tuple[int]:

@@ -57,31 +57,32 @@ def sums(
     _values, _rows, channels, _inner = shape
     group, segment, channel = segment_of_program(shape, segments, CHANNELS)
     affine = load_affine(weight, bias, mean, var, group // images, channel, shape, eps, ACC)
-    sum_grad = tl.zeros((CHANNELS,), dtype=ACC)
-    sum_product = tl.zeros((CHANNELS,), dtype=ACC)
+    # Each position of a tile has its own sums, which are added up at the end.
+    sum_grad = tl.zeros((VALUES, CHANNELS), dtype=ACC)
+    sum_product = tl.zeros((VALUES, CHANNELS), dtype=ACC)
     if film is not None:
         film_scale, _ = load_film(film, film_strides, group, channel, shape, ACC)
-        sum_scale = tl.zeros((CHANNELS,), dtype=ACC)
-        sum_shift = tl.zeros((CHANNELS,), dtype=ACC)
+        sum_scale = tl.zeros((VALUES, CHANNELS), dtype=ACC)
+        sum_shift = tl.zeros((VALUES, CHANNELS), dtype=ACC)
     first = segment.to(tl.int32) * tiles
     for tile in range(first, first + tiles):
         at, exists = in_tile(group, tile * VALUES + tl.arange(0, VALUES), channel, shape)
         g, centred, z = load_inputs(grad, x, at, exists, affine, ACC)
         if film is not None:
             activated = leaky_relu(z, z, sum_of(slope, ACC))
-            sum_scale += tl.sum(tl.where(exists, g * activated, 0.0), axis=0)
-            sum_shift += tl.sum(g, axis=0)
+            sum_scale += tl.where(exists, g * activated, 0.0)
+            sum_shift += g
             g = tl.where(exists, g * film_scale, 0.0)
         passed = leaky_relu(z, g, sum_of(slope, ACC))
-        sum_grad += tl.sum(passed, axis=0)
-        sum_product += tl.sum(tl.where(exists, passed * centred, 0.0), axis=0)
+        sum_grad += passed
+        sum_product += tl.where(exists, passed * centred, 0.0)
     out = (group * segments + segment) * channels + channel
-    tl.store(grads + out, sum_grad, mask=channel < channels)
-    tl.store(products + out, sum_product, mask=channel < channels)
+    tl.store(grads + out, tl.sum(sum_grad, axis=0), mask=channel < channels)
+    tl.store(products + out, tl.sum(sum_product, axis=0), mask=channel < channels)
     if film is not None:
         out = (group * segments + segment) * 2 * channels + channel
-        tl.store(film_sums + out, sum_scale, mask=channel < channels)
-        tl.store(film_sums + out + channels, sum_shift, mask=channel < channels)
+        tl.store(film_sums + out, tl.sum(sum_scale, axis=0), mask=channel < channels)
+        tl.store(film_sums + out + channels, tl.sum(sum_shift, axis=0), mask=channel < channels)
 
 
 @triton.jit

@@ -103,35 +103,41 @@ def leaky_relu(z, value, slope):
 def moments(x, means, m2s, shape, segments, tiles, ACC: tl.constexpr, VALUES: tl.constexpr, CHANNELS: tl.constexpr):
     """Mean and Σ(x − mean)² of one segment (``tiles`` tiles) of a group's values, per channel.
 
-    The squares of a tile are taken about the tile's mean, and tiles are merged by Chan's formula. There is therefore no
+    Each position of a tile has its own mean and sum of squares, updated by Welford's formula at every tile; they are
+    merged by Chan's formula at the end. All values are taken about the mean of the first tile. There is therefore no
     cancellation for data far from zero.
     """
     values, _rows, channels, _inner = shape
     group, segment, channel = segment_of_program(shape, segments, CHANNELS)
-    count = tl.zeros((), dtype=tl.float64)
-    mean = tl.zeros((CHANNELS,), dtype=tl.float64)
-    m2 = tl.zeros((CHANNELS,), dtype=tl.float64)
-    plain = tl.zeros((CHANNELS,), dtype=tl.float64)
     first = segment.to(tl.int32) * tiles
+    at, exists = in_tile(group, first * VALUES + tl.arange(0, VALUES), channel, shape)
+    v = tl.load(x + at, mask=exists, other=0.0).to(ACC)
+    n = tl.minimum(values - first * VALUES, VALUES)
+    pivot = (tl.sum(v, axis=0) / n.to(ACC))[None, :]
+    count = tl.zeros((VALUES, 1), dtype=ACC)
+    mean = tl.zeros((VALUES, CHANNELS), dtype=ACC)
+    m2 = tl.zeros((VALUES, CHANNELS), dtype=ACC)
+    plain = tl.zeros((VALUES, CHANNELS), dtype=ACC)
     for tile in range(first, first + tiles):
-        at, exists = in_tile(group, tile * VALUES + tl.arange(0, VALUES), channel, shape)
+        k = tile * VALUES + tl.arange(0, VALUES)
+        at, exists = in_tile(group, k, channel, shape)
         v = tl.load(x + at, mask=exists, other=0.0).to(ACC)
-        n = tl.minimum(tl.maximum(values - tile * VALUES, 0), VALUES).to(tl.float64)
-        if n > 0:
-            tile_sum = tl.sum(v, axis=0)
-            shift = tile_sum / n.to(ACC)
-            centred = tl.where(exists, v - shift[None, :], 0.0)
-            residue = tl.sum(centred, axis=0).to(tl.float64) / n  # the rounding error of shift
-            tile_m2 = tl.sum(centred * centred, axis=0).to(tl.float64) - residue * residue * n
-            total = count + n
-            delta = shift.to(tl.float64) + residue - mean
-            mean += delta * (n / total)
-            m2 += tile_m2 + delta * delta * (count * n / total)
-            plain += tile_sum.to(tl.float64)
-            count = total
+        count += (k < values).to(ACC)[:, None]
+        delta = tl.where(exists, v - pivot - mean, 0.0)
+        step = delta / tl.maximum(count, 1.0)
+        mean += step
+        m2 += delta * (delta - step)
+        plain += v
+    total = tl.sum(count.to(tl.float64))
+    wide = mean.to(tl.float64)
+    mu = tl.sum(wide * count, axis=0) / total
+    deviation = wide - mu[None, :]
+    sum_m2 = tl.sum(m2.to(tl.float64) + deviation * deviation * count, axis=0)
+    mu += tl.sum(pivot, axis=0).to(tl.float64)
+    plain_mean = tl.sum(plain.to(tl.float64), axis=0) / total  # infinite if a value is
     out = (group * segments + segment) * channels + channel
-    tl.store(means + out, tl.where(mean == mean, mean, plain / count), mask=channel < channels)
-    tl.store(m2s + out, m2, mask=channel < channels)
+    tl.store(means + out, tl.where(mu == mu, mu, plain_mean), mask=channel < channels)
+    tl.store(m2s + out, sum_m2, mask=channel < channels)
 
 
 @triton.jit
