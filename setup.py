@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
         import torch
 
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_TARGETS)
-        targets = " ".join(re.findall(r"code=(\w+)", " ".join(cpp_extension._get_cuda_arch_flags())))
+        targets = targets_of(cpp_extension._get_cuda_arch_flags())
         kind, cuda_version = cpp_extension.CUDAExtension, torch.version.cuda or "unknown"
         flags["nvcc"] = recipe["nvcc_flags"]
         definitions.append("USE_CUDA")
@@ -147,6 +147,11 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
     # The operators use only libtorch's stable ABI, so one binary works with several releases of torch.
     built.libraries = [library for library in built.libraries if library != "torch_python"]
     return built
+
+
+def targets_of(flags: Sequence[str]) -> str:
+    """What nvcc makes with these flags: ["-gencode=arch=compute_80,code=sm_80"] → "sm_80"."""
+    return " ".join(re.findall(r",code=(\w+)", " ".join(flags)))
 
 
 def sources(recipe: Mapping[str, list[str]], *, cuda: bool) -> list[str]:

@@ -46,8 +46,8 @@ _FACTS = ("_NATIVE_CPU", "_BUILD_INFO", "_CUDA_TARGETS")
 _PROCESSES = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
 _STARTERS = {"subprocess", "multiprocessing"}
 
-#: matplotlib lists the fonts; Triton compiles its kernels, and looks for CUDA's library.
-_TOOLS = {"fc-list", "ldconfig", "gcc", "clang", "cc", "ptxas", "ptxas-blackwell"}
+#: matplotlib lists the fonts; Triton looks for CUDA's library and compiles its kernels.
+_TOOLS = {"fc-list", "file", "ldconfig", "gcc", "clang", "cc", "ptxas", "ptxas-blackwell"}
 
 _processes_forbidden = False  # whether starting a process is forbidden now
 

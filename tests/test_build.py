@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils import cpp_extension
+
+from igan_fast.ops.cuda_targets import parse_targets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,6 +43,14 @@ def test_honours_the_environment(setup_py):
     assert decide(setup_py, FORCE_CUDA="1", torch_cuda=None).cuda == "/cuda/bin/nvcc"
     assert not decide(setup_py, NO_EXTENSION="1").extension
     assert "NO_EXTENSION" in decide(setup_py, NO_EXTENSION="1").reason
+
+
+def test_names_the_gpus_that_it_was_built_for(setup_py, monkeypatch):
+    """In the form that the package reads, from the flags that PyTorch makes of TORCH_CUDA_ARCH_LIST."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", setup_py.CUDA_TARGETS)
+    targets = setup_py.targets_of(cpp_extension._get_cuda_arch_flags())
+    assert set(targets.split()) == {"sm_80", "sm_90a", "sm_90", "compute_90"}
+    assert set(parse_targets(targets)) == {(8, 0, ""), (9, 0, "a"), (9, 0, ""), (9, 0, "ptx")}
 
 
 def test_without_a_compiler_nothing_is_built_and_said_why(setup_py):

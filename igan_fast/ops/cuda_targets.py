@@ -9,8 +9,6 @@ def parse_targets(targets: str) -> tuple[tuple[int, int, str], ...]:
     """ "sm_80 sm_90a compute_90" → ((8, 0, ""), (9, 0, "a"), (9, 0, "ptx")): major, minor and kind of each target."""
     parsed = []
     for target in targets.split():
-        if "_" not in target:
-            continue
         kind, _, version = target.partition("_")
         digits = version.rstrip("af")
         suffix = "ptx" if kind == "compute" else version[len(digits) :]

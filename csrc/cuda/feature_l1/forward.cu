@@ -26,6 +26,9 @@ __device__ __forceinline__ void load_values(const T* data, int64_t first, int64_
   }
 }
 
+// The first element of element k's group in the sign mask. All 16 bytes of a group are written.
+__device__ __forceinline__ int64_t group_of(int64_t k) { return k & ~(kMaskGroup - 1); }
+
 // The offsets of element k in both tensors.
 struct Offsets {
   int64_t fake, real;
@@ -84,7 +87,7 @@ __device__ __forceinline__ double sum_linear(const Pair& pair, int64_t first) {
 #pragma unroll
       for (int v = 0; v < kPerThread; ++v) differences.add(fakes[s][v] - reals[s][v], v);
       sum += differences.sum;
-      if (mask && at < pair.numel) mask[at / kPerThread] = static_cast<uint16_t>(differences.mask);
+      if (mask && group_of(at) < pair.numel) mask[at / kPerThread] = static_cast<uint16_t>(differences.mask);
     }
   }
   return static_cast<double>(sum);
@@ -105,7 +108,7 @@ __device__ __forceinline__ double sum_strided(const Pair& pair, int64_t first) {
                       v);
     }
     sum += differences.sum;
-    if (mask && at < pair.numel) mask[at / kPerThread] = static_cast<uint16_t>(differences.mask);
+    if (mask && group_of(at) < pair.numel) mask[at / kPerThread] = static_cast<uint16_t>(differences.mask);
   }
   return static_cast<double>(sum);
 }

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstring>
 
 #include "cuda/device.cuh"
 #include "ops/norm_act/shape.h"
@@ -106,22 +107,47 @@ __device__ void store(T* to, const Pack<T, V>& pack) {
   *reinterpret_cast<Pack<T, V>*>(to) = pack;
 }
 
-// Combines the values of all threads of a block that work on the same channel, in a fixed order. The numbers of these
-// threads differ by multiples of `across`. combine(into, from) gets values in shared memory. Afterwards thread i holds
-// the results of its channels, for i < across.
+// The value of the lane `distance` lanes further on, in four-byte words.
+template <typename Value>
+__device__ inline Value from_lane(const Value& value, int distance) {
+  constexpr int kWords = static_cast<int>(sizeof(Value) / sizeof(unsigned));
+  unsigned words[kWords];
+  memcpy(words, &value, sizeof(Value));
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) words[w] = __shfl_down_sync(kFullWarp, words[w], distance);
+  Value other;
+  memcpy(&other, words, sizeof(Value));
+  return other;
+}
+
+// Combines the values of all threads of a block that work on the same channel, in a fixed order: first those of a warp,
+// then those of the warps. The numbers of these threads differ by multiples of `across`. Afterwards thread i holds the
+// results of its channels, for i < across.
 template <typename Value, int kChannels, typename Combine>
 __device__ void combine_block(Value (&values)[kChannels], int across, const Combine& combine) {
-  __shared__ Value shared[kThreads];
 #pragma unroll
-  for (int v = 0; v < kChannels; ++v) {
-    __syncthreads();
-    shared[threadIdx.x] = values[v];
-    for (int distance = kThreads / 2; distance >= across; distance /= 2) {
-      __syncthreads();
-      if (static_cast<int>(threadIdx.x) < distance) combine(shared[threadIdx.x], shared[threadIdx.x + distance]);
+  for (int v = 0; v < kChannels; ++v)
+    for (int distance = kWarp / 2; distance >= across; distance /= 2) {
+      const Value other = from_lane(values[v], distance);
+      combine(values[v], other);
     }
+  constexpr int kAtOnce = kChannels < 4 ? kChannels : 4;  // channels of a thread that fit into 20 KB
+  __shared__ Value shared[kAtOnce][kWarps][kWarp];
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
+#pragma unroll
+  for (int first = 0; first < kChannels; first += kAtOnce) {
+    if (lane < across)
+#pragma unroll
+      for (int v = 0; v < kAtOnce; ++v) shared[v][warp][lane] = values[first + v];
     __syncthreads();
-    values[v] = shared[threadIdx.x];
+    // One thread for each value that is left of a warp.
+    if (warp < kAtOnce && lane < across)
+      for (int w = 1; w < kWarps; ++w) combine(shared[warp][0][lane], shared[warp][w][lane]);
+    __syncthreads();
+    if (thread < across)
+#pragma unroll
+      for (int v = 0; v < kAtOnce; ++v) values[first + v] = shared[v][0][thread];
+    if (first + kAtOnce < kChannels) __syncthreads();
   }
 }
 

@@ -14,7 +14,7 @@
 //   CPU    byte 0 = 0b00000001    byte 1 = 0b00000010    byte 8 = 0b00000010
 //   CUDA   byte 0 = 0b00000001    byte 2 = 0b00000010    byte 1 = 0b00000010
 //
-// The last group of a tensor has 16 bytes even where it has fewer elements.
+// The last group of a tensor has 16 bytes even where it has fewer elements. The bits of the others are 0.
 
 #pragma once
 

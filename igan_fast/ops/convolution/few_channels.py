@@ -20,10 +20,13 @@ from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradie
 from igan_fast.ops.convolution.pytorch import activate_
 from igan_fast.ops.convolution.settings import InputSpec
 
-__all__ = ["MAX_CHANNELS", "FewChannels"]
+__all__ = ["MAX_CHANNELS", "MIN_VALUES", "FewChannels"]
 
 #: The number of channels from which on the matrix units are busy without this.
 MAX_CHANNELS = 4
+
+#: Values of the side with many channels from which on the additional kernel launches pay, without CUDA graphs too.
+MIN_VALUES = 1 << 23
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -114,6 +117,8 @@ def _blocks_of(problem: Problem) -> _Blocks | None:
         (problem.input_shape[2:], output_size) if settings.transposed else (output_size, problem.input_shape[2:])
     )
     if any(stride * s != n for s, n in zip(small, large, strict=True)):
+        return None
+    if problem.input_shape[0] * weight_shape[0] * small[0] * small[1] < MIN_VALUES:
         return None
     # In one dimension, output i reads pixels stride · i + k − padding: of blocks i − reach to i + reach.
     reach = max(-(-padding // stride), (kernel - 1 - padding) // stride)

@@ -8,12 +8,17 @@ import torch.nn.functional as F
 from oracles import assert_as_good, error, in_float64
 
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.convolution import ConvSettings, InputSpec, plan_of
+from igan_fast.ops.convolution import ConvSettings, InputSpec, few_channels, plan_of
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.plan import Problem
 
 #: Kernel, padding, stride: with an odd number of blocks around the middle one.
 FORMS = [(5, 2, 2), (4, 1, 2), (6, 2, 2), (3, 1, 2), (9, 3, 3), (7, 2, 3), (8, 2, 4), (4, 0, 4)]
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch):
+    monkeypatch.setattr(few_channels, "MIN_VALUES", 1)
 
 
 def problem_of(x, weight, settings, **changes) -> Problem:
@@ -105,6 +110,15 @@ def test_what_it_does_not_take(changes):
     methods = [getattr(FewChannels(), name) for name in ("convolve", "input_gradient", "weight_gradient")]
     assert all(method(taken) is not None for method in methods)
     assert all(method(taken._replace(**changes)) is None for method in methods)
+
+
+def test_small_problems_are_left_to_cudnn(monkeypatch):
+    """Half of D's first layer at 128², with batches of 64 and of 16."""
+    monkeypatch.undo()
+    settings, weight = ConvSettings(2, stride=2, padding=2), torch.empty(64, 3, 5, 5)
+    large, small = (problem_of(torch.empty(n, 3, 128, 128, device="meta"), weight, settings) for n in (64, 16))
+    assert FewChannels().convolve(large) is not None
+    assert FewChannels().convolve(small) is None
 
 
 def test_second_derivatives():
