@@ -18,7 +18,7 @@ from igan_fast.graphs import GraphedStep
 from igan_fast.train import TrainConfig
 
 #: Image size, width, batch size on a CPU, batch size on a GPU. The first is the paper's size.
-SIZES = [(128, 64, 16, 256), (128, 64, None, 64), (64, 32, 64, 256)]
+SIZES = [(128, 64, 16, 256), (128, 64, None, 64), (64, 32, 64, 256), (128, 64, None, 1024)]
 
 
 def batch_of(size: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
