@@ -42,10 +42,13 @@ def peers(make: Callable[[Any, str, dict[str, Any]], Peer], layout: str, device:
     "eager" and "compile" are the reference operator, in eager mode and compiled by ``torch.compile``. Both run in
     ``layout`` and, on a CPU, in the other layout too. On a GPU that would take too long, because of the compilation.
     """
-    has_native = ops.backends()[f"native-{device.type}"] == "available"
-    found = {"ours": make(ops, layout, {"impl": "native" if has_native else "auto"})}
+    found = {"ours": make(ops, layout, {"impl": "auto"})}
     if device.type == "cuda":
-        found["triton"] = make(ops, layout, {"impl": "triton"})
+        status = ops.backends()
+        available = [
+            impl for impl, name in (("native", "native-cuda"), ("triton", "triton")) if status[name] == "available"
+        ]
+        found |= {impl: make(ops, layout, {"impl": impl}) for impl in available}
     for name in (layout,) if device.type == "cuda" else (layout, OTHER[layout]):
         found[f"eager, {name}"] = make(reference, name, {})
         found[f"compile, {name}"] = make(_Compiled(), name, {})

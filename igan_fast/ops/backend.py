@@ -41,6 +41,10 @@ AVAILABLE = "available"
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
+#: From this number of elements on, "auto" takes Triton's kernels on a GPU: measured, they are faster there. For smaller
+#: tensors the native ones are, because their launches take half of the time (docs/pages/gpu.md).
+LARGE = 1 << 23
+
 #: The implementation that "auto" names. It is checked at the first use, so that a wrong value does not break imports.
 _DEFAULT = os.environ.get("IGAN_FAST_IMPL") or "auto"
 
@@ -95,7 +99,7 @@ def namespace(
         return None
     unsupported = [dtype for dtype in dtypes if dtype not in _DTYPES]
     if impl == "auto":
-        return None if unsupported or transformed(*tensors) else _best(device)
+        return None if unsupported or transformed(*tensors) else _best(device, tensors)
     if unsupported:
         raise RuntimeError(f"impl={impl!r} cannot run {unsupported[0]}; expected float16, bfloat16, float32 or float64")
     if forward_mode():  # the dispatcher would drop the tangents silently
@@ -125,7 +129,7 @@ def switched_off() -> bool:
 
 
 def chosen(device: torch.device) -> str:
-    """The implementation that "auto" chooses on a device: "native (avx2)", "native", "triton" or "reference".
+    """The implementations that "auto" chooses from on a device: "native (avx2)", "triton, native for small tensors" …
 
     Raises:
         ValueError: IGAN_FAST_IMPL names no implementation.
@@ -134,6 +138,8 @@ def chosen(device: torch.device) -> str:
     name = {NATIVE: "native", TRITON: "triton", None: "reference"}[namespace("auto", device, ())]
     if name == "native" and device.type == "cpu":
         return f"native ({_BUILD_INFO['cpu_instruction_set_used']})"
+    if name == "native" and _DEFAULT == "auto" and _triton_reason_for(device) == AVAILABLE:
+        return "triton, native for small tensors"
     return name
 
 
@@ -147,15 +153,25 @@ def has_triton(device: torch.device) -> bool:
     return not switched_off() and device.type == "cuda" and _triton_reason_for(device) == AVAILABLE
 
 
-def _best(device: torch.device) -> str | None:
+def _best(device: torch.device, tensors: Iterable[Tensor | None]) -> str | None:
     if device.type == "cpu":
         return NATIVE if _NATIVE_CPU == AVAILABLE else None
     if device.type == "cuda":
-        if _native_reason(device) == AVAILABLE:
+        native = _native_reason(device) == AVAILABLE
+        if native and not _are_large(tensors):
             return NATIVE
         if _triton_reason_for(device) == AVAILABLE:
             return TRITON
+        if native:
+            return NATIVE
     return None
+
+
+def _are_large(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether the tensors have ``LARGE`` elements. False under a compiler, which would compile anew for other sizes."""
+    if torch.compiler.is_compiling():
+        return False
+    return sum(tensor.numel() for tensor in tensors if tensor is not None) >= LARGE
 
 
 def _native_reason(device: torch.device) -> str:

@@ -141,6 +141,25 @@ def test_which_devices_the_cuda_targets_cover(targets, capability, covered):
     assert cuda_targets.covers(cuda_targets.parse_targets(targets), capability) is covered
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("triton", [False, True])
+def test_a_gpu_runs_large_tensors_in_triton(monkeypatch, native, triton):
+    device, there = torch.device("cuda"), {True: backend.AVAILABLE, False: "it is not there"}
+    monkeypatch.setattr(backend, "_DEFAULT", "auto")
+    monkeypatch.setattr(backend, "_native_cuda_reason", lambda device=None: there[native])
+    monkeypatch.setattr(backend, "_triton_reason_for", lambda device: there[triton])
+    small, large = (
+        torch.empty(1024, count, device="meta") for count in (backend.LARGE // 1024 - 1, backend.LARGE // 1024)
+    )
+    found = [backend._best(device, tensors) for tensors in ((), (small, None), (large, None), (small, large))]
+    if native and triton:
+        assert found == [backend.NATIVE, backend.NATIVE, backend.TRITON, backend.TRITON]
+        assert backend.chosen(device) == "triton, native for small tensors"
+    else:
+        assert found == [backend.NATIVE if native else backend.TRITON if triton else None] * 4
+        assert backend.chosen(device) == ("native" if native else "triton" if triton else "reference")
+
+
 def test_a_device_is_asked_once(monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

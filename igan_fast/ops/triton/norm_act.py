@@ -20,7 +20,7 @@ from igan_fast.ops.triton.norm_act_backward import combine_film, combine_sums, g
 from igan_fast.ops.triton.norm_act_forward import apply, combine_moments, moments, update
 from igan_fast.reference.ops import accumulation_dtype
 
-_TILE = 4096  # numbers in a tile
+_TILE = 2048  # numbers in a tile; of 1024 to 8192 the fastest on an H100, with 1024 programs (docs/pages/gpu.md)
 _PER_WARP = 512  # numbers of a tile for each warp: 16 for each thread, which hold the kernels' sums in registers
 _PROGRAMS = 1024  # wanted number of programs that sum segments: several for each multiprocessor
 _COMBINE_CHANNELS = 8  # channels of a program that combines segments; a small number, so that there are more programs
