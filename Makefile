@@ -17,7 +17,7 @@ TRAIN_RUN ?= runs/first
 TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --iterations 1800
 
 # The results that README.md shows. bench/results/README.md shows all results.
-TABLES := bench/results/amd-epyc-avx2-2-threads.json
+TABLES := bench/results/amd-epyc-avx2-2-threads.json bench/results/nvidia-h100-80gb-hbm3.json
 
 .PHONY: train test lint types check clean build cpp cuda bench compare tables wheel docs FORCE
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the extension, runs the GPU tests and most benchmarks on a CUDA machine, in less than nine minutes. Left out are
-# the benchmarks of examples/, of the import, and of convolutions on the CPU.
+# Builds the extension, runs the GPU tests and most benchmarks on a CUDA machine with 16 cores, in less than nine
+# minutes. Left out are the benchmarks of examples/, of the import, and of convolutions on the CPU.
 #
 #   bench/gpu.sh FOLDER [PYTHON]      writes MACHINE.json, a profile (.md and .png) and logs.txt to FOLDER
 #
@@ -57,19 +57,21 @@ lines=40 part backends 20 "$python" -m igan_fast.ops
 
 test=("$python" -m pytest -p no:cacheprovider -q --durations=5 --continue-on-collection-errors)
 # The tests that need a GPU: the iteration and its CUDA graphs, data loading, training.
-lines=30 part tests-of-the-whole 70 "${test[@]}" -m "gpu and not slow" tests/test_graphs.py tests/test_step.py \
-    tests/data/test_loader.py tests/ops/test_gpu.py tests/train
-# The tests of the operators, in parallel, because Triton's compilation takes most of their time.
+# In parallel, because Triton's compilation takes most of the time.
 parallel=()
-if "$python" -c 'import xdist' 2> /dev/null; then parallel=(-n 12); fi
-lines=30 part tests-of-operators 60 "${test[@]}" "${parallel[@]}" -m "gpu and not slow" tests/ops \
-    --ignore=tests/ops/test_gpu.py
+if "$python" -c 'import xdist' 2> /dev/null; then parallel=(-n 14); fi
+lines=30 part tests-of-the-whole 90 "${test[@]}" "${parallel[@]}" -m "gpu and not slow" tests/test_graphs.py \
+    tests/test_step.py tests/test_unwritten.py tests/data/test_loader.py tests/ops/test_gpu.py tests/ops/convolution \
+    tests/train
+lines=30 part tests-of-operators 120 "${test[@]}" "${parallel[@]}" -m "gpu and not slow" tests/ops \
+    --ignore=tests/ops/test_gpu.py --ignore=tests/ops/convolution
 
 # A benchmark run that exceeds its limit keeps the results that it has written so far. The most important benchmark, the
 # iteration, comes first. The profiler never runs in a process that measures times.
 measure=("$python" -m pytest -p no:cacheprovider -q --benchmark-enable --benchmark-quiet --bench-device cuda
     --results "$results")
 operators=(bench/test_norm_act.py bench/test_feature_l1.py)
+lines=30 part kernel-times 30 "$python" -m bench.kernel_time
 lines=60 part bench-step "$(at_most 140 "$(left 400)")" "${measure[@]}" bench/test_step.py
 lines=40 part bench-operators "$(at_most 70 "$(left 450)")" "${measure[@]}" "${operators[@]}"
 lines=60 part profile "$(at_most 60 "$(left 470)")" "$python" -m bench.profile_step --batch-size 256 \

@@ -151,6 +151,7 @@ def _weight_gradient(image: Tensor, features: Tensor, shape: torch.Size, blocks:
         (shape[0], x.shape[1], taps, taps), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
     padding = [taps // 2] * 2
+    gradient: Tensor
     _, gradient, _ = torch.ops.aten.convolution_backward(
         features, x, of_blocks, None, [1, 1], padding, [1, 1], False, [0, 0], 1, (False, True, False)
     )
