@@ -11,18 +11,25 @@
 namespace igan_fast::cuda {
 namespace {
 
-// Count, mean and sum of squared deviations of a set of values. merge() adds another set by Chan's formula.
+// Count, mean and sum of squared deviations of a set of values. merge() adds another set by Chan's formula. The mean is
+// mean + rest, as if it had twice the digits: where data are far from zero, the rounding of one number is not small
+// beside their deviations.
 template <typename A>
 struct Moments {
-  A count = 0, mean = 0, m2 = 0;
-  __device__ void merge(A n, A other_mean, A other_m2) {
-    if (n == 0) return;
-    const A total = count + n, delta = other_mean - mean, share = n / total;
-    mean += delta * share;
-    m2 += other_m2 + delta * delta * (count * share);
+  A count = 0, mean = 0, rest = 0, m2 = 0;
+  __device__ void merge(const Moments& other) {
+    if (other.count == 0) return;
+    if (count == 0) {
+      *this = other;
+      return;
+    }
+    const A total = count + other.count, delta = (other.mean - mean) + (other.rest - rest), share = other.count / total;
+    const A step = fma(delta, share, rest), sum = mean + step, moved = sum - mean;
+    rest = (mean - (sum - moved)) + (step - moved);  // what the sum has lost, exactly
+    mean = sum;
+    m2 += fma(delta * delta, count * share, other.m2);
     count = total;
   }
-  __device__ void merge(const Moments& other) { merge(other.count, other.mean, other.m2); }
 };
 
 // The moments of every segment.
@@ -46,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
     const A n = static_cast<A>(count * kPerChannel), inverse = 1 / n;
 #pragma unroll
     for (int c = 0; c < P::kChannels; ++c) {
-      A sum = 0, m2 = 0;
+      A sum = 0, rest = 0, m2 = 0;
 #pragma unroll
       for (int b = 0; b < kMaxInFlight; ++b)
         if (b < count)
@@ -59,9 +66,11 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
           for (int v = 0; v < kPerChannel; ++v) {
             const A d = wide(packs[b].values[c + v]) - mean;
-            m2 += d * d;
+            rest += d;
+            m2 = fma(d, d, m2);
           }
-      own[c].merge(n, mean, m2);
+      rest *= inverse;  // the rounding error of the mean
+      own[c].merge({n, mean, rest, fma(-n * rest, rest, m2)});
     }
   }
   combine_block(own, kChannelsLast ? partition.across : 1,
@@ -84,16 +93,18 @@ __global__ void __launch_bounds__(kThreads) combine_moments(const __grid_constan
   Moments<double> own;
   for (int64_t i = lane; i < partition.segments; i += kWarp) {
     const Moments<A> other = results[task * partition.segments + i];
-    own.merge(static_cast<double>(other.count), static_cast<double>(other.mean), static_cast<double>(other.m2));
+    own.merge({static_cast<double>(other.count), static_cast<double>(other.mean), static_cast<double>(other.rest),
+               static_cast<double>(other.m2)});
   }
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     Moments<double> other;
     other.count = __shfl_down_sync(kFullWarp, own.count, distance);
     other.mean = __shfl_down_sync(kFullWarp, own.mean, distance);
+    other.rest = __shfl_down_sync(kFullWarp, own.rest, distance);
     other.m2 = __shfl_down_sync(kFullWarp, own.m2, distance);
     own.merge(other);
   }
-  double mean = __shfl_sync(kFullWarp, own.mean, 0);
+  double mean = __shfl_sync(kFullWarp, own.mean + own.rest, 0);
   if (!isfinite(mean)) {
     const int64_t group = task / s.channels, channel = task % s.channels, row_stride = s.channels * s.inner;
     double sum = 0;
@@ -175,7 +186,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
     constexpr int V = decltype(vector)::value;
     constexpr bool kChannelsLast = decltype(channels_last)::value;
     const Partition partition = partition_of<T, V>(s, kChannelsLast);
-    Tensor scratch = torch::stable::new_empty(x, {3 * groups * s.channels * partition.segments}, compute_type(dtype));
+    Tensor scratch = torch::stable::new_empty(x, {4 * groups * s.channels * partition.segments}, compute_type(dtype));
     auto* results = out<Moments<A>>(scratch);
     moments<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, in<T>(x), results);
     combine_moments<T, A><<<blocks_for(groups * s.channels, kWarps), kThreads, 0, launch>>>(
