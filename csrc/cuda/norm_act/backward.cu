@@ -7,21 +7,22 @@
 
 #include "cuda/norm_act/affine.cuh"
 #include "cuda/norm_act/partition.cuh"
+#include "cuda/norm_act/terms.cuh"
 
 namespace igan_fast::cuda {
 namespace {
 
-// Σ dz and Σ dz·(x − mean), where dz is the gradient of z, the LeakyReLU's input.
+// Σ dz, Σ dz·(x − mean) and Σ (x − mean), where dz is the gradient of z, the LeakyReLU's input.
 template <typename A>
 struct Sums {
-  A dz = 0, dz_x = 0;
+  A dz = 0, dz_x = 0, x = 0;
 };
 
 // The same with film, and Σ dy·LeakyReLU(z) and Σ dy, the gradients of the film's scale and shift, where dy is the
 // gradient of the result.
 template <typename A>
 struct FilmSums {
-  A dz = 0, dz_x = 0, scale = 0, shift = 0;
+  A dz = 0, dz_x = 0, x = 0, scale = 0, shift = 0;
 };
 
 template <typename A, bool kFilm>
@@ -71,12 +72,14 @@ __global__ void __launch_bounds__(kThreads)
             const A dz = activate_backward(z, g, slope);
             own[c].dz += dz;
             own[c].dz_x = fma(dz, centred, own[c].dz_x);
+            own[c].x += centred;
           }
     }
   }
   combine_block(own, kChannelsLast ? partition.across : 1, [](S& into, const S& from) {
     into.dz += from.dz;
     into.dz_x += from.dz_x;
+    into.x += from.x;
     if constexpr (kFilm) {
       into.scale += from.scale;
       into.shift += from.shift;
@@ -101,51 +104,52 @@ __global__ void __launch_bounds__(kThreads) combine_film(const __grid_constant__
   const int64_t task = block_x() * kWarps + threadIdx.x / kWarp, channels = partition.shape.channels;
   if (task >= partition.shape.groups * channels) return;  // a whole warp
   const int lane = threadIdx.x % kWarp;
-  double dz = 0, dz_x = 0, scale = 0, shift = 0;
+  double dz = 0, dz_x = 0, x = 0, scale = 0, shift = 0;
   for (int64_t i = lane; i < partition.segments; i += kWarp) {
     const FilmSums<A> some = results[task * partition.segments + i];
     dz += static_cast<double>(some.dz);
     dz_x += static_cast<double>(some.dz_x);
+    x += static_cast<double>(some.x);
     scale += static_cast<double>(some.scale);
     shift += static_cast<double>(some.shift);
   }
-  dz = warp_sum(dz), dz_x = warp_sum(dz_x), scale = warp_sum(scale), shift = warp_sum(shift);
+  dz = warp_sum(dz), dz_x = warp_sum(dz_x), x = warp_sum(x), scale = warp_sum(scale), shift = warp_sum(shift);
   if (lane == 0) {
     const int64_t image = task / channels, channel = task % channels;
     Sums<A> total;
     total.dz = static_cast<A>(dz);
     total.dz_x = static_cast<A>(dz_x);
+    total.x = static_cast<A>(x);
     image_sums[(image / images * channels + channel) * images + image % images] = total;
     dfilm[image * 2 * channels + channel] = static_cast<A>(scale);
     dfilm[(image * 2 + 1) * channels + channel] = static_cast<A>(shift);
   }
 }
 
-// One warp per channel adds the sums of its segments (with film, of its images) to totals, (groups, channels), and
-// those of its groups to dweight and dbias, (channels,).
+// One warp per channel adds the sums of its segments (with film, of its images), which gives the terms of each group,
+// (groups, channels), and those of its groups, which gives dweight and dbias, (channels,).
 template <typename A>
 __global__ void __launch_bounds__(kThreads)
     combine_sums(const __grid_constant__ Partition partition, const __grid_constant__ Settings settings,
-                 const Sums<A>* results, Sums<A>* totals, A* dweight, A* dbias) {
+                 const Sums<A>* results, bool batch_statistics, Terms<A>* terms, A* dweight, A* dbias) {
   const int64_t channel = block_x() * kWarps + threadIdx.x / kWarp;
   if (channel >= partition.shape.channels) return;  // a whole warp
   const int lane = threadIdx.x % kWarp;
   double weight = 0, bias = 0;
   for (int64_t group = 0; group < partition.shape.groups; ++group) {
     const int64_t task = group * partition.shape.channels + channel;
-    double dz = 0, dz_x = 0;
+    double dz = 0, dz_x = 0, x = 0;
     for (int64_t i = lane; i < partition.segments; i += kWarp) {
-      dz += static_cast<double>(results[task * partition.segments + i].dz);
-      dz_x += static_cast<double>(results[task * partition.segments + i].dz_x);
+      const Sums<A> some = results[task * partition.segments + i];
+      dz += static_cast<double>(some.dz);
+      dz_x += static_cast<double>(some.dz_x);
+      x += static_cast<double>(some.x);
     }
-    dz = warp_sum(dz), dz_x = warp_sum(dz_x);
+    dz = warp_sum(dz), dz_x = warp_sum(dz_x), x = warp_sum(x);
     if (lane == 0) {
-      const Affine<A> f(settings, group, channel);
-      Sums<A> total;
-      total.dz = static_cast<A>(dz);
-      total.dz_x = static_cast<A>(dz_x);
-      totals[task] = total;
-      weight += dz_x * static_cast<double>(f.invstd);
+      const double var_eps = settings.var[group * settings.statistics_stride + channel] + settings.eps;
+      if (batch_statistics) terms[task] = Terms<A>(dz, dz_x, x, static_cast<double>(partition.shape.values()), var_eps);
+      weight += dz_x * rsqrt(var_eps);
       bias += dz;
     }
   }
@@ -155,31 +159,24 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// With the batch's statistics dx = scale·(dz − mean(dz) − x̂·mean(dz·x̂)), x̂ = (x − mean)/std; with constant statistics
-// dx = scale·dz.
+// With constant statistics dx = scale·dz; with the batch's, see Terms.
 template <typename T, int V, bool kChannelsLast, bool kBatchStatistics, bool kFilm>
 __global__ void __launch_bounds__(kThreads)
     gradient(const __grid_constant__ Partition partition, const __grid_constant__ Settings settings,
-             const Sums<typename AccOf<T>::type>* totals, const T* grad, const T* x, T* dx) {
+             const Terms<typename AccOf<T>::type>* all_terms, const T* grad, const T* x, T* dx) {
   using A = typename AccOf<T>::type;
   using P = ThreadPath<V, kChannelsLast>;
   const P path(partition, partition.segments - 1 - block_x());
   if (!path.in_range) return;
-  A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels], mean_term[P::kChannels], var_term[P::kChannels],
-      film_scale[P::kChannels];
+  A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels], film_scale[P::kChannels];
+  Terms<A> terms[P::kChannels];
   const int64_t group = kFilm ? block_z() / settings.film.images : block_z();
-  const A n = static_cast<A>(kFilm ? partition.shape.values() * settings.film.images : partition.shape.values());
 #pragma unroll
   for (int c = 0; c < P::kChannels; ++c) {
     const Affine<A> f(settings, group, path.channel + c);
     mean[c] = f.mean, scale[c] = f.scale, bias[c] = f.bias;
     if constexpr (kFilm) film_scale[c] = Film<A>(settings.film, block_z(), path.channel + c).scale;
-    mean_term[c] = var_term[c] = 0;
-    if (kBatchStatistics) {
-      const Sums<A> total = totals[group * partition.shape.channels + path.channel + c];
-      mean_term[c] = f.scale * (total.dz / n);
-      var_term[c] = f.scale * (f.invstd * f.invstd * (total.dz_x / n));
-    }
+    if (kBatchStatistics) terms[c] = all_terms[group * partition.shape.channels + path.channel + c];
   }
   const A slope = static_cast<A>(settings.slope);
   constexpr int kInFlight = kMaxInFlight / 4;
@@ -200,17 +197,16 @@ __global__ void __launch_bounds__(kThreads)
           const A centred = static_cast<A>(wide(xs[b].values[v])) - mean[c];
           A g = static_cast<A>(wide(grads[b].values[v]));
           if constexpr (kFilm) g *= film_scale[c];
-          A d = scale[c] * activate_backward(fma(centred, scale[c], bias[c]), g, slope);
-          if (kBatchStatistics) d = d - mean_term[c] - centred * var_term[c];
-          xs[b].values[v] = narrow<T>(d);
+          A dz = activate_backward(fma(centred, scale[c], bias[c]), g, slope);
+          if (kBatchStatistics) dz = terms[c].template subtract_from<T>(dz, centred);
+          xs[b].values[v] = narrow<T>(scale[c] * dz);
         }
         store<T, V>(dx + path.at(s + b * path.stride), xs[b]);
       }
   }
 }
 
-// The launches of one backward pass. totals, (groups, channels), is memory for the sums of the groups. `scratch` is
-// memory for the other sums, see scratch_size.
+// The launches of one backward pass. `scratch` is memory for sums and terms, see scratch_size.
 template <typename T, int V, bool kChannelsLast, bool kFilm>
 struct Backward {
   using A = typename AccOf<T>::type;
@@ -222,14 +218,14 @@ struct Backward {
   A *dweight, *dbias, *dfilm;
   Partition partition = partition_of<T, V>(shape_for(settings, shape), kChannelsLast);
 
-  // Values of type A: the sums of the groups, of the segments and, with film, of the images.
+  // Values of type A: the terms of the groups, the sums of the segments and, with film, of the images.
   int64_t scratch_size() const {
     const int64_t parts = partition.shape.groups * shape.channels;
-    return 2 * shape.groups * shape.channels + (kFilm ? 4 * partition.segments + 2 : 2 * partition.segments) * parts;
+    return 4 * shape.groups * shape.channels + (kFilm ? 5 * partition.segments + 3 : 3 * partition.segments) * parts;
   }
   void run(A* scratch, bool batch_statistics) const {
-    auto* totals = reinterpret_cast<Sums<A>*>(scratch);
-    auto* of_images = totals + shape.groups * shape.channels;
+    auto* terms = reinterpret_cast<Terms<A>*>(scratch);
+    auto* of_images = reinterpret_cast<Sums<A>*>(terms + shape.groups * shape.channels);
     auto* results =
         reinterpret_cast<SumsOf<A, kFilm>*>(of_images + (kFilm ? partition.shape.groups * shape.channels : 0));
     sums<T, V, kChannelsLast, kFilm><<<partition.grid(), kThreads, 0, launch>>>(partition, settings, grad, x, results);
@@ -244,11 +240,11 @@ struct Backward {
     } else {
       parts = results;
     }
-    combine_sums<A><<<blocks_for(shape.channels, kWarps), kThreads, 0, launch>>>(combined, settings, parts, totals,
-                                                                                 dweight, dbias);
+    combine_sums<A><<<blocks_for(shape.channels, kWarps), kThreads, 0, launch>>>(
+        combined, settings, parts, batch_statistics, terms, dweight, dbias);
     const auto kernel =
         batch_statistics ? &gradient<T, V, kChannelsLast, true, kFilm> : &gradient<T, V, kChannelsLast, false, kFilm>;
-    kernel<<<partition.grid(), kThreads, 0, launch>>>(partition, settings, totals, grad, x, dx);
+    kernel<<<partition.grid(), kThreads, 0, launch>>>(partition, settings, terms, grad, x, dx);
   }
 };
 

@@ -19,13 +19,10 @@ struct Moments {
   A count = 0, mean = 0, rest = 0, m2 = 0;
   __device__ void merge(const Moments& other) {
     if (other.count == 0) return;
-    if (count == 0) {
-      *this = other;
-      return;
-    }
-    const A total = count + other.count, delta = (other.mean - mean) + (other.rest - rest), share = other.count / total;
-    const A step = fma(delta, share, rest), sum = mean + step, moved = sum - mean;
-    rest = (mean - (sum - moved)) + (step - moved);  // what the sum has lost, exactly
+    const A total = count + other.count, share = other.count / total;
+    const A far = other.mean - mean, near = other.rest - rest, delta = far + near;
+    const A step = far * share, sum = mean + step, moved = sum - mean;
+    rest += fma(near, share, (mean - (sum - moved)) + (step - moved));  // what the sum has lost, exactly
     mean = sum;
     m2 += fma(delta * delta, count * share, other.m2);
     count = total;
