@@ -26,11 +26,12 @@ struct Terms {
   Split<A> mean_dz, slope;
   Terms() = default;
   // From Σ dz, Σ dz·(x − mean) and Σ (x − mean) over n values. The last is not 0, because `mean` is rounded: the terms
-  // are those about the exact mean, mean + error.
+  // are those about the exact mean, mean + error. Infinite sums are not corrected, so that they stay infinite.
   __device__ Terms(double dz, double dz_x, double x, double n, double var_eps) {
-    const double error = x / n, exact = (dz_x - error * dz) / (n * var_eps);
-    slope = Split<A>(exact);
-    mean_dz = Split<A>(dz / n - error * exact);
+    const bool finite = isfinite(dz) && isfinite(dz_x);
+    const double error = x / n, about = (finite ? dz_x - error * dz : dz_x) / (n * var_eps);
+    slope = Split<A>(about);
+    mean_dz = Split<A>(finite ? dz / n - error * about : dz / n);
   }
 
   // dz − mean(dz) − centred·slope. T is the type of the result: a half type has fewer digits than a plain subtraction
@@ -41,7 +42,8 @@ struct Terms {
     if constexpr (!std::is_same_v<T, float>) return fma(-centred, slope.value, difference);
     const A moved = difference - dz;
     const A lost = (dz - (difference - moved)) - (mean_dz.value + moved);  // difference + lost is exact
-    return fma(-centred, slope.value, difference) + (lost - mean_dz.rest - centred * slope.rest);
+    const A rest = lost - mean_dz.rest - centred * slope.rest;
+    return fma(-centred, slope.value, difference) + (isnan(rest) ? 0 : rest);  // NaN where the terms are infinite
   }
 };
 

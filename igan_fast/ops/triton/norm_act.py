@@ -208,8 +208,8 @@ def norm_act_backward(
         return x.new_empty(shape, dtype=accumulation_dtype(x))
 
     dweight, dbias = new(tiling.channels), new(tiling.channels)
-    segment_sums = new(groups, segments, tiling.channels), new(groups, segments, tiling.channels)
-    group_sums = new(groups, tiling.channels), new(groups, tiling.channels)
+    segment_sums = [new(groups, segments, tiling.channels) for _ in range(3)]
+    terms = [x.new_empty((groups, tiling.channels), dtype=torch.float64) for _ in range(2)]
     columns = 0 if film is None else 2 * tiling.channels
     dfilm, film_sums = (new(0), None) if film is None else (new(*film.shape), new(groups, segments, columns))
     given = (grad, x, *launches.affine, mean, var, *launches.film)
@@ -225,9 +225,10 @@ def norm_act_backward(
         combine_sums[grid(triton.cdiv(tiling.channels, _COMBINE_CHANNELS))](
             *segment_sums,
             var,
-            *group_sums,
+            *terms,
             dweight,
             dbias,
+            x.numel() // (groups * tiling.channels),
             tiling.channels,
             groups,
             segments,
@@ -235,7 +236,7 @@ def norm_act_backward(
             **launches.combine,
         )
         gradient[tiling.per_tile](
-            *given, *group_sums, dx, tiling.shape, *settings, BATCH_STATISTICS=batch_statistics, **launches.tile
+            *given, *terms, dx, tiling.shape, *settings, BATCH_STATISTICS=batch_statistics, **launches.tile
         )
     return dx, dweight, dbias, dfilm
 

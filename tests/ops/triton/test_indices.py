@@ -175,7 +175,7 @@ def test_norm_act(seen: Seen, case: str) -> None:
         assert seen[where] == (0, x.numel() - 1), where
     assert seen["combine_moments.mean"] == (0, mean.numel() - 1)
     if groups <= 16:
-        assert seen["combine_sums.group_grads"] == (0, mean.numel() - 1)
+        assert seen["combine_sums.mean_grads"] == (0, mean.numel() - 1)
 
 
 FILMS = {
@@ -199,7 +199,7 @@ def test_norm_act_with_film(seen: Seen, case: str) -> None:
     norm_act.norm_act_inference(x, None, vector, vector, vector, 1e-5, 0.2, film)
     for where in ("moments.x", "apply.x", "apply.y", "sums.grad", "gradient.dx"):
         assert seen[where] == (0, x.numel() - 1), where
-    for where in ("apply.mean", "sums.mean", "gradient.mean", "gradient.group_grads", "combine_sums.group_grads"):
+    for where in ("apply.mean", "sums.mean", "gradient.mean", "gradient.mean_grads", "combine_sums.mean_grads"):
         assert seen[where] == (0, mean.numel() - 1), where
     for where in ("apply.film", "sums.film", "gradient.film"):
         assert seen[where] == (0, (shape[0] - 1) * film.stride(0) + film.shape[1] - 1), where
