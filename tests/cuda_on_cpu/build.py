@@ -24,8 +24,10 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno
 SHARED = re.compile(r"__shared__ ([\w:<>, ]+?) (\w+)\[([\w: */+-]+)\];")
 
 
-def build(csrc: Path = ROOT / "csrc", out: Path = ROOT / "build" / "cuda-on-cpu", *, sanitize: bool = True) -> Path:
-    """The library of the kernels in ``csrc``. A file is compiled again if a source or a flag has changed.
+def build(
+    csrc: Path = ROOT / "csrc", out: Path = ROOT / "build" / "cuda-on-cpu", *, sanitize: bool = True, only: str = ""
+) -> Path:
+    """The library of the kernels in ``csrc``, or of the operator ``only``. It compiles what has changed.
 
     Raises:
         RuntimeError: the compiler's message, or a shared variable of a form that is not known here.
@@ -33,7 +35,7 @@ def build(csrc: Path = ROOT / "csrc", out: Path = ROOT / "build" / "cuda-on-cpu"
     out.mkdir(parents=True, exist_ok=True)
     include = Path(torch.__file__).parent / "include"
     recipe = json.loads((csrc / "build.json").read_text(encoding="utf-8"))
-    flags = ["-std=c++17", "-O1", "-g", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", "-DUSE_CUDA"]
+    flags = ["-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", "-DUSE_CUDA"]
     flags += [f"-D{definition}" for definition in recipe["definitions"]] + (SANITIZERS if sanitize else [])
     flags += [f"-I{HERE / 'include'}", f"-I{HERE}", f"-I{out / 'csrc'}", "-isystem", str(include)]
 
@@ -43,41 +45,38 @@ def build(csrc: Path = ROOT / "csrc", out: Path = ROOT / "build" / "cuda-on-cpu"
             target = out / "csrc" / path.relative_to(csrc)
             translated[target] = translate(path)
             write(target, translated[target])
-    units = [p for pattern in recipe["cuda"] for p in sorted((out / "csrc").glob(pattern)) if p in translated]
-    units += [p for p in translated if p.name == "schema.cpp"]
-    units += [HERE / "runtime.cpp"]
-    shared_text = [t for p, t in translated.items() if p.suffix in (".h", ".cuh")]
-    shared_text += [p.read_text(encoding="utf-8") for p in sorted(HERE.glob("**/*.h"))]
+    kernels = [p for pattern in recipe["cuda"] for p in sorted((out / "csrc").glob(pattern)) if p in translated]
+    kernels = [p for p in kernels if not only or p.parent.name == only]
+    schemas = [p for p in translated if p.name == "schema.cpp"]
+    own_headers = [p.read_text(encoding="utf-8") for p in sorted(HERE.glob("**/*.h"))]
+    headers = [text for path, text in translated.items() if path.suffix in (".h", ".cuh")]
 
     def compile_unit(unit: Path) -> Path:
         made = out / "objects" / f"{unit.parent.name}-{unit.stem}.o"
-        key = hashlib.sha256("\0".join([*flags, *shared_text, unit.read_text(encoding="utf-8"), torch.__version__]).encode())
+        texts = [*flags, *own_headers, *(headers if unit in kernels else []), unit.read_text(encoding="utf-8")]
+        key = hashlib.sha256("\0".join([compiler(), torch.__version__, *texts]).encode()).hexdigest()
         note = made.with_suffix(".key")
-        if not (made.is_file() and note.is_file() and note.read_text() == key.hexdigest()):
+        if not (made.is_file() and note.is_file() and note.read_text() == key):
             made.parent.mkdir(exist_ok=True)
             before = [] if unit.parent == HERE else ["-include", "before.h"]
             run([compiler(), *flags, *before, "-x", "c++", "-c", str(unit), "-o", str(made)])
-            note.write_text(key.hexdigest())
+            note.write_text(key)
         return made
 
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        objects = [*pool.map(compile_unit, units)]
+        objects = [*pool.map(compile_unit, [*kernels, *schemas, *sorted(HERE.glob("*.cpp"))])]
     library = out / "emulated.so"
     if not library.is_file() or any(o.stat().st_mtime > library.stat().st_mtime for o in objects):
         libraries = include.parent / "lib"
-        run(
-            [compiler(), "-shared", *(SANITIZERS if sanitize else []), *map(str, objects), f"-L{libraries}"]
-            + ["-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}", "-o", str(library)]
-        )
+        link = ["-shared", *(SANITIZERS if sanitize else []), *map(str, objects), f"-L{libraries}", "-ltorch"]
+        run([compiler(), *link, "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}", "-o", str(library)])
     return library
 
 
 def translate(path: Path) -> str:
     """A source as the emulation compiles it: shared memory is its own; messages name the original's lines."""
     text = path.read_text(encoding="utf-8")
-    text = SHARED.sub(
-        r"static const char \2_key = 0; auto& \2 = cuda_on_cpu::shared<\1[\3]>(&\2_key);", text
-    )
+    text = SHARED.sub(r"static const char \2_key = 0; auto& \2 = cuda_on_cpu::shared<\1[\3]>(&\2_key);", text)
     if "__shared__" in text:
         raise RuntimeError(f"{path}: a __shared__ variable that is not `__shared__ type name[size];`")
     return f'#line 1 "{path}"\n{text}'
@@ -88,7 +87,8 @@ def compiler() -> str:
 
 
 def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 

@@ -8,7 +8,7 @@
 #include <memory>
 
 #if defined(__x86_64__)
-extern "C" void cuda_on_cpu_switch(void **save, void *load);
+extern "C" void cuda_on_cpu_switch(void** save, void* load);
 #else
 #include <ucontext.h>
 #endif
@@ -21,26 +21,22 @@ extern "C" void cuda_on_cpu_switch(void **save, void *load);
 namespace cuda_on_cpu {
 
 class Fiber {
-public:
-  static constexpr size_t kStack = size_t{1} << 17; // bytes
+ public:
+  static constexpr size_t kStack = size_t{1} << 17;  // bytes
 
   // Makes the next resume() begin with entry(), which must not return.
   void start(void (*entry)()) {
-    if (!stack_)
-      stack_.reset(new char[kStack]);
+    if (!stack_) stack_.reset(new char[kStack]);
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(stack_.get(),
-                                  kStack); // what an earlier kernel has left
+                                  kStack);  // what an earlier kernel has left
     fake_ = nullptr;
 #endif
 #if defined(__x86_64__)
-    const auto end =
-        reinterpret_cast<uintptr_t>(stack_.get() + kStack) & ~uintptr_t{15};
-    auto *top = reinterpret_cast<void **>(end) -
-                8; // six registers, the address to return to, and one to align
-    for (int i = 0; i < 8; ++i)
-      top[i] = nullptr;
-    top[6] = reinterpret_cast<void *>(entry);
+    const auto end = reinterpret_cast<uintptr_t>(stack_.get() + kStack) & ~uintptr_t{15};
+    auto* top = reinterpret_cast<void**>(end) - 8;  // six registers, the address to return to, and one to align
+    for (int i = 0; i < 8; ++i) top[i] = nullptr;
+    top[6] = reinterpret_cast<void*>(entry);
     context_ = top;
 #else
     getcontext(&context_);
@@ -54,7 +50,7 @@ public:
   // Called outside of the fiber: runs it until it suspends.
   void resume() {
 #if defined(__SANITIZE_ADDRESS__)
-    void *fake = nullptr;
+    void* fake = nullptr;
     __sanitizer_start_switch_fiber(&fake, stack_.get(), kStack);
 #endif
 #if defined(__x86_64__)
@@ -78,8 +74,7 @@ public:
   // resumed.
   void suspend(bool last) {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(last ? nullptr : &fake_, caller_stack_,
-                                   caller_size_);
+    __sanitizer_start_switch_fiber(last ? nullptr : &fake_, caller_stack_, caller_size_);
 #else
     static_cast<void>(last);
 #endif
@@ -91,7 +86,7 @@ public:
     entered();
   }
 
-private:
+ private:
   std::unique_ptr<char[]> stack_;
 #if defined(__x86_64__)
   void *context_ = nullptr, *caller_ = nullptr;
@@ -99,10 +94,10 @@ private:
   ucontext_t context_{}, caller_{};
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-  void *fake_ = nullptr;
-  const void *caller_stack_ = nullptr;
+  void* fake_ = nullptr;
+  const void* caller_stack_ = nullptr;
   size_t caller_size_ = 0;
 #endif
 };
 
-} // namespace cuda_on_cpu
+}  // namespace cuda_on_cpu
