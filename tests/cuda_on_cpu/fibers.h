@@ -28,8 +28,9 @@ class Fiber {
   void start(void (*entry)()) {
     if (!stack_) stack_.reset(new char[kStack]);
 #if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(stack_.get(),
-                                  kStack);  // what an earlier kernel has left
+    // A kernel that failed has left its frames, whose surroundings are poisoned.
+    if (!ended_) __asan_unpoison_memory_region(stack_.get(), kStack);
+    ended_ = false;
     fake_ = nullptr;
 #endif
 #if defined(__x86_64__)
@@ -74,6 +75,7 @@ class Fiber {
   // resumed.
   void suspend(bool last) {
 #if defined(__SANITIZE_ADDRESS__)
+    ended_ = last;
     __sanitizer_start_switch_fiber(last ? nullptr : &fake_, caller_stack_, caller_size_);
 #else
     static_cast<void>(last);
@@ -94,6 +96,7 @@ class Fiber {
   ucontext_t context_{}, caller_{};
 #endif
 #if defined(__SANITIZE_ADDRESS__)
+  bool ended_ = false;
   void* fake_ = nullptr;
   const void* caller_stack_ = nullptr;
   size_t caller_size_ = 0;
