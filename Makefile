@@ -70,7 +70,8 @@ cuda: $(READY)
 	csrc/cuda/compile_check.sh $(BIN)/python
 
 # The operators' tests on the CUDA kernels, compiled as C++ for the CPU, with the address and undefined-behaviour
-# sanitizers. CUDA_ON_CPU_OPTIONS='tests/ops/test_norm_act.py' runs some tests.
+# sanitizers. CUDA_ON_CPU_OPTIONS='tests/ops/test_norm_act.py' runs some tests; 'tests/cuda_on_cpu/test_mutations.py'
+# shows that mistakes in the kernels are caught.
 cuda-on-cpu: $(BUILT)
 	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m cuda_on_cpu.run $(CUDA_ON_CPU_OPTIONS)
 
