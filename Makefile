@@ -19,7 +19,7 @@ TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --itera
 # The results that README.md shows. bench/results/README.md shows all results.
 TABLES := bench/results/amd-epyc-avx2-2-threads.json bench/results/nvidia-h100-80gb-hbm3.json
 
-.PHONY: train test lint types check clean build cpp cuda bench compare tables wheel docs FORCE
+.PHONY: train test lint types check clean build cpp cuda cuda-on-cpu bench compare tables wheel docs FORCE
 
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
@@ -32,7 +32,7 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc tests/cuda_on_cpu -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 	$(BIN)/python -m bench.table $(TABLES) --summary --check README.md
 	$(BIN)/python -m bench.table bench/results/*.json --check bench/results/README.md
 
@@ -68,6 +68,12 @@ cpp: $(READY)
 # Compiles the CUDA kernels for Ampere and Hopper and prints their registers and spills. It needs nvcc, but no GPU.
 cuda: $(READY)
 	csrc/cuda/compile_check.sh $(BIN)/python
+
+# The operators' tests on the CUDA kernels, compiled as C++ for the CPU, with the address and undefined-behaviour
+# sanitizers. CUDA_ON_CPU_OPTIONS='tests/ops/test_norm_act.py' runs some tests; 'tests/cuda_on_cpu/test_mutations.py'
+# shows that mistakes in the kernels are caught.
+cuda-on-cpu: $(BUILT)
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m cuda_on_cpu.run $(CUDA_ON_CPU_OPTIONS)
 
 # The benchmarks, printed as tables. BENCH_OPTIONS='--results bench/results' also writes the results to a file, from
 # which `make tables` prints the tables in README.md and bench/results/README.md.

@@ -132,3 +132,9 @@ class Launch {
 };
 
 }  // namespace igan_fast::cuda
+
+// IGAN_FAST_LAUNCH(launch, grid, threads, kernel)(arguments…) starts a kernel on a Launch. It is a macro so that
+// tests/cuda_on_cpu can compile the same sources as C++. The kernel comes last, because its name may have commas.
+#if !defined(IGAN_FAST_LAUNCH)
+#define IGAN_FAST_LAUNCH(launch, grid, threads, ...) __VA_ARGS__<<<grid, threads, 0, launch>>>
+#endif

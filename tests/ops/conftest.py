@@ -33,6 +33,11 @@ class Place:
         return self.impl == "triton" and self.device.type == "cpu"
 
     @property
+    def cuda_kernels(self) -> bool:
+        """The native kernels for GPUs, be it on a CPU (tests/cuda_on_cpu)."""
+        return self.impl == "native" and (self.device.type == "cuda" or backend.NATIVE == "igan_fast_emulated")
+
+    @property
     def ops(self) -> Any:
         """The dispatcher's operators."""
         return getattr(torch.ops, {"native": backend.NATIVE, "triton": backend.TRITON}[self.impl])

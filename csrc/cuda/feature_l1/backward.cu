@@ -59,7 +59,8 @@ std::vector<Tensor> feature_l1_backward(Tensor grad, Tensor signs, std::vector<i
     const int64_t blocks = batch.starts[batch.count];
     if (blocks == 0) continue;
     with_type(dtype_of(dtype, "dtype"), [&](auto type) {
-      backward<decltype(type)><<<grid_of(blocks), kThreads, 0, launch>>>(batch, grad.const_data_ptr(), upstream);
+      IGAN_FAST_LAUNCH(launch, grid_of(blocks), kThreads, backward<decltype(type)>)(batch, grad.const_data_ptr(),
+                                                                                    upstream);
     });
     launch.check("feature_l1_backward");
   }

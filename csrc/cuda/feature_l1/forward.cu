@@ -170,7 +170,7 @@ std::tuple<Tensor, Tensor> feature_l1(std::vector<Tensor> fake, std::vector<Tens
     const int64_t blocks = batch.starts[batch.count];
     Tensor partial = torch::stable::new_empty(fake[0], {blocks}, ScalarType::Double);
     auto* sums = static_cast<double*>(partial.mutable_data_ptr());
-    if (blocks > 0) forward<<<grid_of(blocks), kThreads, 0, launch>>>(batch, sums);
+    if (blocks > 0) IGAN_FAST_LAUNCH(launch, grid_of(blocks), kThreads, forward)(batch, sums);
     launch.check("feature_l1");
     Scales scales{};
     scales.count = batch.count;
@@ -180,8 +180,8 @@ std::tuple<Tensor, Tensor> feature_l1(std::vector<Tensor> fake, std::vector<Tens
       scales.scale[i] = numel ? weights[first + static_cast<size_t>(i)] / static_cast<double>(numel)
                               : std::numeric_limits<double>::quiet_NaN();  // the mean of an empty tensor, as in PyTorch
     }
-    weighted_sum<<<1, kThreads, 0, launch>>>(scales, sums, static_cast<double*>(total.mutable_data_ptr()),
-                                             loss.mutable_data_ptr(), pairs.has_double);
+    IGAN_FAST_LAUNCH(launch, 1, kThreads, weighted_sum)(scales, sums, static_cast<double*>(total.mutable_data_ptr()),
+                                                        loss.mutable_data_ptr(), pairs.has_double);
     launch.check("feature_l1");
   }
   return {loss, pairs.sign_masks};

@@ -228,23 +228,24 @@ struct Backward {
     auto* of_images = reinterpret_cast<Sums<A>*>(terms + shape.groups * shape.channels);
     auto* results =
         reinterpret_cast<SumsOf<A, kFilm>*>(of_images + (kFilm ? partition.shape.groups * shape.channels : 0));
-    sums<T, V, kChannelsLast, kFilm><<<partition.grid(), kThreads, 0, launch>>>(partition, settings, grad, x, results);
+    IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, sums<T, V, kChannelsLast, kFilm>)(partition, settings, grad, x,
+                                                                                           results);
     Partition combined = partition;
     const Sums<A>* parts;
     if constexpr (kFilm) {
       combined.shape = shape;
       combined.segments = settings.film.images;
-      combine_film<A><<<blocks_for(partition.shape.groups * shape.channels, kWarps), kThreads, 0, launch>>>(
+      IGAN_FAST_LAUNCH(launch, blocks_for(partition.shape.groups * shape.channels, kWarps), kThreads, combine_film<A>)(
           partition, settings.film.images, results, of_images, dfilm);
       parts = of_images;
     } else {
       parts = results;
     }
-    combine_sums<A><<<blocks_for(shape.channels, kWarps), kThreads, 0, launch>>>(
+    IGAN_FAST_LAUNCH(launch, blocks_for(shape.channels, kWarps), kThreads, combine_sums<A>)(
         combined, settings, parts, batch_statistics, terms, dweight, dbias);
     const auto kernel =
         batch_statistics ? &gradient<T, V, kChannelsLast, true, kFilm> : &gradient<T, V, kChannelsLast, false, kFilm>;
-    kernel<<<partition.grid(), kThreads, 0, launch>>>(partition, settings, terms, grad, x, dx);
+    IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, kernel)(partition, settings, terms, grad, x, dx);
   }
 };
 

@@ -164,7 +164,7 @@ void launch_apply(const Launch& launch, const Settings& settings, const NormShap
                   const Tensor& y) {
   const Partition partition = partition_of<T, V>(shape_for(settings, s), kChannelsLast);
   const auto kernel = settings.film.data ? &apply<T, V, kChannelsLast, true> : &apply<T, V, kChannelsLast, false>;
-  kernel<<<partition.grid(), kThreads, 0, launch>>>(partition, settings, in<T>(x), out<T>(y));
+  IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, kernel)(partition, settings, in<T>(x), out<T>(y));
 }
 
 std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
@@ -185,8 +185,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
     const Partition partition = partition_of<T, V>(s, kChannelsLast);
     Tensor scratch = torch::stable::new_empty(x, {4 * groups * s.channels * partition.segments}, compute_type(dtype));
     auto* results = out<Moments<A>>(scratch);
-    moments<T, V, kChannelsLast><<<partition.grid(), kThreads, 0, launch>>>(partition, in<T>(x), results);
-    combine_moments<T, A><<<blocks_for(groups * s.channels, kWarps), kThreads, 0, launch>>>(
+    IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, moments<T, V, kChannelsLast>)(partition, in<T>(x), results);
+    IGAN_FAST_LAUNCH(launch, blocks_for(groups * s.channels, kWarps), kThreads, combine_moments<T, A>)(
         partition, in<T>(x), results, out<A>(mean), out<A>(var));
     launch_apply<T, V, kChannelsLast>(launch, settings, s, x, y);
   });

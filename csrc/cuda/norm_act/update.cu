@@ -30,7 +30,7 @@ void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tenso
   const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
   const auto one = [&](Tensor& running, const Tensor& statistics, double factor, const char* what) {
     STD_TORCH_CHECK(running.dim() == 1 && running.numel() == channels, what, ": expected (", channels, ",)");
-    update<<<blocks_for(channels, kThreads), kThreads, 0, launch>>>(
+    IGAN_FAST_LAUNCH(launch, blocks_for(channels, kThreads), kThreads, update)(
         running.mutable_data_ptr(), dtype_of(running, what), running.stride(0), statistics.const_data_ptr(),
         dtype_of(statistics, "statistics"), groups, channels, factor, momentum);
   };
