@@ -132,21 +132,23 @@ __device__ void combine_block(Value (&values)[kChannels], int across, const Comb
       combine(values[v], other);
     }
   constexpr int kAtOnce = kChannels < 4 ? kChannels : 4;  // channels of a thread that fit into 20 KB
-  __shared__ Value shared[kAtOnce][kWarps][kWarp];
+  constexpr int kShared = kAtOnce * kThreads;
+  __shared__ Value shared[kShared];  // (channel, warp, lane)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
 #pragma unroll
   for (int first = 0; first < kChannels; first += kAtOnce) {
     if (lane < across)
 #pragma unroll
-      for (int v = 0; v < kAtOnce; ++v) shared[v][warp][lane] = values[first + v];
+      for (int v = 0; v < kAtOnce; ++v) shared[v * kThreads + thread] = values[first + v];
     __syncthreads();
     // One thread for each value that is left of a warp.
     if (warp < kAtOnce && lane < across)
-      for (int w = 1; w < kWarps; ++w) combine(shared[warp][0][lane], shared[warp][w][lane]);
+      for (int w = 1; w < kWarps; ++w)
+        combine(shared[warp * kThreads + lane], shared[warp * kThreads + w * kWarp + lane]);
     __syncthreads();
     if (thread < across)
 #pragma unroll
-      for (int v = 0; v < kAtOnce; ++v) values[first + v] = shared[v][0][thread];
+      for (int v = 0; v < kAtOnce; ++v) values[first + v] = shared[v * kThreads + thread];
     if (first + kAtOnce < kChannels) __syncthreads();
   }
 }
