@@ -1,0 +1,237 @@
+"""Finds the faces of a photo, chooses among them, and aligns them as CelebA's photos are."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from igan_fast.data.photos import Photo, load_photo, typed_photo
+from igan_fast.data.whole_photo import WholePhoto, open_whole
+from igan_fast.errors import InputError, PackageMissing
+from igan_fast.faces.detector import CELEBA_SIZE, CELEBA_SQUARE, Detector, default_detector, placement
+from igan_fast.faces.paste import paste_faces
+from igan_fast.faces.resample import bounds, sample
+from igan_fast.faces.similarity import Similarity
+
+__all__ = ["Align", "AlignedPhoto", "Face", "FaceSearch", "aligned", "check_choice", "find_faces"]
+
+#: ``"auto"``: a photo that is an aligned crop already stays as it is; in others faces are searched.
+Align: TypeAlias = Literal["auto", "always", "off"]
+
+#: Faces are searched in a copy of the photo with at most this many pixels a side.
+SEARCH_SIDE = 1280
+#: A photo is an aligned crop if a face is at most this far from CelebA's place on average, in pixels of CelebA's 178.
+#: 99 % of CelebA's photos are within it.
+IN_PLACE = 12.0
+
+_SIDE = CELEBA_SQUARE[2] - CELEBA_SQUARE[0]
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face that was found in a photo."""
+
+    number: int  #: from 1, from left to right
+    placement: Similarity  #: maps the square of CelebA's photos, from 0 to 178 in x and y, to the photo's pixels
+    score: float  #: how sure the detector is, up to 1
+
+    @property
+    def size(self) -> float:
+        """The side of the face's square in the photo, in pixels."""
+        return self.placement.scale * _SIDE
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """(4, 2): the corners of the face's square in the photo, clockwise from the face's upper left."""
+        return self.placement([[0, 0], [_SIDE, 0], [_SIDE, _SIDE], [0, _SIDE]])
+
+
+def find_faces(photo: Photo | WholePhoto, detector: Detector | None = None) -> list[Face]:
+    """Find the faces in a photo.
+
+    Args:
+        photo: see ``igan_fast.data.photos.Photo``.
+        detector: by default the MTCNN.
+
+    Returns:
+        The faces from left to right; an empty list if there is none.
+
+    Raises:
+        InputError: as ``igan_fast.data.photos.load_photo``.
+        PackageMissing: a package of the extra ``faces`` is not installed.
+    """
+    whole = photo if isinstance(photo, WholePhoto) else open_whole(photo)
+    detector = detector or default_detector()
+    image, scale = whole.overview(SEARCH_SIDE)
+    to_square, to_photo = Similarity(1, complex(*CELEBA_SQUARE[:2])), Similarity(scale)
+    placed: list[tuple[Similarity, float]] = []
+    for detection in detector.find(image):
+        try:
+            placed.append((to_photo.after(placement(detector, detection)).after(to_square), detection.score))
+        except ValueError:  # all its landmarks are at one point
+            continue
+    placed.sort(key=lambda face: float(face[0]([_SIDE / 2, _SIDE / 2])[0]))
+    return [Face(number, place, score) for number, (place, score) in enumerate(placed, start=1)]
+
+
+def aligned(photo: Photo | WholePhoto, face: Face, size: int) -> NDArray[np.uint8]:
+    """Return a face of a photo as CelebA's centre square shows faces, with one antialiased resampling.
+
+    Args:
+        photo: in which ``find_faces`` has found the face.
+        face: the face.
+        size: S, the side of the result in pixels.
+
+    Returns:
+        (S, S, 3) uint8, RGB. Beyond the photo's edges its outermost pixels are repeated, as in CelebA.
+    """
+    whole = photo if isinstance(photo, WholePhoto) else open_whole(photo)
+    to_photo = face.placement.after(Similarity(_SIDE / size))
+    box = bounds(to_photo, size, margin=4 * max(1.0, to_photo.scale))
+    width, height = whole.size
+    inside = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        raise ValueError(f"face: its square {box} is outside of the photo of {width}×{height} pixels")
+    return sample(whole.part(inside), Similarity(1, -complex(*inside[:2])).after(to_photo), size)
+
+
+def check_choice(align: object, face: object) -> None:
+    """Check the arguments ``align`` and ``face`` of ``FaceSearch``.
+
+    Raises:
+        InputError: one of them has another value, or a face is chosen although none is searched.
+    """
+    if align not in ("auto", "always", "off"):
+        raise InputError(f"align: found {align!r}, expected 'auto', 'always' or 'off'")
+    number = isinstance(face, int) and not isinstance(face, bool) and face >= 1
+    if face not in ("largest", "all") and not number:
+        raise InputError(f"face: found {face!r}, expected 'largest', 'all' or the number of a face from 1")
+    if align == "off" and face != "largest":
+        raise InputError(f"face: found {face!r} with align 'off', which searches no faces; expected align 'auto'")
+
+
+@dataclass(frozen=True)
+class AlignedPhoto:
+    """The faces of one photo, ready for a model. ``FaceSearch.open`` returns it."""
+
+    name: str
+    crops: NDArray[np.uint8]  #: (K, S, S, 3) RGB: the chosen faces, or the centre square of the photo as it is
+    faces: tuple[Face, ...] = ()  #: the chosen faces; none if the photo is taken as it is
+    found: int = 0  #: the number of faces in the photo; 0 if none was searched
+    whole: WholePhoto | None = None  #: the photo, if faces are chosen
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels that are held in memory for ``finish``."""
+        return 0 if self.whole is None else self.whole.size[0] * self.whole.size[1]
+
+    def finish(self, edited: Sequence[Image.Image], *, keep_details: bool = False) -> Image.Image:
+        """Return the photo with its edited faces, at its own resolution; the edited image if there are no ``faces``.
+
+        Args:
+            edited: an image of S×S pixels for each of ``crops``.
+            keep_details: as of ``igan_fast.faces.paste_faces``.
+        """
+        if self.whole is None:
+            return edited[0]
+        before = list(self.crops) if keep_details else None
+        return paste_faces(self.whole, [face.placement for face in self.faces], edited, before)
+
+
+class FaceSearch:
+    """Opens photos for a model that was trained on aligned faces.
+
+    Args:
+        size: S, the side of the model's images.
+        align: ``"auto"``, ``"always"`` (even what looks like an aligned crop is searched) or ``"off"`` (each photo is
+            cut to its centre square). With ``"auto"`` these photos count as aligned crops: 178×218 pixels, as CelebA's;
+            S×S pixels, as the model's own; and those in which a face is where CelebA's faces are.
+        face: ``"largest"``, ``"all"``, or the number of a face, counted from left to right from 1.
+        detector: by default the MTCNN. If it is not installed, ``"auto"`` warns, once, and is ``"off"``.
+
+    Raises:
+        InputError: ``align`` or ``face`` has another value.
+        PackageMissing: with ``"always"``: a package of the extra ``faces`` is not installed.
+    """
+
+    def __init__(
+        self, size: int, align: Align = "auto", face: str | int = "largest", detector: Detector | None = None
+    ) -> None:
+        check_choice(align, face)
+        self._size, self._align, self._face, self._detector = size, align, face, detector
+        if align == "always" and detector is None:
+            self._detector = default_detector()
+
+    def open(self, photo: Photo, *, name: str = "photo") -> AlignedPhoto:
+        """Open a photo, and find and align its faces.
+
+        Args:
+            photo: see ``igan_fast.data.photos.Photo``.
+            name: the name for error messages of a photo that is not a file.
+
+        Raises:
+            InputError: as ``igan_fast.data.photos.load_photo``; or no face is found, or none with the number asked for.
+        """
+        if self._align == "off":
+            photo = typed_photo(photo)
+            crop = load_photo(photo, self._size, name=name)
+            return AlignedPhoto(str(photo) if isinstance(photo, str | os.PathLike) else name, crop[None])
+        whole = open_whole(photo, name=name)
+        own = whole.size in (CELEBA_SIZE, (self._size, self._size))
+        if self._align == "auto" and (own or not self._can_search()):
+            return self._as_it_is(whole)
+        faces = find_faces(whole, self._detector)
+        if self._align == "auto" and any(_in_place(face, whole) for face in faces):
+            return self._as_it_is(whole)
+        chosen = self._chosen(faces, whole.name)
+        crops = np.stack([aligned(whole, face, self._size) for face in chosen])
+        return AlignedPhoto(whole.name, crops, tuple(chosen), len(faces), whole)
+
+    def _can_search(self) -> bool:
+        if self._detector is None:
+            try:
+                self._detector = default_detector()
+            except PackageMissing as error:
+                self._align = "off"
+                warnings.warn(
+                    f"{error}; until then photos are cut to their centre square, wherever the face is", stacklevel=4
+                )
+                return False
+        return True
+
+    def _as_it_is(self, whole: WholePhoto) -> AlignedPhoto:
+        if self._align == "auto" and self._face not in ("largest", "all", 1):
+            raise InputError(f"{whole.name}: is an aligned crop of one face, found face {self._face}; expected 1")
+        return AlignedPhoto(whole.name, whole.centre_square(self._size)[None])
+
+    def _chosen(self, faces: list[Face], name: str) -> list[Face]:
+        if not faces:
+            raise InputError(
+                f"{name}: no face was found; --align off (in Python align='off') takes the photo's centre square"
+            )
+        if self._face == "all":
+            return faces
+        if self._face == "largest":
+            return [max(faces, key=lambda face: face.size)]
+        if int(self._face) > len(faces):
+            count = "1 face was" if len(faces) == 1 else f"{len(faces)} faces were"
+            raise InputError(f"{name}: {count} found, so there is no face {self._face}")
+        return [faces[int(self._face) - 1]]
+
+
+def _in_place(face: Face, whole: WholePhoto) -> bool:
+    """Whether the photo's centre square shows the face where CelebA's photos show it."""
+    width, height = whole.size
+    side = min(width, height)
+    steps = np.linspace(0, _SIDE, 9)
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1)
+    square = Similarity(side / _SIDE, complex((width - side) // 2, (height - side) // 2))
+    away = np.linalg.norm(square.inverse()(face.placement(grid)) - grid, axis=-1)
+    return bool(away.mean() <= IN_PLACE)
