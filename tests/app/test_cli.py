@@ -20,19 +20,19 @@ from igan_fast import FaceEditor, IterativeGAN
 from igan_fast.app import cli, commands, redraw, results
 from igan_fast.checkpoint.labels import counted_labels
 from igan_fast.data import CELEBA_ATTRIBUTES
-from igan_fast.data.photos import load_photo
+from igan_fast.faces import AlignedPhoto, FaceSearch
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.save import save_checkpoint
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with one checkpoint of an untrained model."""
+    """A run with one checkpoint of an untrained model. Its photos are drawn, so no faces are searched."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = IterativeGAN(image_size=32, latent=8, width=4)
-    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
-    save_checkpoint(folder, 1, {"model": model.state_dict()}, state)
+    described = {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}
+    save_checkpoint(folder, 1, {"model": model.state_dict()}, {"model": described, "config": {"data": "drawn"}})
     return folder
 
 
@@ -50,7 +50,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("Bangs", [0, 1, 0, 1, 0, 1, 0, 1]),
     ):
         labels[:, CELEBA_ATTRIBUTES.index(name)] = torch.tensor(column, dtype=torch.uint8)
-    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
+    described = {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}
+    state = {"model": described, "config": {"data": "drawn"}}
     save_checkpoint(folder, 1, {"model": model.state_dict(), "labels": counted_labels(labels)}, state)
     return folder
 
@@ -368,22 +369,22 @@ def test_nothing_but_bad_photos(run: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 class Interrupted:
-    """``load_photo`` that Ctrl-C ends at the photo of a certain name."""
+    """``FaceSearch.open`` that Ctrl-C ends at the photo of a certain name."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.open = name, FaceSearch.open
 
-    def __call__(self, photo: Path, size: int) -> np.ndarray:
-        if photo.name == self.name:
+    def __call__(self, photo: Path, **how: str) -> AlignedPhoto:
+        if isinstance(photo, Path) and photo.name == self.name:
             raise KeyboardInterrupt
-        return load_photo(photo, size)
+        return self.open(FaceSearch(32, "off"), photo, **how)
 
 
 def test_an_interruption_keeps_what_was_done(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 1)
-    monkeypatch.setattr(results, "load_photo", Interrupted("c.png"))
+    monkeypatch.setattr(FaceSearch, "open", Interrupted("c.png"))
     edit = ["transform", photos, "--set", "Bald=1", "--out", tmp_path / "ed", "--grid", tmp_path / "grid.png"]
     for command in (
         ["rebuild", photos, "--out", tmp_path / "out"],
@@ -407,14 +408,16 @@ def test_results_are_there_before_the_next_photos_are_read(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
+    plain = FaceSearch.open
 
-    def load(photo: Path, size: int) -> np.ndarray:
+    def load(search: FaceSearch, photo: Path, **how: str) -> AlignedPhoto:
         out = tmp_path / "out"
-        seen.append(sorted(file.name for file in out.iterdir()) if out.exists() else [])
-        return load_photo(photo, size)
+        if isinstance(photo, Path):
+            seen.append(sorted(file.name for file in out.iterdir()) if out.exists() else [])
+        return plain(search, photo, **how)
 
     monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 2)
-    monkeypatch.setattr(results, "load_photo", load)
+    monkeypatch.setattr(FaceSearch, "open", load)
     run_cli("rebuild", photos, "--model", run, "--out", tmp_path / "out")
     assert seen == [[], [], ["a-rebuilt.png", "b-rebuilt.png"]]
 
@@ -474,7 +477,8 @@ def test_a_damaged_checkpoint_that_another_stands_in_for_is_one_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = IterativeGAN(image_size=32, latent=8, width=4)
-    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
+    described = {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}
+    state = {"model": described, "config": {"data": "drawn"}}
     for iteration in (1, 2):
         newest = save_checkpoint(tmp_path / "run", iteration, {"model": model.state_dict()}, state)
     (newest / "model.safetensors").write_bytes(b"cut")
@@ -668,7 +672,13 @@ def test_a_reader_that_has_gone_ends_the_work(
     """At the first photos, not after ten thousand."""
     read: list[Path] = []
     monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 1)
-    monkeypatch.setattr(results, "load_photo", lambda photo, size: read.append(photo) or load_photo(photo, size))
+    plain = FaceSearch.open
+
+    def load(search: FaceSearch, photo: Path, **how: str) -> AlignedPhoto:
+        read.extend([photo] if isinstance(photo, Path) else [])
+        return plain(search, photo, **how)
+
+    monkeypatch.setattr(FaceSearch, "open", load)
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as gone:  # noqa: PTH123
