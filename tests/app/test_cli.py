@@ -706,7 +706,7 @@ def test_names_that_are_no_text_in_every_command(
     rows = [f"{name} {1 if k % 2 else -1}" for k, name in enumerate(names)]
     (data / "list_attr_celeba.txt").write_text("\n".join(["40", "Smiling", *rows]))
     photo = latin_1(tmp_path, b"f\xfcr/caf\xe9.jpg")
-    (photos / "a.jpg").rename(photo)
+    (photos / "c.png").rename(photo)
     model, cache = folder / "run", folder / "cache"
     monkeypatch.setenv("IGAN_FAST_CACHE", str(cache))
     small = ["--image-size", "32", "--width", "4", "--batch-size", "4", "--iterations", "2", "--threads", "1"]
