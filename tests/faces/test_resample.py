@@ -49,8 +49,8 @@ def test_a_ramp_stays_a_ramp(scale: float, degrees: float) -> None:
     centres = np.arange(size) + 0.5
     places = transform(np.stack(np.meshgrid(centres, centres), axis=-1))
     found = sample(image, transform, size)[..., :2]
-    # A pixel's value is its index, half a pixel less than its centre. Rounding to 8 bits is another half, and so is that
-    # of the means of blocks, into which an image is cut from a scale of 4 on.
+    # A pixel's value is its index, half a pixel less than its centre. Rounding to 8 bits is another half, and from a
+    # scale of 4 on so is the rounding of the blocks' means.
     assert np.abs(found - (places - 0.5)).max() < (0.75 if scale < 4 else 1.1)
 
 
