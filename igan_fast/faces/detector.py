@@ -50,7 +50,7 @@ def placement(detector: Detector, detection: Detection) -> Similarity:
     """Return the transform that maps CelebA's aligned photo to the face: its points to the image's.
 
     Raises:
-        ValueError: all landmarks are at the same place.
+        ValueError: all landmarks are at the same place, or not finite.
     """
     return fit_similarity(detector.template, detection.landmarks, detector.weights)
 

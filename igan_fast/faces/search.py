@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.data.photos import Photo, load_photo, typed_photo
+from igan_fast.data.photos import MIN_SIDE, Photo, load_photo, typed_photo
 from igan_fast.data.whole_photo import WholePhoto, open_whole
 from igan_fast.errors import InputError, PackageMissing
 from igan_fast.faces.detector import CELEBA_SIZE, CELEBA_SQUARE, Detector, default_detector, placement
@@ -74,8 +74,9 @@ def find_faces(photo: Photo | WholePhoto, detector: Detector | None = None) -> l
     for detection in detector.find(image):
         try:
             placed.append((Similarity(scale).after(in_square(placement(detector, detection))), detection.score))
-        except ValueError:  # all its landmarks are at one point
+        except ValueError:  # its landmarks are one point
             continue
+    placed = [(place, score) for place, score in placed if place.scale * _SIDE >= MIN_SIDE]  # smaller ones show nothing
     placed.sort(key=lambda face: float(face[0]([_SIDE / 2, _SIDE / 2])[0]))
     return [Face(number, place, score) for number, (place, score) in enumerate(placed, start=1)]
 

@@ -62,7 +62,8 @@ def fit_similarity(source: ArrayLike, target: ArrayLike, weights: ArrayLike | No
         weights: (K,), none negative; all 1 by default.
 
     Raises:
-        ValueError: the shapes differ, or fewer than two different points of ``source`` have a weight.
+        ValueError: the shapes differ, fewer than two different points of ``source`` have a weight, a number is not
+            finite, or T would map all points to one.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     w = np.ones(len(source)) if weights is None else np.asarray(weights, np.float64)
@@ -70,10 +71,14 @@ def fit_similarity(source: ArrayLike, target: ArrayLike, weights: ArrayLike | No
         raise ValueError(f"found points {source.shape} and {target.shape} and weights {w.shape}, expected (K, 2), (K,)")
     if not w.sum() > 0:
         raise ValueError(f"weights: found a sum of {w.sum():g}, expected a positive one")
+    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+        raise ValueError("source, target: found NaN or infinity, expected finite numbers")
     p, q = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
     p_mean, q_mean = (w @ p) / w.sum(), (w @ q) / w.sum()
     spread = float(w @ np.abs(p - p_mean) ** 2)
     if not spread > 0:
-        raise ValueError("source: found one point or NaN, expected at least two different points")
+        raise ValueError("source: found one point, expected at least two different points")
     factor = complex((w * np.conj(p - p_mean)) @ (q - q_mean) / spread)
+    if abs(factor) < 1e-9:
+        raise ValueError("target: found one point, expected at least two different points")
     return Similarity(factor, complex(q_mean - factor * p_mean))
