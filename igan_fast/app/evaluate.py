@@ -32,6 +32,7 @@ from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
 from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError, PackageMissing
+from igan_fast.faces import training_aligner
 from igan_fast.metrics import Embedder, attribute_scores, majority_labels
 from igan_fast.paths import given_path
 from igan_fast.reference.editing import STRENGTH
@@ -141,7 +142,8 @@ def evaluate(
             )
     options: dict[str, Any] = {name: loaded.config[name] for name in _DATA_OPTIONS if name in loaded.config}
     try:
-        source = open_source(data, attributes=loaded.attributes, **options)
+        align = training_aligner(loaded.config.get("align", "off"))
+        source = open_source(data, attributes=loaded.attributes, align=align, **options)
     except UnknownAttribute as error:
         raise InputError(
             f"data: {data}: has no attribute {error.name!r}, one of the {len(loaded.attributes)} that this model "

@@ -7,6 +7,7 @@ from igan_fast.faces.detector import Detection, Detector, default_detector
 from igan_fast.faces.paste import mask_weights, paste_faces
 from igan_fast.faces.search import Align, AlignedPhoto, Face, FaceSearch, aligned, check_choice, find_faces
 from igan_fast.faces.similarity import Similarity, fit_similarity
+from igan_fast.faces.training import TrainingAligner, training_aligner
 
 __all__ = [
     "Align",
@@ -16,6 +17,7 @@ __all__ = [
     "Face",
     "FaceSearch",
     "Similarity",
+    "TrainingAligner",
     "aligned",
     "by_photo",
     "check_choice",
@@ -25,4 +27,5 @@ __all__ = [
     "fit_similarity",
     "mask_weights",
     "paste_faces",
+    "training_aligner",
 ]

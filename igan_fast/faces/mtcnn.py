@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,8 @@ class _Network:
 
     def __init__(self, runtime: Any, file: Path) -> None:
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
+        # Processes that decode a dataset share the cores.
+        options.intra_op_num_threads = 1 if multiprocessing.parent_process() else usable_cores()
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave their core
         try:
