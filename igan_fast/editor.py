@@ -41,9 +41,9 @@ class FaceEditor(FaceGenerator):
     The argument ``photos`` of a method is one photo or several. One photo is a path, a PIL image, or a uint8 array
     (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Several photos are a list or tuple of these, or one array (N, H, W, C).
     Any size and colour mode is accepted, see ``igan_fast.data.photos.load_photo``. For one photo a method returns one
-    result, for several a list. A photo that is an aligned crop of a face, as CelebA's are, gives a square RGB image of
-    ``image_size`` pixels a side. In any other photo faces are searched (``align``, ``face``), and the edited face is
-    pasted back into the photo at its own resolution.
+    result, for several a list. A photo of 178×218 pixels, as CelebA's aligned ones, or of ``image_size`` pixels a side
+    gives a square RGB image of ``image_size`` pixels a side. In any other photo faces are searched (``align``,
+    ``face``), and the edited face is pasted back into the photo at its own resolution.
 
     Args:
         model: the model, which is put into eval mode. The editor computes on the model's device. It calls the methods

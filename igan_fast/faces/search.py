@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,13 +22,13 @@ from igan_fast.faces.similarity import Similarity
 
 __all__ = ["Align", "AlignedPhoto", "Face", "FaceSearch", "aligned", "check_choice", "find_faces"]
 
-#: ``"auto"``: a photo that is an aligned crop already stays as it is; in others faces are searched.
+#: ``"auto"``: faces are searched, but what is aligned already stays as it is.
 Align: TypeAlias = Literal["auto", "always", "off"]
 
 #: Faces are searched in a copy of the photo with at most this many pixels a side.
 SEARCH_SIDE = 1280
-#: A photo is an aligned crop if a face is at most this far from CelebA's place on average, in pixels of CelebA's 178.
-#: In CelebA's own photos the MTCNN finds 99 % of the faces within 9 pixels.
+#: A face is aligned already if it is at most this far from CelebA's place on average, in pixels of CelebA's 178. In
+#: CelebA's own photos the MTCNN finds 99 % of the faces within 9 pixels.
 IN_PLACE = 10.0
 
 _SIDE = CELEBA_SQUARE[2] - CELEBA_SQUARE[0]
@@ -155,9 +155,10 @@ class FaceSearch:
 
     Args:
         size: S, the side of the model's images.
-        align: ``"auto"``, ``"always"`` (even what looks like an aligned crop is searched) or ``"off"`` (each photo is
-            cut to its centre square). With ``"auto"`` these photos count as aligned crops: 178×218 pixels, as CelebA's;
-            S×S pixels, as the model's own; and those in which a face is where CelebA's faces are.
+        align: ``"auto"``, ``"always"`` or ``"off"`` (each photo is cut to its centre square). With ``"auto"`` photos of
+            178×218 pixels, as CelebA's, and of S×S pixels, as the model's own, count as aligned crops: they are cut to
+            their centre square without a search. A face that is found where CelebA's faces are is not moved: for it
+            the photo is cut to its centre square too.
         face: ``"largest"``, ``"all"``, or the number of a face, counted from left to right from 1.
         detector: by default the MTCNN. If it is not installed, ``"auto"`` warns and is ``"off"``.
 
@@ -192,12 +193,15 @@ class FaceSearch:
         own = whole.size in (CELEBA_SIZE, (self._size, self._size))
         if self._align == "auto" and (own or not self._can_search()):
             return self._as_it_is(whole)
-        faces = find_faces(whole, self._detector)
-        if self._align == "auto" and any(_in_place(face, whole) for face in faces):
-            return self._as_it_is(whole)
+        faces, square = find_faces(whole, self._detector), _centre_square(whole)
+        if self._align == "auto":
+            faces = [replace(face, placement=square) if _near(face.placement, square) else face for face in faces]
         chosen = self._chosen(faces, whole.name)
-        crops = np.stack([aligned(whole, face, self._size) for face in chosen])
-        return AlignedPhoto(whole.name, crops, tuple(chosen), len(faces), whole)
+        crops = [
+            whole.centre_square(self._size) if face.placement == square else aligned(whole, face, self._size)
+            for face in chosen
+        ]
+        return AlignedPhoto(whole.name, np.stack(crops), tuple(chosen), len(faces), whole)
 
     def _can_search(self) -> bool:
         if self._detector is None:
@@ -213,7 +217,7 @@ class FaceSearch:
 
     def _as_it_is(self, whole: WholePhoto) -> AlignedPhoto:
         if self._align == "auto" and self._face not in ("largest", "all", 1):
-            raise InputError(f"{whole.name}: is an aligned crop of one face, found face {self._face}; expected 1")
+            raise InputError(f"{whole.name}: is an aligned crop of one face, found face {self._face}; expected face 1")
         return AlignedPhoto(whole.name, whole.centre_square(self._size)[None])
 
     def _chosen(self, faces: list[Face], name: str) -> list[Face]:
@@ -231,12 +235,15 @@ class FaceSearch:
         return [faces[int(self._face) - 1]]
 
 
-def _in_place(face: Face, whole: WholePhoto) -> bool:
-    """Whether the photo's centre square shows the face where CelebA's photos show it."""
-    width, height = whole.size
-    side = min(width, height)
+def _centre_square(whole: WholePhoto) -> Similarity:
+    """The place of a face that the photo's centre square shows as CelebA's photos show faces."""
+    (width, height), side = whole.size, min(whole.size)
+    return Similarity(side / _SIDE, complex((width - side) // 2, (height - side) // 2))
+
+
+def _near(place: Similarity, square: Similarity) -> bool:
+    """Whether a face is near enough to the photo's centre square to be taken as it is."""
     steps = np.linspace(0, _SIDE, 9)
     grid = np.stack(np.meshgrid(steps, steps), axis=-1)
-    square = Similarity(side / _SIDE, complex((width - side) // 2, (height - side) // 2))
-    away = np.linalg.norm(square.inverse()(face.placement(grid)) - grid, axis=-1)
+    away = np.linalg.norm(square.inverse()(place(grid)) - grid, axis=-1)
     return bool(away.mean() <= IN_PLACE)

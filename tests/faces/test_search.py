@@ -132,26 +132,38 @@ def test_no_face_and_too_few_faces_are_one_line(align: str, tmp_path: Path) -> N
 
 
 def test_an_aligned_crop_stays_as_it_is() -> None:
-    for pixels, detector in (
-        (photo(178, 218), KnownFaces()),  # CelebA's own size: it is not searched
-        (photo(64, 64), KnownFaces()),  # the model's own size
-        (photo(300, 400), KnownFaces(IN_PLACE)),
-        (photo(300, 400), KnownFaces(LEFT, IN_PLACE)),
-        (photo(300, 400), KnownFaces(Similarity(IN_PLACE.factor * 1.03, IN_PLACE.shift + 2))),
-    ):
+    """CelebA's own size and the model's own size are not even searched."""
+    for pixels in (photo(178, 218), photo(64, 64)):
+        detector = KnownFaces(LEFT)
         opened = FaceSearch(64, detector=detector).open(pixels)
         assert (opened.faces, opened.found, opened.whole, opened.pixels) == ((), 0, None, 0)
         np.testing.assert_array_equal(opened.crops[0], load_photo(pixels, 64))
         edited = Image.new("RGB", (64, 64))
         assert opened.finish([edited]) is edited
-        assert len(detector.seen) == (pixels.shape[:2] == (400, 300))
-    moved = KnownFaces(Similarity(IN_PLACE.factor, IN_PLACE.shift + 40))
-    assert FaceSearch(64, detector=moved).open(photo(300, 400)).found == 1
-    always = FaceSearch(64, "always", detector=KnownFaces(IN_PLACE)).open(photo(300, 400))
-    assert always.found == 1
-    assert always.whole is not None
-    with pytest.raises(InputError, match="is an aligned crop of one face, found face 2; expected 1"):
-        FaceSearch(64, face=2, detector=KnownFaces(IN_PLACE)).open(photo(300, 400))
+        assert not detector.seen
+        for face in ("all", 1):
+            assert FaceSearch(64, face=face, detector=detector).open(pixels).faces == ()
+        with pytest.raises(InputError, match="photo: is an aligned crop of one face, found face 2; expected face 1"):
+            FaceSearch(64, face=2, detector=detector).open(pixels)
+        assert FaceSearch(64, "always", detector=detector).open(pixels).found == 1
+
+
+def test_a_face_that_is_aligned_already_is_not_moved() -> None:
+    pixels = photo(300, 400)
+    near = Similarity(IN_PLACE.factor * 1.03 * np.exp(0.02j), IN_PLACE.shift + 2)
+    for places in ([IN_PLACE], [near], [Similarity(0.2, 3 + 3j), near]):
+        opened = FaceSearch(64, detector=KnownFaces(*places)).open(pixels)
+        assert opened.found == len(places)
+        assert opened.faces[0].placement == IN_PLACE
+        np.testing.assert_array_equal(opened.crops[0], load_photo(pixels, 64))
+        result = np.asarray(opened.finish([Image.new("RGB", (64, 64), "black")]))  # in the photo, as any other face
+        assert result.shape == pixels.shape
+        assert result[200, 150].tolist() == [0, 0, 0]
+    far = Similarity(IN_PLACE.factor, IN_PLACE.shift + 40)
+    for align, place in (("auto", far), ("always", near)):
+        opened = FaceSearch(64, align, detector=KnownFaces(place)).open(pixels)  # type: ignore[arg-type]
+        assert opened.faces[0].placement.shift == pytest.approx(place.shift)
+        np.testing.assert_array_equal(opened.crops[0], aligned(pixels, opened.faces[0], 64))
 
 
 def test_off_takes_the_centre_square() -> None:

@@ -86,7 +86,7 @@ def test_what_cannot_work_is_said_at_once(folder: Path, monkeypatch: pytest.Monk
         train(TrainConfig(data=str(folder), align="auto", run=folder.parent / "run", **options))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--align auto: the built-in faces need no search; leave it out"):
         train(TrainConfig(align="auto", run=folder.parent / "run", **options))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="--align: found 'always', expected one of off, auto"):
+    with pytest.raises(InputError, match="--align: found always, expected one of off, auto"):
         train(TrainConfig(data=str(folder), align="always", run=folder.parent / "run", **options))  # type: ignore[arg-type]
 
 
