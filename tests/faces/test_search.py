@@ -260,7 +260,7 @@ def test_files_that_are_no_photos_and_unusual_ones(tmp_path: Path) -> None:
     huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
     (tmp_path / "huge.png").write_bytes(huge)
     search = FaceSearch(64, detector=KnownFaces(BIG))
-    with pytest.raises(InputError, match=r"letter.jpg: is not a photo in a format that is read here"):
+    with pytest.raises(InputError, match=r"letter.jpg: is a PDF document, not a photo"):
         search.open(tmp_path / "letter.jpg")
     with pytest.raises(InputError, match=r"pixel.png: is 1×1 pixels, expected at least 16×16"):
         search.open(tmp_path / "pixel.png")
