@@ -17,13 +17,14 @@ from igan_fast.data.attributes import Change, attribute_indices, changes_by_inde
 from igan_fast.data.loader import to_float
 from igan_fast.data.photos import Photo
 from igan_fast.devices import resolve_device
-from igan_fast.edit_arguments import check_edit, moves_by_name
+from igan_fast.edit_arguments import Keep, check_edit, moves_by_name, strength_for
 from igan_fast.face_generator import FaceGenerator, to_pil
 from igan_fast.faces import Align, AlignedPhoto, FaceSearch, check_choice, each_photo
 from igan_fast.metrics import finite_results
 from igan_fast.paths import given_path
 from igan_fast.reference import Companions, IterativeGAN
-from igan_fast.reference.editing import STRENGTH, edited_images
+from igan_fast.reference.editing import edited_images
+from igan_fast.reference.residual import edited_photos
 
 __all__ = ["FaceEditor"]
 
@@ -42,8 +43,8 @@ class FaceEditor(FaceGenerator):
     (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Several photos are a list or tuple of these, or one array (N, H, W, C).
     Any size and colour mode is accepted, see ``igan_fast.data.photos.load_photo``. For one photo a method returns one
     result, for several a list. A photo of 178×218 pixels, as CelebA's aligned ones, or of ``image_size`` pixels a side
-    gives a square RGB image of ``image_size`` pixels a side. In any other photo faces are searched (``align``,
-    ``face``), and the edited face is pasted back into the photo at its own resolution.
+    is taken as it is, and a rebuild of it is a square RGB image of ``image_size`` pixels a side. In any other photo
+    faces are searched (``align``, ``face``), and the face is pasted back into the photo at its own resolution.
 
     Args:
         model: the model, which is put into eval mode. The editor computes on the model's device. It calls the methods
@@ -159,47 +160,72 @@ class FaceEditor(FaceGenerator):
 
     @overload
     def transform(
-        self, photos: One, changes: Mapping[str, Change], *, strength: float = ..., companions: bool = ...
+        self,
+        photos: One,
+        changes: Mapping[str, Change],
+        *,
+        keep: Keep = ...,
+        strength: float | None = ...,
+        companions: bool = ...,
     ) -> PILImage: ...
     @overload
     def transform(
-        self, photos: Several[P], changes: Mapping[str, Change], *, strength: float = ..., companions: bool = ...
+        self,
+        photos: Several[P],
+        changes: Mapping[str, Change],
+        *,
+        keep: Keep = ...,
+        strength: float | None = ...,
+        companions: bool = ...,
     ) -> list[PILImage]: ...
     @overload
     def transform(
-        self, photos: NDArray[Any], changes: Mapping[str, Change], *, strength: float = ..., companions: bool = ...
+        self,
+        photos: NDArray[Any],
+        changes: Mapping[str, Change],
+        *,
+        keep: Keep = ...,
+        strength: float | None = ...,
+        companions: bool = ...,
     ) -> Any: ...
     def transform(
         self,
         photos: Photo | Sequence[Photo],
         changes: Mapping[str, Change],
         *,
-        strength: float = STRENGTH,
+        keep: Keep = "photo",
+        strength: float | None = None,
         companions: bool = True,
     ) -> PILImage | list[PILImage]:
-        """Let the model draw photos again with some attributes changed.
+        """Change some attributes in photos.
 
-        By default the model is asked for more than the changes say, so that they are visible, and attributes that
-        depend on a changed one go along. With ``strength=1, companions=False`` the edit is the paper's.
+        By default the photo is kept, and only what the edit changes is added to it: it stays sharp, and the person the
+        same. The model is asked for more than the changes say, so that they are visible, and attributes that depend on
+        a changed one go along. With ``keep="nothing", strength=1, companions=False`` the edit is the paper's.
 
         Args:
             changes: the new values by name, in [0, 1], or ``"flip"``. A flipped attribute becomes 1 in a photo in which
                 it is recognised as absent (probability below 0.5), else 0.
+            keep: ``"photo"`` adds the change to the photo, see ``igan_fast.reference.residual``; the result has the
+                photo's own resolution. ``"nothing"`` lets the model draw the whole face again, as in the paper.
             strength: how far the changed attributes go, from 0 to 10. With 1, they get their values; with 1.5, those
-                set to 1 or 0 get 1.25 or −0.25, so that the change is more visible; with 0, all get 0.5.
+                set to 1 or 0 get 1.25 or −0.25, so that the change is more visible; with 0, all get 0.5. By default 2
+                if the photo is kept, else 1.5.
             companions: whether the attributes of ``companions_of`` move along. All others stay as they are recognised.
 
         Raises:
             InputError: as ``recognise``; an unknown attribute (the message suggests similar names), another value, or
                 a strength out of its range.
         """
-        check_edit(strength, companions)
+        amount = strength_for(keep, strength)
+        check_edit(amount, companions)
         by_index = changes_by_index(changes, self.attributes)
         along = self.companions if companions else None
+        edit = edited_photos if keep == "photo" else edited_images
         return self._each(
             photos,
-            lambda x: to_pil(edited_images(self.model, x, by_index, strength=strength, companions=along)),
-            AlignedPhoto.finish,
+            lambda x: to_pil(edit(self.model, x, by_index, strength=amount, companions=along)),
+            lambda photo, edited: photo.finish(edited, keep_details=keep == "photo"),
         )
 
     def companions_of(self, attributes: Iterable[str]) -> dict[str, dict[str, float]]:

@@ -27,9 +27,11 @@ from igan_fast.app.options import (
     Face,
     Force,
     Json,
+    KeepChoice,
     Model,
     Photos,
     Strength,
+    StrengthOrDefault,
     chosen_face,
 )
 from igan_fast.app.paper.plan import PaperOptions
@@ -192,7 +194,8 @@ class Transform:
     """Folder for the results, one NAME-edited.png per photo. For a single photo also a .png file."""
     attributes: Assignments
     """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip."""
-    strength: Strength = STRENGTH
+    keep: KeepChoice = "photo"
+    strength: StrengthOrDefault = None
     companions: Along = True
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Also draw photos, rebuilds and edits side by side into this file."""
@@ -206,7 +209,7 @@ class Transform:
             raise InputError("--set: found nothing, expected at least one change such as Smiling=1")
         face = chosen_face(self.align, self.face)
         Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force, self.align, face).run(
-            self.device, self.attributes, strength=self.strength, companions=self.companions
+            self.device, self.attributes, keep=self.keep, strength=self.strength, companions=self.companions
         )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from igan_fast.edit_arguments import Keep
 from igan_fast.faces import Align as AlignChoice
 from igan_fast.faces import check_choice
 
@@ -18,9 +19,11 @@ __all__ = [
     "Face",
     "Force",
     "Json",
+    "KeepChoice",
     "Model",
     "Photos",
     "Strength",
+    "StrengthOrDefault",
     "chosen_face",
 ]
 
@@ -33,6 +36,18 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GP
 Force = Annotated[FlagCreatePairsOff[bool], arg(help="Overwrite existing files, except those that are read.")]
 Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
 Strength = Annotated[float, arg(help="How strong the edits are, from 0 to 10; 1 takes the values as they are set.")]
+StrengthOrDefault = Annotated[
+    float | None,
+    arg(
+        metavar="FLOAT",
+        help="How strong the edits are, from 0 to 10; 1 takes the values as they are set. By default 2 with --keep "
+        "photo, else 1.5.",
+    ),
+]
+KeepChoice = Annotated[
+    Keep,
+    arg(help="'photo' adds the change to the photo, which stays sharp; 'nothing' draws the face again (the paper)."),
+]
 Along = Annotated[bool, arg(help="Attributes that correlate with a changed one move along, such as a beard with Male.")]
 Align = Annotated[
     AlignChoice,

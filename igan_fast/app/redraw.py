@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from igan_fast.app.results import check_results, read_photos, result_paths, sheet_fits, written_message
 from igan_fast.data.attributes import Change, parse_changes
 from igan_fast.data.photos import expand_photos
-from igan_fast.edit_arguments import check_edit
+from igan_fast.edit_arguments import Keep, check_edit, strength_for
 from igan_fast.errors import InputError, printable
 from igan_fast.faces import Align, AlignedPhoto, by_photo
-from igan_fast.reference.editing import STRENGTH
 from igan_fast.train.grids import edit_title, grid, save_png
 
 if TYPE_CHECKING:
@@ -75,7 +74,8 @@ class Redraw:
         device: Literal["auto", "cpu", "cuda"],
         assignments: Sequence[str],
         *,
-        strength: float = STRENGTH,
+        keep: Keep = "nothing",
+        strength: float | None = None,
         companions: bool = True,
     ) -> None:
         """Draw the photos, write the results, and print what goes along and what was written.
@@ -83,8 +83,9 @@ class Redraw:
         Args:
             device: where the model computes.
             assignments: the changes as they are typed; none for a rebuild.
-            strength, companions: as of ``FaceEditor.transform``.
+            keep, strength, companions: as of ``FaceEditor.transform``.
         """
+        strength = strength_for(keep, strength)
         check_edit(strength, companions)
         photos = expand_photos(self.given)
         files = dict(zip(photos, result_paths(photos, self.out, self.word), strict=True))
@@ -104,10 +105,11 @@ class Redraw:
         try:
             for paths, opened in read_photos(photos, editor.face_search(self.align, self.face)):
                 crops = [crop for photo in opened for crop in photo.crops]
-                drawn = editor.transform(crops, changes, strength=strength, companions=companions)
+                drawn = editor.transform(crops, changes, keep=keep, strength=strength, companions=companions)
                 for path, photo, images in zip(paths, opened, by_photo(opened, drawn), strict=True):
-                    written.append(save_png(photo.finish(images), files[path]))
-                    _tell_reduction(photo)
+                    result = photo.finish(images, keep_details=keep == "photo")
+                    written.append(save_png(result, files[path]))
+                    _tell_reduction(photo, result.size)
                 if sheet:
                     rebuilt = [editor.rebuild(crops)] if changes else []
                     names = [name for path, photo in zip(paths, opened, strict=True) for name in _names(path, photo)]
@@ -132,9 +134,10 @@ def _names(path: Path, photo: AlignedPhoto) -> list[str]:
     return [name] if len(photo.crops) == 1 else [f"{name} {number}" for number in range(1, len(photo.crops) + 1)]
 
 
-def _tell_reduction(photo: AlignedPhoto) -> None:
-    if photo.whole is not None and photo.whole.reduced_by > 1:
-        width, height = photo.whole.size
+def _tell_reduction(photo: AlignedPhoto, size: tuple[int, int]) -> None:
+    """Say so if the result is smaller than the photo because the photo did not fit in memory."""
+    if photo.whole is not None and photo.whole.reduced_by > 1 and size == photo.whole.size:
+        width, height = size
         print(
             f"{printable(photo.name)}: has more pixels than fit in memory safely; "
             f"the result has {width}×{height}, 1/{photo.whole.reduced_by} of its width and height"

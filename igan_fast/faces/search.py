@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.data.photos import MIN_SIDE, Photo, load_photo, typed_photo
+from igan_fast.data.photos import MIN_SIDE, Photo
 from igan_fast.data.whole_photo import WholePhoto, open_whole
 from igan_fast.errors import InputError, PackageMissing
 from igan_fast.faces.detector import CELEBA_SIZE, CELEBA_SQUARE, Detector, default_detector, placement
@@ -130,7 +129,7 @@ class AlignedPhoto:
     crops: NDArray[np.uint8]  #: (K, S, S, 3) RGB: the chosen faces, or the centre square of the photo as it is
     faces: tuple[Face, ...] = ()  #: the chosen faces; none if the photo is taken as it is
     found: int = 0  #: the number of faces in the photo; 0 if none was searched
-    whole: WholePhoto | None = None  #: the photo, if faces are chosen
+    whole: WholePhoto | None = None  #: the photo at its own resolution
 
     @property
     def pixels(self) -> int:
@@ -138,16 +137,18 @@ class AlignedPhoto:
         return 0 if self.whole is None else self.whole.size[0] * self.whole.size[1]
 
     def finish(self, edited: Sequence[Image.Image], *, keep_details: bool = False) -> Image.Image:
-        """Return the photo with its edited faces, at its own resolution; the edited image if there are no ``faces``.
+        """Return the photo with its edited faces, at its own resolution.
 
         Args:
             edited: an image of S×S pixels for each of ``crops``.
-            keep_details: as of ``igan_fast.faces.paste_faces``.
+            keep_details: add the difference of ``edited`` and ``crops`` to the photo, so that its fine details stay. If
+                False, the faces replace what is there; of a photo without ``faces`` the edited image is returned.
         """
-        if self.whole is None:
+        side = self.crops.shape[1]
+        if self.whole is None or (not self.faces and (not keep_details or self.whole.size == (side, side))):
             return edited[0]
-        before = list(self.crops) if keep_details else None
-        return paste_faces(self.whole, [face.placement for face in self.faces], edited, before)
+        places = [face.placement for face in self.faces] or [_centre_square(self.whole)]
+        return paste_faces(self.whole, places, edited, list(self.crops) if keep_details else None)
 
 
 class FaceSearch:
@@ -185,11 +186,9 @@ class FaceSearch:
         Raises:
             InputError: as ``igan_fast.data.photos.load_photo``; or no face is found, or none with the number asked for.
         """
-        if self._align == "off":
-            photo = typed_photo(photo)
-            crop = load_photo(photo, self._size, name=name)
-            return AlignedPhoto(str(photo) if isinstance(photo, str | os.PathLike) else name, crop[None])
         whole = open_whole(photo, name=name)
+        if self._align == "off":
+            return AlignedPhoto(whole.name, whole.centre_square(self._size)[None], whole=whole)
         own = whole.size in (CELEBA_SIZE, (self._size, self._size))
         if self._align == "auto" and (own or not self._can_search()):
             return self._as_it_is(whole)
@@ -218,7 +217,7 @@ class FaceSearch:
     def _as_it_is(self, whole: WholePhoto) -> AlignedPhoto:
         if self._align == "auto" and self._face not in ("largest", "all", 1):
             raise InputError(f"{whole.name}: is an aligned crop of one face, found face {self._face}; expected face 1")
-        return AlignedPhoto(whole.name, whole.centre_square(self._size)[None])
+        return AlignedPhoto(whole.name, whole.centre_square(self._size)[None], whole=whole)
 
     def _chosen(self, faces: list[Face], name: str) -> list[Face]:
         if not faces:

@@ -133,15 +133,18 @@ def test_strength_and_companions(labelled: Path, photos: Path, tmp_path: Path) -
             (["--strength", 3], {"strength": 3}),
             (["--no-companions"], {"companions": False}),
             (["--strength=1", "--no-companions"], {"strength": 1, "companions": False}),
+            (["--keep", "nothing"], {"keep": "nothing"}),
         )
     ):
         out = tmp_path / str(k)
         run_cli("transform", photos, "--set", "Male=flip", "Goatee=1", *options, "--model", labelled, "--out", out)
-        run_cli("generate", "-n", 3, "--set", "Male=1", *options, "--model", labelled, "--out", out)
+        for_faces = {name: value for name, value in how.items() if name != "keep"}
+        generating = options if "keep" not in how else []
+        run_cli("generate", "-n", 3, "--set", "Male=1", *generating, "--model", labelled, "--out", out)
         expected = {
             f"{stem}-edited": editor.transform(next(photos.glob(f"{stem}.*")), changes, **how) for stem in "abc"
         }
-        faces = editor.generate(3, {"Male": 1}, **how)  # type: ignore[arg-type]
+        faces = editor.generate(3, {"Male": 1}, **for_faces)  # type: ignore[arg-type]
         expected |= {f"face-{index:04d}": face for index, face in enumerate(faces)}
         assert {file.stem for file in out.iterdir()} == expected.keys()
         for stem, picture in expected.items():
