@@ -39,9 +39,8 @@ Strength = Annotated[float, arg(help="How strong the edits are, from 0 to 10; 1 
 StrengthOrDefault = Annotated[
     float | None,
     arg(
-        metavar="FLOAT",
         help="How strong the edits are, from 0 to 10; 1 takes the values as they are set. By default 2 with --keep "
-        "photo, else 1.5.",
+        "photo, else 1.5."
     ),
 ]
 KeepChoice = Annotated[

@@ -216,15 +216,15 @@ def test_the_row_of_edits_in_a_grid_says_what_is_drawn(
     files = ["--model", labelled, "--out", tmp_path / "out", "--grid", tmp_path / "grid.png", "--force"]
     for options in (
         ["--set", "Male=1", "Bangs=flip"],
-        ["--set", "Bangs=0.25", "--strength", 2],
+        ["--set", "Bangs=0.25", "--keep", "nothing"],
         ["--set", "Male=0", "--strength", 1],
         ["--set", "Male=0", "--strength", 1, "--no-companions"],
     ):
         run_cli("transform", photos, *options, *files)
     run_cli("rebuild", photos, *files)
     assert titles == [
-        ["photo", "rebuilt", "Male=1 Bangs=flip\nstrength 1.5, with companions"],
-        ["photo", "rebuilt", "Bangs=0.25\nstrength 2"],
+        ["photo", "rebuilt", "Male=1 Bangs=flip\nstrength 2, with companions"],
+        ["photo", "rebuilt", "Bangs=0.25\nstrength 1.5"],
         ["photo", "rebuilt", "Male=0\nwith companions"],
         ["photo", "rebuilt", "Male=0"],
         ["photo", "rebuilt"],
@@ -428,11 +428,11 @@ def test_results_are_there_before_the_next_photos_are_read(
 def test_one_photo_may_have_a_file_of_its_own(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in (["rebuild"], ["transform", "--set", "Bald=1"]):
+    for command, size in ((["rebuild"], (32, 32)), (["transform", "--set", "Bald=1"], (33, 60))):
         file = tmp_path / "new" / f"{command[0]}.PNG"
         run_cli(*command, photos / "b.png", "--model", run, "--out", file)
         with Image.open(file) as picture:
-            assert (picture.format, picture.size) == ("PNG", (32, 32))
+            assert (picture.format, picture.size) == ("PNG", size)
         message = refused(capsys, *command, photos, "--model", run, "--out", tmp_path / "all.png")
         assert "is one file for 3 photos; expected a folder" in message
         assert "expected a name in .png" in refused(

@@ -136,7 +136,7 @@ def test_an_aligned_crop_stays_as_it_is() -> None:
     for pixels in (photo(178, 218), photo(64, 64)):
         detector = KnownFaces(LEFT)
         opened = FaceSearch(64, detector=detector).open(pixels)
-        assert (opened.faces, opened.found, opened.whole, opened.pixels) == ((), 0, None, 0)
+        assert (opened.faces, opened.found) == ((), 0)
         np.testing.assert_array_equal(opened.crops[0], load_photo(pixels, 64))
         edited = Image.new("RGB", (64, 64))
         assert opened.finish([edited]) is edited
