@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from igan_fast.app.options import Along, Device, Force, Json, Model, Strength
+from igan_fast.app.options import Along, Device, EvaluatedKeep, Force, Json, Model, StrengthOrDefault
 from igan_fast.app.redraw import model_files
 from igan_fast.app.results import check_results, write_text, written_message
 from igan_fast.paths import given_path
-from igan_fast.reference.editing import STRENGTH
 
 __all__ = ["Evaluate"]
 
@@ -30,7 +29,8 @@ class Evaluate:
     """Score at most this many photos."""
     judges: Literal[0, 1, 2] = 2
     """How many CNNs judge the edits. They are trained on the real photos, once, then cached."""
-    strength: Strength = STRENGTH
+    keep: EvaluatedKeep = "nothing"
+    strength: StrengthOrDefault = None
     companions: Along = True
     embedder: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
     """Function from images (N, S, S, 3) uint8 to embeddings (N, E), for identity; None: dlib's, if installed."""
@@ -62,6 +62,7 @@ class Evaluate:
             split=self.split,
             limit=self.limit,
             judges=self.judges,
+            keep=self.keep,
             strength=self.strength,
             companions=self.companions,
             embedder=self.embedder,

@@ -16,6 +16,7 @@ __all__ = [
     "Along",
     "Assignments",
     "Device",
+    "EvaluatedKeep",
     "Face",
     "Force",
     "Json",
@@ -46,6 +47,10 @@ StrengthOrDefault = Annotated[
 KeepChoice = Annotated[
     Keep,
     arg(help="'photo' adds the change to the photo, which stays sharp; 'nothing' draws the face again (the paper)."),
+]
+EvaluatedKeep = Annotated[
+    Keep,
+    arg(help="'photo' scores photos to which the change is added; 'nothing' edited rebuilds, which show the model."),
 ]
 Along = Annotated[bool, arg(help="Attributes that correlate with a changed one move along, such as a beard with Male.")]
 Align = Annotated[
