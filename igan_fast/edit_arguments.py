@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,11 +11,30 @@ from numpy.typing import ArrayLike, NDArray
 from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.errors import InputError
 from igan_fast.reference import Companions
+from igan_fast.reference.editing import STRENGTH
+from igan_fast.reference.residual import STRENGTH_ON_PHOTO
 
-__all__ = ["MOST_STRENGTH", "check_edit", "label_rows", "moves_by_name", "values_by_index"]
+__all__ = ["MOST_STRENGTH", "Keep", "check_edit", "label_rows", "moves_by_name", "strength_for", "values_by_index"]
 
 #: The largest strength of an edit. Far below it faces fall apart already.
 MOST_STRENGTH = 10
+
+
+#: What an edit keeps: the photo, to which only the change is added; or nothing, as in the paper: it draws all again.
+Keep: TypeAlias = Literal["photo", "nothing"]
+
+
+def strength_for(keep: object, strength: float | None) -> float:
+    """The strength of an edit: the one that is given, else the default.
+
+    Raises:
+        InputError: ``keep`` is neither ``"photo"`` nor ``"nothing"``.
+    """
+    if keep not in ("photo", "nothing"):
+        raise InputError(f"keep: found {keep!r}, expected 'photo' or 'nothing'")
+    if strength is not None:
+        return strength
+    return STRENGTH_ON_PHOTO if keep == "photo" else STRENGTH
 
 
 def check_edit(strength: object, companions: object) -> None:

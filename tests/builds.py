@@ -31,6 +31,7 @@ ANY_BUILD = {
     "app/test_report.py": "",
     "baselines": "",
     "data": "",
+    "faces": "",
     "ops/triton/test_compile.py": "it compiles Triton's kernels, for which there is one build",
     "reference": "",
     "release": "compilers, loaders and libraries made up for the test",

@@ -11,6 +11,7 @@ from igan_fast.data import to_float, to_uint8
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
 from igan_fast.reference import Companions
+from igan_fast.reference.residual import edited_photos
 from igan_fast.train.save import save_checkpoint
 
 NAMES = ("Smiling", "Eyeglasses", "Bangs", "Male")
@@ -83,8 +84,8 @@ def test_recognise_gives_the_model_s_probabilities(editor: FaceEditor, model: It
 def test_rebuild_and_transform_are_the_model_s(editor: FaceEditor, model: IterativeGAN) -> None:
     photos = list(pixels())
     assert_same_pictures(as_arrays(editor.rebuild(photos)), direct(model, pixels(), {}))
-    assert_same_pictures(as_arrays(editor.transform(photos, {})), direct(model, pixels(), {}))
-    changed = editor.transform(photos, {"Eyeglasses": 1, "Bangs": "flip", "Smiling": 0.25}, strength=1)
+    assert_same_pictures(as_arrays(editor.transform(photos, {}, keep="nothing")), direct(model, pixels(), {}))
+    changed = editor.transform(photos, {"Eyeglasses": 1, "Bangs": "flip", "Smiling": 0.25}, keep="nothing", strength=1)
     assert_same_pictures(as_arrays(changed), direct(model, pixels(), {0: 0.25, 1: 1.0, 2: "flip"}))
     assert all(picture.mode == "RGB" and picture.size == (32, 32) for picture in changed)
 
@@ -101,15 +102,27 @@ def test_strength_and_companions_are_the_model_s(model: IterativeGAN) -> None:
         ({"companions": False}, {"strength": 1.5}),
         (PLAIN, {}),
     ):
-        found = as_arrays(editor.transform(photos, changes, **given))  # type: ignore[call-overload]
+        found = as_arrays(editor.transform(photos, changes, keep="nothing", **given))  # type: ignore[call-overload]
         assert_same_pictures(found, direct(model, pixels(), by_index, **expected))  # type: ignore[arg-type]
         pictures.append(found.tobytes())
     assert len(set(pictures)) == len(pictures)
     without = FaceEditor(model, NAMES)  # which has no companions to move
     assert_same_pictures(
-        as_arrays(without.transform(photos, changes)),  # type: ignore[arg-type]
+        as_arrays(without.transform(photos, changes, keep="nothing")),  # type: ignore[arg-type]
         direct(model, pixels(), by_index, strength=1.5),  # type: ignore[arg-type]
     )
+
+
+def test_by_default_the_photo_is_kept(model: IterativeGAN) -> None:
+    """The equation itself is tested with ``edited_photos``."""
+    photos, changes = list(pixels()), {"Male": "flip", "Eyeglasses": 0.25}
+    editor, x = FaceEditor(model, NAMES, companions=COMPANIONS), to_float(torch.from_numpy(pixels()))
+    for given, strength in (({}, 2.0), ({"keep": "photo", "strength": 0.5}, 0.5)):
+        with torch.no_grad():
+            expected = edited_photos(model, x, {3: "flip", 1: 0.25}, strength=strength, companions=COMPANIONS)
+        found = as_arrays(editor.transform(photos, changes, **given))  # type: ignore[call-overload]
+        assert_same_pictures(found, to_uint8(expected).numpy())
+    np.testing.assert_array_equal(as_arrays(editor.transform(photos, {})), pixels())
 
 
 class OlderModel(IterativeGAN):
@@ -194,6 +207,7 @@ def test_one_in_one_out_several_in_list_out(editor: FaceEditor) -> None:
 
 
 def test_a_large_grey_photo_is_cropped_and_resized(editor: FaceEditor) -> None:
+    editor.align = "off"
     assert editor.rebuild(Image.new("L", (123, 77), 90)).size == (32, 32)
 
 
@@ -322,13 +336,14 @@ def test_bad_requests_are_refused_in_one_line(editor: FaceEditor, tmp_path: Path
     for seed in (-1, 2**63, 10**30):
         with pytest.raises(InputError, match=f"seed: found {seed}, expected from 0 to 2⁶³ − 1"):
             editor.generate(1, seed=seed)
+    with pytest.raises(InputError, match="keep: found 'all', expected 'photo' or 'nothing'"):
+        editor.transform(photo, {}, keep="all")  # type: ignore[call-overload]
     for how, message in (
         ({"strength": -0.5}, "strength: found -0.5, expected a number from 0 to 10"),
         ({"strength": 10.1}, "strength: found 10.1"),
         ({"strength": float("nan")}, "strength: found nan"),
         ({"strength": float("inf")}, "strength: found inf"),
         ({"strength": "2"}, "strength: found '2'"),
-        ({"strength": None}, "strength: found None"),
         ({"companions": 0.5}, "companions: found 0.5, expected True or False"),
         ({"companions": COMPANIONS}, "companions: found .*, expected True or False"),
     ):

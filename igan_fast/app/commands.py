@@ -9,40 +9,51 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, Protocol, cast
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import arg
 
 from igan_fast.app.doctor import examine
+from igan_fast.app.evaluate_command import Evaluate
 from igan_fast.app.neighbours import beside_others
+from igan_fast.app.options import (
+    Align,
+    Along,
+    Assignments,
+    Device,
+    Face,
+    Force,
+    Json,
+    KeepChoice,
+    Model,
+    Photos,
+    Strength,
+    StrengthOrDefault,
+    chosen_face,
+)
 from igan_fast.app.paper.plan import PaperOptions
 from igan_fast.app.redraw import Redraw, load_editor, model_files, tell_companions
-from igan_fast.app.results import IncrementalJson, check_results, read_photos, sheet_fits, written_message
+from igan_fast.app.results import (
+    IncrementalJson,
+    check_results,
+    read_photos,
+    sheet_fits,
+    write_text,
+    written_message,
+)
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos
 from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError, printable
-from igan_fast.files import write_file
-from igan_fast.paths import given_path
+from igan_fast.faces import by_photo
 from igan_fast.reference.editing import STRENGTH
 from igan_fast.train.grids import grid, save_png
 from igan_fast.train.run_config import RunConfig
 
 __all__ = ["Command", "Doctor", "Evaluate", "Generate", "Paper", "Rebuild", "Recognise", "Train", "Transform"]
-
-Photos = Annotated[
-    Positional[tuple[Path, ...]],
-    arg(metavar="PHOTO ...", help="Photos, or folders of photos.", help_behavior_hint="(required)"),
-]
-Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoint), or a checkpoint folder.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GPU if there is one.")]
-Force = Annotated[FlagCreatePairsOff[bool], arg(help="Overwrite existing files, except those that are read.")]
-Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
-Strength = Annotated[float, arg(help="How strong the edits are, from 0 to 10; 1 takes the values as they are set.")]
-Along = Annotated[bool, arg(help="Attributes that correlate with a changed one move along, such as a beard with Male.")]
-Json = Annotated[Path | None, arg(metavar="FILE|-")]
 
 _FACE = re.compile(r"face-\d{4,}\.png")
 
@@ -60,25 +71,31 @@ class Recognise:
     photos: Photos
     model: Model
     json: Json = None
-    """Write {photo: {attribute: probability}} to this file instead of printing a table; - prints it."""
+    """Write {photo: {attribute: probability}} to this file instead of printing a table; - prints it. With --face all
+    each photo has a list, one {attribute: probability} per face."""
+    align: Align = "auto"
+    face: Face = "largest"
     device: Device = "auto"
     force: Force = False
 
     def run(self) -> None:
+        face = chosen_face(self.align, self.face)
         photos = expand_photos(self.photos)
         _check_json(self.json, self.force, [*photos, *model_files(self.model)])
         editor = load_editor(self.model, self.device)
-        if self.json is None:
-            for paths, images in read_photos(photos, editor.image_size):
-                for photo, row in zip(paths, editor.recognise(images), strict=True):
-                    print(printable(photo))
-                    for name, probability in sorted(row.items(), key=lambda item: -item[1]):
-                        print(f"  {probability:4.0%}  {printable(name)}")
+        with IncrementalJson(self.json) if self.json else nullcontext() as growing:
+            for paths, opened in read_photos(photos, editor.face_search(self.align, face)):
+                recognised = by_photo(opened, editor.recognise([crop for photo in opened for crop in photo.crops]))
+                if growing:
+                    rows = [each if face == "all" else each[0] for each in recognised]
+                    growing.add(dict(zip(map(str, paths), rows, strict=True)))
+                    continue
+                for path, each in zip(paths, recognised, strict=True):
+                    for number, row in enumerate(each, start=1):
+                        print(printable(path) + (f", face {number}" if len(each) > 1 else ""))
+                        for name, probability in sorted(row.items(), key=lambda item: -item[1]):
+                            print(f"  {probability:4.0%}  {printable(name)}")
                 sys.stdout.flush()
-            return
-        with IncrementalJson(self.json) as growing:
-            for paths, images in read_photos(photos, editor.image_size):
-                growing.add(dict(zip(map(str, paths), editor.recognise(images), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -155,11 +172,16 @@ class Rebuild:
     """Folder for the results, one NAME-rebuilt.png per photo. For a single photo also a .png file."""
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Also draw photos and rebuilds side by side into this file."""
+    align: Align = "auto"
+    face: Face = "largest"
     device: Device = "auto"
     force: Force = False
 
     def run(self) -> None:
-        Redraw(self.photos, self.model, self.out, self.grid, "rebuilt", self.force).run(self.device, ())
+        face = chosen_face(self.align, self.face)
+        Redraw(self.photos, self.model, self.out, self.grid, "rebuilt", self.force, self.align, face).run(
+            self.device, ()
+        )
 
 
 @dataclass(frozen=True)
@@ -172,81 +194,23 @@ class Transform:
     """Folder for the results, one NAME-edited.png per photo. For a single photo also a .png file."""
     attributes: Assignments
     """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip."""
-    strength: Strength = STRENGTH
+    keep: KeepChoice = "photo"
+    strength: StrengthOrDefault = None
     companions: Along = True
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Also draw photos, rebuilds and edits side by side into this file."""
+    align: Align = "auto"
+    face: Face = "largest"
     device: Device = "auto"
     force: Force = False
 
     def run(self) -> None:
         if not self.attributes:
             raise InputError("--set: found nothing, expected at least one change such as Smiling=1")
-        Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force).run(
-            self.device, self.attributes, strength=self.strength, companions=self.companions
+        face = chosen_face(self.align, self.face)
+        Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force, self.align, face).run(
+            self.device, self.attributes, keep=self.keep, strength=self.strength, companions=self.companions
         )
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Score a model on held-out photos: recognition, rebuilds, generated faces, and whether edits show."""
-
-    model: Model
-    data: str = "drawn"
-    """'drawn', or a folder as for train."""
-    split: Literal["train", "val", "test"] = "val"
-    """Which photos to score on."""
-    limit: int | None = None
-    """Score at most this many photos."""
-    judges: Literal[0, 1, 2] = 2
-    """How many CNNs judge the edits. They are trained on the real photos, once, then cached."""
-    strength: Strength = STRENGTH
-    companions: Along = True
-    embedder: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
-    """Function from images (N, S, S, 3) uint8 to embeddings (N, E), for identity; None: dlib's, if installed."""
-    inception: Annotated[Path | None, arg(metavar="FILE")] = None
-    """TorchScript file of an Inception network (NVIDIA's inception-2015-12-05.pt), for the KID and FID of papers."""
-    kid_images: int = 1000
-    """Measure the KID on at most this many images of each kind."""
-    json: Json = None
-    """Write every score to this file too; - prints it instead of the table."""
-    plot: Annotated[Path | None, arg(metavar="FILE.png")] = None
-    """Draw the scores into this file too."""
-    device: Device = "auto"
-    force: Force = False
-
-    def run(self) -> None:
-        from igan_fast.app.evaluate import evaluate
-        from igan_fast.app.report import check_plot
-
-        if self.plot:
-            check_plot(self.plot)
-        data = [] if self.data in ("drawn", "") else [given_path(self.data, "data")]
-        given = [*model_files(self.model), *data, *([self.inception] if self.inception else [])]
-        check_results(
-            [path for path in (self.json, self.plot) if path and str(path) != "-"], force=self.force, given=given
-        )
-        scores = evaluate(
-            self.model,
-            self.data,
-            split=self.split,
-            limit=self.limit,
-            judges=self.judges,
-            strength=self.strength,
-            companions=self.companions,
-            embedder=self.embedder,
-            inception=self.inception,
-            kid_images=self.kid_images,
-            device=self.device,
-        )
-        to_stdout = str(self.json) == "-"
-        print(scores.to_json() if to_stdout else scores.table())
-        if self.json and not to_stdout:
-            _write_text(self.json, scores.to_json())
-        if self.plot:
-            scores.plot(self.plot)
-            if not to_stdout:
-                print(written_message([self.plot]))
 
 
 @dataclass(frozen=True)
@@ -261,7 +225,7 @@ class Doctor:
         _check_json(self.json, self.force, ())
         report = examine()
         if self.json and str(self.json) != "-":
-            _write_text(self.json, report.to_json())
+            write_text(self.json, report.to_json())
         else:
             print(report.to_json() if self.json else report.text())
         if report.problems:
@@ -297,8 +261,3 @@ class Paper(PaperOptions):
 
 def _check_json(path: Path | None, force: bool, given: Sequence[Path]) -> None:
     check_results([path] if path and str(path) != "-" else [], force=force, given=given)
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_file(path, (text.rstrip("\n") + "\n").encode())
-    print(written_message([path]))

@@ -21,6 +21,7 @@ import torch
 
 from igan_fast._version import __version__
 from igan_fast.cores import allowed_cores, usable_cores
+from igan_fast.faces.mtcnn import PACKAGES
 from igan_fast.ops import status
 from igan_fast.ops.status import Line
 
@@ -89,6 +90,7 @@ def examine() -> Report:
             _line("PyTorch", _torch),
             _line("CPU threads", _threads),
             _line("Triton", _triton),
+            _line("face search", _face_search),
         ],
         "Compilers": [_line("C++", _cxx), _line("nvcc", _nvcc)],
     }
@@ -171,10 +173,21 @@ def _threads() -> str:
 
 
 def _triton() -> str:
+    return _version("triton") or "not installed"
+
+
+def _face_search() -> str:
+    found = {name: _version(name) for name in PACKAGES}
+    if missing := [name for name, version in found.items() if version is None]:
+        return f"not installed; pip install {' '.join(missing)}; only needed for photos that are not aligned crops"
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _version(package: str) -> str | None:
     try:
-        return importlib.metadata.version("triton")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 def _cxx() -> str:

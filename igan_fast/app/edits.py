@@ -14,10 +14,12 @@ from torch import Tensor
 from igan_fast.app.observation import BATCH
 from igan_fast.baselines.cnn import AttributeCNN
 from igan_fast.data import to_float, to_uint8
+from igan_fast.edit_arguments import Keep
 from igan_fast.metrics import in_eval_mode
 from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import STRENGTH, Companions, edited_labels
 from igan_fast.reference.models import IterativeGAN
+from igan_fast.reference.residual import on_photos
 
 __all__ = ["EditMethod", "EditScores", "PhotoEdits", "companion_pairs", "edit_scores", "judged_edits"]
 
@@ -83,6 +85,7 @@ def edit_scores(
     judges: Sequence[AttributeCNN],
     images: NDArray[np.uint8],
     *,
+    keep: Keep = "nothing",
     strength: float = STRENGTH,
     companions: Companions | None = None,
     related: NDArray[np.bool_] | None = None,
@@ -94,6 +97,8 @@ def edit_scores(
         model: on the judges' device.
         judges: at least one, in eval mode.
         images: (N, S, S, 3), N at least 1.
+        keep: ``"photo"`` judges photos to which the change is added (``igan_fast.reference.residual``); without an edit
+            these are the photos. ``"nothing"`` judges edited rebuilds; without an edit these are the rebuilds.
         strength: of the edits, see ``igan_fast.reference.editing``.
         companions: the attributes that move along with an edited one; none where omitted.
         related: (A, A), which attributes count as companions of each edited one for ``change_of_unrelated``. By default
@@ -113,11 +118,13 @@ def edit_scores(
     def edits(x: Tensor, rows: slice) -> PhotoEdits:
         z, logits = model.encode(x)
         c = torch.sigmoid(logits)
+        rebuilt = model.generate(z, c)
 
         def edited(index: int, value: float) -> Tensor:
-            return model.generate(z, edited_labels(c, {index: value}, strength=strength, companions=companions))
+            drawn = model.generate(z, edited_labels(c, {index: value}, strength=strength, companions=companions))
+            return on_photos(x, rebuilt, drawn) if keep == "photo" else drawn
 
-        return PhotoEdits(c < 0.5, model.generate(z, c), edited)
+        return PhotoEdits(c < 0.5, x if keep == "photo" else rebuilt, edited)
 
     with in_eval_mode(model):
         return judged_edits(edits, judges, images, range(attributes), related=related, progress=progress)

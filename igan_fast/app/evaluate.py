@@ -30,11 +30,11 @@ from igan_fast.checkpoint.additions import described_additions
 from igan_fast.data import FaceStore, build_store, open_source, spread
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
-from igan_fast.edit_arguments import check_edit
+from igan_fast.edit_arguments import Keep, check_edit, strength_for
 from igan_fast.errors import InputError, PackageMissing
+from igan_fast.faces import training_aligner
 from igan_fast.metrics import Embedder, attribute_scores, majority_labels
 from igan_fast.paths import given_path
-from igan_fast.reference.editing import STRENGTH
 
 __all__ = ["EditScores", "Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
 
@@ -53,7 +53,8 @@ def evaluate(
     limit: int | None = None,
     edit_photos: int = 200,
     judges: int | AttributeCNN | Sequence[AttributeCNN] = 2,
-    strength: float = STRENGTH,
+    keep: Keep = "nothing",
+    strength: float | None = None,
     companions: bool = True,
     embedder: Embedder | str | None = None,
     inception: str | Path | None = None,
@@ -83,7 +84,9 @@ def evaluate(
         judges: how many to train, or to take from the cache: 0, 1 (the plain CNN) or 2 (another one too, trained
             differently: ``igan_fast.baselines.cnn.SECOND_JUDGE``). Or one or two networks, in eval mode, on one device.
             0 leaves out the scores that need a judge.
-        strength: of the edits, from 0 to 10, see ``igan_fast.reference.editing``; 1 is the paper's.
+        keep: what the edits keep, see ``igan_fast.app.edits.edit_scores``; ``"nothing"`` is the paper's.
+        strength: of the edits, from 0 to 10, see ``igan_fast.reference.editing``; 1 is the paper's. By default 2 if the
+            photo is kept, else 1.5.
         companions: let the attributes that correlate with an edited one move along; False is the paper's way. If the
             checkpoint is of an older version and has no labels, none move.
         embedder: the face recognition network that measures the identity: a function from images (N, S, S, 3) uint8 to
@@ -115,6 +118,7 @@ def evaluate(
             raise InputError(f"{name}: found {value}, expected at least 1")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed: found {seed}, expected from 0 to 2⁶³ − 1")
+    strength = strength_for(keep, strength)
     check_edit(strength, companions)
     count, own = _count_and_networks(judges)
     if device == "auto" and own:
@@ -141,7 +145,8 @@ def evaluate(
             )
     options: dict[str, Any] = {name: loaded.config[name] for name in _DATA_OPTIONS if name in loaded.config}
     try:
-        source = open_source(data, attributes=loaded.attributes, **options)
+        align = training_aligner(loaded.config.get("align", "off"))
+        source = open_source(data, attributes=loaded.attributes, align=align, **options)
     except UnknownAttribute as error:
         raise InputError(
             f"data: {data}: has no attribute {error.name!r}, one of the {len(loaded.attributes)} that this model "
@@ -163,7 +168,15 @@ def evaluate(
     labels = store.labels[rows].astype(np.bool_)
     networks = tuple(named.values())
     drawn = draw_again(
-        loaded.model, networks, store, rows, strength=strength, companions=moving, progress=progress, kept=kept
+        loaded.model,
+        networks,
+        store,
+        rows,
+        keep=keep,
+        strength=strength,
+        companions=moving,
+        progress=progress,
+        kept=kept,
     )
     sets = {
         "rebuilt": drawn.rebuilt,
@@ -182,6 +195,7 @@ def evaluate(
             loaded.model,
             networks,
             store.images[edited],
+            keep=keep,
             strength=strength,
             companions=moving,
             related=related,
@@ -196,6 +210,7 @@ def evaluate(
             source,
             store,
             edited,
+            keep=keep,
             strength=strength,
             companions=moving,
             progress=progress,
@@ -216,6 +231,7 @@ def evaluate(
         iteration=loaded.iteration,
         additions=described_additions(loaded.config),
         edit_photos=len(edited) if networks else 0,
+        edit_keep=keep,
         edit_strength=float(strength),
         edit_companions=moving is not None,
         model=recognition_report(drawn.predicted, labels),

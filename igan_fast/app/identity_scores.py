@@ -12,11 +12,13 @@ from igan_fast.app.observation import BATCH, flipped_in_turn
 from igan_fast.app.report import IdentityReport
 from igan_fast.app.summary import interval
 from igan_fast.data import FaceSource, FaceStore, to_float, to_uint8
+from igan_fast.edit_arguments import Keep
 from igan_fast.errors import InputError
 from igan_fast.metrics import Embedder, IdentityScale, dlib_embedder, finite_results, in_eval_mode, load_embedder
 from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import Companions
 from igan_fast.reference.models import IterativeGAN
+from igan_fast.reference.residual import on_photos
 
 __all__ = ["REFERENCE_SIZE", "choose_embedder", "identity_report", "rebuilt_and_edited", "reference_photos"]
 
@@ -59,14 +61,18 @@ def reference_photos(
 
 
 def rebuilt_and_edited(
-    model: IterativeGAN, photos: NDArray[np.uint8], *, strength: float, companions: Companions | None
+    model: IterativeGAN,
+    photos: NDArray[np.uint8],
+    *,
+    keep: Keep = "nothing",
+    strength: float,
+    companions: Companions | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the rebuilds of photos, and edits in which one attribute is flipped: in photo i that of index i mod A.
 
     Args:
         photos: (N, S, S, 3) uint8.
-        strength: of the edits, see ``igan_fast.reference.editing``.
-        companions: the attributes that move along.
+        keep, strength, companions: of the edits, see ``igan_fast.app.edits.edit_scores``.
 
     Returns:
         Two arrays (N, S, S, 3) uint8.
@@ -75,11 +81,13 @@ def rebuilt_and_edited(
     rebuilt, edited = [], []
     with in_eval_mode(model):
         for start in range(0, len(photos), BATCH):
-            z, logits = model.encode(to_float(torch.from_numpy(photos[start : start + BATCH]).to(device)))
+            x = to_float(torch.from_numpy(photos[start : start + BATCH]).to(device))
+            z, logits = model.encode(x)
             c = torch.sigmoid(finite_results(logits))
             flipped = flipped_in_turn(c, start, strength=strength, companions=companions)
-            rebuilt.append(to_uint8(finite_results(model.generate(z, c))).cpu().numpy())
-            edited.append(to_uint8(finite_results(model.generate(z, flipped))).cpu().numpy())
+            drawn, changed = (finite_results(model.generate(z, labels)) for labels in (c, flipped))
+            rebuilt.append(to_uint8(drawn).cpu().numpy())
+            edited.append(to_uint8(on_photos(x, drawn, changed) if keep == "photo" else changed).cpu().numpy())
     return np.concatenate(rebuilt), np.concatenate(edited)
 
 
@@ -91,6 +99,7 @@ def identity_report(
     store: FaceStore,
     rows: NDArray[np.int64],
     *,
+    keep: Keep = "nothing",
     strength: float,
     companions: Companions | None,
     progress: bool,
@@ -101,8 +110,7 @@ def identity_report(
         embedder: see ``igan_fast.metrics.Embedder``.
         name: what tables call it.
         source: of the store. The photos are read from it again, at full resolution.
-        strength: as for ``rebuilt_and_edited``.
-        companions: as for ``rebuilt_and_edited``.
+        keep, strength, companions: as for ``rebuilt_and_edited``.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -110,7 +118,7 @@ def identity_report(
     """
     photos = store.images[rows]
     identities = None if store.identities is None else store.identities[rows]
-    rebuilt, edited = rebuilt_and_edited(model, photos, strength=strength, companions=companions)
+    rebuilt, edited = rebuilt_and_edited(model, photos, keep=keep, strength=strength, companions=companions)
     references = reference_photos(source, store.positions[rows])
     with progress_bar(total=4 * len(rows), shown=progress, desc="Measuring identity", unit="img") as bar:
 

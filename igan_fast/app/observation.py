@@ -12,11 +12,13 @@ from torch import Tensor
 
 from igan_fast.baselines.cnn import AttributeCNN
 from igan_fast.data import FaceStore, spread, to_float, to_uint8
+from igan_fast.edit_arguments import Keep
 from igan_fast.errors import InputError
 from igan_fast.metrics import finite_results, grain, hamming_loss, image_quality, in_eval_mode
 from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import Companions, edited_labels
 from igan_fast.reference.models import IterativeGAN
+from igan_fast.reference.residual import on_photos
 
 __all__ = [
     "BATCH",
@@ -115,6 +117,7 @@ def draw_again(
     store: FaceStore,
     rows: NDArray[np.int64],
     *,
+    keep: Keep = "nothing",
     strength: float,
     companions: Companions | None,
     progress: bool,
@@ -123,6 +126,7 @@ def draw_again(
     """Recognise, rebuild and edit the photos in ``rows``, and let the judges look at the images.
 
     Args:
+        keep, strength, companions: of the edits, see ``igan_fast.app.edits.edit_scores``.
         kept: which of the images are kept, see ``Observation``.
     """
     device = next(model.parameters()).device
@@ -141,7 +145,8 @@ def draw_again(
             qualities.append(torch.stack(image_quality(drawn, x)).double().cpu().numpy())
             photos.add(images)
             rebuilt.add(to_uint8(drawn))
-            edited.add(to_uint8(finite_results(model.generate(z, flipped))))
+            changed = finite_results(model.generate(z, flipped))
+            edited.add(to_uint8(on_photos(x, drawn, changed) if keep == "photo" else changed))
     return Drawn(np.concatenate(verdicts), np.concatenate(qualities, axis=1), photos, rebuilt, edited)
 
 

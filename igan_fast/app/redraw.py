@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from igan_fast.app.results import check_results, read_photos, result_paths, sheet_fits, written_message
 from igan_fast.data.attributes import Change, parse_changes
 from igan_fast.data.photos import expand_photos
-from igan_fast.edit_arguments import check_edit
+from igan_fast.edit_arguments import Keep, check_edit, strength_for
 from igan_fast.errors import InputError, printable
-from igan_fast.reference.editing import STRENGTH
+from igan_fast.faces import Align, AlignedPhoto, by_photo
 from igan_fast.train.grids import edit_title, grid, save_png
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def tell_companions(editor: FaceEditor, changes: Mapping[str, Change]) -> None:
 
 @dataclass(frozen=True)
 class Redraw:
-    """Draw each photo again into ``out/NAME-WORD.png``, and all photos and results side by side into ``sheet``."""
+    """Draw each photo again into ``out/NAME-WORD.png``, and all faces and results side by side into ``sheet``."""
 
     given: Sequence[Path]
     model: Path
@@ -66,13 +66,16 @@ class Redraw:
     sheet: Path | None
     word: str
     force: bool
+    align: Align = "auto"
+    face: str | int = "largest"
 
     def run(
         self,
         device: Literal["auto", "cpu", "cuda"],
         assignments: Sequence[str],
         *,
-        strength: float = STRENGTH,
+        keep: Keep = "nothing",
+        strength: float | None = None,
         companions: bool = True,
     ) -> None:
         """Draw the photos, write the results, and print what goes along and what was written.
@@ -80,8 +83,9 @@ class Redraw:
         Args:
             device: where the model computes.
             assignments: the changes as they are typed; none for a rebuild.
-            strength, companions: as of ``FaceEditor.transform``.
+            keep, strength, companions: as of ``FaceEditor.transform``.
         """
+        strength = strength_for(keep, strength)
         check_edit(strength, companions)
         photos = expand_photos(self.given)
         files = dict(zip(photos, result_paths(photos, self.out, self.word), strict=True))
@@ -99,27 +103,45 @@ class Redraw:
         written: list[Path] = []
         columns: list[tuple[Any, ...]] = []
         try:
-            for paths, images in read_photos(photos, editor.image_size):
-                drawn = editor.transform(images, changes, strength=strength, companions=companions)
-                for photo, image in zip(paths, drawn, strict=True):
-                    written.append(save_png(image, files[photo]))
+            for paths, opened in read_photos(photos, editor.face_search(self.align, self.face)):
+                crops = [crop for photo in opened for crop in photo.crops]
+                drawn = editor.transform(crops, changes, keep=keep, strength=strength, companions=companions)
+                for path, photo, images in zip(paths, opened, by_photo(opened, drawn), strict=True):
+                    result = photo.finish(images, keep_details=keep == "photo")
+                    written.append(save_png(result, files[path]))
+                    _tell_reduction(photo, result.size)
                 if sheet:
-                    rebuilt = [editor.rebuild(images)] if changes else []
-                    columns += zip(map(_name, paths), images, *rebuilt, drawn, strict=True)
+                    rebuilt = [editor.rebuild(crops)] if changes else []
+                    names = [name for path, photo in zip(paths, opened, strict=True) for name in _names(path, photo)]
+                    columns += zip(names, crops, *rebuilt, drawn, strict=True)
         finally:  # even after an unreadable photo, a full disk or Ctrl-C
             if written:
                 print(written_message(written))
             if columns and sheet:
-                names, *rows = zip(*columns, strict=True)
+                if not sheet_fits(len(columns), editor.image_size, rows=3 if changes else 2):
+                    raise InputError(f"--grid {sheet}: {len(columns):,} faces are too many for one image")
+                captions, *rows = zip(*columns, strict=True)
                 moves = companions and any(editor.companions_of(changes).values())
                 title = edit_title(_spelled(changes), strength=strength, companions=moves)
                 titles = ["photo", "rebuilt", title] if changes else ["photo", self.word]
-                save_png(grid(rows, titles, names), sheet)
+                save_png(grid(rows, titles, captions), sheet)
                 print(written_message([sheet]))
 
 
-def _name(photo: Path) -> str:
-    return printable(photo.stem)
+def _names(path: Path, photo: AlignedPhoto) -> list[str]:
+    """The names of a photo's crops in the sheet."""
+    name = printable(path.stem)
+    return [name] if len(photo.crops) == 1 else [f"{name} {number}" for number in range(1, len(photo.crops) + 1)]
+
+
+def _tell_reduction(photo: AlignedPhoto, size: tuple[int, int]) -> None:
+    """Say so if the result is smaller than the photo because the photo did not fit in memory."""
+    if photo.whole is not None and photo.whole.reduced_by > 1 and size == photo.whole.size:
+        width, height = size
+        print(
+            f"{printable(photo.name)}: has more pixels than fit in memory safely; "
+            f"the result has {width}×{height}, 1/{photo.whole.reduced_by} of its width and height"
+        )
 
 
 def _signed(move: float) -> str:

@@ -210,6 +210,8 @@ class Evaluation:
     """What the model was trained with beyond the paper, as options of ``igan-fast train``; "none" without any."""
     edit_photos: int
     """The number of photos whose edits were judged; 0 without a judge."""
+    edit_keep: str
+    """What the edits keep: "photo" or "nothing", see ``igan_fast.reference.residual``."""
     edit_strength: float
     """The strength of the edits, see ``igan_fast.reference.editing``."""
     edit_companions: bool

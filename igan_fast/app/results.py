@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from igan_fast.data.photos import PHOTO_SUFFIXES, load_photo
+from igan_fast.data.photos import PHOTO_SUFFIXES
 from igan_fast.errors import InputError, printable
+from igan_fast.faces import AlignedPhoto, FaceSearch
+from igan_fast.faces.batches import HELD_PIXELS
 from igan_fast.files import check_place, write_file
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "read_photos",
     "result_paths",
     "sheet_fits",
+    "write_text",
     "written_message",
 ]
 
@@ -39,38 +40,50 @@ class SomePhotosFailed(Exception):
     """Some photos could not be used. Each has been named on stderr; the results of the others are written."""
 
 
-def read_photos(photos: Sequence[Path], size: int) -> Iterator[tuple[list[Path], list[NDArray[np.uint8]]]]:
-    """Read photos a few at a time.
+def read_photos(photos: Sequence[Path], search: FaceSearch) -> Iterator[tuple[list[Path], list[AlignedPhoto]]]:
+    """Read photos a few at a time, and align their faces.
 
-    A photo that cannot be read is named on stderr and left out.
+    A photo that cannot be read or in which no face is found is named on stderr and left out. If a photo shows several
+    faces, a line on stderr says how many, and which are taken.
 
     Yields:
-        Paths, and the photos at these paths as (size, size, 3) uint8.
+        Paths, and the photos at these paths.
 
     Raises:
         SomePhotosFailed: after the last photo, if some could not be read.
         InputError: after the last photo, if none could be read. If there is only one photo, its own error is raised.
     """
     failed = 0
-    for start in range(0, len(photos), PHOTOS_AT_A_TIME):
-        paths: list[Path] = []
-        images: list[NDArray[np.uint8]] = []
-        for path in photos[start : start + PHOTOS_AT_A_TIME]:
-            try:
-                images.append(load_photo(path, size))
-            except InputError as error:
-                if len(photos) == 1:
-                    raise
-                failed += 1
-                print(f"igan-fast: error: {printable(error)}", file=sys.stderr, flush=True)
-            else:
-                paths.append(path)
-        if paths:
-            yield paths, images
+    paths: list[Path] = []
+    opened: list[AlignedPhoto] = []
+    for number, path in enumerate(photos, start=1):
+        try:
+            photo = search.open(path)
+        except InputError as error:
+            if len(photos) == 1:
+                raise
+            failed += 1
+            print(f"igan-fast: error: {printable(error)}", file=sys.stderr, flush=True)
+        else:
+            _tell_faces(photo)
+            paths.append(path)
+            opened.append(photo)
+        full = number % PHOTOS_AT_A_TIME == 0 or sum(each.pixels for each in opened) >= HELD_PIXELS
+        if paths and (full or number == len(photos)):
+            yield paths, opened
+            paths, opened = [], []
     if failed == len(photos):
         raise InputError(f"PHOTO: none of the {failed:,} photos could be used")
     if failed:
         raise SomePhotosFailed(f"{failed:,} of {len(photos):,} photos could not be used; the others are done")
+
+
+def _tell_faces(photo: AlignedPhoto) -> None:
+    if photo.found > 1:
+        taken = f"takes all {photo.found} faces"
+        if len(photo.faces) == 1:
+            taken = f"takes face {photo.faces[0].number} of {photo.found}, from left to right; --face all takes each"
+        print(f"igan-fast: {printable(photo.name)}: {taken}", file=sys.stderr, flush=True)
 
 
 def result_paths(photos: Sequence[Path], out: Path, word: str) -> list[Path]:
@@ -206,6 +219,12 @@ def written_message(files: Sequence[Path]) -> str:
         if len(files) == 1
         else f"wrote {len(files):,} files to {printable(files[0].parent)}"
     )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, which then ends in one line end, and print its name."""
+    write_file(path, (text.rstrip("\n") + "\n").encode())
+    print(written_message([path]))
 
 
 def sheet_fits(count: int, pixels: int, rows: int = 1) -> bool:

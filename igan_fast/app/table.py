@@ -43,7 +43,8 @@ def _protocol(evaluation: Evaluation) -> list[str]:
         f"Protocol  split {evaluation.split}: {evaluation.photos:,} photos at "
         f"{evaluation.image_size}×{evaluation.image_size}, {len(evaluation.attributes)} attributes; "
         "in brackets: 95 % intervals",
-        f"Edits     strength {evaluation.edit_strength:g}, "
+        f"Edits     {'added to the photo' if evaluation.edit_keep == 'photo' else 'drawn again'}, "
+        f"strength {evaluation.edit_strength:g}, "
         f"{'companions move along' if evaluation.edit_companions else 'without companions'}"
         + (f"; judged on {evaluation.edit_photos:,} of the photos" if evaluation.judges else ""),
         f"Model     {evaluation.checkpoint}, iteration {evaluation.iteration:,}",

@@ -24,7 +24,7 @@ _ARGUMENTS: dict[str, Any] = {
 #: The options of the run that the evaluation reads: those that decide which photos were held out, and the additions to
 #: the paper.
 _OPTIONS: dict[str, Any] = {
-    **{"split": str, "strict": bool, "seed": Natural, "drawn_count": Natural, "film": bool},
+    **{"split": str, "align": str, "strict": bool, "seed": Natural, "drawn_count": Natural, "film": bool},
     **dict.fromkeys(("edited_share", "flip_weight", "r1", "latent_lr_scale", "label_weight_d"), float),
     "label_weight_fake": (float, None),
 }

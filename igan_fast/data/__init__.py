@@ -9,7 +9,7 @@ from typing import Literal
 
 from igan_fast.data.attributes import CELEBA_ATTRIBUTES, Change, attribute_indices, changes_by_index, parse_changes
 from igan_fast.data.loader import Batch, BatchLoader, to_float, to_uint8
-from igan_fast.data.source import FaceSource
+from igan_fast.data.source import Aligner, FaceSource
 from igan_fast.data.store import FaceStore, build_store, cache_folder, spread
 from igan_fast.errors import InputError
 
@@ -40,6 +40,7 @@ def open_source(
     strict: bool = False,
     seed: int = 0,
     drawn_count: int = 20_000,
+    align: Aligner | None = None,
 ) -> FaceSource:
     """Open a dataset: ``"drawn"`` for the built-in faces, or a folder of photos, see ``CelebA``.
 
@@ -50,6 +51,7 @@ def open_source(
         strict: raise an error where photos and annotations do not match. Otherwise the unmatched ones are skipped.
         seed: seed of the drawn faces, or of a random split of photos.
         drawn_count: the number of drawn faces.
+        align: finds the face in each photo, see ``CelebA``. Drawn faces need none.
 
     Raises:
         InputError: the folder does not exist, or its contents cannot be used.
@@ -62,4 +64,4 @@ def open_source(
         return DrawnFaces(drawn_count, seed=seed, attributes=attributes)
     from igan_fast.data.celeba import CelebA
 
-    return CelebA(data, split=split, attributes=attributes, strict=strict, seed=seed)
+    return CelebA(data, split=split, attributes=attributes, strict=strict, seed=seed, align=align)

@@ -29,6 +29,7 @@ from igan_fast.data.celeba_files import find_files
 from igan_fast.data.messages import counted, first_three
 from igan_fast.data.photo_files import decode_photo
 from igan_fast.data.shuffle import check_seed, seeded_permutation
+from igan_fast.data.source import Aligner
 from igan_fast.errors import InputError, printable
 from igan_fast.paths import given_path
 
@@ -64,6 +65,8 @@ class CelebA:
         strict: raise an error where photos and annotations do not match. Otherwise the unmatched ones are skipped with
             a warning.
         seed: seed of a random split.
+        align: finds the face in each photo, for photos that are not aligned as CelebA's; see
+            ``igan_fast.faces.training_aligner``. None takes the centre square of each photo.
 
     Raises:
         InputError: the folder does not exist or holds no labelled photos, a file is damaged, an attribute is unknown,
@@ -78,6 +81,7 @@ class CelebA:
         attributes: Sequence[str] = (),
         strict: bool = False,
         seed: int = 0,
+        align: Aligner | None = None,
     ) -> None:
         if split not in ("official", "paper"):
             raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
@@ -86,6 +90,7 @@ class CelebA:
         self._photos = found.photos
         self._skipped: list[str] = []
         self._strict = strict
+        self._align = align
         for problem in found.problems:  # files that cannot be read are skipped in strict mode too
             self._warn(f"left out {problem}")
             self._skipped.append(problem)
@@ -129,18 +134,19 @@ class CelebA:
 
     def fingerprint(self) -> str:
         """A digest of the photos' names and sizes, and of their CRCs (in a zip) or file times (in a folder)."""
-        return hashlib.sha256(f"{CROP}\n{self._photos.digest(self._names)}".encode()).hexdigest()
+        crop = CROP if self._align is None else f"aligned faces, {self._align.version}"
+        return hashlib.sha256(f"{crop}\n{self._photos.digest(self._names)}".encode()).hexdigest()
 
     def image(self, index: int, size: int) -> NDArray[np.uint8]:
-        """Photo ``index``, cropped to its centre square (178×178 of CelebA's 178×218) and resized.
+        """Photo ``index``, cropped to its centre square (178×178 of CelebA's 178×218) and resized, or aligned.
 
         Returns:
             (size, size, 3) uint8, RGB.
 
         Raises:
-            InputError: the photo is broken. The message names its file.
+            InputError: the photo is broken, or no face is found to align. The message names its file.
         """
-        return decode_photo(self._photos, self._names[index], size)
+        return decode_photo(self._photos, self._names[index], size, self._align)
 
     def _match(self, table: AttributeTable, file: AnnotationFile) -> tuple[list[int], list[str]]:
         """Match rows to photos. Returns the rows of ``table`` that have a photo, and the name of each row's photo."""

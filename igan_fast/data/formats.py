@@ -200,6 +200,8 @@ def _describe_contents(head: bytes) -> str:
         return "is an AVIF photo, which Pillow reads from version 11.3 on"
     if not head.strip(b"\0"):
         return f"is truncated, broken or not a photo (it {'begins with zeros' if head else 'is empty'})"
+    if head.startswith(b"%PDF-"):
+        return "is a PDF document, not a photo; save its picture as JPEG or PNG"
     if looks_like_html(head):
         return "is truncated, broken or not a photo (it is a web page; download it again)"
     return f"is not a photo in a format that is read here ({', '.join(FORMATS)})"

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.data.annotations import looks_like_html
-from igan_fast.data.formats import MAX_FILE_BYTES, is_photo_name
+from igan_fast.data.formats import MAX_FILE_BYTES, is_photo_name, open_image
 from igan_fast.data.photos import decode_stream
+from igan_fast.data.source import Aligner
 from igan_fast.errors import InputError
 from igan_fast.files import open_regular
 
@@ -52,8 +53,14 @@ class PhotoFiles(Protocol):
         """A hexadecimal digest that changes if the contents of one of these photos or their order changes."""
 
 
-def decode_photo(photos: PhotoFiles, name: str, size: int) -> NDArray[np.uint8]:
-    """A photo, cropped to its centre square and resized, with the same result as ``load_photo``.
+def decode_photo(photos: PhotoFiles, name: str, size: int, align: Aligner | None = None) -> NDArray[np.uint8]:
+    """A photo, cropped to its centre square and resized, with the same result as ``load_photo``; or its face, aligned.
+
+    Args:
+        photos: the folder or zip.
+        name: one of its photos.
+        size: side of the result in pixels.
+        align: cuts out the face; None takes the centre square.
 
     Returns:
         (size, size, 3) uint8, RGB.
@@ -62,7 +69,10 @@ def decode_photo(photos: PhotoFiles, name: str, size: int) -> NDArray[np.uint8]:
         InputError: the photo is truncated, broken, smaller than 16 pixels, or too large to decode safely.
     """
     with photos.open(name) as stream:
-        return decode_stream(stream, size, photos.where(name))
+        if align is None:
+            return decode_stream(stream, size, photos.where(name))
+        with open_image(stream, photos.where(name)) as image:
+            return align(image, size, photos.where(name))
 
 
 class FolderPhotos:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 
 from igan_fast.data.formats import (
     FORMATS,
@@ -21,37 +21,32 @@ from igan_fast.data.formats import (
     is_unsupported_name,
     open_image,
 )
+from igan_fast.data.pixels import MAX_WHOLE_PIXELS, averaged, to_rgb, upright_by
 from igan_fast.errors import InputError, printable
 from igan_fast.files import entry_kind, open_regular
 from igan_fast.paths import given_path
 
-__all__ = ["MIN_SIDE", "PHOTO_SUFFIXES", "Photo", "decode_stream", "expand_photos", "load_photo", "load_photos"]
+__all__ = [
+    "MIN_SIDE",
+    "PHOTO_SUFFIXES",
+    "Photo",
+    "centre_square",
+    "check_sides",
+    "decode_stream",
+    "decoded",
+    "expand_photos",
+    "load_photo",
+    "load_photos",
+    "typed_photo",
+]
 
 #: A photo: a path, a PIL image, or a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
 Photo: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any]
 
+T = TypeVar("T")
+
 #: The shortest side of a photo, in pixels. A smaller photo cannot show a face.
 MIN_SIDE = 16
-
-#: A photo with more pixels is converted and reduced in strips: converting all of it at once would take too much memory.
-MAX_WHOLE_PIXELS = 16_000_000
-
-#: The number of pixels of such a strip.
-STRIP_PIXELS = 2_000_000
-
-#: Maps 16-bit values to 8-bit values: 65535 becomes 255.
-_TO_8_BIT = np.rint(np.arange(65536) / 257.0).astype(np.uint8)
-
-#: The transposition that turns an image upright, by its EXIF orientation.
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def load_photo(photo: Photo, size: int, *, name: str = "photo") -> NDArray[np.uint8]:
@@ -76,19 +71,35 @@ def load_photo(photo: Photo, size: int, *, name: str = "photo") -> NDArray[np.ui
     """
     if size < 1:
         raise InputError(f"size: found {size}, expected at least 1 pixel")
+    return decoded(photo, name, lambda image, where: _centre_square(image, size, where))
+
+
+def decoded(photo: Photo, name: str, use: Callable[[Image.Image, str], T]) -> T:
+    """Open a photo and return ``use(image, name)``. Errors of Pillow's decoders in it become ``InputError``.
+
+    Args:
+        photo: see ``Photo``.
+        name: the name for error messages of a photo that is not a file.
+        use: gets the image, which may not be decoded yet, and the name; the name of a file is its path.
+
+    Raises:
+        InputError: as ``load_photo``.
+    """
     if isinstance(photo, Image.Image):
         if isinstance(photo, ImageFile.ImageFile) and photo.tile and photo.format not in (*FORMATS, "MPO"):
             raise InputError(f"{name}: found a picture in {photo.format}, expected one in {', '.join(FORMATS)}")
         try:
-            return _centre_square(photo, size, name)  # Pillow decodes an opened file here, so it may raise
+            return use(photo, name)  # Pillow decodes an opened file here, so it may raise
         except (InputError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise many exception types for broken data
             raise InputError(f"{name}: is truncated, broken or not a photo ({error})") from error
     if isinstance(photo, np.ndarray):
-        return _centre_square(_from_array(photo, name), size, name)
+        return use(_from_array(photo, name), name)
     if isinstance(photo, str | os.PathLike):
-        return _from_file(Path(photo), size)
+        path = Path(photo)
+        with _open_file(path) as stream, open_image(stream, str(path)) as image:
+            return use(image, str(path))
     raise InputError(f"{name}: found a {type(photo).__name__}, expected a path, a PIL image or a NumPy array")
 
 
@@ -109,11 +120,12 @@ def load_photos(photos: Sequence[Photo], size: int, batch_size: int) -> Iterator
     name = "photo" if len(photos) == 1 else "photo {} of {}"
     for start in range(0, len(photos), batch_size):
         part = range(start, min(start + batch_size, len(photos)))
-        each = [(_typed(photos[k]), name.format(k + 1, len(photos))) for k in part]
+        each = [(typed_photo(photos[k]), name.format(k + 1, len(photos))) for k in part]
         yield np.stack([load_photo(photo, size, name=called) for photo, called in each])
 
 
-def _typed(photo: Photo) -> Photo:
+def typed_photo(photo: Photo) -> Photo:
+    """Return the photo; ``~`` in a path is expanded."""
     return given_path(photo, "photo") if isinstance(photo, str | os.PathLike) else photo
 
 
@@ -166,19 +178,17 @@ def _photos_in(folder: Path) -> list[Path]:
     return [folder / name for name in photos]
 
 
-def _from_file(path: Path, size: int) -> NDArray[np.uint8]:
+def _open_file(path: Path) -> BinaryIO:
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder, expected a photo")
-        stream = open_regular(path)
+        return open_regular(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except PermissionError:
         raise InputError(f"{path}: cannot be read (permission denied)") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    with stream:
-        return decode_stream(stream, size, str(path))
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image.Image:
@@ -194,12 +204,23 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _centre_square(image: Image.Image, size: int, name: str) -> NDArray[np.uint8]:
+def check_sides(image: Image.Image, name: str) -> None:
+    """Raise ``InputError`` if a side is shorter than 16 pixels."""
     if min(image.size) < MIN_SIDE:
         raise InputError(f"{name}: is {image.width}×{image.height} pixels, expected at least {MIN_SIDE}×{MIN_SIDE}")
+
+
+def _centre_square(image: Image.Image, size: int, name: str) -> NDArray[np.uint8]:
+    check_sides(image, name)
     image.load()
-    transposition = _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    rgb = _to_rgb(image, name) if image.width * image.height <= MAX_WHOLE_PIXELS else _reduced(image, size, name)
+    return centre_square(image, size, name, upright_by(image))
+
+
+def centre_square(
+    image: Image.Image, size: int, name: str, transposition: Image.Transpose | None = None
+) -> NDArray[np.uint8]:
+    """Return the centre square of a decoded image, resized: (size, size, 3) uint8 RGB."""
+    rgb = to_rgb(image, name) if image.width * image.height <= MAX_WHOLE_PIXELS else _reduced(image, size, name)
     if transposition is not None:
         rgb = rgb.transpose(transposition)
     side = min(rgb.size)
@@ -214,27 +235,4 @@ def _reduced(image: Image.Image, size: int, name: str) -> Image.Image:
     factor = max(1, min(image.size) // (4 * size))
     side = min(image.size) // factor * factor
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    rows = max(1, STRIP_PIXELS // (side * factor)) * factor
-    square = Image.new("RGB", (side // factor, side // factor))
-    for y in range(0, side, rows):
-        strip = image.crop((left, top + y, left + side, top + min(y + rows, side)))
-        square.paste(_to_rgb(strip, name).reduce(factor), (0, y // factor))
-    return square
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
-        raise InputError(f"{name}: has floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bit(image, name).convert("RGB")
-    if image.has_transparency_data:
-        opaque = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
-    values = np.asarray(image)  # NumPy handles either byte order
-    if values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{name}: has values from {values.min()} to {values.max()}, expected 16 bits (0 to 65535)")
-    return Image.fromarray(_TO_8_BIT[values])
+    return averaged(image, (left, top, left + side, top + side), factor, name)

@@ -7,8 +7,24 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-__all__ = ["FaceSource"]
+__all__ = ["Aligner", "FaceSource"]
+
+
+class Aligner(Protocol):
+    """Cuts the face out of a photo, which may be anywhere in it. It must be picklable."""
+
+    @property
+    def version(self) -> str:
+        """A text that changes whenever the result for a photo may change."""
+
+    def __call__(self, image: Image.Image, size: int, name: str) -> NDArray[np.uint8]:
+        """Return the face, (size, size, 3) uint8 RGB, of a photo that is open. ``name`` is for error messages.
+
+        Raises:
+            InputError: the photo is broken, or no face is found in it.
+        """
 
 
 class FaceSource(Protocol):

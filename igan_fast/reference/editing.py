@@ -31,6 +31,7 @@ from torch import Tensor
 __all__ = [
     "COMPANIONS_FROM",
     "STRENGTH",
+    "Codec",
     "Companions",
     "LabelCounts",
     "edited_images",
@@ -206,7 +207,7 @@ def edited_labels(
     return result
 
 
-class _Codec(Protocol):
+class Codec(Protocol):
     """The methods of ``IterativeGAN`` that an edit needs."""
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -214,7 +215,7 @@ class _Codec(Protocol):
 
 
 def edited_images(
-    model: _Codec,
+    model: Codec,
     x: Tensor,
     changes: Mapping[int, float | Literal["flip"]],
     *,

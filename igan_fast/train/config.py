@@ -138,7 +138,7 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def with_older_values(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        return with_older_values(saved)
+        return with_older_values(super().with_older_values(saved))
 
     @classmethod
     def added_since(cls, saved: Mapping[str, Any]) -> list[str]:

@@ -36,6 +36,8 @@ def check_config(config: RunConfig) -> None:
         raise InputError(f"--epochs {config.epochs} and --iterations {config.iterations} contradict: give one of them")
     if config.data == "drawn" and config.split != "official":
         raise InputError(f"--split {config.split}: the built-in faces have one division only; leave it out")
+    if config.data == "drawn" and config.align != "off":
+        raise InputError(f"--align {config.align}: the built-in faces need no search; leave it out")
     if config.resume and config.run is None:
         raise InputError("--resume: say which run to continue with --run DIR")
     device = resolve_device(config.device)

@@ -18,6 +18,7 @@ from igan_fast.data import open_source
 from igan_fast.data.attributes import attribute_indices
 from igan_fast.data.store import FaceStore, build_store
 from igan_fast.errors import InputError, printable
+from igan_fast.faces import training_aligner
 from igan_fast.files import check_place, clear_write_errors, write_file
 from igan_fast.train.retention import remove_leftovers, set_aside_newer
 from igan_fast.train.run_config import Config, RunConfig
@@ -106,6 +107,7 @@ def open_data(config: Config) -> tuple[FaceStore, Config]:
         strict=config.strict,
         seed=config.seed,
         drawn_count=config.drawn_count,
+        align=training_aligner(config.align),
     )
     print(printable(source.describe()))
     if config.sample_attributes is None:

@@ -53,6 +53,8 @@ class RunConfig(ABC):
     """Refuse a dataset with broken photos or unmatched rows instead of skipping them."""
     drawn_count: int = 20_000
     """How many faces to draw, with --data drawn."""
+    align: Literal["off", "auto"] = "off"
+    """'auto' finds the face in each photo and aligns it as CelebA's, once; 'off' takes the centre square."""
     cache: Path | None = None
     """Folder of the prepared images. By default $IGAN_FAST_CACHE, or the user's cache folder."""
 
@@ -136,7 +138,7 @@ class RunConfig(ABC):
     @classmethod
     def with_older_values(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete a saved config with the options that older versions did not have."""
-        return saved
+        return {"align": "off", **saved}
 
     @classmethod
     def added_since(cls, saved: Mapping[str, Any]) -> list[str]:

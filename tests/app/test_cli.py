@@ -20,19 +20,19 @@ from igan_fast import FaceEditor, IterativeGAN
 from igan_fast.app import cli, commands, redraw, results
 from igan_fast.checkpoint.labels import counted_labels
 from igan_fast.data import CELEBA_ATTRIBUTES
-from igan_fast.data.photos import load_photo
+from igan_fast.faces import AlignedPhoto, FaceSearch
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.save import save_checkpoint
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with one checkpoint of an untrained model."""
+    """A run with one checkpoint of an untrained model. Its photos are drawn, so no faces are searched."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = IterativeGAN(image_size=32, latent=8, width=4)
-    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
-    save_checkpoint(folder, 1, {"model": model.state_dict()}, state)
+    described = {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}
+    save_checkpoint(folder, 1, {"model": model.state_dict()}, {"model": described, "config": {"data": "drawn"}})
     return folder
 
 
@@ -50,7 +50,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("Bangs", [0, 1, 0, 1, 0, 1, 0, 1]),
     ):
         labels[:, CELEBA_ATTRIBUTES.index(name)] = torch.tensor(column, dtype=torch.uint8)
-    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
+    described = {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}
+    state = {"model": described, "config": {"data": "drawn"}}
     save_checkpoint(folder, 1, {"model": model.state_dict(), "labels": counted_labels(labels)}, state)
     return folder
 
@@ -132,15 +133,18 @@ def test_strength_and_companions(labelled: Path, photos: Path, tmp_path: Path) -
             (["--strength", 3], {"strength": 3}),
             (["--no-companions"], {"companions": False}),
             (["--strength=1", "--no-companions"], {"strength": 1, "companions": False}),
+            (["--keep", "nothing"], {"keep": "nothing"}),
         )
     ):
         out = tmp_path / str(k)
         run_cli("transform", photos, "--set", "Male=flip", "Goatee=1", *options, "--model", labelled, "--out", out)
-        run_cli("generate", "-n", 3, "--set", "Male=1", *options, "--model", labelled, "--out", out)
+        for_faces = {name: value for name, value in how.items() if name != "keep"}
+        generating = options if "keep" not in how else []
+        run_cli("generate", "-n", 3, "--set", "Male=1", *generating, "--model", labelled, "--out", out)
         expected = {
             f"{stem}-edited": editor.transform(next(photos.glob(f"{stem}.*")), changes, **how) for stem in "abc"
         }
-        faces = editor.generate(3, {"Male": 1}, **how)  # type: ignore[arg-type]
+        faces = editor.generate(3, {"Male": 1}, **for_faces)  # type: ignore[arg-type]
         expected |= {f"face-{index:04d}": face for index, face in enumerate(faces)}
         assert {file.stem for file in out.iterdir()} == expected.keys()
         for stem, picture in expected.items():
@@ -212,15 +216,15 @@ def test_the_row_of_edits_in_a_grid_says_what_is_drawn(
     files = ["--model", labelled, "--out", tmp_path / "out", "--grid", tmp_path / "grid.png", "--force"]
     for options in (
         ["--set", "Male=1", "Bangs=flip"],
-        ["--set", "Bangs=0.25", "--strength", 2],
+        ["--set", "Bangs=0.25", "--keep", "nothing"],
         ["--set", "Male=0", "--strength", 1],
         ["--set", "Male=0", "--strength", 1, "--no-companions"],
     ):
         run_cli("transform", photos, *options, *files)
     run_cli("rebuild", photos, *files)
     assert titles == [
-        ["photo", "rebuilt", "Male=1 Bangs=flip\nstrength 1.5, with companions"],
-        ["photo", "rebuilt", "Bangs=0.25\nstrength 2"],
+        ["photo", "rebuilt", "Male=1 Bangs=flip\nstrength 2, with companions"],
+        ["photo", "rebuilt", "Bangs=0.25\nstrength 1.5"],
         ["photo", "rebuilt", "Male=0\nwith companions"],
         ["photo", "rebuilt", "Male=0"],
         ["photo", "rebuilt"],
@@ -368,22 +372,22 @@ def test_nothing_but_bad_photos(run: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 class Interrupted:
-    """``load_photo`` that Ctrl-C ends at the photo of a certain name."""
+    """``FaceSearch.open`` that Ctrl-C ends at the photo of a certain name."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.open = name, FaceSearch.open
 
-    def __call__(self, photo: Path, size: int) -> np.ndarray:
-        if photo.name == self.name:
+    def __call__(self, photo: Path, **how: str) -> AlignedPhoto:
+        if isinstance(photo, Path) and photo.name == self.name:
             raise KeyboardInterrupt
-        return load_photo(photo, size)
+        return self.open(FaceSearch(32, "off"), photo, **how)
 
 
 def test_an_interruption_keeps_what_was_done(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 1)
-    monkeypatch.setattr(results, "load_photo", Interrupted("c.png"))
+    monkeypatch.setattr(FaceSearch, "open", Interrupted("c.png"))
     edit = ["transform", photos, "--set", "Bald=1", "--out", tmp_path / "ed", "--grid", tmp_path / "grid.png"]
     for command in (
         ["rebuild", photos, "--out", tmp_path / "out"],
@@ -407,14 +411,16 @@ def test_results_are_there_before_the_next_photos_are_read(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
+    plain = FaceSearch.open
 
-    def load(photo: Path, size: int) -> np.ndarray:
+    def load(search: FaceSearch, photo: Path, **how: str) -> AlignedPhoto:
         out = tmp_path / "out"
-        seen.append(sorted(file.name for file in out.iterdir()) if out.exists() else [])
-        return load_photo(photo, size)
+        if isinstance(photo, Path):
+            seen.append(sorted(file.name for file in out.iterdir()) if out.exists() else [])
+        return plain(search, photo, **how)
 
     monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 2)
-    monkeypatch.setattr(results, "load_photo", load)
+    monkeypatch.setattr(FaceSearch, "open", load)
     run_cli("rebuild", photos, "--model", run, "--out", tmp_path / "out")
     assert seen == [[], [], ["a-rebuilt.png", "b-rebuilt.png"]]
 
@@ -422,11 +428,11 @@ def test_results_are_there_before_the_next_photos_are_read(
 def test_one_photo_may_have_a_file_of_its_own(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in (["rebuild"], ["transform", "--set", "Bald=1"]):
+    for command, size in ((["rebuild"], (32, 32)), (["transform", "--set", "Bald=1"], (33, 60))):
         file = tmp_path / "new" / f"{command[0]}.PNG"
         run_cli(*command, photos / "b.png", "--model", run, "--out", file)
         with Image.open(file) as picture:
-            assert (picture.format, picture.size) == ("PNG", (32, 32))
+            assert (picture.format, picture.size) == ("PNG", size)
         message = refused(capsys, *command, photos, "--model", run, "--out", tmp_path / "all.png")
         assert "is one file for 3 photos; expected a folder" in message
         assert "expected a name in .png" in refused(
@@ -474,7 +480,8 @@ def test_a_damaged_checkpoint_that_another_stands_in_for_is_one_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = IterativeGAN(image_size=32, latent=8, width=4)
-    state = {"model": {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}}
+    described = {"arguments": model.arguments(), "attributes": list(CELEBA_ATTRIBUTES)}
+    state = {"model": described, "config": {"data": "drawn"}}
     for iteration in (1, 2):
         newest = save_checkpoint(tmp_path / "run", iteration, {"model": model.state_dict()}, state)
     (newest / "model.safetensors").write_bytes(b"cut")
@@ -668,7 +675,13 @@ def test_a_reader_that_has_gone_ends_the_work(
     """At the first photos, not after ten thousand."""
     read: list[Path] = []
     monkeypatch.setattr(results, "PHOTOS_AT_A_TIME", 1)
-    monkeypatch.setattr(results, "load_photo", lambda photo, size: read.append(photo) or load_photo(photo, size))
+    plain = FaceSearch.open
+
+    def load(search: FaceSearch, photo: Path, **how: str) -> AlignedPhoto:
+        read.extend([photo] if isinstance(photo, Path) else [])
+        return plain(search, photo, **how)
+
+    monkeypatch.setattr(FaceSearch, "open", load)
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as gone:  # noqa: PTH123
@@ -696,7 +709,7 @@ def test_names_that_are_no_text_in_every_command(
     rows = [f"{name} {1 if k % 2 else -1}" for k, name in enumerate(names)]
     (data / "list_attr_celeba.txt").write_text("\n".join(["40", "Smiling", *rows]))
     photo = latin_1(tmp_path, b"f\xfcr/caf\xe9.jpg")
-    (photos / "a.jpg").rename(photo)
+    (photos / "c.png").rename(photo)
     model, cache = folder / "run", folder / "cache"
     monkeypatch.setenv("IGAN_FAST_CACHE", str(cache))
     small = ["--image-size", "32", "--width", "4", "--batch-size", "4", "--iterations", "2", "--threads", "1"]

@@ -159,6 +159,15 @@ def test_what_cannot_be_found_out_is_said_to_be_unknown(monkeypatch: pytest.Monk
     assert json.loads(report.to_json())["sections"]["Operators"]["operators"].startswith("unknown (OSError")
 
 
+def test_what_finds_faces_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"mtcnn-runtime": "1.0.0"}
+    monkeypatch.setattr(doctor, "_version", found.get)
+    assert doctor._face_search().startswith("not installed; pip install onnxruntime; only needed for photos that")
+    found["onnxruntime"] = "1.32.0"
+    assert doctor._face_search() == "mtcnn-runtime 1.0.0, onnxruntime 1.32.0"
+    assert doctor._version("no-such-package") is None
+
+
 def test_compilers_are_looked_for_where_the_build_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for program in ("my-c++", "nvcc"):
         path = tmp_path / "bin" / program

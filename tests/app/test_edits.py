@@ -13,6 +13,7 @@ from igan_fast.baselines.cnn import AttributeCNN, predict
 from igan_fast.data import to_float, to_uint8
 from igan_fast.reference import IterativeGAN
 from igan_fast.reference.editing import Companions
+from igan_fast.reference.residual import edited_photos
 
 IMAGES = colours((0, 0, 0), (255, 0, 0), (255, 255, 255), (0, 255, 255), (0, 0, 0))
 
@@ -125,6 +126,18 @@ def test_edit_scores_are_those_of_transform(
             for field in dataclasses.fields(EditScores):
                 np.testing.assert_allclose(getattr(ours, field.name), getattr(theirs, field.name), atol=1e-4)
     assert not np.allclose(expected[0].present, expected[1].present, atol=1e-3)
+
+
+def test_edits_that_keep_the_photo_are_judged(model: IterativeGAN) -> None:
+    judge, images = AttributeCNN(32, 3).eval(), IMAGES[:4]
+    (found,) = edit_scores(model, [judge], images, keep="photo", strength=2.0)
+    x = to_float(torch.from_numpy(images))
+    with torch.no_grad():
+        unedited = predict(judge, images)
+        for index in range(3):
+            present = predict(judge, to_uint8(edited_photos(model.eval(), x, {index: 1.0}, strength=2.0)).numpy())
+            np.testing.assert_allclose(found.present[:, index], present[:, index], atol=1e-4)
+            np.testing.assert_allclose(found.unedited[:, index], unedited[:, index], atol=1e-4)
 
 
 def test_a_strength_out_of_range_is_refused(model: IterativeGAN) -> None:

@@ -19,6 +19,7 @@ from igan_fast.errors import InputError
 from igan_fast.metrics import balanced_thresholds, frechet_distance, grain
 from igan_fast.reference import IterativeGAN
 from igan_fast.reference.editing import Companions
+from igan_fast.reference.residual import on_photos
 from igan_fast.train.save import save_checkpoint
 
 NAMES = ("Male", "Smiling", "Wearing_Lipstick")  # the first and the last are correlated
@@ -147,6 +148,27 @@ def test_edits_are_those_asked_for(
     for index, row in enumerate(found.attributes):
         assert row.companions == (tuple(np.array(NAMES)[related[index]]) if companions else ())
         assert row.edit_confirmed == row.judges[0].edit_confirmed
+
+
+def test_edits_that_keep_the_photo(run: Path, cache: Path, store: FaceStore, model: IterativeGAN) -> None:
+    found = evaluate(run, "drawn", edit_photos=3, keep="photo", companions=False, cache=cache, progress=False)
+    assert (found.edit_keep, found.edit_strength) == ("photo", 2)
+    assert "added to the photo, strength 2" in found.table()
+    rows = store.splits["val"]
+    judge = cached_cnn(store, cache=cache, progress=False)
+    (expected,) = edit_scores(
+        model, [judge], store.images[rows[np.arange(3) * len(rows) // 3]], keep="photo", strength=2.0
+    )
+    for index, row in enumerate(found.attributes):
+        assert row.judges[0].edit_confirmed == pytest.approx(expected.confirmed().mean(axis=0)[index])
+        assert row.judges[0].edit_change == pytest.approx(expected.change.mean(axis=0)[index], abs=1e-5)
+    x = to_float(torch.from_numpy(store.images[rows]))
+    with torch.no_grad():
+        z, logits = model.eval().encode(x)
+        c = logits.sigmoid()
+        flipped = flipped_in_turn(c, 0, strength=2.0, companions=None)
+        edited = to_float(to_uint8(on_photos(x, model.generate(z, c), model.generate(z, flipped))))
+    assert found.edited.grain == pytest.approx((grain(edited).mean() / grain(x).mean()).item(), rel=1e-3)
 
 
 def test_an_older_checkpoint_has_no_companions(model: IterativeGAN, cache: Path, tmp_path: Path) -> None:

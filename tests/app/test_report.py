@@ -84,6 +84,7 @@ JUDGED = Evaluation(
     iteration=12000,
     additions=described_additions(TrainConfig().to_json()),
     edit_photos=150,
+    edit_keep="nothing",
     edit_strength=1.5,
     edit_companions=True,
     model=Recognition(0.1301, 0.8699, 0.7123, 0.5432, (0.1251, 0.1349)),

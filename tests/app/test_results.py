@@ -20,6 +20,7 @@ from igan_fast.app.results import (
     sheet_fits,
 )
 from igan_fast.errors import InputError
+from igan_fast.faces import FaceSearch
 
 
 @pytest.fixture
@@ -98,9 +99,9 @@ def test_photos_come_a_few_at_a_time(
     found: list[tuple[list[str], list[int]]] = []
 
     def read() -> None:
-        for paths, pictures in read_photos(given, 16):
-            assert all(picture.shape == (16, 16, 3) for picture in pictures)
-            found.append(([path.name for path in paths], [int(picture.mean()) for picture in pictures]))
+        for paths, opened in read_photos(given, FaceSearch(16, "off")):
+            assert all(photo.crops.shape == (1, 16, 16, 3) for photo in opened)
+            found.append(([path.name for path in paths], [int(photo.crops.mean()) for photo in opened]))
 
     with pytest.raises(SomePhotosFailed, match="3 of 6 photos could not be used"):
         read()
@@ -151,10 +152,10 @@ def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
     given = photos(folder, os.fsdecode(b"caf\xe9"))
     (named,) = result_paths(given, folder, "edited")
     assert bytes(named) == bytes(tmp_path) + b"/\xe9/caf\xe9-edited.png"
-    assert len(list(read_photos(given, 16))) == 1
+    assert len(list(read_photos(given, FaceSearch(16, "off")))) == 1
     bad = photos(folder, "bad", "bad\n\x1b[31m")
     with pytest.raises(InputError, match="none of the 2 photos"):
-        list(read_photos(bad, 16))
+        list(read_photos(bad, FaceSearch(16, "off")))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)

@@ -12,7 +12,7 @@ import pytest
 from photo_patterns import brightness_gradient, chessboard, load_both_ways
 from PIL import Image, ImageFile, ImageOps
 
-from igan_fast.data import formats, photos
+from igan_fast.data import formats, photos, pixels
 from igan_fast.data.photos import load_photo
 from igan_fast.errors import InputError
 from igan_fast.files import open_regular
@@ -127,10 +127,10 @@ def test_a_large_image_is_reduced_in_strips(mode: str, monkeypatch: pytest.Monke
         image.putalpha(200)
     expected = load_photo(image, 16).astype(int)
     monkeypatch.setattr(photos, "MAX_WHOLE_PIXELS", 1000)
-    monkeypatch.setattr(photos, "STRIP_PIXELS", 5000)
+    monkeypatch.setattr(pixels, "STRIP_PIXELS", 5000)
     converted: list[int] = []
-    to_rgb = photos._to_rgb
-    monkeypatch.setattr(photos, "_to_rgb", lambda piece, name: converted.append(piece.height) or to_rgb(piece, name))
+    to_rgb = pixels.to_rgb
+    monkeypatch.setattr(pixels, "to_rgb", lambda piece, name: converted.append(piece.height) or to_rgb(piece, name))
     found = load_photo(image, 16).astype(int)
     assert len(converted) > 5
     assert np.abs(found - expected).max() <= 3

@@ -71,11 +71,11 @@ SLOW_BUILD = """
     from pathlib import Path
     from igan_fast.data import build_store, celeba, open_source
 
-    def slowly(photos, name, size, decode=celeba.decode_photo):
+    def slowly(photos, name, size, align, decode=celeba.decode_photo):
         if name.endswith("0100.jpg"):
             print("half", flush=True)
             time.sleep(60)
-        return decode(photos, name, size)
+        return decode(photos, name, size, align)
 
     celeba.decode_photo = slowly
     build_store(open_source(sys.argv[1]), 16, cache=Path(sys.argv[2]), workers=1, progress=False)

@@ -20,6 +20,7 @@ from igan_fast.baselines.load import load_baseline
 from igan_fast.checkpoint import load_model
 from igan_fast.data import FaceStore, open_source, spread
 from igan_fast.devices import resolve_device
+from igan_fast.faces import training_aligner
 from igan_fast.metrics import Embedder, IdentityScale
 
 __all__ = ["Materials", "TrainedRun", "make_materials"]
@@ -97,7 +98,12 @@ def make_materials(
     device = resolve_device(options.device)
     config = runs[OURS].config
     source = open_source(
-        config.data, split=config.split, seed=config.seed, drawn_count=config.drawn_count, attributes=config.attributes
+        config.data,
+        split=config.split,
+        seed=config.seed,
+        drawn_count=config.drawn_count,
+        attributes=config.attributes,
+        align=training_aligner(config.align),
     )
     rows = spread(store.splits["val"], 24 if options.quick else PHOTOS)
     edited = spread(rows, 12 if options.quick else EDIT_PHOTOS)
