@@ -58,8 +58,8 @@ def conv_norm_act(
         conv_groups: the ``groups`` of the convolution.
         conv_bias: (C_out,), or None. Normalisation by the batch's statistics cancels it: it changes only the running
             mean, and its gradient is 0. PyTorch computes this gradient with rounding errors around 0. The fused
-            operator returns exactly 0, except under ``torch.compile``, and for transposed convolutions to at most 4
-            channels on the CPU.
+            operator returns exactly 0, except under ``torch.compile``, and for some convolutions from or to at most 4
+            channels (composite implementations of ``igan_fast.ops.convolution``).
 
     Returns:
         (N, C_out, *spatial_out).
