@@ -3,7 +3,8 @@
 A rebuild G(z̃, c̃) is blurred, and not quite the same person; the paper's edit G(z̃, c′) is as well. The difference of the
 two, d = G(z̃, c′) − G(z̃, c̃), is what the edit changes. It is added to the photo x:
 
-    x + m · (d + (G(z̃, c̃) − x) / 2)        m = min(1, |d| averaged over colours and neighbours, / 0.15)
+    x + m · (d + (G(z̃, c̃) − x) / 2)
+    m = min(1, D / 0.15)        D: |d| averaged over colours and neighbours
 
 Where the edit changes nothing, m is 0 and the photo stays. Where it changes much, m is 1, and the photo's own details
 give way by half: without that, an old smile shows through a new mouth. This goes beyond the paper.
