@@ -19,11 +19,12 @@ from torch.export import Dim, ExportedProgram
 from igan_fast.cores import usable_cores
 from igan_fast.errors import PackageMissing
 from igan_fast.export.networks import Network
-from igan_fast.files import FileDamaged, write_durably
+from igan_fast.files import FileDamaged, read_file, write_durably
 
 __all__ = [
     "PACKAGES",
     "SUFFIXES",
+    "WEIGHTS",
     "Format",
     "Run",
     "check_packages",
@@ -43,10 +44,13 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 #: The suffix of each format's files.
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 
+#: What follows the name of an ONNX file whose weights are in a second file.
+WEIGHTS = ".data"
 #: The version of ONNX's operators. ONNX Runtime reads it from version 1.14 (2023) on.
 _OPSET = 18
 #: Weights beyond this size get a file of their own: an ONNX file is limited to 2 GiB.
 _ONE_FILE = 2**30
+_LARGEST = 2**31
 
 
 def check_packages() -> None:
@@ -114,7 +118,7 @@ def write_onnx(graph: ExportedProgram, network: Network, path: Path, metadata: M
         onnx.checker.check_model(model)
         write_durably(path, model.SerializeToString())
     else:
-        onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.data")
+        onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + WEIGHTS)
 
 
 def open_onnx(path: Path) -> Run:
@@ -122,7 +126,7 @@ def open_onnx(path: Path) -> Run:
 
     Raises:
         PackageMissing: ONNX Runtime is not installed.
-        FileDamaged: ONNX Runtime cannot read the file.
+        FileMissing, FileUnreadable, FileDamaged: there is no such file, or it cannot be read.
     """
     try:
         runtime = importlib.import_module("onnxruntime")
@@ -132,8 +136,11 @@ def open_onnx(path: Path) -> Run:
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave their core
+    # Opened by its path a file finds its weights in another one, but ONNX Runtime takes only paths that are text.
+    beside = path.with_name(path.name + WEIGHTS).exists()
+    source = str(path) if beside else read_file(path, limit=_LARGEST)
     try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has error types of its own
         raise FileDamaged(f"{path}: ONNX Runtime cannot read it ({error})") from error
     names = [output.name for output in session.get_outputs()]
@@ -152,7 +159,7 @@ def open_torch(path: Path, outputs: Sequence[str]) -> Run:
         outputs: the names of its outputs.
     """
     with _silent():
-        module = torch.export.load(str(path)).module()
+        module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
     def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with torch.inference_mode():

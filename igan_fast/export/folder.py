@@ -16,6 +16,7 @@ from igan_fast.export.check import check_network
 from igan_fast.export.description import FILE, describe, metadata, to_text
 from igan_fast.export.files import (
     SUFFIXES,
+    WEIGHTS,
     Format,
     check_packages,
     open_onnx,
@@ -32,7 +33,7 @@ __all__ = ["check_folder", "export_model"]
 
 #: Every name that an export may write.
 _NAMES = {FILE} | {
-    network.NAME + suffix for network in NETWORKS for suffix in (*SUFFIXES.values(), SUFFIXES["onnx"] + ".data")
+    network.NAME + suffix for network in NETWORKS for suffix in (*SUFFIXES.values(), SUFFIXES["onnx"] + WEIGHTS)
 }
 
 

@@ -68,9 +68,10 @@ class OnnxModel(IterativeGAN):
 
 def _opened(path: Path, inputs: dict[str, NDArray[Any]], outputs: dict[str, tuple[int, ...]]) -> Run:
     """Open a network, and check with one row of ``inputs`` that its outputs are rows of these shapes."""
-    if not path.is_file():
-        raise FileMissing(f"{path}: missing; expected the ONNX files of igan-fast export beside model.json")
-    run = open_onnx(path)
+    try:
+        run = open_onnx(path)
+    except FileMissing as error:
+        raise FileMissing(f"{error}; expected the ONNX files of igan-fast export beside model.json") from error
     try:
         found = run(inputs)
     except Exception as error:  # ONNX Runtime has error types of its own

@@ -19,8 +19,11 @@ from PIL import Image
 
 from igan_fast import FaceEditor
 from igan_fast.app import cli
+from igan_fast.checkpoint import LoadedModel
 from igan_fast.errors import InputError, PackageMissing
-from igan_fast.export import files
+from igan_fast.export import export_model, files
+from igan_fast.export.folder import check_folder
+from igan_fast.export.networks import Generator
 from igan_fast.export.onnx_model import OnnxModel
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_edit.py"
@@ -71,6 +74,23 @@ def test_the_methods_of_a_model(onnx_folder: Path, run: Path) -> None:
         assert torch.allclose(model.transform(x, {1: 1.0}), plain.transform(x, {1: 1.0}), atol=2e-5)
         assert torch.allclose(model.encode(x).label_logits, plain.encode(x).label_logits, atol=1e-3)
     assert list(model.parameters()) == []
+
+
+def test_a_folder_whose_name_is_no_text(onnx_folder: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/f\xfcr"))
+    shutil.copytree(onnx_folder, folder)
+    assert FaceEditor.load(folder).recognise(photos(1)[0]) == FaceEditor.load(onnx_folder).recognise(photos(1)[0])
+
+
+def test_weights_in_a_second_file(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a large model have to be."""
+    monkeypatch.setattr(files, "_ONE_FILE", 1000)
+    monkeypatch.setattr("igan_fast.export.folder.NETWORKS", (Generator,))
+    export_model(loaded, tmp_path / "out")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
+    assert sizes.keys() == {"generator.onnx", "generator.onnx.data", "model.json"}
+    assert sizes["generator.onnx"] < sizes["generator.onnx.data"] / 2
+    assert check_folder(tmp_path / "out", force=True) == tmp_path / "out", "an export as any other"
 
 
 def test_what_an_export_does_not_have(onnx_folder: Path) -> None:
