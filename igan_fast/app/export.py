@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from igan_fast.app.options import Model
+from igan_fast.app.options import TrainedModel
 from igan_fast.app.redraw import model_files
 from igan_fast.checkpoint import load_model
 from igan_fast.errors import InputError, printable
@@ -21,7 +21,7 @@ __all__ = ["Export"]
 class Export:
     """Write a model as files that run without PyTorch, or without igan_fast: a recogniser, a generator, an editor."""
 
-    model: Model
+    model: TrainedModel
     out: Annotated[Path, arg(metavar="FOLDER")]
     """A new folder for the files."""
     format: Literal["onnx", "torch", "both"] = "onnx"

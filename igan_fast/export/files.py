@@ -46,8 +46,8 @@ SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 
 #: What follows the name of an ONNX file whose weights are in a second file.
 WEIGHTS = ".data"
-#: The version of ONNX's operators. ONNX Runtime reads it from version 1.14 (2023) on.
-_OPSET = 18
+#: The versions of ONNX's operators and of its format: those of ONNX 1.13 (2022), so that older runtimes read them.
+_OPSET, _IR_VERSION = 18, 8
 #: Weights beyond this size get a file of their own: an ONNX file is limited to 2 GiB.
 _ONE_FILE = 2**30
 _LARGEST = 2**31
@@ -111,6 +111,7 @@ def write_onnx(graph: ExportedProgram, network: Network, path: Path, metadata: M
         )
     model: Any = exported.model_proto  # type: ignore[union-attr]
     _tidy(model, network)
+    model.ir_version = _IR_VERSION
     model.doc_string = network.MEANING
     onnx.helper.set_model_props(model, dict(metadata))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict.values())

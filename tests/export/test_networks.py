@@ -157,6 +157,7 @@ def test_the_files_say_what_they_are(onnx_folder: Path, loaded: LoadedModel) -> 
                 assert interface[kind][value.name]["type"].removesuffix("32") in value.type
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
+        assert (model.ir_version, [(each.domain, each.version) for each in model.opset_import]) == (8, [("", 18)])
         assert model.doc_string == network.MEANING
         assert str(Path(__file__).parents[2]).encode() not in path.read_bytes(), "paths of this machine"
 
