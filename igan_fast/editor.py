@@ -18,6 +18,8 @@ from igan_fast.data.loader import to_float
 from igan_fast.data.photos import Photo
 from igan_fast.devices import resolve_device
 from igan_fast.edit_arguments import Keep, check_edit, moves_by_name, strength_for
+from igan_fast.errors import InputError
+from igan_fast.export import OnnxModel, is_export
 from igan_fast.face_generator import FaceGenerator, to_pil
 from igan_fast.faces import Align, AlignedPhoto, FaceSearch, check_choice, each_photo
 from igan_fast.metrics import finite_results
@@ -93,10 +95,11 @@ class FaceEditor(FaceGenerator):
         align: Align = "auto",
         face: str | int = "largest",
     ) -> FaceEditor:
-        """Load the model of a run (its best checkpoint) or of a checkpoint folder.
+        """Load the model of a run (its best checkpoint), a checkpoint folder, or an export (``igan-fast export``).
 
         Args:
-            path: the folder. If a run has no best checkpoint, its newest one is loaded.
+            path: the folder. If a run has no best checkpoint, its newest one is loaded. Of an export the ONNX files are
+                loaded; ONNX Runtime runs them on the CPU.
             device: where the editor computes; ``"auto"`` takes the GPU if there is one.
             weights: ``"ema"`` takes the averaged weights, or the plain ones if the run kept no average; ``"model"``
                 takes the plain ones.
@@ -107,16 +110,35 @@ class FaceEditor(FaceGenerator):
             InputError: there is no checkpoint at ``path``, or it is damaged or holds no model; the ``device`` is not
                 available; ``weights``, ``align`` or ``face`` has another value; ``batch_size`` is below 1.
         """
-        loaded = load_model(given_path(path, "path"), device=resolve_device(device), weights=weights)
+        folder = given_path(path, "path")
+        options: dict[str, Any] = {"batch_size": batch_size, "align": align, "face": face}
+        if is_export(folder):
+            return cls._of_export(folder, str(device), weights, options)
+        loaded = load_model(folder, device=resolve_device(device), weights=weights)
         return cls(
             loaded.model,
             loaded.attributes,
             label_samples=loaded.label_samples.numpy(),
             companions=loaded.companions,
-            batch_size=batch_size,
-            align=align,
-            face=face,
             drawn=loaded.config.get("data") == "drawn",
+            **options,
+        )
+
+    @classmethod
+    def _of_export(cls, folder: Path, device: str, weights: str, options: Mapping[str, Any]) -> FaceEditor:
+        if device not in ("auto", "cpu"):
+            raise InputError(f"device: found {device!r}, expected 'cpu' or 'auto': an exported model runs on the CPU")
+        if weights != "ema":
+            raise InputError(f"weights: found {weights!r}, expected 'ema': {folder} is an export, which has one set")
+        model = OnnxModel(folder)
+        described = model.description
+        return cls(
+            model,
+            described.attributes,
+            label_samples=described.label_samples,
+            companions=described.companions,
+            drawn=described.drawn,
+            **options,
         )
 
     def face_search(self, align: Align | None = None, face: str | int | None = None) -> FaceSearch:

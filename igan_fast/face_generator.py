@@ -135,7 +135,7 @@ class FaceGenerator:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))  # of ONNX: none
 
 
 def to_pil(images: Tensor) -> list[PILImage]:

@@ -23,6 +23,7 @@ from igan_fast import _interrupt
 from igan_fast._version import __version__
 from igan_fast.app.arguments import Arguments, nearest, parse_words
 from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Paper, Rebuild, Recognise, Train, Transform
+from igan_fast.app.export import Export
 from igan_fast.app.results import SomePhotosFailed
 from igan_fast.baselines.config import BaselineConfig
 from igan_fast.errors import InputError, option, printable
@@ -38,6 +39,7 @@ COMMANDS: dict[str, type] = {
     "generate": Generate,
     "rebuild": Rebuild,
     "transform": Transform,
+    "export": Export,
     "evaluate": Evaluate,
     "baseline": BaselineConfig,
     "paper": Paper,
@@ -185,6 +187,7 @@ def _make_command(words: list[str], parsed: Arguments | None) -> Command:
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Rebuild, subcommand("rebuild")]
         | Annotated[Transform, subcommand("transform")]
+        | Annotated[Export, subcommand("export")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[BaselineConfig, subcommand("baseline", default=_default(BaselineConfig, words, parsed))]
         | Annotated[Paper, subcommand("paper")]

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ import torch
 
 from igan_fast._version import __version__
 from igan_fast.cores import allowed_cores, usable_cores
-from igan_fast.faces.mtcnn import PACKAGES
+from igan_fast.export import files as export
+from igan_fast.faces import mtcnn as faces
 from igan_fast.ops import status
 from igan_fast.ops.status import Line
 
@@ -91,6 +92,7 @@ def examine() -> Report:
             _line("CPU threads", _threads),
             _line("Triton", _triton),
             _line("face search", _face_search),
+            _line("ONNX export", _export),
         ],
         "Compilers": [_line("C++", _cxx), _line("nvcc", _nvcc)],
     }
@@ -177,9 +179,17 @@ def _triton() -> str:
 
 
 def _face_search() -> str:
-    found = {name: _version(name) for name in PACKAGES}
+    return _packages(faces.PACKAGES, "photos that are not aligned crops")
+
+
+def _export() -> str:
+    return _packages(export.PACKAGES, "igan-fast export")
+
+
+def _packages(names: Sequence[str], purpose: str) -> str:
+    found = {name: _version(name) for name in names}
     if missing := [name for name, version in found.items() if version is None]:
-        return f"not installed; pip install {' '.join(missing)}; only needed for photos that are not aligned crops"
+        return f"not installed; pip install {' '.join(missing)}; only needed for {purpose}"
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from igan_fast.app.options import Along, Device, EvaluatedKeep, Force, Json, Model, StrengthOrDefault
+from igan_fast.app.options import Along, Device, EvaluatedKeep, Force, Json, StrengthOrDefault, TrainedModel
 from igan_fast.app.redraw import model_files
 from igan_fast.app.results import check_results, write_text, written_message
 from igan_fast.paths import given_path
@@ -20,7 +20,7 @@ __all__ = ["Evaluate"]
 class Evaluate:
     """Score a model on held-out photos: recognition, rebuilds, generated faces, and whether edits show."""
 
-    model: Model
+    model: TrainedModel
     data: str = "drawn"
     """'drawn', or a folder as for train."""
     split: Literal["train", "val", "test"] = "val"

@@ -25,6 +25,7 @@ __all__ = [
     "Photos",
     "Strength",
     "StrengthOrDefault",
+    "TrainedModel",
     "chosen_face",
 ]
 
@@ -32,7 +33,10 @@ Photos = Annotated[
     Positional[tuple[Path, ...]],
     arg(metavar="PHOTO ...", help="Photos, or folders of photos.", help_behavior_hint="(required)"),
 ]
-Model = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoint), or a checkpoint folder.")]
+Model = Annotated[
+    Path, arg(metavar="RUN", help="A run folder (its best checkpoint), a checkpoint folder, or an ONNX export.")
+]
+TrainedModel = Annotated[Path, arg(metavar="RUN", help="A run folder (its best checkpoint), or a checkpoint folder.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GPU if there is one.")]
 Force = Annotated[FlagCreatePairsOff[bool], arg(help="Overwrite existing files, except those that are read.")]
 Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]

@@ -537,7 +537,7 @@ def test_commands_that_are_misspelt_or_missing(capsys: pytest.CaptureFixture[str
         (["--verison"], "--verison: no such command; did you mean --version?"),
         (
             [],
-            "no command is given; expected train, recognise, generate, rebuild, transform, evaluate, baseline, "
+            "no command is given; expected train, recognise, generate, rebuild, transform, export, evaluate, baseline, "
             "paper or doctor",
         ),
     ):

@@ -165,6 +165,7 @@ def test_what_finds_faces_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._face_search().startswith("not installed; pip install onnxruntime; only needed for photos that")
     found["onnxruntime"] = "1.32.0"
     assert doctor._face_search() == "mtcnn-runtime 1.0.0, onnxruntime 1.32.0"
+    assert doctor._export() == "not installed; pip install onnx onnxscript; only needed for igan-fast export"
     assert doctor._version("no-such-package") is None
 
 
