@@ -168,7 +168,7 @@ def test_the_example_edits_as_the_editor_and_imports_no_pytorch(
     monkeypatch.undo()
     editor = FaceEditor.load(run)
     assert editor.companions_of(["Smiling"])["Smiling"]
-    assert_same([Image.open(out)], [editor.transform(photo, {"Smiling": 1})])
+    assert_same([Image.open(out)], [editor.transform(photo, {"Smiling": 1}, keep="nothing")])
     recognised = editor.recognise(photo)
     printed = capsys.readouterr().out.splitlines()
     assert [line.split("%  ")[1] for line in printed] == sorted(recognised, key=lambda name: -recognised[name])
