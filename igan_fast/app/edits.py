@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from igan_fast.app.observation import BATCH
+from igan_fast.app.observation import BATCH, edited_picture
 from igan_fast.baselines.cnn import AttributeCNN
 from igan_fast.data import to_float, to_uint8
 from igan_fast.edit_arguments import Keep
@@ -19,7 +19,6 @@ from igan_fast.metrics import in_eval_mode
 from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import STRENGTH, Companions, edited_labels
 from igan_fast.reference.models import IterativeGAN
-from igan_fast.reference.residual import on_photos
 
 __all__ = ["EditMethod", "EditScores", "PhotoEdits", "companion_pairs", "edit_scores", "judged_edits"]
 
@@ -122,7 +121,7 @@ def edit_scores(
 
         def edited(index: int, value: float) -> Tensor:
             drawn = model.generate(z, edited_labels(c, {index: value}, strength=strength, companions=companions))
-            return on_photos(x, rebuilt, drawn) if keep == "photo" else drawn
+            return edited_picture(keep, x, rebuilt, drawn)
 
         return PhotoEdits(c < 0.5, x if keep == "photo" else rebuilt, edited)
 

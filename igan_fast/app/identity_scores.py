@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from igan_fast.app.observation import BATCH, flipped_in_turn
+from igan_fast.app.observation import BATCH, edited_picture, flipped_in_turn
 from igan_fast.app.report import IdentityReport
 from igan_fast.app.summary import interval
 from igan_fast.data import FaceSource, FaceStore, to_float, to_uint8
@@ -18,7 +18,6 @@ from igan_fast.metrics import Embedder, IdentityScale, dlib_embedder, finite_res
 from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import Companions
 from igan_fast.reference.models import IterativeGAN
-from igan_fast.reference.residual import on_photos
 
 __all__ = ["REFERENCE_SIZE", "choose_embedder", "identity_report", "rebuilt_and_edited", "reference_photos"]
 
@@ -87,7 +86,7 @@ def rebuilt_and_edited(
             flipped = flipped_in_turn(c, start, strength=strength, companions=companions)
             drawn, changed = (finite_results(model.generate(z, labels)) for labels in (c, flipped))
             rebuilt.append(to_uint8(drawn).cpu().numpy())
-            edited.append(to_uint8(on_photos(x, drawn, changed) if keep == "photo" else changed).cpu().numpy())
+            edited.append(to_uint8(edited_picture(keep, x, drawn, changed)).cpu().numpy())
     return np.concatenate(rebuilt), np.concatenate(edited)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Drawn",
     "Observation",
     "draw_again",
+    "edited_picture",
     "flipped_in_turn",
     "generated_faces",
     "generation_hamming_loss",
@@ -146,8 +147,13 @@ def draw_again(
             photos.add(images)
             rebuilt.add(to_uint8(drawn))
             changed = finite_results(model.generate(z, flipped))
-            edited.add(to_uint8(on_photos(x, drawn, changed) if keep == "photo" else changed))
+            edited.add(to_uint8(edited_picture(keep, x, drawn, changed)))
     return Drawn(np.concatenate(verdicts), np.concatenate(qualities, axis=1), photos, rebuilt, edited)
+
+
+def edited_picture(keep: Keep, x: Tensor, rebuilt: Tensor, edited: Tensor) -> Tensor:
+    """Return what an edit gives: the photos x with its change, or what the model has drawn; each (N, 3, S, S)."""
+    return on_photos(x, rebuilt, edited) if keep == "photo" else edited
 
 
 def flipped_in_turn(c: Tensor, first: int, *, strength: float, companions: Companions | None) -> Tensor:

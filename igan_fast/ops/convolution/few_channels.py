@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
-from igan_fast.ops.convolution.pytorch import activate_
-from igan_fast.ops.convolution.settings import InputSpec
+from igan_fast.ops.convolution.pytorch import activate_, gradients
+from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 
 __all__ = ["MAX_CHANNELS", "MIN_VALUES", "FewChannels"]
 
@@ -150,11 +150,9 @@ def _weight_gradient(image: Tensor, features: Tensor, shape: torch.Size, blocks:
     of_blocks = torch.empty(
         (shape[0], x.shape[1], taps, taps), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
-    padding = [taps // 2] * 2
-    gradient: Tensor
-    _, gradient, _ = torch.ops.aten.convolution_backward(
-        features, x, of_blocks, None, [1, 1], padding, [1, 1], False, [0, 0], 1, (False, True, False)
-    )
+    settings = ConvSettings.cached(2, padding=taps // 2)
+    _, gradient = gradients(features, x, of_blocks, settings, InputSpec.of(x), False, True)
+    assert gradient is not None
     by_pixel = gradient.reshape(shape[0], stride, stride, channels + extra, taps, taps).permute(0, 3, 4, 1, 5, 2)
     whole = by_pixel.reshape(shape[0], channels + extra, taps * stride, taps * stride)
     kernel = slice(before, before + shape[2])
