@@ -18,6 +18,7 @@ from igan_fast import reference
 from igan_fast._version import __version__
 from igan_fast.errors import InputError
 from igan_fast.models import IterativeGAN
+from igan_fast.reference.editing import Amount
 from igan_fast.step import StepConfig, StepLosses, TrainStep
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from igan_fast.fusion import fuse, unfuse
 
 __all__ = [
+    "Amount",
     "FaceEditor",
     "InputError",
     "IterativeGAN",

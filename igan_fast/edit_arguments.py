@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.errors import InputError
 from igan_fast.reference import Companions
-from igan_fast.reference.editing import STRENGTH
+from igan_fast.reference.editing import STRENGTH, Edit
 from igan_fast.reference.residual import STRENGTH_ON_PHOTO
 
 __all__ = ["MOST_STRENGTH", "Keep", "check_edit", "label_rows", "moves_by_name", "strength_for", "values_by_index"]
@@ -49,20 +49,19 @@ def check_edit(strength: object, companions: object) -> None:
         raise InputError(f"companions: found {companions!r}, expected True or False")
 
 
-def values_by_index(attributes: Mapping[str, Change], known: Sequence[str]) -> dict[int, float]:
-    """The values that new faces are to have, by position in ``known``.
+def values_by_index(attributes: Mapping[str, Change], known: Sequence[str]) -> dict[int, Edit]:
+    """The edits of new faces, by position in ``known``.
 
     Raises:
-        InputError: a name is unknown, or a value is not a number in [0, 1].
+        InputError: a name is unknown, or a value is neither a number in [0, 1] nor an amount.
     """
-    values: dict[int, float] = {}
-    for index, value in changes_by_index(attributes, known, where="attributes").items():
-        if value == "flip":
+    edits = changes_by_index(attributes, known, where="attributes")
+    for index, edit in edits.items():
+        if edit == "flip":
             raise InputError(
                 f"attributes: {known[index]}=flip: a new face has nothing to flip; expected a number from 0 to 1"
             )
-        values[index] = value
-    return values
+    return edits
 
 
 def moves_by_name(

@@ -227,10 +227,13 @@ class FaceEditor(FaceGenerator):
 
         Args:
             changes: the new values by name, in [0, 1], or ``"flip"``. A flipped attribute becomes 1 in a photo in which
-                it is recognised as absent (probability below 0.5), else 0.
+                it is recognised as absent (probability below 0.5), else 0. Or amounts with their sign, such as
+                ``"+2"`` or ``igan_fast.Amount(2)``: ``"+0"`` leaves what is recognised, ``"+1"`` and ``"-1"`` are the
+                values 1 and 0 with strength 1, and ``"+2"`` and ``"-2"`` the same with strength 2; in between, the
+                attribute moves part of the way.
             keep: ``"photo"`` adds the change to the photo, see ``igan_fast.reference.residual``; the result has the
                 photo's own resolution. ``"nothing"`` lets the model draw the whole face again, as in the paper.
-            strength: how far the changed attributes go, from 0 to 10. With 1, they get their values; with 1.5, those
+            strength: how far values and flips go, from 0 to 10. With 1, they get their values; with 1.5, those
                 set to 1 or 0 get 1.25 or −0.25, so that the change is more visible; with 0, all get 0.5. By default 2
                 if the photo is kept, else 1.5.
             companions: whether the attributes of ``companions_of`` move along. All others stay as they are recognised.

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
+from igan_fast.data.attributes import Change
 from igan_fast.data.loader import to_uint8
 from igan_fast.edit_arguments import check_edit, label_rows, values_by_index
 from igan_fast.errors import InputError
@@ -71,7 +72,7 @@ class FaceGenerator:
     def generate(
         self,
         n: int,
-        attributes: Mapping[str, float] | None = None,
+        attributes: Mapping[str, Change] | None = None,
         *,
         strength: float = STRENGTH,
         companions: bool = True,
@@ -86,7 +87,7 @@ class FaceGenerator:
 
         Args:
             n: how many, from 1 to 1,000,000.
-            attributes: values in [0, 1] by name.
+            attributes: values in [0, 1] by name, or amounts, which start from the value in the row; see ``transform``.
             strength: how far the attributes that are set go, as in ``transform``.
             companions: whether other attributes of the row move along with them, as in ``transform``. If the row has
                 the value that is set already, nothing moves.
@@ -101,7 +102,7 @@ class FaceGenerator:
     def generate_batches(
         self,
         n: int,
-        attributes: Mapping[str, float] | None = None,
+        attributes: Mapping[str, Change] | None = None,
         *,
         strength: float = STRENGTH,
         companions: bool = True,

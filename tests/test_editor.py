@@ -11,6 +11,7 @@ from igan_fast.data import to_float, to_uint8
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
 from igan_fast.reference import Companions
+from igan_fast.reference.editing import Amount, Edit
 from igan_fast.reference.residual import edited_photos
 from igan_fast.train.save import save_checkpoint
 
@@ -111,6 +112,31 @@ def test_strength_and_companions_are_the_model_s(model: IterativeGAN) -> None:
         as_arrays(without.transform(photos, changes, keep="nothing")),  # type: ignore[arg-type]
         direct(model, pixels(), by_index, strength=1.5),  # type: ignore[arg-type]
     )
+
+
+def test_amounts_are_their_own_strength(model: IterativeGAN) -> None:
+    """What an amount is, is tested with ``edited_labels``."""
+    photos, editor = list(pixels()), FaceEditor(model, NAMES, companions=COMPANIONS)
+    by_index: dict[int, Edit] = {3: Amount(-2), 1: Amount(0.5), 0: 1.0}
+    for keep in ("nothing", "photo"):
+        found = editor.transform(
+            photos, {"Male": "-2", "Eyeglasses": Amount(0.5), "Smiling": 1}, keep=keep, strength=1.2
+        )  # type: ignore[call-overload]
+        if keep == "nothing":
+            expected = direct(model, pixels(), by_index, strength=1.2, companions=COMPANIONS)
+        else:
+            x = to_float(torch.from_numpy(pixels()))
+            with torch.no_grad():
+                expected = to_uint8(edited_photos(model, x, by_index, strength=1.2, companions=COMPANIONS)).numpy()
+        assert_same_pictures(as_arrays(found), expected)
+
+
+def test_new_faces_take_amounts_from_their_row_on(model: IterativeGAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(model, "generate", lambda z, c: seen.append(c) or torch.zeros(len(z), 3, 32, 32))
+    editor = FaceEditor(model, NAMES)
+    editor.generate(1, {"Bangs": "+2", "Male": "-0.5", "Smiling": "+0"})
+    np.testing.assert_array_equal(seen[0], [[0.5, 0.5, 1.5, 0.25]])
 
 
 def test_by_default_the_photo_is_kept(model: IterativeGAN) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Protocol
 
 from tyro.conf import arg
 
@@ -130,7 +130,7 @@ class Generate:
             raise InputError(f"--n: {self.n:,} faces are too many for one sheet; expected a folder as --out")
         batches = editor.generate_batches(
             self.n,
-            cast("dict[str, float]", changes),
+            changes,
             strength=self.strength,
             companions=self.companions,
             seed=self.seed,
@@ -193,7 +193,7 @@ class Transform:
     out: Annotated[Path, arg(metavar="DIR|FILE.png")]
     """Folder for the results, one NAME-edited.png per photo. For a single photo also a .png file."""
     attributes: Assignments
-    """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip."""
+    """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip. A sign gives one its own strength, such as Eyeglasses=+2."""
     keep: KeepChoice = "photo"
     strength: StrengthOrDefault = None
     companions: Along = True

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from igan_fast.app.results import check_results, read_photos, result_paths, sheet_fits, written_message
-from igan_fast.data.attributes import Change, parse_changes
+from igan_fast.data.attributes import parse_changes, spelled_change
 from igan_fast.data.photos import expand_photos
 from igan_fast.edit_arguments import Keep, check_edit, strength_for
 from igan_fast.errors import InputError, printable
 from igan_fast.faces import Align, AlignedPhoto, by_photo
+from igan_fast.reference.editing import Amount, Edit
 from igan_fast.train.grids import edit_title, grid, save_png
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ def model_files(model: Path) -> list[Path]:
     return [model / "checkpoints", model / "config.json"] if (model / "checkpoints").is_dir() else [model]
 
 
-def tell_companions(editor: FaceEditor, changes: Mapping[str, Change]) -> None:
+def tell_companions(editor: FaceEditor, changes: Mapping[str, Edit]) -> None:
     """Print a line for each change that takes other attributes along; or one line if the model cannot tell them."""
     if changes and editor.companions is None:
         print("no attribute goes along with another: the checkpoint keeps no training labels")
     for name, moves in editor.companions_of(changes).items():
-        value = changes[name]
-        falls = value != "flip" and value < 0.5
+        change = changes[name]
+        falls = _falls(change)
         told = [
             f"{printable(other)} ({_signed(-move if falls else move)})"
             for other, move in moves.items()
@@ -50,9 +51,9 @@ def tell_companions(editor: FaceEditor, changes: Mapping[str, Change]) -> None:
         ]
         if told:
             way = "from 1 to 0" if falls else "from 0 to 1"
-            if value not in ("flip", 0, 1):
+            if change not in ("flip", 0, 1):
                 way = f"moved by 1 {'down' if falls else 'up'}"
-            back = ", and from 1 to 0 the other way" if value == "flip" else ""
+            back = ", and from 1 to 0 the other way" if change == "flip" else ""
             print(f"{printable(name)} {way} takes along {', '.join(told)}{back}; --no-companions leaves them")
 
 
@@ -122,7 +123,8 @@ class Redraw:
                     raise InputError(f"--grid {sheet}: {len(columns):,} faces are too many for one image")
                 captions, *rows = zip(*columns, strict=True)
                 moves = companions and any(editor.companions_of(changes).values())
-                title = edit_title(_spelled(changes), strength=strength, companions=moves)
+                amounts_only = all(isinstance(change, Amount) for change in changes.values())
+                title = edit_title(_spelled(changes), strength=1 if amounts_only else strength, companions=moves)
                 titles = ["photo", "rebuilt", title] if changes else ["photo", self.word]
                 save_png(grid(rows, titles, captions), sheet)
                 print(written_message([sheet]))
@@ -144,10 +146,16 @@ def _tell_reduction(photo: AlignedPhoto, size: tuple[int, int]) -> None:
         )
 
 
+def _falls(change: Edit) -> bool:
+    if isinstance(change, Amount):
+        return change.value < 0
+    return change != "flip" and change < 0.5
+
+
 def _signed(move: float) -> str:
     return f"{move:+.2f}".replace("-", "−")
 
 
-def _spelled(changes: Mapping[str, Change]) -> str:
+def _spelled(changes: Mapping[str, Edit]) -> str:
     """Return the changes as they are typed."""
-    return " ".join(f"{name}={value if value == 'flip' else format(value, 'g')}" for name, value in changes.items())
+    return " ".join(f"{name}={spelled_change(change)}" for name, change in changes.items())

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from igan_fast.errors import InputError
+from igan_fast.reference.editing import Amount, Edit
 
-__all__ = ["CELEBA_ATTRIBUTES", "Change", "UnknownAttribute", "attribute_indices", "changes_by_index", "parse_changes"]
+__all__ = [
+    "CELEBA_ATTRIBUTES",
+    "MOST_AMOUNT",
+    "Change",
+    "UnknownAttribute",
+    "attribute_indices",
+    "changes_by_index",
+    "parse_changes",
+    "spelled_change",
+]
 
-#: An edit of one attribute: a new value in [0, 1], or ``"flip"``: 1 if the attribute is recognised as absent, else 0.
-Change: TypeAlias = float | Literal["flip"]
+#: An edit of one attribute: a new value in [0, 1]; ``"flip"``: 1 if the attribute is recognised as absent, else 0; or
+#: how far it moves from what is recognised, as ``Amount(2)`` or as the text ``"+2"``.
+Change: TypeAlias = Edit | str
+
+#: The largest amount, up or down. Far below it faces fall apart.
+MOST_AMOUNT = 10
 
 #: The 40 attributes of CelebA (Liu et al., ICCV 2015) in the order of ``list_attr_celeba.txt``.
 CELEBA_ATTRIBUTES: tuple[str, ...] = (
@@ -57,14 +71,17 @@ def attribute_indices(names: Iterable[str], known: Sequence[str], *, where: str 
     return list(found)
 
 
-def parse_changes(assignments: Iterable[str], known: Sequence[str], *, where: str = "--set") -> dict[str, Change]:
-    """Parse edits from the command line: ``["Smiling=1", "Bangs=flip"]`` → ``{"Smiling": 1.0, "Bangs": "flip"}``.
+def parse_changes(assignments: Iterable[str], known: Sequence[str], *, where: str = "--set") -> dict[str, Edit]:
+    """Parse edits from the command line.
+
+    ``["Smiling=1", "Bangs=flip", "Male=-2"]`` → ``{"Smiling": 1.0, "Bangs": "flip", "Male": Amount(-2.0)}``. A sign
+    makes a number an amount.
 
     Raises:
         InputError: an edit is not of the form ``NAME=VALUE``, its name is unknown or repeated, or its value is neither
-            a number in [0, 1] nor ``flip``.
+            a number in [0, 1] nor ``flip`` nor an amount from −10 to +10.
     """
-    changes: dict[str, Change] = {}
+    changes: dict[str, Edit] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name or not text:
@@ -76,28 +93,62 @@ def parse_changes(assignments: Iterable[str], known: Sequence[str], *, where: st
     return changes
 
 
-def changes_by_index(
-    changes: Mapping[str, Change], known: Sequence[str], *, where: str = "changes"
-) -> dict[int, Change]:
+def changes_by_index(changes: Mapping[str, Change], known: Sequence[str], *, where: str = "changes") -> dict[int, Edit]:
     """The edits keyed by position in ``known``.
 
     Raises:
-        InputError: a name is unknown, or a value is neither a number in [0, 1] nor ``"flip"``.
+        InputError: a name is unknown, or a value is none that ``Change`` allows.
     """
-    checked = [_parse_value(str(value), name, where) for name, value in changes.items()]
+    checked = [_checked(value, name, where) for name, value in changes.items()]
     return dict(zip(attribute_indices(changes, known, where=where), checked, strict=True))
 
 
-def _parse_value(text: str, name: str, where: str) -> Change:
+def spelled_change(change: Edit) -> str:
+    """An edit as it is typed: ``1``, ``flip`` or ``+2``."""
+    if isinstance(change, Amount):
+        return f"{change.value:+g}"
+    return change if isinstance(change, str) else f"{change:g}"
+
+
+def _checked(change: Change, name: str, where: str) -> Edit:
+    if isinstance(change, Amount):
+        return _amount(change.value, spelled_change(change), name, where)
+    if isinstance(change, str):
+        return _parse_value(change, name, where)
+    return _value(change, str(change), name, where)
+
+
+def _parse_value(text: str, name: str, where: str) -> Edit:
     if text == "flip":
         return "flip"
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    plain = text.replace("−", "-")  # the sign that pages and messages show
+    if plain.startswith(("+", "-")):
+        return _amount(plain, text, name, where)
+    return _value(plain, text, name, where)
+
+
+def _value(found: object, text: str, name: str, where: str) -> float:
+    value = _number(found)
     if not 0.0 <= value <= 1.0:  # NaN fails this comparison too
-        raise InputError(f"{where}: {name}={text}: expected a number from 0 to 1, or 'flip'")
+        raise InputError(
+            f"{where}: {name}={text}: expected a number from 0 to 1, 'flip', or an amount with its sign such as +2"
+        )
     return value
+
+
+def _amount(found: object, text: str, name: str, where: str) -> Amount:
+    value = _number(found)
+    if not abs(value) <= MOST_AMOUNT:
+        raise InputError(f"{where}: {name}={text}: expected an amount from −{MOST_AMOUNT} to +{MOST_AMOUNT}")
+    return Amount(value)
+
+
+def _number(found: Any) -> float:
+    """The number, or NaN for what is none."""
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:

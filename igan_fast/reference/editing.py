@@ -7,6 +7,12 @@ go beyond it. Each can be switched off, and ``edited_labels`` then returns the p
 stays v; with 1.5, 0 and 1 become −0.25 and 1.25, so the generator extrapolates, and the edit is more visible. With less
 than 1 the edit is weaker.
 
+An *amount* a, in place of a value, starts from the recognised probability c̃ and is its own strength:
+
+    0: c̃    +1: 1    −1: 0    +2: 1.5    −2: −0.5    between these and beyond them: straight lines
+
+So 0 changes nothing, and +2 is what the value 1 with the strength 2 is.
+
 *Companions* of an edited attribute are those whose correlation with it is at least ``least``, as an absolute value, in
 the training labels. A companion j moves as linear regression predicts:
 
@@ -23,7 +29,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,8 +38,10 @@ from torch import Tensor
 __all__ = [
     "COMPANIONS_FROM",
     "STRENGTH",
+    "Amount",
     "Codec",
     "Companions",
+    "Edit",
     "LabelCounts",
     "edited_images",
     "edited_labels",
@@ -46,6 +55,18 @@ COMPANIONS_FROM = 0.3
 #: An eigenvalue of Σ_EE counts as 0 below this part of the largest. Rounding gives 1e-15; two attributes that differ in
 #: one of a million photos give 1e-6.
 _SINGULAR = 1e-10
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How far an edit moves an attribute from what is recognised, see above. The edit's strength does not count."""
+
+    value: float
+    """0 leaves the attribute, +1 makes it present, −1 absent; +2 and −2 ask for more than that."""
+
+
+#: The edit of one attribute: its new value in [0, 1], ``"flip"``, or an amount.
+Edit: TypeAlias = float | Literal["flip"] | Amount
 
 
 class LabelCounts(NamedTuple):
@@ -167,7 +188,7 @@ class Companions:
 
 def edited_labels(
     c: Tensor,
-    changes: Mapping[int, float | Literal["flip"]],
+    changes: Mapping[int, Edit],
     *,
     strength: float = 1.0,
     companions: Companions | None = None,
@@ -176,9 +197,9 @@ def edited_labels(
 
     Args:
         c: (N, A), the recognised probabilities; floating point, on any device.
-        changes: for the index of each attribute to change, its new value in [0, 1], or ``"flip"``: 1 where its
-            probability is below 0.5, else 0.
-        strength: s above; 1 is the paper's.
+        changes: for the index of each attribute to change, its new value in [0, 1]; ``"flip"``: 1 where its
+            probability is below 0.5, else 0; or an ``Amount``.
+        strength: s above, of values and flips; 1 is the paper's.
         companions: which attributes go along; none where omitted.
 
     Returns:
@@ -186,8 +207,8 @@ def edited_labels(
         companion is in [0, 1]; all others are those of ``c``.
 
     Raises:
-        ValueError: an index, a value or the strength is out of range, or ``companions`` are of another number of
-            attributes.
+        ValueError: an index, a value, an amount or the strength is out of range, or ``companions`` are of another
+            number of attributes.
     """
     if not 0 <= strength < math.inf:
         raise ValueError(f"strength: found {strength}, expected a finite number, at least 0")
@@ -196,14 +217,14 @@ def edited_labels(
     edited = list(changes)
     if not edited:
         return c.clone()
-    targets = torch.stack([_target(c, index, changes[index]) for index in edited], dim=1)
     result = c.clone()
+    targets = _targets(c, changes, strength)
     if companions is not None:
         weights = companions.weights(edited).to(c.device, c.dtype)
-        reached = targets + (min(strength, 1.0) - 1) * (targets - 0.5)
+        reached = _targets(c, changes, min(strength, 1.0)).clamp(0, 1)
         moved = c + (reached - c[:, edited]) @ weights
         result = torch.where(weights.any(dim=0), moved.clamp(0, 1), c)
-    result[:, edited] = targets + (strength - 1) * (targets - 0.5)  # exactly the targets with strength 1
+    result[:, edited] = targets
     return result
 
 
@@ -217,7 +238,7 @@ class Codec(Protocol):
 def edited_images(
     model: Codec,
     x: Tensor,
-    changes: Mapping[int, float | Literal["flip"]],
+    changes: Mapping[int, Edit],
     *,
     strength: float = 1.0,
     companions: Companions | None = None,
@@ -240,12 +261,27 @@ def edited_images(
     )
 
 
-def _target(c: Tensor, index: int, value: float | Literal["flip"]) -> Tensor:
-    """The value (N,) that the attribute is to have, in [0, 1]."""
+def _targets(c: Tensor, changes: Mapping[int, Edit], strength: float) -> Tensor:
+    """What the edited attributes are to be, (N, E)."""
+    return torch.stack([_target(c, index, edit, strength) for index, edit in changes.items()], dim=1)
+
+
+def _target(c: Tensor, index: int, edit: Edit, strength: float) -> Tensor:
+    """What one edited attribute is to be, (N,)."""
     if not 0 <= index < c.shape[1]:
         raise ValueError(f"changes: attribute {index} is out of range; the model has {c.shape[1]}")
-    if value == "flip":
-        return (c[:, index] < 0.5).to(c.dtype)
-    if not 0 <= value <= 1:
-        raise ValueError(f"changes: attribute {index} is set to {value}; expected [0, 1] or 'flip'")
-    return torch.full_like(c[:, index], value)
+    recognised = c[:, index]
+    if isinstance(edit, Amount):
+        if not math.isfinite(edit.value):
+            raise ValueError(f"changes: attribute {index} is moved by {edit.value}; expected a finite number")
+        size = abs(edit.value)
+        end = float(edit.value > 0)
+        within = recognised + min(size, 1.0) * (end - recognised)
+        return within + max(size - 1, 0.0) * (end - 0.5)
+    if edit == "flip":
+        value = (recognised < 0.5).to(c.dtype)
+    elif 0 <= edit <= 1:
+        value = torch.full_like(recognised, edit)
+    else:
+        raise ValueError(f"changes: attribute {index} is set to {edit}; expected [0, 1], 'flip' or an Amount")
+    return value + (strength - 1) * (value - 0.5)  # exactly the value with strength 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import layers
-from igan_fast.reference.editing import Companions, edited_images
+from igan_fast.reference.editing import Companions, Edit, edited_images
 from igan_fast.reference.recorded import Unscriptable
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
@@ -248,7 +248,7 @@ class IterativeGAN(Unscriptable):
     def transform(
         self,
         x: Tensor,
-        changes: Mapping[int, float | Literal["flip"]],
+        changes: Mapping[int, Edit],
         *,
         strength: float = 1.0,
         companions: Companions | None = None,
@@ -256,15 +256,15 @@ class IterativeGAN(Unscriptable):
         """Rebuild images (N, 3, S, S) with some attributes changed (Sec. 1, "two-stage approach").
 
         Args:
-            changes: for the index of each attribute to change, its new value in [0, 1], or ``"flip"``: 1 where its
-                probability is below 0.5, else 0. The other attributes keep their probabilities.
+            changes: for the index of each attribute to change, its new value in [0, 1]; ``"flip"``: 1 where its
+                probability is below 0.5, else 0; or an ``Amount``. The other attributes keep their probabilities.
             strength: how far the changed attributes go beyond (above 1) or short of (below 1) their values.
             companions: the attributes that go along with the changed ones; none where omitted. Both go beyond the
                 paper, see ``igan_fast.reference.editing``; where both are omitted, the edit is the paper's.
 
         Raises:
-            ValueError: an index, a value or the strength is out of range, or ``companions`` are of another number of
-                attributes.
+            ValueError: an index, a value, an amount or the strength is out of range, or ``companions`` are of another
+                number of attributes.
         """
         return edited_images(self, x, changes, strength=strength, companions=companions)
 

@@ -13,13 +13,12 @@ give way by half: without that, an old smile shows through a new mouth. This goe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.reference.editing import Codec, Companions, edited_labels
+from igan_fast.reference.editing import Codec, Companions, Edit, edited_labels
 
 __all__ = ["STRENGTH_ON_PHOTO", "edited_photos", "on_photos"]
 
@@ -53,7 +52,7 @@ def on_photos(x: Tensor, rebuilt: Tensor, edited: Tensor) -> Tensor:
 def edited_photos(
     model: Codec,
     x: Tensor,
-    changes: Mapping[int, float | Literal["flip"]],
+    changes: Mapping[int, Edit],
     *,
     strength: float = 1.0,
     companions: Companions | None = None,

@@ -176,6 +176,8 @@ def test_what_goes_along_is_told(
         assert told(command, labelled, "--set", "Male=0", "Bangs=1") == [down]  # nothing goes along with bangs
         assert told(command, labelled, "--set", "Male=0.2") == [down.replace("from 1 to 0", "moved by 1 down")]
         assert told(command, labelled, "--set", "Male=0.7") == [up.replace("from 0 to 1", "moved by 1 up")]
+        assert told(command, labelled, "--set", "Male=-2") == [down.replace("from 1 to 0", "moved by 1 down")]
+        assert told(command, labelled, "--set", "Male=+0.5") == [up.replace("from 0 to 1", "moved by 1 up")]
         assert told(command, labelled, "--set", "Male=1", "--no-companions") == []
         assert told(command, labelled, "--set", "Bangs=1") == []
         (none,) = told(command, run, "--set", "Male=1", "Bangs=1")

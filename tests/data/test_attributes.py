@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from igan_fast.data.attributes import CELEBA_ATTRIBUTES, attribute_indices, changes_by_index, parse_changes
+from igan_fast.data.attributes import (
+    CELEBA_ATTRIBUTES,
+    attribute_indices,
+    changes_by_index,
+    parse_changes,
+    spelled_change,
+)
 from igan_fast.errors import InputError
+from igan_fast.reference.editing import Amount
 
 
 def test_the_forty_attributes_are_celebas_in_celebas_order() -> None:
@@ -51,10 +58,38 @@ def test_a_malformed_assignment_is_refused(text: str) -> None:
         parse_changes([text], CELEBA_ATTRIBUTES)
 
 
-@pytest.mark.parametrize("value", ["2", "-0.1", "nan", "inf", "yes", "Flip"])
+def test_a_sign_makes_an_amount() -> None:
+    changes = parse_changes(["Smiling=+2", "Bald=-0.5", "Bangs=−1", "Male=+0"], CELEBA_ATTRIBUTES)
+    assert changes == {"Smiling": Amount(2), "Bald": Amount(-0.5), "Bangs": Amount(-1), "Male": Amount(0)}
+    assert changes_by_index({"Bald": "-10", "Bangs": Amount(0.5)}, ["Bangs", "Bald"]) == {
+        1: Amount(-10),
+        0: Amount(0.5),
+    }
+
+
+def test_an_edit_is_spelled_as_it_is_typed() -> None:
+    typed = ["Smiling=+2", "Bald=-0.5", "Male=0.25", "Young=1", "Bangs=flip"]
+    changes = parse_changes(typed, CELEBA_ATTRIBUTES)
+    assert [f"{name}={spelled_change(change)}" for name, change in changes.items()] == typed
+
+
+@pytest.mark.parametrize("value", ["2", "nan", "inf", "yes", "Flip", "1e400", ".", "0x1"])
 def test_values_outside_of_zero_to_one_are_refused(value: str) -> None:
-    with pytest.raises(InputError, match="from 0 to 1, or 'flip'"):
+    with pytest.raises(
+        InputError, match=rf"--set: Smiling={value}: expected a number from 0 to 1, 'flip', or an amount"
+    ):
         parse_changes([f"Smiling={value}"], CELEBA_ATTRIBUTES)
+
+
+@pytest.mark.parametrize("value", ["+10.1", "-11", "+", "-", "+nan", "-inf", "++1", "+-1", "+yes"])
+def test_amounts_beyond_ten_are_refused(value: str) -> None:
+    with pytest.raises(InputError, match=r"--set: Smiling=.*: expected an amount from −10 to \+10"):
+        parse_changes([f"Smiling={value}"], CELEBA_ATTRIBUTES)
+
+
+def test_an_amount_from_python_is_checked_too() -> None:
+    with pytest.raises(InputError, match=r"changes: Smiling=\+11: expected an amount from −10 to \+10"):
+        changes_by_index({"Smiling": Amount(11)}, CELEBA_ATTRIBUTES)
 
 
 @pytest.mark.parametrize("value", [1.5, -1, float("nan")])

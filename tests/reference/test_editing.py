@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from igan_fast.reference import Companions, IterativeGAN
-from igan_fast.reference.editing import COMPANIONS_FROM, LabelCounts, edited_labels, label_counts
+from igan_fast.reference.editing import COMPANIONS_FROM, Amount, Edit, LabelCounts, edited_labels, label_counts
 
 #: Male, Lipstick, Beard, Bangs in eight photos. Lipstick is rare with Male, beards are only there, bangs are with all.
 LABELS = torch.tensor(
@@ -66,6 +66,43 @@ def test_what_is_left_out_is_the_papers_edit() -> None:
     for found in (edited_labels(c, {1: 0.3, 2: "flip"}), edited_labels(c, {1: 0.3, 2: "flip"}, strength=1)):
         assert torch.equal(found, expected)
     assert torch.equal(c, before)
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [(0, 0.25), (1, 1), (-1, 0), (2, 1.5), (-2, -0.5), (0.5, 0.625), (-0.5, 0.125), (1.5, 1.25), (-3, -1)],
+)
+def test_an_amount_starts_from_what_is_recognised(amount: float, expected: float) -> None:
+    c = torch.tensor([[0.25, 0.75, 0.125, 0.5]])
+    for strength in (0, 1, 1.7):
+        found = edited_labels(c, {0: Amount(amount)}, strength=strength)
+        assert found.tolist() == [[expected, 0.75, 0.125, 0.5]]
+
+
+def test_companions_follow_an_amount_as_far_as_the_label_goes() -> None:
+    """Lipstick moves by −1/2 and Beard by 1/2 of what Male moves; Male moves to 1 at most for them."""
+    companions = Companions.of_labels(LABELS)
+    c = torch.tensor([[0.25, 0.75, 0.125, 0.5]])
+
+    def edited(amount: float) -> list[float]:
+        return edited_labels(c, {0: Amount(amount)}, strength=0.3, companions=companions)[0].tolist()
+
+    assert edited(0) == c[0].tolist()
+    assert edited(0.5) == [0.625, 0.5625, 0.3125, 0.5]
+    assert edited(1) == [1, 0.375, 0.5, 0.5]
+    assert edited(2) == [1.5, 0.375, 0.5, 0.5]
+    assert edited(-2) == [-0.5, 0.875, 0, 0.5]
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0])
+def test_the_amounts_one_and_two_are_values_of_these_strengths(value: float) -> None:
+    companions = Companions.of_labels(torch.from_numpy(random_labels()))
+    c = torch.rand(9, 12, dtype=torch.float64)
+    sign = 1 if value else -1
+    for strength in (1, 1.5, 2):
+        expected = edited_labels(c, {1: value, 4: "flip"}, strength=strength, companions=companions)
+        found = edited_labels(c, {1: Amount(sign * strength), 4: "flip"}, strength=strength, companions=companions)
+        torch.testing.assert_close(found, expected, atol=1e-15, rtol=0)
 
 
 @pytest.mark.parametrize("edited", [[0], [5], [2, 7], [7, 2], [0, 3, 4, 11], list(range(12))])
@@ -260,12 +297,13 @@ def test_a_covariance_of_numpys_is_accepted(dtype: type) -> None:
         ({-1: 1.0}, 1.0, "attribute -1 is out of range"),
         ({0: 1.5}, 1.0, "attribute 0 is set to 1.5"),
         ({0: float("nan")}, 1.0, "attribute 0 is set to nan"),
+        ({2: Amount(float("inf"))}, 1.0, "attribute 2 is moved by inf; expected a finite number"),
         ({0: 1.0}, -0.5, "strength: found -0.5, expected a finite number, at least 0"),
         ({0: 1.0}, float("nan"), "strength: found nan"),
         ({}, float("inf"), "strength: found inf"),
     ],
 )
-def test_edits_that_cannot_be(changes: dict[int, float], strength: float, message: str) -> None:
+def test_edits_that_cannot_be(changes: dict[int, Edit], strength: float, message: str) -> None:
     for companions in (None, Companions.of_labels(LABELS)):
         with pytest.raises(ValueError, match=message):
             edited_labels(torch.rand(2, 4), changes, strength=strength, companions=companions)
