@@ -1,4 +1,4 @@
-"""Datasets of labelled faces: sources (CelebA, folders of photos, drawn faces), the store of decoded
+"""Datasets of labelled faces: sources (CelebA, folders of photos, parquet files, drawn faces), the store of decoded
 images, and the loader of training batches."""
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def open_source(
 ) -> FaceSource:
     """Open a dataset: ``"drawn"`` for the built-in faces, or a path to photos.
 
-    A path is a folder or a zip. ``CelebA`` opens photos with an attribute file, and ``ClassFolders`` photos in a folder
-    per class. Each of them describes its layouts.
+    A path is a folder, a zip or a parquet file. ``CelebA`` opens photos with an attribute file, ``ClassFolders`` photos
+    in a folder per class, and ``ParquetFaces`` parquet files. Each of them describes its layouts.
 
     Args:
         data: ``"drawn"``, or a path. A folder that is itself called "drawn" is given as ``"./drawn"``.
@@ -58,6 +58,7 @@ def open_source(
 
     Raises:
         InputError: the path does not exist, or its contents cannot be used.
+        PackageMissing: pyarrow, which reads parquet files, is not installed.
     """
     if not str(data):  # such as an unset shell variable: as a path it would mean the current folder
         raise InputError("data: is empty; expected a folder, or 'drawn' for the built-in faces")
@@ -68,7 +69,10 @@ def open_source(
     from igan_fast.data.celeba import CelebA
     from igan_fast.data.celeba_files import find_files
     from igan_fast.data.class_folders import ClassFolders
+    from igan_fast.data.parquet import ParquetFaces
 
     found = find_files(data)
-    kind: type[CelebA | ClassFolders] = CelebA if found.attributes is not None else ClassFolders
+    kind: type[CelebA | ClassFolders | ParquetFaces] = CelebA
+    if found.attributes is None or not found.photos.names:
+        kind = ParquetFaces if found.parquet else ClassFolders
     return kind(found, split=split, attributes=attributes, strict=strict, seed=seed, align=align)
