@@ -65,6 +65,8 @@ def read_layout(found: DataFiles) -> ClassLayout:
         raise InputError(f"{where}: found CelebA's photos ({PHOTOS}) but no attribute file; expected {_ATTRIBUTE_FILE}")
     splits = _splits(where, sorted({path[0] for path in paths.values() if len(path) > 1}))
     level = 1 if splits else 0
+    if isinstance(photos, ZipPhotos):
+        empty = _empty_folders(photos, top, level)
     loose = [name for name, path in paths.items() if len(path) < level + 2]
     folders = sorted({path[level] for path in paths.values() if len(path) > level + 1})
     if loose:
@@ -101,6 +103,19 @@ def _common_top(names: Sequence[str]) -> str:
         if first.lower() in SPLIT_NAMES or any(path[0] != first or len(path) < 3 for path in paths):
             return top
         top += f"{first}/"
+
+
+def _empty_folders(archive: ZipPhotos, top: str, level: int) -> list[str]:
+    """The folders of a zip that would be classes, or hold them, but hold no photos."""
+
+    def folders(names: Iterable[str]) -> set[str]:
+        paths = [name.removeprefix(top).split("/")[:-1] for name in names if name.startswith(top)]
+        return {"/".join(path[: depth + 1]) for path in paths for depth in range(min(len(path), level + 1))}
+
+    used = folders(archive.names)
+    without = folders([*archive.files, *archive.folders]) - used
+    inside = [folder for folder in without if folder.rpartition("/")[0] in (used | {""})]
+    return sorted(folder for folder in inside if is_photo_name(f"{folder}/a.jpg"))  # without hidden ones
 
 
 def _list_tree(top: Path) -> tuple[list[str], list[str]]:

@@ -58,10 +58,10 @@ class ParquetFiles:
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
         self.names = names
-        self._opened: tuple[int, int, Any, Any] | None = None  # the process, the file's number, the file, its reader
+        self._opened: _OpenFile | None = None
         self._rows: _RowsOfGroup | None = None
         self._ends: list[int] = list(
-            itertools.accumulate(self._reader(file).metadata.num_rows for file in range(len(names)))
+            itertools.accumulate(self._open(file).reader.metadata.num_rows for file in range(len(names)))
         )
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class ParquetFiles:
 
     def schema(self, number: int) -> Any:
         """The ``pyarrow.Schema`` of a file."""
-        return self._reader(number).schema_arrow
+        return self._open(number).reader.schema_arrow
 
     def columns(self, number: int, names: Sequence[str]) -> Any:
         """Whole columns of a file, as a ``pyarrow.Table``.
@@ -90,7 +90,7 @@ class ParquetFiles:
             InputError: the file is damaged.
         """
         with self._clear_errors(self.file(number)):
-            return self._reader(number).read(columns=list(names), use_threads=False)
+            return self._open(number).reader.read(columns=list(names), use_threads=False)
 
     def value(self, row: int, column: str) -> tuple[Any, str]:
         """One value as a Python object, and where it is, for messages: the file and the row's number in it.
@@ -102,38 +102,21 @@ class ParquetFiles:
         row_of_file = row - (self._ends[number - 1] if number else 0)
         where = f"{self.file(number)}: row {row_of_file}"
         with self._clear_errors(where):
-            reader, start = self._reader(number), 0
-            for group in range(reader.metadata.num_row_groups):
-                count = reader.metadata.row_group(group).num_rows
-                if row_of_file < start + count:
-                    break
-                start += count
+            reader, ends = self._open(number).reader, self._open(number).group_ends
+            group = bisect.bisect_right(ends, row_of_file)
+            start = ends[group - 1] if group else 0
             key = (os.getpid(), number, group, column)
             if self._rows is None or self._rows.key != key or row_of_file - start < self._rows.start:
                 self._rows = _RowsOfGroup(key, reader, group, column)
             return self._rows.value(row_of_file - start), where
 
-    def _reader(self, number: int) -> Any:
-        """The open ``pyarrow.parquet.ParquetFile``."""
-        if self._opened is None or self._opened[:2] != (os.getpid(), number):
-            if self._opened is not None and self._opened[0] == os.getpid():
-                self._opened[2].close()
+    def _open(self, number: int) -> _OpenFile:
+        if self._opened is None or self._opened.key != (os.getpid(), number):
+            if self._opened is not None and self._opened.key[0] == os.getpid():
+                self._opened.file.close()
             self._opened = self._rows = None
-            path = self.folder / self.names[number]
-            parquet = load_pyarrow().parquet
-            try:
-                file = open_regular(path)
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-            try:
-                reader = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
-            except Exception as error:  # pyarrow raises many exception types for a damaged file
-                file.seek(0)
-                head = file.read(1024)
-                file.close()
-                raise InputError(f"{path}: {_describe_damage(head, path)}") from error
-            self._opened = os.getpid(), number, file, reader
-        return self._opened[3]
+            self._opened = _OpenFile((os.getpid(), number), self.folder / self.names[number])
+        return self._opened
 
     @contextmanager
     def _clear_errors(self, where: str) -> Iterator[None]:
@@ -145,6 +128,28 @@ class ParquetFiles:
             self._rows = None
             reason = str(error).partition("\n")[0]
             raise InputError(f"{where}: cannot be read: the parquet file is damaged ({reason})") from error
+
+
+class _OpenFile:
+    """An open parquet file."""
+
+    def __init__(self, key: tuple[int, int], path: Path) -> None:
+        self.key = key  #: the process that opened it, and its number
+        parquet = load_pyarrow().parquet
+        try:
+            self.file = open_regular(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        try:
+            self.reader: Any = parquet.ParquetFile(self.file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            described = self.reader.metadata
+            counts = (described.row_group(group).num_rows for group in range(described.num_row_groups))
+            self.group_ends = list(itertools.accumulate(counts))  #: the number of rows up to the end of each row group
+        except Exception as error:  # pyarrow raises many exception types for a damaged file
+            self.file.seek(0)
+            head = self.file.read(1024)
+            self.file.close()
+            raise InputError(f"{path}: {_describe_damage(head, path)}") from error
 
 
 class _RowsOfGroup:

@@ -176,6 +176,8 @@ class ZipPhotos:
             name: entry for entry in self._zip().infolist() if not (name := _entry_name(entry)).endswith("/")
         }
         self.names: Sequence[str] = [name for name in self._entries if is_photo_name(name)]
+        #: The folders that the zip lists, which may be empty, by path with ``/`` at the end. Not all zips list folders.
+        self.folders = [name for entry in self._zip().infolist() if (name := _entry_name(entry)).endswith("/")]
 
     @property
     def files(self) -> list[str]:

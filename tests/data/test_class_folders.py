@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blue_aligner import Blue
 from grey_celeba import ATTRIBUTES, no_warning, photo, write, write_zip
 
 from igan_fast.data import build_store, open_source
@@ -230,6 +231,13 @@ def test_a_source_can_be_pickled(zipped: bool, tmp_path: Path) -> None:
     assert copy.fingerprint() == source.fingerprint()
 
 
+def test_faces_are_aligned(tmp_path: Path) -> None:
+    write(tmp_path, TREE)
+    source = ClassFolders(tmp_path, align=Blue())
+    assert (source.image(0, 16) == (0, 0, 255)).all()
+    assert source.fingerprint() != ClassFolders(tmp_path).fingerprint()
+
+
 # Other files and odd names --------------------------------------------------------------------------------------------
 
 
@@ -251,6 +259,17 @@ def test_a_folder_without_photos_is_no_class(tmp_path: Path) -> None:
     assert "skipped: 2 folders without photos (Old, Young)" in source.describe()
     with pytest.raises(InputError, match="2 folders without photos"):
         ClassFolders(tmp_path, strict=True)
+
+
+@pytest.mark.parametrize("top", ["", "faces/"])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_folder_of_a_zip_without_photos_is_no_class(split: str, top: str, tmp_path: Path) -> None:
+    tree = {f"{top}{split}{name}": content for name, content in TREE.items()}
+    more = {"Old/": b"", "Bald/more/": b"", "Young/notes.txt": b"x", ".git/x": b"x"}
+    path = write_zip(tmp_path / "faces.zip", {**tree, **{f"{top}{split}{name}": c for name, c in more.items()}})
+    with pytest.warns(UserWarning, match=rf"2 folders without photos \({split}Old, {split}Young\); everything else"):
+        source = ClassFolders(path)
+    assert by_brightness(source) == EXPECTED
 
 
 def test_pictures_in_other_formats_are_named(tmp_path: Path) -> None:

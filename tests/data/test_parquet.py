@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blue_aligner import Blue
 from grey_celeba import ATTRIBUTES, PHOTOS, no_warning, photo, write
 
 from igan_fast.data import build_store, open_source
@@ -251,6 +252,13 @@ def test_rows_whose_photos_cannot_be_read_are_named(tmp_path: Path) -> None:
             source.image(row, 16)
     with pytest.raises(InputError, match=r"none of the 3 pictures can be read; the first: .*row 0"):
         build_store(source, 16, cache=tmp_path / "cache", workers=1, progress=False)
+
+
+def test_faces_are_aligned(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", flower([1, 2]))
+    source = ParquetFaces(path, align=Blue())
+    assert (source.image(0, 16) == (0, 0, 255)).all()
+    assert source.fingerprint() != ParquetFaces(path).fingerprint()
 
 
 # The fingerprint ------------------------------------------------------------------------------------------------------
