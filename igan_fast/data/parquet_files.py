@@ -60,9 +60,7 @@ class ParquetFiles:
         self.names = names
         self._opened: _OpenFile | None = None
         self._rows: _RowsOfGroup | None = None
-        self._ends: list[int] = list(
-            itertools.accumulate(self._open(file).reader.metadata.num_rows for file in range(len(names)))
-        )
+        self._ends: list[int] = list(itertools.accumulate(self._open(file).rows for file in range(len(names))))
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -90,7 +88,10 @@ class ParquetFiles:
             InputError: the file is damaged.
         """
         with self._clear_errors(self.file(number)):
-            return self._open(number).reader.read(columns=list(names), use_threads=False)
+            table = self._open(number).reader.read(columns=list(names), use_threads=False)
+            if len(table) != self._open(number).rows:
+                raise ValueError(f"found {len(table):,} rows, expected {self._open(number).rows:,}")
+            return table
 
     def value(self, row: int, column: str) -> tuple[Any, str]:
         """One value as a Python object, and where it is, for messages: the file and the row's number in it.
@@ -145,6 +146,9 @@ class _OpenFile:
             described = self.reader.metadata
             counts = (described.row_group(group).num_rows for group in range(described.num_row_groups))
             self.group_ends = list(itertools.accumulate(counts))  #: the number of rows up to the end of each row group
+            self.rows = self.group_ends[-1] if self.group_ends else 0
+            if self.rows != described.num_rows:
+                raise ValueError("the row groups have another number of rows than the file")
         except Exception as error:  # pyarrow raises many exception types for a damaged file
             self.file.seek(0)
             head = self.file.read(1024)
