@@ -1,5 +1,5 @@
-"""Datasets of labelled faces: sources (CelebA, any folder of photos, drawn faces), the store of decoded images, and
-the loader of training batches."""
+"""Datasets of labelled faces: sources (CelebA, folders of photos, parquet files, drawn faces), the store of decoded
+images, and the loader of training batches."""
 
 from __future__ import annotations
 
@@ -42,11 +42,14 @@ def open_source(
     drawn_count: int = 20_000,
     align: Aligner | None = None,
 ) -> FaceSource:
-    """Open a dataset: ``"drawn"`` for the built-in faces, or a folder of photos, see ``CelebA``.
+    """Open a dataset: ``"drawn"`` for the built-in faces, or a path to photos.
+
+    A path is a folder, a zip or a parquet file. ``CelebA`` opens photos with an attribute file, ``ClassFolders`` photos
+    in a folder per class, and ``ParquetFaces`` parquet files. Each of them describes its layouts.
 
     Args:
         data: ``"drawn"``, or a path. A folder that is itself called "drawn" is given as ``"./drawn"``.
-        split: how photos are split, see ``CelebA``. Drawn faces have one fixed split.
+        split: how photos are split, see these classes. Drawn faces have one fixed split.
         attributes: the label columns, in this order. Default: all of the dataset's.
         strict: raise an error where photos and annotations do not match. Otherwise the unmatched ones are skipped.
         seed: seed of the drawn faces, or of a random split of photos.
@@ -54,7 +57,8 @@ def open_source(
         align: finds the face in each photo, see ``CelebA``. Drawn faces need none.
 
     Raises:
-        InputError: the folder does not exist, or its contents cannot be used.
+        InputError: the path does not exist, or its contents cannot be used.
+        PackageMissing: pyarrow, which reads parquet files, is not installed.
     """
     if not str(data):  # such as an unset shell variable: as a path it would mean the current folder
         raise InputError("data: is empty; expected a folder, or 'drawn' for the built-in faces")
@@ -63,5 +67,12 @@ def open_source(
 
         return DrawnFaces(drawn_count, seed=seed, attributes=attributes)
     from igan_fast.data.celeba import CelebA
+    from igan_fast.data.celeba_files import find_files
+    from igan_fast.data.class_folders import ClassFolders
+    from igan_fast.data.parquet import ParquetFaces
 
-    return CelebA(data, split=split, attributes=attributes, strict=strict, seed=seed, align=align)
+    found = find_files(data)
+    kind: type[CelebA | ClassFolders | ParquetFaces] = CelebA
+    if found.attributes is None or not found.photos.names:
+        kind = ParquetFaces if found.parquet else ClassFolders
+    return kind(found, split=split, attributes=attributes, strict=strict, seed=seed, align=align)

@@ -5,8 +5,6 @@ Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015.
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,23 +23,17 @@ from igan_fast.data.annotations import (
     read_partition,
 )
 from igan_fast.data.attributes import attribute_indices
-from igan_fast.data.celeba_files import find_files
+from igan_fast.data.celeba_files import DataFiles, find_files
+from igan_fast.data.left_out import LeftOut
 from igan_fast.data.messages import counted, first_three
-from igan_fast.data.photo_files import decode_photo
-from igan_fast.data.shuffle import check_seed, seeded_permutation
+from igan_fast.data.photo_files import decode_photo, photos_fingerprint
 from igan_fast.data.source import Aligner
+from igan_fast.data.splits import NO_VALIDATION, paper_split, random_split
 from igan_fast.errors import InputError, printable
-from igan_fast.paths import given_path
 
 __all__ = ["CelebA"]
 
 T = TypeVar("T")
-
-#: The sizes of the paper's training and test split (Sec. 5.1).
-PAPER_SPLIT = (185_000, 15_000)
-
-#: How photos are cropped and resized. It is part of the fingerprint, so changing this text rebuilds every store.
-CROP = "centre square, bicubic, 2"
 
 
 class CelebA:
@@ -57,7 +49,7 @@ class CelebA:
     - for CelebA-HQ: ``CelebA-HQ-to-CelebA-mapping.txt``, which relates its photos to the rows of these optional files.
 
     Args:
-        data: the folder, or a zip of photos with the annotation files in it or beside it.
+        data: the folder, or a zip of photos with the annotation files in it or beside it; or what ``find_files`` found.
         split: ``"official"`` follows ``list_eval_partition``; without that file, a random 90 % are "train", 5 % "val"
             and 5 % "test". ``"paper"`` is a random split of the paper's sizes (Sec. 5.1): 185,000 "train" and 15,000
             "val", or fewer in the same proportion.
@@ -75,7 +67,7 @@ class CelebA:
 
     def __init__(
         self,
-        data: str | Path,
+        data: str | Path | DataFiles,
         *,
         split: Literal["official", "paper"] = "official",
         attributes: Sequence[str] = (),
@@ -85,19 +77,16 @@ class CelebA:
     ) -> None:
         if split not in ("official", "paper"):
             raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
-        path = given_path(data, "data")
-        found = find_files(path)
+        found = data if isinstance(data, DataFiles) else find_files(data)
         self._photos = found.photos
-        self._skipped: list[str] = []
-        self._strict = strict
+        self._left_out = LeftOut(found.photos.path, strict)
         self._align = align
-        for problem in found.problems:  # files that cannot be read are skipped in strict mode too
-            self._warn(f"left out {problem}")
-            self._skipped.append(problem)
+        for problem in found.problems:
+            self._left_out.unreadable(problem)
         table_file = found.attributes
         if table_file is None:
             raise InputError(
-                f"{path}: found {len(self._photos.names):,} photos but no attribute file; expected "
+                f"{found.path}: found {len(self._photos.names):,} photos but no attribute file; expected "
                 "list_attr_celeba.txt or list_attr_celeba.csv in this folder (it must hold both)"
             )
         table = read_attributes(table_file, attributes)
@@ -115,14 +104,13 @@ class CelebA:
             if any(person is not None for person in people):
                 self.identities = np.array([-1 if person is None else person for person in people], dtype=np.int64)
             else:
-                self._skip(f"{found.identities.name}, which lists none of the photos ({first_three(listed)})")
+                self._left_out.mismatch(
+                    f"{found.identities.name}, which lists none of the photos ({first_three(listed)})"
+                )
         self.splits: Mapping[str, NDArray[np.int64]]
         self.splits, how = self._split(found.partition, listed, originals, split, seed)
         if not len(self.splits["val"]):
-            self._warn(
-                f"no photos for validation ({how}); training cannot measure the model and keeps its last checkpoints "
-                "only, not the best one, and 'evaluate' needs another --split"
-            )
+            self._left_out.warn(f"no photos for validation ({how}); {NO_VALIDATION}")
         self._description = self._describe(table_file, how)
 
     def __len__(self) -> int:
@@ -134,8 +122,7 @@ class CelebA:
 
     def fingerprint(self) -> str:
         """A digest of the photos' names and sizes, and of their CRCs (in a zip) or file times (in a folder)."""
-        crop = CROP if self._align is None else f"aligned faces, {self._align.version}"
-        return hashlib.sha256(f"{crop}\n{self._photos.digest(self._names)}".encode()).hexdigest()
+        return photos_fingerprint(self._photos.digest(self._names), self._align)
 
     def image(self, index: int, size: int) -> NDArray[np.uint8]:
         """Photo ``index``, cropped to its centre square (178×178 of CelebA's 178×218) and resized, or aligned.
@@ -155,7 +142,9 @@ class CelebA:
         rows = [row for row, name in enumerate(found) if name is not None]
         names = [name for name in found if name is not None]
         if table.stated_count not in (None, len(table.files)):
-            self._skip(f"{file.name} states that it has {table.stated_count:,} rows, but has {len(table.files):,}")
+            self._left_out.mismatch(
+                f"{file.name} states that it has {table.stated_count:,} rows, but has {len(table.files):,}"
+            )
         without_photo = [photo for photo, name in zip(table.files, found, strict=True) if name is None]
         for photo in without_photo:
             if not is_decodable(photo):
@@ -174,9 +163,9 @@ class CelebA:
                 f"{len(self._photos.names):,} of {self._photos.path} ({first_three(table.files)})"
             )
         if without_photo:
-            self._skip(f"{counted(without_photo, 'row')} without a photo ({first_three(without_photo)})")
+            self._left_out.mismatch(f"{counted(without_photo, 'row')} without a photo ({first_three(without_photo)})")
         if without_row:
-            self._skip(f"{counted(without_row, 'photo')} without a row ({first_three(without_row)})")
+            self._left_out.mismatch(f"{counted(without_row, 'photo')} without a row ({first_three(without_row)})")
         return rows, names
 
     def _split(
@@ -184,31 +173,23 @@ class CelebA:
     ) -> tuple[dict[str, NDArray[np.int64]], str]:
         """The splits, and a phrase that says how they were made."""
         if split == "paper":
-            return _paper_split(len(listed), seed), f"the paper's split, seed {seed}"
+            return paper_split(len(listed), seed), f"the paper's split, seed {seed}"
         if file is None:
-            return _random_split(len(listed), seed), f"no partition file: random 90/5/5 % split, seed {seed}"
+            return random_split(len(listed), seed), f"no partition file: random 90/5/5 % split, seed {seed}"
         parts = _of_photos(read_partition(file), listed, originals)
         without_part = [name for name, part in zip(listed, parts, strict=True) if part is None]
         if len(without_part) == len(listed):  # the file of another dataset, such as CelebA's beside CelebA-HQ's photos
-            self._skip(f"{file.name}, which lists none of the photos ({first_three(listed)})")
-            return _random_split(len(listed), seed), f"no partition that fits: random 90/5/5 % split, seed {seed}"
+            self._left_out.mismatch(f"{file.name}, which lists none of the photos ({first_three(listed)})")
+            return random_split(len(listed), seed), f"no partition that fits: random 90/5/5 % split, seed {seed}"
         if without_part:
-            self._skip(f"{counted(without_part, 'photo')} in no split of {file.name} ({first_three(without_part)})")
+            self._left_out.mismatch(
+                f"{counted(without_part, 'photo')} in no split of {file.name} ({first_three(without_part)})"
+            )
         part = np.array([-1 if part is None else part for part in parts])
         splits = {name: np.flatnonzero(part == number) for number, name in enumerate(("train", "val", "test"))}
         if not len(splits["test"]):
             del splits["test"]
         return splits, f"official split ({file.name})"
-
-    def _skip(self, what: str) -> None:
-        """Report a mismatch that is skipped: with a warning, or in strict mode with an error."""
-        if self._strict:
-            raise InputError(f"{self._photos.path}: {what}")
-        self._warn(f"{what}; everything else is used")
-        self._skipped.append(what)
-
-    def _warn(self, what: str) -> None:
-        warnings.warn(printable(f"{self._photos.path}: {what}"), stacklevel=4)
 
     def _describe(self, file: AnnotationFile, how: str) -> str:
         parts = [f"{len(self):,} photos in {self._photos.path}"]
@@ -216,8 +197,7 @@ class CelebA:
         if self.identities is not None:
             parts.append(f"{len(np.unique(self.identities[self.identities >= 0])):,} people")
         sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in self.splits.items())
-        skipped = "skipped: " + ", ".join(self._skipped) if self._skipped else "nothing skipped"
-        return printable(f"{', '.join(parts)}; {how}: {sizes}; {skipped}")
+        return printable(f"{', '.join(parts)}; {how}: {sizes}; {self._left_out.describe()}")
 
 
 class _PhotoIndex:
@@ -273,23 +253,6 @@ def _of_photos(table: Mapping[str, T], listed: Sequence[str], originals: Mapping
         return table[name] if name in table else by_stem.get(stem)
 
     return [find(name) for name in listed]
-
-
-def _random_split(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
-    """90 % train, 5 % val and 5 % test, and from three photos on at least one in each."""
-    held_out = max(count // 20, 1 if count >= 3 else 0)
-    order = seeded_permutation(count, check_seed(seed))
-    val, test, train = np.split(order, [held_out, 2 * held_out])
-    return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
-
-
-def _paper_split(count: int, seed: int) -> dict[str, NDArray[np.int64]]:
-    train, val = PAPER_SPLIT
-    if count < train + val:
-        train = round(count * train / (train + val))
-        val = count - train
-    order = seeded_permutation(count, check_seed(seed))
-    return {"train": np.sort(order[:train]), "val": np.sort(order[train : train + val])}
 
 
 def _stem(name: str) -> str:

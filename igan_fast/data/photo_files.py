@@ -7,8 +7,9 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -21,7 +22,10 @@ from igan_fast.data.source import Aligner
 from igan_fast.errors import InputError
 from igan_fast.files import open_regular
 
-__all__ = ["FolderPhotos", "PhotoFiles", "ZipPhotos", "decode_photo"]
+__all__ = ["FolderPhotos", "PhotoFiles", "ZipPhotos", "decode_photo", "decode_photo_stream", "photos_fingerprint"]
+
+#: How photos are cropped and resized. It is part of the fingerprint, so changing this text rebuilds every store.
+CROP = "centre square, bicubic, 2"
 
 #: How many bytes to read at a time from a zip entry, by its compression. This bounds the memory of one read: a byte of
 #: LZMA may unpack to 7,000 bytes. bzip2 is missing, because a few of its bytes may unpack to gigabytes.
@@ -52,6 +56,9 @@ class PhotoFiles(Protocol):
     def digest(self, names: Iterable[str]) -> str:
         """A hexadecimal digest that changes if the contents of one of these photos or their order changes."""
 
+    def keys(self, names: Sequence[str]) -> list[Hashable]:
+        """A key for each photo. Links to one file have the same key, and copies of one file that keep its name."""
+
 
 def decode_photo(photos: PhotoFiles, name: str, size: int, align: Aligner | None = None) -> NDArray[np.uint8]:
     """A photo, cropped to its centre square and resized, with the same result as ``load_photo``; or its face, aligned.
@@ -69,10 +76,21 @@ def decode_photo(photos: PhotoFiles, name: str, size: int, align: Aligner | None
         InputError: the photo is truncated, broken, smaller than 16 pixels, or too large to decode safely.
     """
     with photos.open(name) as stream:
-        if align is None:
-            return decode_stream(stream, size, photos.where(name))
-        with open_image(stream, photos.where(name)) as image:
-            return align(image, size, photos.where(name))
+        return decode_photo_stream(stream, photos.where(name), size, align)
+
+
+def decode_photo_stream(stream: BinaryIO, where: str, size: int, align: Aligner | None = None) -> NDArray[np.uint8]:
+    """``decode_photo`` for the bytes of a photo. ``where`` names the photo in error messages."""
+    if align is None:
+        return decode_stream(stream, size, where)
+    with open_image(stream, where) as image:
+        return align(image, size, where)
+
+
+def photos_fingerprint(digest: str, align: Aligner | None) -> str:
+    """A dataset's fingerprint: a hexadecimal digest of ``digest`` of its photos and of how they are cropped."""
+    crop = CROP if align is None else f"aligned faces, {align.version}"
+    return hashlib.sha256(f"{crop}\n{digest}".encode()).hexdigest()
 
 
 class FolderPhotos:
@@ -113,6 +131,35 @@ class FolderPhotos:
             time.sleep((_CLOCK_TICK_NS - age) / 1e9)
         return digest.hexdigest()
 
+    def keys(self, names: Sequence[str]) -> list[Hashable]:
+        """Keys as in ``PhotoFiles``. Only files of the same name and size are read, to compare their contents."""
+        inodes: list[Hashable] = []
+        files: dict[Hashable, tuple[str, int, str]] = {}  # of each inode: the name without folders, size, a path
+        for name in names:
+            try:
+                status = (self.path / name).stat()
+                inodes.append((status.st_dev, status.st_ino))
+                files.setdefault(inodes[-1], (PurePosixPath(name).name, status.st_size, name))
+            except OSError:  # the file is gone, which ``open`` reports when the photo is decoded
+                inodes.append(name)
+        alike = Counter((name, size) for name, size, _ in files.values())
+        contents: dict[Hashable, Hashable] = {}
+        for inode, (name, size, path) in files.items():
+            if alike[name, size] > 1 and (content := self._content_digest(path)):
+                contents[inode] = name, content
+        return [contents.get(inode, inode) for inode in inodes]
+
+    def _content_digest(self, name: str) -> str | None:
+        """A digest of a photo's bytes; None if it cannot be read."""
+        digest = hashlib.sha256()
+        try:
+            with self.open(name) as file:
+                while part := file.read(2**20):
+                    digest.update(part)
+        except (InputError, OSError):
+            return None
+        return digest.hexdigest()
+
 
 class ZipPhotos:
     """Photos in a zip. Each process opens the zip for itself when it reads its first photo.
@@ -129,6 +176,8 @@ class ZipPhotos:
             name: entry for entry in self._zip().infolist() if not (name := _entry_name(entry)).endswith("/")
         }
         self.names: Sequence[str] = [name for name in self._entries if is_photo_name(name)]
+        #: The folders that the zip lists, which may be empty, by path with ``/`` at the end. Not all zips list folders.
+        self.folders = [name for entry in self._zip().infolist() if (name := _entry_name(entry)).endswith("/")]
 
     @property
     def files(self) -> list[str]:
@@ -174,6 +223,13 @@ class ZipPhotos:
             entry = self._entries[name]
             digest.update(f"{name}\0{entry.file_size}\0{entry.CRC}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    def keys(self, names: Sequence[str]) -> list[Hashable]:
+        """Keys as in ``PhotoFiles``, by the sizes and CRCs in the zip's table of contents."""
+        entries = [self._entries[name] for name in names]
+        return [
+            (PurePosixPath(name).name, entry.file_size, entry.CRC) for name, entry in zip(names, entries, strict=True)
+        ]
 
     def _zip(self) -> zipfile.ZipFile:
         # A forked process opens the zip again: parent and child would share the file position.

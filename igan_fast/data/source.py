@@ -1,4 +1,4 @@
-"""The interface of every dataset of labelled faces, whether its images come from a folder, a zip or drawing code."""
+"""The interface of every dataset of labelled faces: of photos in folders, zips or parquet files, or of drawn faces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Aligner(Protocol):
 
 
 class FaceSource(Protocol):
-    """A dataset of N labelled face images; ``DrawnFaces`` and ``CelebA`` implement it.
+    """A dataset of N labelled face images.
+
+    ``CelebA``, ``ClassFolders``, ``ParquetFaces`` and ``DrawnFaces`` implement it.
 
     A source decodes or draws one image per call, which is slow, so ``build_store`` does it once for all images. A
     source must be picklable, because ``build_store`` sends it to worker processes.

@@ -43,8 +43,8 @@ class RunConfig(ABC):
 
     # What to learn from.
     data: str = "drawn"
-    """'drawn' (the built-in faces), or a folder with CelebA in any of its usual forms, or with photos and an
-    attribute file."""
+    """'drawn' (the built-in faces), or a folder with CelebA in any of its usual forms, with photos and an attribute
+    file, with a folder of photos per class, or with parquet files."""
     split: Literal["official", "paper"] = "official"
     """Which photos are held out: CelebA's own partition, or the paper's random 185,000 / 15,000 (Sec. 5.1)."""
     attributes: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from small_celeba import (
 from igan_fast.data import open_source
 from igan_fast.data.attributes import CELEBA_ATTRIBUTES
 from igan_fast.data.celeba import CelebA
+from igan_fast.data.splits import paper_split
 from igan_fast.errors import InputError
 
 
@@ -165,9 +166,7 @@ def test_without_a_partition_file_the_split_is_random(count: int, sizes: tuple[i
 
 
 def test_the_papers_split_of_the_whole_dataset() -> None:
-    from igan_fast.data.celeba import _paper_split
-
-    splits = _paper_split(202_599, 0)
+    splits = paper_split(202_599, 0)
     assert len(splits["train"]) == 185_000
     assert len(splits["val"]) == 15_000
     assert not np.isin(splits["val"], splits["train"]).any()
