@@ -287,7 +287,7 @@ class FaceEditor(FaceGenerator):
                 self.face_search(),
                 each,
                 self.batch_size,
-                lambda crops: run(to_float(torch.from_numpy(crops).to(self._device))),
+                lambda crops: run(to_float(torch.from_numpy(crops).to(self.device))),
                 finish,
             )
         return results if several else results[0]

@@ -131,11 +131,12 @@ class FaceGenerator:
             if self._label_samples is not None:
                 labels[:] = self._label_samples[label_rng.integers(len(self._label_samples), size=count)]
             with torch.inference_mode():
-                z, c = (torch.from_numpy(array).to(self._device) for array in (noise, labels))
+                z, c = (torch.from_numpy(array).to(self.device) for array in (noise, labels))
                 yield to_pil(self.model.generate(z, edit(c)))
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the model computes."""
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))  # of ONNX: none
 
 

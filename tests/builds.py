@@ -29,6 +29,7 @@ TESTS = Path(__file__).resolve().parent
 ANY_BUILD = {
     "app/paper/test_recognition.py": "",
     "app/test_report.py": "",
+    "app/web": "the browser and its driver, which hold no part of the package",
     "baselines": "",
     "data": "",
     "faces": "",

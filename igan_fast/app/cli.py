@@ -25,6 +25,7 @@ from igan_fast.app.arguments import Arguments, nearest, parse_words
 from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Paper, Rebuild, Recognise, Train, Transform
 from igan_fast.app.export import Export
 from igan_fast.app.results import SomePhotosFailed
+from igan_fast.app.web_command import Web
 from igan_fast.baselines.config import BaselineConfig
 from igan_fast.errors import InputError, option, printable
 from igan_fast.train.config import PRESETS, TrainConfig
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type] = {
     "generate": Generate,
     "rebuild": Rebuild,
     "transform": Transform,
+    "web": Web,
     "export": Export,
     "evaluate": Evaluate,
     "baseline": BaselineConfig,
@@ -187,6 +189,7 @@ def _make_command(words: list[str], parsed: Arguments | None) -> Command:
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Rebuild, subcommand("rebuild")]
         | Annotated[Transform, subcommand("transform")]
+        | Annotated[Web, subcommand("web")]
         | Annotated[Export, subcommand("export")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[BaselineConfig, subcommand("baseline", default=_default(BaselineConfig, words, parsed))]

@@ -19,7 +19,17 @@ from igan_fast.faces.paste import paste_faces
 from igan_fast.faces.resample import bounds, sample
 from igan_fast.faces.similarity import Similarity
 
-__all__ = ["Align", "AlignedPhoto", "Face", "FaceSearch", "aligned", "check_choice", "find_faces"]
+__all__ = [
+    "Align",
+    "AlignedPhoto",
+    "Face",
+    "FaceSearch",
+    "NoFaceFound",
+    "aligned",
+    "centre_square_place",
+    "check_choice",
+    "find_faces",
+]
 
 #: ``"auto"``: faces are searched, but what is aligned already stays as it is.
 Align: TypeAlias = Literal["auto", "always", "off"]
@@ -31,6 +41,10 @@ SEARCH_SIDE = 1280
 IN_PLACE = 10.0
 
 _SIDE = CELEBA_SQUARE[2] - CELEBA_SQUARE[0]
+
+
+class NoFaceFound(InputError):
+    """A photo in which no face is found."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +161,7 @@ class AlignedPhoto:
         side = self.crops.shape[1]
         if self.whole is None or (not self.faces and (not keep_details or self.whole.size == (side, side))):
             return edited[0]
-        places = [face.placement for face in self.faces] or [_centre_square(self.whole)]
+        places = [face.placement for face in self.faces] or [centre_square_place(self.whole)]
         return paste_faces(self.whole, places, edited, list(self.crops) if keep_details else None)
 
 
@@ -184,7 +198,8 @@ class FaceSearch:
             name: the name for error messages of a photo that is not a file.
 
         Raises:
-            InputError: as ``igan_fast.data.photos.load_photo``; or no face is found, or none with the number asked for.
+            InputError: as ``igan_fast.data.photos.load_photo``; or there is no face with the number asked for.
+            NoFaceFound: no face is found.
         """
         whole = open_whole(photo, name=name)
         if self._align == "off":
@@ -192,7 +207,7 @@ class FaceSearch:
         own = whole.size in (CELEBA_SIZE, (self._size, self._size))
         if self._align == "auto" and (own or not self._can_search()):
             return self._as_it_is(whole)
-        faces, square = find_faces(whole, self._detector), _centre_square(whole)
+        faces, square = find_faces(whole, self._detector), centre_square_place(whole)
         if self._align == "auto":
             faces = [replace(face, placement=square) if _near(face.placement, square) else face for face in faces]
         chosen = self._chosen(faces, whole.name)
@@ -221,7 +236,7 @@ class FaceSearch:
 
     def _chosen(self, faces: list[Face], name: str) -> list[Face]:
         if not faces:
-            raise InputError(
+            raise NoFaceFound(
                 f"{name}: no face was found; --align off (in Python align='off') takes the photo's centre square"
             )
         if self._face == "all":
@@ -234,7 +249,7 @@ class FaceSearch:
         return [faces[int(self._face) - 1]]
 
 
-def _centre_square(whole: WholePhoto) -> Similarity:
+def centre_square_place(whole: WholePhoto) -> Similarity:
     """The place of a face that the photo's centre square shows as CelebA's photos show faces."""
     (width, height), side = whole.size, min(whole.size)
     return Similarity(side / _SIDE, complex((width - side) // 2, (height - side) // 2))

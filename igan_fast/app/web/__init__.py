@@ -1,0 +1,1 @@
+"""The web editor: ``igan-fast web`` serves a page on which photos are edited and faces drawn, and an HTTP API."""

@@ -1,0 +1,78 @@
+"""The HTTP API: three functions that need no page and keep nothing between two calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from igan_fast.app.web.draw_tab import MOST_DRAWN
+from igan_fast.app.web.edit_tab import MODEL, shown_errors
+from igan_fast.app.web.files import as_png
+from igan_fast.app.web.upload import photo_upload
+from igan_fast.edit_arguments import Keep
+from igan_fast.editor import FaceEditor
+from igan_fast.errors import InputError
+
+__all__ = ["build_api"]
+
+
+def build_api(editor: FaceEditor) -> None:
+    """Add the functions, in the block that is being built. Their fields are not shown."""
+    with gr.Group(visible=False):
+        photo = photo_upload(label="photo", type="filepath")
+        changes = gr.JSON(label="changes")
+        keep = gr.Dropdown(["photo", "nothing"], value="photo", label="keep")
+        strength = gr.Number(None, label="strength")
+        companions = gr.Checkbox(True, label="companions")
+        count = gr.Number(1, label="n", precision=0, minimum=1, maximum=MOST_DRAWN)
+        seed = gr.Number(0, label="seed", precision=0, minimum=0)
+        rows = gr.JSON(label="recognised")
+        file = gr.File(label="edited")
+        faces = gr.Gallery(label="faces", format="png")
+        button = gr.Button()
+
+    @shown_errors
+    def recognise(photo: str | None) -> list[dict[str, float]]:
+        """Return the probability of each attribute, for each face of a photo from left to right."""
+        opened = editor.face_search(face="all").open(_given(photo))
+        found: list[dict[str, float]] = editor.recognise(list(opened.crops))
+        return found
+
+    @shown_errors
+    def edit(
+        photo: str | None,
+        changes: Any,
+        keep: Keep = "photo",
+        strength: float | None = None,
+        companions: bool = True,
+    ) -> str:
+        """Return the photo with attributes of all its faces changed, as ``FaceEditor.transform`` does."""
+        path = _given(photo)
+        if not isinstance(changes, dict):
+            raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
+        opened = editor.face_search(face="all").open(path)
+        edited = editor.transform(list(opened.crops), changes, keep=keep, strength=strength, companions=companions)
+        return as_png(opened.finish(edited, keep_details=keep == "photo"), path)
+
+    @shown_errors
+    def generate(n: float, changes: Any, companions: bool, seed: float) -> list[Image.Image]:
+        """Return new faces, as ``FaceEditor.generate`` does."""
+        if n > MOST_DRAWN:
+            raise InputError(f"n: found {n:g}, expected from 1 to {MOST_DRAWN}")
+        if changes is not None and not isinstance(changes, dict):
+            raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
+        return editor.generate(int(n), changes, companions=companions, seed=int(seed))
+
+    model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1}
+    button.click(recognise, photo, rows, api_name="recognise", **model)
+    button.click(edit, [photo, changes, keep, strength, companions], file, api_name="edit", **model)
+    button.click(generate, [count, changes, companions, seed], faces, api_name="generate", **model)
+
+
+def _given(photo: str | None) -> Path:
+    if photo is None:
+        raise InputError("photo: found none, expected one that was uploaded first")
+    return Path(photo)

@@ -1,0 +1,39 @@
+"""The page with its two tabs."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from igan_fast.app.web.api import build_api
+from igan_fast.app.web.draw_tab import build_draw_tab
+from igan_fast.app.web.edit_tab import build_edit_tab
+from igan_fast.editor import FaceEditor
+
+__all__ = ["STYLE", "build_page"]
+
+#: Uploads and results are looked through once an hour, and deleted when they are two hours old; in seconds.
+_CLEAN_UP = (3600, 7200)
+
+STYLE = """
+.gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
+@media (min-width: 900px) { #sliders { max-height: 85vh; overflow-y: auto; flex-wrap: nowrap; }
+  #sliders > * { flex-shrink: 0; } }
+"""
+
+
+def build_page(editor: FaceEditor, *, search: bool = True) -> gr.Blocks:
+    """Make the page.
+
+    Args:
+        editor: recognises, edits and draws.
+        search: whether the package that finds faces is installed.
+    """
+    page: gr.Blocks
+    with gr.Blocks(title="igan_fast: edit faces", analytics_enabled=False, delete_cache=_CLEAN_UP) as page:
+        gr.Markdown("## Edit faces")
+        with gr.Tab("Edit a photo"):
+            build_edit_tab(editor, search=search)
+        with gr.Tab("Draw faces") as draw:
+            build_draw_tab(editor, draw.select)
+        build_api(editor)
+    return page
