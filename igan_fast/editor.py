@@ -141,6 +141,11 @@ class FaceEditor(FaceGenerator):
             **options,
         )
 
+    @property
+    def searches_faces(self) -> bool:
+        """Whether faces are searched in photos: unless ``align`` is ``"off"``, or ``"auto"`` with drawn faces."""
+        return self.align != "off" and not (self.align == "auto" and self._drawn_faces)
+
     def face_search(self, align: Align | None = None, face: str | int | None = None) -> FaceSearch:
         """Return what opens photos for this model; ``align`` and ``face`` are the editor's where omitted."""
         align, face = align or self.align, face or self.face

@@ -93,6 +93,8 @@ def examine() -> Report:
             _line("Triton", _triton),
             _line("face search", _face_search),
             _line("ONNX export", _export),
+            _line("web editor", lambda: _packages(("gradio",), "igan-fast web")),
+            _line("parquet files", lambda: _packages(("pyarrow",), "photos in parquet files")),
         ],
         "Compilers": [_line("C++", _cxx), _line("nvcc", _nvcc)],
     }

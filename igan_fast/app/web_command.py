@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import webbrowser
 from dataclasses import dataclass
+from threading import Event
 from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
@@ -50,7 +50,7 @@ class Web:
             if self.open:
                 webbrowser.open(address)
             try:
-                threading.Event().wait()
+                Event().wait()
             except KeyboardInterrupt:
                 _tell("stopped")
 

@@ -180,7 +180,7 @@ PATHS = [
     ("transform", "model", ["p", "--out", "o", "--set", "A=1"]),
     ("transform", "out", ["p", "--model", "m", "--set", "A=1"]),
     ("transform", "grid", ["p", "--model", "m", "--out", "o", "--set", "A=1"]),
-    ("export", "model", ["--out", "o"]), ("export", "out", ["--model", "m"]),
+    ("web", "model", []), ("export", "model", ["--out", "o"]), ("export", "out", ["--model", "m"]),
     ("evaluate", "model", []), ("evaluate", "json", ["--model", "m"]), ("evaluate", "plot", ["--model", "m"]),
     ("evaluate", "inception", ["--model", "m"]),
     ("baseline", "run", []), ("baseline", "cache", []), ("baseline", "data", []),

@@ -15,6 +15,7 @@ from igan_fast.app.web.upload import photo_upload
 from igan_fast.edit_arguments import Keep
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
+from igan_fast.faces import FaceSearch
 
 __all__ = ["build_api"]
 
@@ -34,10 +35,13 @@ def build_api(editor: FaceEditor) -> None:
         faces = gr.Gallery(label="faces", format="png")
         button = gr.Button()
 
+    def search() -> FaceSearch:
+        return editor.face_search(face="all" if editor.searches_faces else "largest")
+
     @shown_errors
     def recognise(photo: str | None) -> list[dict[str, float]]:
         """Return the probability of each attribute, for each face of a photo from left to right."""
-        opened = editor.face_search(face="all").open(_given(photo))
+        opened = search().open(_given(photo))
         found: list[dict[str, float]] = editor.recognise(list(opened.crops))
         return found
 
@@ -53,7 +57,7 @@ def build_api(editor: FaceEditor) -> None:
         path = _given(photo)
         if not isinstance(changes, dict):
             raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
-        opened = editor.face_search(face="all").open(path)
+        opened = search().open(path)
         edited = editor.transform(list(opened.crops), changes, keep=keep, strength=strength, companions=companions)
         return as_png(opened.finish(edited, keep_details=keep == "photo"), path)
 

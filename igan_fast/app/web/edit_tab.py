@@ -77,12 +77,12 @@ def shown_errors(function: Callable[..., T]) -> Callable[..., T]:
     return guarded
 
 
-def build_edit_tab(editor: FaceEditor, *, search: bool) -> None:
+def build_edit_tab(editor: FaceEditor, *, can_search: bool) -> None:
     """Make the tab's contents, in the block that is being built.
 
     Args:
         editor: edits the photos.
-        search: whether faces can be searched.
+        can_search: whether the package that finds faces is installed.
     """
     session = gr.State(None, time_to_live=_FORGET_AFTER)
     with gr.Row():
@@ -91,7 +91,10 @@ def build_edit_tab(editor: FaceEditor, *, search: bool) -> None:
                 sources=["upload", "webcam", "clipboard"], label="Photo", height=240, buttons=[], elem_id="photo"
             )
             find_faces = gr.Checkbox(
-                search, label="Find faces", interactive=search, info=None if search else "needs mtcnn-runtime"
+                editor.searches_faces,
+                label="Find faces",
+                interactive=can_search,
+                info=None if can_search else "needs pip install mtcnn-runtime onnxruntime",
             )
             faces = gr.Gallery(
                 label="Faces: choose one", columns=4, height=120, object_fit="contain", format="png", buttons=[],

@@ -21,18 +21,18 @@ STYLE = """
 """
 
 
-def build_page(editor: FaceEditor, *, search: bool = True) -> gr.Blocks:
+def build_page(editor: FaceEditor, *, can_search: bool = True) -> gr.Blocks:
     """Make the page.
 
     Args:
         editor: recognises, edits and draws.
-        search: whether the package that finds faces is installed.
+        can_search: whether the package that finds faces is installed.
     """
     page: gr.Blocks
     with gr.Blocks(title="igan_fast: edit faces", analytics_enabled=False, delete_cache=_CLEAN_UP) as page:
         gr.Markdown("## Edit faces")
         with gr.Tab("Edit a photo"):
-            build_edit_tab(editor, search=search)
+            build_edit_tab(editor, can_search=can_search)
         with gr.Tab("Draw faces") as draw:
             build_draw_tab(editor, draw.select)
         build_api(editor)

@@ -187,7 +187,10 @@ def open_photo(editor: FaceEditor, path: Path, *, search: bool = True) -> OpenPh
         InputError: it is not a photo.
         NoFaceFound: no face is found in it.
     """
-    finder = editor.face_search(None if search else "off", "all" if search else "largest")
+    if search:
+        finder = editor.face_search(None if editor.searches_faces else "always", "all")
+    else:
+        finder = editor.face_search("off", "largest")
     return OpenPhoto(editor, path, finder.open(path))
 
 

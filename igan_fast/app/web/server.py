@@ -47,9 +47,9 @@ def serving(
     Raises:
         InputError: the port is in use or the address is not this machine's; there is no public address.
     """
-    search = _can_search(editor, tell)
+    can_search = _can_search(editor, tell)
     with tempfile.TemporaryDirectory(prefix="igan-fast-web-") as folder, _environment(GRADIO_TEMP_DIR=folder):
-        page = build_page(editor, search=search).queue(max_size=_MOST_WAITING, api_open=True)
+        page = build_page(editor, can_search=can_search).queue(max_size=_MOST_WAITING, api_open=True)
         try:
             _, local, public = page.launch(
                 server_name=host,
@@ -82,7 +82,8 @@ def _can_search(editor: FaceEditor, tell: Callable[[str], object]) -> bool:
     try:
         default_detector()
     except PackageMissing as error:
-        tell(f"{error}; until then photos are cut to their centre square")
+        if editor.searches_faces:
+            tell(f"{error}; until then photos are cut to their centre square")
         editor.align = "off"
         return False
     return True

@@ -120,6 +120,13 @@ def test_the_centre_square_is_taken_where_nothing_is_searched(editor: FaceEditor
     np.testing.assert_array_equal(opened.result(settings), off.transform(photo, {"Male": "+1.5"}))
 
 
+def test_in_drawn_faces_nothing_is_searched_unless_asked(model: IterativeGAN, two_faces: None, photo: Path) -> None:
+    drawn = FaceEditor(model, ("A", "B", "C", "D"), drawn=True)
+    assert not drawn.searches_faces
+    assert len(open_photo(drawn, photo, search=drawn.searches_faces).faces) == 1
+    assert len(open_photo(drawn, photo, search=True).faces) == 2
+
+
 def test_an_edit_encodes_no_face_again(opened: OpenPhoto, model: IterativeGAN, monkeypatch: pytest.MonkeyPatch) -> None:
     opened.preview(START.with_amounts(0, {"Male": 1}).with_amounts(1, {"Male": 1}))
 

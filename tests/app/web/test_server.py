@@ -138,6 +138,19 @@ def test_uploads_are_deleted_with_the_server(editor: FaceEditor, two_faces: None
     assert os.environ.get("GRADIO_TEMP_DIR") == before
 
 
+def test_the_model_of_drawn_faces(editor: FaceEditor, two_faces: None, photo: Path, tmp_path: Path) -> None:
+    """Its photos are not searched for faces."""
+    from igan_fast.app.web.server import serving
+
+    drawn = FaceEditor(editor.model, editor.attributes, drawn=True)
+    with serving(drawn) as address:
+        client = gradio_client.Client(address, download_files=str(tmp_path), verbose=False)
+        (row,) = client.predict(photo=gradio_client.handle_file(photo), api_name="/recognise")
+        assert row == pytest.approx(drawn.recognise(photo), abs=1e-5)
+        found = client.predict(photo=gradio_client.handle_file(photo), changes={"Male": 1}, api_name="/edit")
+        np.testing.assert_array_equal(Image.open(found), drawn.transform(photo, {"Male": 1}))
+
+
 def test_a_port_that_is_taken_is_named(editor: FaceEditor, two_faces: None) -> None:
     from igan_fast.app.web.server import serving
 
