@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from igan_fast import models, reference, step
-from igan_fast.checkpoint.description import check_statistics, described_model
+from igan_fast.checkpoint.description import ModelDescription, check_statistics, described_model
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.checkpoint.labels import LABELS, companions_of_counts, counted_labels, counts_specs
 from igan_fast.checkpoint.tensor_specs import Spec, Specs, check_specs, specs_of
@@ -141,6 +141,18 @@ class IterativeGANMethod(Method[TrainConfig]):
             "balance": self.balance.state_dict(),
             "ema_count": 0 if self.ema is None else self.ema.count,
         }
+
+    @classmethod
+    def described(cls, folder: Path, state: dict[str, Any]) -> ModelDescription:
+        return described_model(folder, state)
+
+    def start_from(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The trained model and the average each start from their own weights of the other run. So the first samples
+        are that run's, and G, D and C are weights that were trained together, which averages are not. The count of the
+        average starts at 0: it forgets the random weights of new attributes as a new run's does."""
+        super().start_from(groups)
+        if self.ema is not None:
+            self.ema.model.load_state_dict(groups.get("ema", groups["model"]))
 
     @classmethod
     def check_checkpoint(
