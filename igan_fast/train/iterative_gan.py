@@ -147,9 +147,12 @@ class IterativeGANMethod(Method[TrainConfig]):
         return described_model(folder, state)
 
     def start_from(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """The trained model and the average each start from their own weights of the other run. So the first samples
-        are that run's, and G, D and C are weights that were trained together, which averages are not. The count of the
-        average starts at 0: it forgets the random weights of new attributes as a new run's does."""
+        """Start the trained model from the other run's model, and the average from its average.
+
+        Training goes on from weights that were trained together; averages of G, D and C were not. The average shows at
+        first what the other run's samples showed. Its count starts at 0, so that it soon follows the new run: the
+        random weights of new attributes are not worth keeping.
+        """
         super().start_from(groups)
         if self.ema is not None:
             self.ema.model.load_state_dict(groups.get("ema", groups["model"]))

@@ -66,8 +66,8 @@ class RunConfig(ABC):
     cache: Path | None = None
     """Folder of the prepared images. By default $IGAN_FAST_CACHE, or the user's cache folder."""
     init: Path | None = None
-    """Start a new run from the weights of another one: a run folder (its best checkpoint), or a checkpoint folder. The
-    attributes are matched by name; the weights of new ones are drawn. The networks' options are those of that run."""
+    """Start a new run from the weights of another one: a run folder (its best checkpoint), or a checkpoint folder.
+    Attributes are matched by name; weights of new ones are drawn. The networks' sizes are those of that run."""
 
     # The size of the networks.
     image_size: int = FILLED_IN

@@ -70,11 +70,8 @@ class Initial(NamedTuple):
     def told(self, attributes: Sequence[str]) -> str:
         """Return one line that says what a run of these attributes starts from."""
         known = self.networks.attributes
-        options = [
-            option(name) if value is True else option(f"no-{name}") if value is False else f"{option(name)} {value}"
-            for name, value in self.networks.arguments.items()
-            if name != "attributes"
-        ]
+        arguments = self.networks.arguments.items()
+        options = [f"{option(name)} {value}" for name, value in arguments if name != "attributes"]
         line = f"starts from {self.folder} ({' '.join(options)})"
         if known != tuple(attributes) and not self.axes:
             return line  # its networks know no attributes

@@ -41,8 +41,8 @@ def test_the_sizes_are_those_of_the_run_and_the_rest_is_new(
     told = capsys.readouterr().out
     line = next(line for line in told.splitlines() if line.startswith("starts from"))
     assert line == (
-        f"starts from {find_checkpoint(old).folder} (--image-size 32 --latent 5 --width 2 --signed-labels --film): "
-        "2 of 3 attributes known; drawn anew: Young; left out: Smiling, Eyeglasses"
+        f"starts from {find_checkpoint(old).folder} (--image-size 32 --latent 5 --width 2 --signed-labels True "
+        "--film True): 2 of 3 attributes known; drawn anew: Young; left out: Smiling, Eyeglasses"
     )
     start = json.loads((result.run / "log.jsonl").read_text().splitlines()[0])
     assert start["starts_from"] == str(find_checkpoint(old).folder)
