@@ -206,7 +206,8 @@ def _make_command(words: list[str], parsed: Arguments | None) -> Command:
 
 
 def _default(kind: type[Config], words: list[str], parsed: Arguments | None) -> Config:
-    """Return the defaults of a training command: the options of the resumed run, otherwise those of the preset."""
+    """Return the defaults of a training command: the options of the resumed run, otherwise those of the preset and of
+    the networks that a new run starts from."""
     if parsed is None or words[0] != kind.COMMAND:
         return kind()
     run = parsed.first("run")
@@ -215,8 +216,12 @@ def _default(kind: type[Config], words: list[str], parsed: Arguments | None) -> 
         if parsed.values.keys() & {"epochs", "iterations"}:
             saved |= {"epochs": None, "iterations": None}
         return kind.from_json(saved)
-    preset = parsed.first("preset") if "preset" in parsed.options else None
-    return kind.from_json({"preset": preset}) if preset in PRESETS else kind()
+    given = {}
+    if "preset" in parsed.options and (preset := parsed.first("preset")) in PRESETS:
+        given["preset"] = preset
+    if (init := parsed.first("init")) not in (None, "None"):
+        given["init"] = init
+    return kind.from_json(given)
 
 
 def _listed(names: dict[str, type]) -> str:

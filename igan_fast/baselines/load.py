@@ -14,6 +14,7 @@ from igan_fast.baselines.registry import BASELINES, BaselineName, baseline, netw
 from igan_fast.checkpoint.description import check_statistics
 from igan_fast.checkpoint.find import find_checkpoint
 from igan_fast.checkpoint.tensor_specs import Specs, check_specs, specs_of
+from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 
@@ -35,9 +36,14 @@ class BaselineDescription(NamedTuple):
     arguments: dict[str, Any]
     attributes: tuple[str, ...]
 
-    def on_meta(self) -> BaselineNetworks:
-        """The networks on the ``meta`` device: shapes and types without memory."""
-        return networks_on_meta(self.method, self.arguments)
+    def on_meta(self, attributes: int | None = None) -> BaselineNetworks:
+        """The networks on the ``meta`` device: shapes and types without memory.
+
+        Args:
+            attributes: another number of attributes than their own.
+        """
+        arguments = self.arguments if attributes is None else {**self.arguments, "attributes": attributes}
+        return networks_on_meta(self.method, arguments)
 
 
 class LoadedBaseline(NamedTuple):
@@ -55,9 +61,12 @@ def described_baseline(folder: Path, state: dict[str, Any]) -> BaselineDescripti
     """The description of the networks in the state of the checkpoint in ``folder``.
 
     Raises:
+        InputError: the checkpoint is of an Iterative GAN.
         FileDamaged: a value is missing or has another type, or two values contradict each other.
     """
     where = folder / "state.json"
+    if isinstance(model := state.get("model"), dict) and "arguments" in model and "method" not in model:
+        raise InputError(f"{folder}: holds an Iterative GAN, expected the networks of a baseline")
     check_json(state, _MODEL, where)
     described = state["model"]
     if described["method"] not in BASELINES:

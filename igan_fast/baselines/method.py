@@ -14,7 +14,7 @@ from torch import Tensor
 from igan_fast import fuse, losses
 from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.interface import BaselineNetworks, LabelledImages
-from igan_fast.baselines.load import described_baseline
+from igan_fast.baselines.load import BaselineDescription, described_baseline
 from igan_fast.baselines.registry import baseline
 from igan_fast.baselines.samples import draw_samples
 from igan_fast.checkpoint.folder import Checkpoint
@@ -26,7 +26,7 @@ from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.reference import losses as plain_losses
 from igan_fast.reference.precision import tf32_mode
-from igan_fast.train.method import Losses, Method, adam_specs
+from igan_fast.train.method import Described, Losses, Method, adam_specs
 from igan_fast.train.resume import check_groups, in_file, load_networks
 
 __all__ = ["BaselineMethod"]
@@ -100,6 +100,20 @@ class BaselineMethod(Method[BaselineConfig]):
             },
             "loaders": [loader.state_dict() for loader in self.loaders],
         }
+
+    @classmethod
+    def described(cls, folder: Path, state: dict[str, Any]) -> BaselineDescription:
+        return described_baseline(folder, state)
+
+    @classmethod
+    def check_initial(cls, config: BaselineConfig, found: Described, folder: Path) -> None:
+        if isinstance(found, BaselineDescription) and found.method != config.method:
+            raise InputError(f"{folder}: holds the networks of {found.method}, expected those of {config.method}")
+        if config.method == "cyclegan" and found.attributes != config.attributes:
+            raise InputError(
+                f"{folder}: its networks edit {', '.join(found.attributes)}, expected {', '.join(config.attributes)}: "
+                "all weights of a CycleGAN belong to its attribute"
+            )
 
     @classmethod
     def check_checkpoint(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from igan_fast.checkpoint.meta_model import model_on_meta
+from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.models import IterativeGAN
@@ -34,24 +35,30 @@ class ModelDescription(NamedTuple):
     """A model without its weights."""
 
     arguments: dict[str, Any]
+    """All of its constructor's, also those that older versions did not have."""
     attributes: tuple[str, ...]
     label_samples: Any
     """As in the state; ``igan_fast.checkpoint.labels.unpack_rows`` checks them."""
 
-    def on_meta(self) -> IterativeGAN:
-        """Return the model on the ``meta`` device: shapes and types without memory."""
-        return model_on_meta(self.arguments)
+    def on_meta(self, attributes: int | None = None) -> IterativeGAN:
+        """Return the model on the ``meta`` device: shapes and types without memory.
+
+        Args:
+            attributes: another number of attributes than its own.
+        """
+        return model_on_meta(self.arguments if attributes is None else {**self.arguments, "attributes": attributes})
 
 
 def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
     """Return the description of the model in the state of the checkpoint in ``folder``.
 
     Raises:
+        InputError: the checkpoint is of a baseline.
         FileDamaged: a value is missing or has another type, or two values contradict each other.
     """
     where = folder / "state.json"
     if isinstance(found := state.get("model"), dict) and isinstance(method := found.get("method"), str):
-        raise FileDamaged(f"{folder}: holds the networks of the baseline {method}, expected an Iterative GAN")
+        raise InputError(f"{folder}: holds the networks of the baseline {method}, expected an Iterative GAN")
     try:
         check_json(state, _MODEL, where)
         described = state["model"]
@@ -60,11 +67,11 @@ def described_model(folder: Path, state: dict[str, Any]) -> ModelDescription:
         _check_present(state.get("config", {}), _OPTIONS, where, "config")
         attributes = tuple(described["attributes"])
         model = ModelDescription(described["arguments"], attributes, described.get("label_samples", []))
-        count = model.on_meta().arguments()["attributes"]
+        model = model._replace(arguments=model.on_meta().arguments())
     except (FileDamaged, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise FileDamaged(f"{folder}: state.json does not describe a model ({reason})") from error
-    if len(attributes) != count:
+    if len(attributes) != (count := model.arguments["attributes"]):
         raise FileDamaged(f"{folder}: state.json names {len(attributes)} attributes for a model of {count}")
     if len(set(attributes)) < len(attributes):
         raise FileDamaged(f"{folder}: state.json names an attribute twice")

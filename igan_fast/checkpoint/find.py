@@ -15,6 +15,7 @@ from igan_fast.json_files import Natural, read_json
 
 __all__ = [
     "BEST",
+    "EXPORTED",
     "REPLACED",
     "BestCheckpoint",
     "best_checkpoint",
@@ -27,6 +28,9 @@ __all__ = [
 
 #: The file that names the best checkpoint of a run, in its folder of checkpoints.
 BEST = "best.json"
+
+#: The file that ``igan-fast export`` describes the networks in its folder with.
+EXPORTED = "model.json"
 
 #: The suffix of a checkpoint while another one of the same iteration replaces it.
 REPLACED = ".replaced"
@@ -84,9 +88,10 @@ def _candidates(path: Path, report: Callable[[str], None]) -> list[Path]:
         if (path / MANIFEST).exists() or is_checkpoint_name(path.name):
             return [path]
         if not (path / "checkpoints").is_dir():
-            raise InputError(
-                f"{path}: found no {MANIFEST} and no checkpoints folder; expected a run or a checkpoint folder"
-            )
+            there = f"no {MANIFEST} and no checkpoints folder"
+            if (path / EXPORTED).is_file():
+                there = "networks that igan-fast export wrote"
+            raise InputError(f"{path}: found {there}; expected a run or a checkpoint folder")
     except OSError as error:
         raise FileUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
     folders = [folder for _, folder in checkpoint_folders(path)]

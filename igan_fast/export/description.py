@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from igan_fast._version import __version__
 from igan_fast.checkpoint import LoadedModel
+from igan_fast.checkpoint.find import EXPORTED
 from igan_fast.export.networks import Network
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, read_json
@@ -21,7 +22,7 @@ from igan_fast.reference.editing import STRENGTH
 __all__ = ["FILE", "Description", "describe", "is_export", "metadata", "moves", "read_description", "to_text"]
 
 #: The name of the file.
-FILE = "model.json"
+FILE = EXPORTED
 #: What ``format`` says in it.
 _FORMAT = "igan_fast export 1"
 

@@ -11,7 +11,7 @@ from igan_fast.reference import StepConfig
 from igan_fast.train.balance import Balance
 from igan_fast.train.config_checks import expect, named_as_options
 from igan_fast.train.memory import check_memory
-from igan_fast.train.run_config import RunConfig
+from igan_fast.train.run_config import FILLED_IN, RunConfig
 
 if TYPE_CHECKING:
     import torch
@@ -58,14 +58,20 @@ class TrainConfig(RunConfig):
     """Train the Iterative GAN on labelled faces."""
 
     COMMAND: ClassVar[str] = "train"
+    NETWORK_OPTIONS: ClassVar[Mapping[str, Any]] = {
+        **RunConfig.NETWORK_OPTIONS,
+        "latent": 100,
+        "signed_labels": None,
+        "film": None,
+    }
 
     # The model, and its batches.
-    latent: int = 100
-    """Size of the noise z."""
+    latent: int = FILLED_IN
+    """Size of the noise z. By default that of --init, otherwise 100."""
     batch_size: int = 64
     """Photos per iteration."""
 
-    # What an iteration minimises. None means: as the preset has it.
+    # What an iteration minimises. None means: as the preset has it (signed_labels and film: as the networks of init).
     preset: Literal["default", "paper"] = "default"
     """'default': measured to make recognition, rebuilds and edits all work. 'paper': the numbers that the paper
     prints."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,11 @@ def check_config(config: RunConfig) -> None:
         raise InputError(f"--align {config.align}: the built-in faces need no search; leave it out")
     if config.resume and config.run is None:
         raise InputError("--resume: say which run to continue with --run DIR")
+    if config.init and config.run and os.path.realpath(config.init) == os.path.realpath(config.run):
+        raise InputError(
+            f"--init {config.init}: is also the folder of --run; leave out --init and give --resume to go on with this "
+            "run, or name another folder as --run"
+        )
     device = resolve_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
         raise InputError(f"--precision: found tf32, which {device.type} does not have; expected fp32 or bf16")

@@ -12,7 +12,7 @@ __all__ = ["ALSO_TAKEN", "converted", "option_types", "wrong_type"]
 #: For some options: another type that a caller may pass, and the type that it is converted to. A run compares and saves
 #: only the converted value.
 ALSO_TAKEN: dict[str, tuple[type, type]] = {
-    "data": (Path, str), "cache": (str, Path), "run": (str, Path),
+    "data": (Path, str), "cache": (str, Path), "run": (str, Path), "init": (str, Path),
     "attributes": (list, tuple), "betas": (list, tuple), "lambdas": (list, tuple), "sample_attributes": (list, tuple),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from igan_fast import models, reference, step
-from igan_fast.checkpoint.description import check_statistics, described_model
+from igan_fast.checkpoint.description import ModelDescription, check_statistics, described_model
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.checkpoint.labels import LABELS, companions_of_counts, counted_labels, counts_specs
 from igan_fast.checkpoint.tensor_specs import Spec, Specs, check_specs, specs_of
@@ -141,6 +141,21 @@ class IterativeGANMethod(Method[TrainConfig]):
             "balance": self.balance.state_dict(),
             "ema_count": 0 if self.ema is None else self.ema.count,
         }
+
+    @classmethod
+    def described(cls, folder: Path, state: dict[str, Any]) -> ModelDescription:
+        return described_model(folder, state)
+
+    def start_from(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Start the trained model from the other run's model, and the average from its average.
+
+        Training goes on from weights that were trained together; averages of G, D and C were not. The average shows at
+        first what the other run's samples showed. Its count starts at 0, so that it soon follows the new run: the
+        random weights of new attributes are not worth keeping.
+        """
+        super().start_from(groups)
+        if self.ema is not None:
+            self.ema.model.load_state_dict(groups.get("ema", groups["model"]))
 
     @classmethod
     def check_checkpoint(

@@ -16,12 +16,13 @@ from igan_fast.train.retention import checkpoint_score, restore_best
 from igan_fast.train.run import locked, open_data, open_run, start_run
 from igan_fast.train.run_config import Config
 from igan_fast.train.trainer import Trainer, TrainResult
+from igan_fast.train.warm_start import Initial, load_initial
 
 __all__ = ["TrainResult", "train"]
 
 
 def train(config: Config, *, beside: Callable[..., Config] | None = None) -> TrainResult:
-    """Train a model, or resume a run, as ``config`` says.
+    """Train a model, or resume a run, as ``config`` says. A new run may start from the networks of another (``init``).
 
     After the first Ctrl-C (or SIGTERM) ``train`` finishes the iteration, saves it and returns. A second one stops it
     at once. ``train`` sets PyTorch's global seed and, if ``config.threads`` is given, its number of threads. On a CPU
@@ -43,9 +44,13 @@ def train(config: Config, *, beside: Callable[..., Config] | None = None) -> Tra
     with ExitStack() as while_training:
         folder, resumed = open_run(config)
         checkpoint: Checkpoint | None = None
-        if resumed:  # checked before the images are decoded, which may take minutes
+        initial: Initial | None = None
+        # Both are checked before the images are decoded, which may take minutes.
+        if resumed:
             while_training.enter_context(locked(folder))
             checkpoint = newest_checkpoint(folder, report=_print, fits=resumable_by(config))
+        elif config.init is not None:
+            initial = load_initial(config)
         store, config = open_data(config)
         if not resumed:
             while_training.enter_context(locked(folder))
@@ -59,6 +64,8 @@ def train(config: Config, *, beside: Callable[..., Config] | None = None) -> Tra
         trainer = Trainer(config, folder, store)
         if checkpoint is not None:
             trainer.resume(checkpoint)
+        elif initial is not None:
+            trainer.start_from(initial)
         if trainer.iteration >= trainer.iterations:
             _print(f"{folder}: already at iteration {trainer.iteration} of {trainer.iterations}; nothing to train")
             return trainer.result()

@@ -31,8 +31,10 @@ def check_memory(config: TrainConfig, device: torch.device) -> None:
     if there is None or needed <= there:
         return
 
+    usual = type(config)()
+
     def without(name: str) -> float:
-        return least_training_bytes(dataclasses.replace(config, **{name: getattr(type(config), name)}))
+        return least_training_bytes(dataclasses.replace(config, **{name: getattr(usual, name)}))
 
     name = min(_SIZES, key=without)
     raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from igan_fast.checkpoint.tensor_specs import Spec, Specs
 from igan_fast.data.store import FaceStore
 from igan_fast.train.run_config import Config
 
-__all__ = ["Losses", "Method", "adam_specs"]
+__all__ = ["Described", "Losses", "Method", "adam_specs"]
 
 
 class Losses(NamedTuple):
@@ -30,6 +30,21 @@ class Losses(NamedTuple):
     """Scalars on the device, under the same names at each iteration."""
     counts: Mapping[str, int]
     """Numbers that the log adds up, such as extra updates."""
+
+
+class Described(Protocol):
+    """Networks as a checkpoint describes them, without their weights."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The arguments with which they are made: ``attributes``, and options of the run's config."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the attributes."""
+
+    def on_meta(self, attributes: int | None = None) -> nn.Module:
+        """The networks on the ``meta`` device, where ``attributes`` is given with this number of attributes."""
 
 
 class Method(ABC, Generic[Config]):
@@ -52,6 +67,37 @@ class Method(ABC, Generic[Config]):
 
     @abstractmethod
     def __init__(self, config: Config, store: FaceStore, device: torch.device) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def described(cls, folder: Path, state: dict[str, Any]) -> Described:
+        """The description of the networks in the state of the checkpoint in ``folder``.
+
+        Raises:
+            InputError: the checkpoint is of another kind of run.
+            FileDamaged: the description is incomplete, or contradicts itself.
+        """
+
+    @classmethod
+    def check_initial(cls, config: Config, found: Described, folder: Path) -> None:
+        """Check that a new run may start from networks of the same sizes, beyond what holds for all methods.
+
+        Args:
+            config: of the new run.
+            found: the networks in the checkpoint in ``folder``.
+
+        Raises:
+            InputError: says what is found and what is expected.
+        """
+
+    def start_from(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Replace the initial weights.
+
+        Args:
+            groups: tensors with the names and shapes of the networks: ``"model"``, and ``"ema"`` where the other run
+                kept an average.
+        """
+        self.networks.load_state_dict(groups["model"])
 
     @classmethod
     @abstractmethod

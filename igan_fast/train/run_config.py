@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from igan_fast.checkpoint.find import checkpoint_folders
 from igan_fast.errors import InputError, option
 from igan_fast.files import FileMissing
 from igan_fast.json_files import read_json
@@ -27,6 +28,9 @@ __all__ = ["Config", "RunConfig"]
 
 Config = TypeVar("Config", bound="RunConfig")
 
+#: The default of an option that gets its value when the config is made. See ``RunConfig.NETWORK_OPTIONS``.
+FILLED_IN: Any = None
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ABC):
@@ -41,7 +45,11 @@ class RunConfig(ABC):
         "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes",
     })  # fmt: skip
 
-    # What to learn from.
+    #: The options with which the networks are made. One that is not given gets its value from the networks in ``init``;
+    #: without ``init`` it gets this value, where None means: as the preset has it.
+    NETWORK_OPTIONS: ClassVar[Mapping[str, Any]] = {"image_size": 128, "width": 64}
+
+    # What to learn from, and what to start from.
     data: str = "drawn"
     """'drawn' (the built-in faces), or a folder with CelebA in any of its usual forms, with photos and an attribute
     file, with a folder of photos per class, or with parquet files."""
@@ -57,12 +65,16 @@ class RunConfig(ABC):
     """'auto' finds the face in each photo and aligns it as CelebA's, once; 'off' takes the centre square."""
     cache: Path | None = None
     """Folder of the prepared images. By default $IGAN_FAST_CACHE, or the user's cache folder."""
+    init: Path | None = None
+    """Start a new run from the weights of another one: a run folder (its best checkpoint), or a checkpoint folder.
+    Attributes are matched by name; weights of new ones are drawn. The networks' sizes are those of that run."""
 
     # The size of the networks.
-    image_size: int = 128
-    """Side of the square images in pixels: a multiple of 16 from 32 up."""
-    width: int = 64
-    """Channels of the networks' largest feature maps; each halving of the side doubles them."""
+    image_size: int = FILLED_IN
+    """Side of the square images in pixels: a multiple of 16 from 32 up. By default that of --init, otherwise 128."""
+    width: int = FILLED_IN
+    """Channels of the networks' largest feature maps; each halving of the side doubles them. By default those of
+    --init, otherwise 64."""
 
     # How long.
     epochs: float | None = None
@@ -103,6 +115,27 @@ class RunConfig(ABC):
     def __post_init__(self) -> None:
         for name in ALSO_TAKEN.keys() & {each.name for each in dataclasses.fields(self)}:
             object.__setattr__(self, name, converted(name, getattr(self, name)))
+        if isinstance(self.init, Path):  # saved as it is, and read where another folder may be the current one
+            object.__setattr__(self, "init", self.init.absolute())
+        if missing := [name for name in self.NETWORK_OPTIONS if getattr(self, name) is None]:
+            values = {**self.NETWORK_OPTIONS, **self._options_of_networks()}
+            for name in missing:
+                object.__setattr__(self, name, values[name])
+
+    def _options_of_networks(self) -> Mapping[str, Any]:
+        """The options of the networks that the run starts from; none without ``init``.
+
+        Raises:
+            InputError: their checkpoint cannot be used.
+        """
+        if not isinstance(self.init, Path):
+            return {}
+        if self.resume and isinstance(self.run, Path) and checkpoint_folders(self.run):
+            saved = type(self).load(self.run)  # the other run may be gone
+            return {name: getattr(saved, name) for name in self.NETWORK_OPTIONS}
+        from igan_fast.train.warm_start import initial_options
+
+        return initial_options(self)
 
     @abstractmethod
     def method_class(self) -> type[Method[Any]]:
@@ -138,7 +171,7 @@ class RunConfig(ABC):
     @classmethod
     def with_older_values(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete a saved config with the options that older versions did not have."""
-        return {"align": "off", **saved}
+        return {"align": "off", "init": None, **saved}
 
     @classmethod
     def added_since(cls, saved: Mapping[str, Any]) -> list[str]:

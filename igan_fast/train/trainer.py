@@ -27,6 +27,7 @@ from igan_fast.train.retention import checkpoint_score, mark_best, prune_checkpo
 from igan_fast.train.run_config import RunConfig
 from igan_fast.train.save import save_checkpoint
 from igan_fast.train.signals import graceful_stop
+from igan_fast.train.warm_start import Initial
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -76,6 +77,7 @@ class Trainer:
         self.data = data_fingerprint(store, named)
         self._checkpoint: Path | None = None
         self._samples: Path | None = None
+        self._origin: dict[str, Any] = {}
 
     def _described(self) -> str:
         """Describe in one line the device, the precision and the implementation of an iteration."""
@@ -105,7 +107,7 @@ class Trainer:
             monitor.message(f"computing on {self._described()}")
             if config.precision == "bf16" and self.device.type == "cpu" and not has_bfloat16():
                 monitor.message("this CPU has no bfloat16 instructions: --precision fp32 is faster here")
-            monitor.event("start", computing_on=self._described())
+            monitor.event("start", computing_on=self._described(), **self._origin)
             last = False
             while not last:
                 losses, counts = self.method.iterate()
@@ -154,6 +156,12 @@ class Trainer:
         print(printable(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}"))
         if missing := self.config.added_since(state["config"]):
             print(f"an older version started this run: it goes on without {', '.join(missing)}")
+
+    def start_from(self, initial: Initial) -> None:
+        """Replace the initial weights of a new run by those of another run, and say so."""
+        self.method.start_from(initial.fitted(self.method.networks.state_dict(), self.store.attributes))
+        self._origin = {"starts_from": str(initial.folder)}
+        print(printable(initial.told(self.store.attributes)))
 
     def _save(self, monitor: Monitor) -> None:
         """Score the model, save a checkpoint, rank it and remove old ones. The losses so far are checked first, so that

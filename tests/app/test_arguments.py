@@ -172,7 +172,7 @@ def test_a_folder_without_its_option(tmp_path: Path) -> None:
 
 #: Every option that takes a path, and what else its command needs.
 PATHS = [
-    ("train", "run", []), ("train", "cache", []), ("train", "data", []),
+    ("train", "run", []), ("train", "cache", []), ("train", "data", []), ("train", "init", []),
     ("recognise", "model", ["p"]), ("recognise", "json", ["p", "--model", "m"]),
     ("generate", "model", ["--out", "o"]), ("generate", "out", ["--model", "m"]),
     ("rebuild", "model", ["p", "--out", "o"]), ("rebuild", "out", ["p", "--model", "m"]),
@@ -183,7 +183,7 @@ PATHS = [
     ("web", "model", []), ("export", "model", ["--out", "o"]), ("export", "out", ["--model", "m"]),
     ("evaluate", "model", []), ("evaluate", "json", ["--model", "m"]), ("evaluate", "plot", ["--model", "m"]),
     ("evaluate", "inception", ["--model", "m"]),
-    ("baseline", "run", []), ("baseline", "cache", []), ("baseline", "data", []),
+    ("baseline", "run", []), ("baseline", "cache", []), ("baseline", "data", []), ("baseline", "init", []),
     ("paper", "out", []), ("paper", "cache", ["--out", "o"]), ("paper", "inception", ["--out", "o"]),
     ("doctor", "json", []),
 ]  # fmt: skip
@@ -195,6 +195,10 @@ def test_a_home_and_an_empty_path_in_every_path_option(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for words in ([f"--{option}=~/x y"], [f"--{option}", "~/x y"]):
+        if option == "init":  # the run there gives the defaults of other options
+            with pytest.raises(InputError, match="--init /home/me/x y: no such folder"):
+                parsed(command, *others, *words)
+            continue
         assert str(getattr(parsed(command, *others, *words), option)) == "/home/me/x y"
     if option == "data":  # said when the data are opened, with what else --data may be
         assert parsed(command, "--data", "").data == ""

@@ -18,10 +18,13 @@ from igan_fast.train import TrainConfig, train
 
 #: What the additions are in a run of an older version.
 OFF: dict[str, Any] = {
-    "align": "off", "film": False, "edited_share": 0.0, "label_weight_fake": 40.0, "flip_weight": 1.0, "r1": 0.0,
+    "align": "off", "init": None,
+    "film": False, "edited_share": 0.0, "label_weight_fake": 40.0, "flip_weight": 1.0, "r1": 0.0,
     "latent_lr_scale": 0.0, "lambdas": (5.0, 2.0, 20.0),
 }  # fmt: skip
-ADDED = ("align", "film", "edited_share", "label_weight_fake", "flip_weight", "r1", "r1_every", "latent_lr_scale")
+ADDED = (
+    "align", "init", "film", "edited_share", "label_weight_fake", "flip_weight", "r1", "r1_every", "latent_lr_scale",
+)  # fmt: skip
 
 
 def without_additions(values: dict[str, Any]) -> None:
