@@ -27,7 +27,7 @@ from igan_fast.paths import given_path
 __all__ = ["Arguments", "nearest", "parse_words"]
 
 #: An edit as it is typed. Any other word after --set that names a file is a photo.
-_ASSIGNMENT = re.compile(r"[^=]+=(flip|[0-9.]+)")
+_ASSIGNMENT = re.compile(r"[^=]+=(flip|[+−-]?[0-9.]+)")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from igan_fast._version import __version__
 from igan_fast.app.arguments import Arguments, nearest, parse_words
 from igan_fast.app.commands import Command, Doctor, Evaluate, Generate, Paper, Rebuild, Recognise, Train, Transform
 from igan_fast.app.export import Export
+from igan_fast.app.interpolate import Interpolate
 from igan_fast.app.results import SomePhotosFailed
 from igan_fast.app.web_command import Web
 from igan_fast.baselines.config import BaselineConfig
@@ -40,6 +41,7 @@ COMMANDS: dict[str, type] = {
     "generate": Generate,
     "rebuild": Rebuild,
     "transform": Transform,
+    "interpolate": Interpolate,
     "web": Web,
     "export": Export,
     "evaluate": Evaluate,
@@ -189,6 +191,7 @@ def _make_command(words: list[str], parsed: Arguments | None) -> Command:
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Rebuild, subcommand("rebuild")]
         | Annotated[Transform, subcommand("transform")]
+        | Annotated[Interpolate, subcommand("interpolate")]
         | Annotated[Web, subcommand("web")]
         | Annotated[Export, subcommand("export")]
         | Annotated[Evaluate, subcommand("evaluate")]

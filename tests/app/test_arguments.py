@@ -51,6 +51,11 @@ def test_every_list_of_training_too(command: str, name: str, spelling: str) -> N
         assert getattr(parsed(command, *words), name) == ("A", "B", "C")
 
 
+def test_both_lists_of_an_interpolation() -> None:
+    found = parsed("interpolate", "p", "--model", "m", "--out", "o", "--from", "A=-1", "B=0", "--set", "A=+1,B=1")
+    assert (found.start, found.attributes) == (("A=-1", "B=0"), ("A=+1", "B=1"))
+
+
 def test_a_comma_inside_a_name_stays() -> None:
     assert parsed("train", "--attributes", "Beard, long", "Male").attributes == ("Beard, long", "Male")
 
@@ -66,7 +71,8 @@ def test_every_list_option_that_there_is() -> None:
         if option.many and not option.positional
     }
     of_training = {(command, name) for command in ("train", "baseline") for name in ("attributes", "sample-attributes")}
-    assert lists == {("generate", "set"), ("transform", "set"), *of_training}
+    of_interpolate = {("interpolate", "from"), ("interpolate", "set")}
+    assert lists == {("generate", "set"), ("transform", "set"), *of_interpolate, *of_training}
 
 
 @pytest.mark.parametrize(
@@ -180,6 +186,8 @@ PATHS = [
     ("transform", "model", ["p", "--out", "o", "--set", "A=1"]),
     ("transform", "out", ["p", "--model", "m", "--set", "A=1"]),
     ("transform", "grid", ["p", "--model", "m", "--out", "o", "--set", "A=1"]),
+    ("interpolate", "model", ["p", "--out", "o", "--set", "A=1"]),
+    ("interpolate", "out", ["p", "--model", "m", "--set", "A=1"]),
     ("web", "model", []), ("export", "model", ["--out", "o"]), ("export", "out", ["--model", "m"]),
     ("evaluate", "model", []), ("evaluate", "json", ["--model", "m"]), ("evaluate", "plot", ["--model", "m"]),
     ("evaluate", "inception", ["--model", "m"]),

@@ -539,8 +539,8 @@ def test_commands_that_are_misspelt_or_missing(capsys: pytest.CaptureFixture[str
         (["--verison"], "--verison: no such command; did you mean --version?"),
         (
             [],
-            "no command is given; expected train, recognise, generate, rebuild, transform, export, evaluate, baseline, "
-            "paper or doctor",
+            "no command is given; expected train, recognise, generate, rebuild, transform, interpolate, web, export, "
+            "evaluate, baseline, paper or doctor",
         ),
     ):
         assert refused(capsys, *arguments).startswith(f"igan-fast: error: {message}")

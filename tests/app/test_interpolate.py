@@ -1,0 +1,99 @@
+"""The command ``igan-fast interpolate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from igan_fast import IterativeGAN
+from igan_fast.app.cli import main
+from igan_fast.editor import FaceEditor
+from igan_fast.interpolation import interpolate_edits, interpolate_photos
+from igan_fast.train.save import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose photos are drawn, so no faces are searched."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    model = IterativeGAN(image_size=32, attributes=2, latent=8, width=4)
+    with torch.no_grad():
+        for _ in range(60):  # until the running statistics are those of the activations
+            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
+        model.generator.to_rgb.weight.mul_(10)
+    described = {"arguments": model.arguments(), "attributes": ["Smiling", "Male"]}
+    save_checkpoint(folder, 1, {"model": model.state_dict()}, {"model": described, "config": {"data": "drawn"}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    for seed, size in ((0, (60, 40)), (1, (50, 50))):
+        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return sorted(folder.iterdir())
+
+
+def run_cli(*words: object) -> int:
+    return main(["interpolate", *map(str, words)])
+
+
+def test_a_strip_of_two_photos(run: Path, photos: list[Path], tmp_path: Path) -> None:
+    assert run_cli(*photos, "-n", 5, "--model", run, "--out", tmp_path / "strip.png") == 0
+    expected = np.hstack(list(interpolate_photos(FaceEditor.load(run), *photos, steps=5)))
+    np.testing.assert_array_equal(Image.open(tmp_path / "strip.png"), expected)
+
+
+def test_frames_of_an_edit(run: Path, photos: list[Path], tmp_path: Path) -> None:
+    words = ("--from", "Smiling=-2", "--set", "Smiling=+2", "Male=1", "--steps", 3)
+    assert run_cli(photos[0], *words, "--model", run, "--out", tmp_path / "frames") == 0
+    edits = interpolate_edits(FaceEditor.load(run), photos[0], {"Smiling": "-2"}, {"Smiling": "+2", "Male": 1}, steps=3)
+    for k, expected in enumerate(edits):
+        np.testing.assert_array_equal(Image.open(tmp_path / "frames" / f"frame-{k:04d}.png"), expected)
+
+
+def test_an_animation_runs_forth_and_back(run: Path, photos: list[Path], tmp_path: Path) -> None:
+    assert run_cli(photos[0], "--set", "Smiling=+9", "-n4", "--model", run, "--out", tmp_path / "a.gif") == 0
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames == 6
+        assert animation.size == (40, 60)
+        assert animation.info["loop"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("1", "--set: found nothing and one photo; expected an edit such as Smiling=+2, or two photos"),
+        ("2 --set Smiling=1", "--set: found an edit and two photos"),
+        ("3", "PHOTO: found 3, expected one photo with --set, or two photos"),
+        ("1 --set Smilling=1", "--set: unknown attribute 'Smilling'; did you mean Smiling?"),
+        ("1 --from Smilling=1", "--from: unknown attribute 'Smilling'; did you mean Smiling?"),
+        ("2 --steps 1", "--steps: found 1, expected from 2 to 1,000"),
+        ("2 --face all", "--face: found 'all', expected 'largest' or the number of one face"),
+        ("2 --strength 11", "--strength: found 11.0, expected a number from 0 to 10"),
+        ("2 --out a.jpg", "--out a.jpg: expected a name in .png or .gif, or a folder"),
+    ],
+)
+def test_what_cannot_be(
+    run: Path, photos: list[Path], tmp_path: Path, words: str, message: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    count, *options = words.split()
+    given = [*photos, photos[0]][: int(count)]
+    out = () if "--out" in options else ("--out", "out.png")
+    assert run_cli(*given, *options, *out, "--model", run) == 2
+    assert capsys.readouterr().err.startswith(f"igan-fast: error: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_photo_is_not_written_over(run: Path, photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    before = photos[0].read_bytes()
+    assert run_cli(*photos, "--model", run, "--out", photos[0], "--force") == 2
+    assert photos[0].read_bytes() == before
