@@ -25,6 +25,7 @@ from igan_fast.app.options import (
     Assignments,
     Device,
     Face,
+    Follow,
     Force,
     Json,
     KeepChoice,
@@ -201,6 +202,7 @@ class Transform:
     """Also draw photos, rebuilds and edits side by side into this file."""
     align: Align = "auto"
     face: Face = "largest"
+    follow: Follow = None
     device: Device = "auto"
     force: Force = False
 
@@ -208,7 +210,7 @@ class Transform:
         if not self.attributes:
             raise InputError("--set: found nothing, expected at least one change such as Smiling=1")
         face = chosen_face(self.align, self.face)
-        Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force, self.align, face).run(
+        Redraw(self.photos, self.model, self.out, self.grid, "edited", self.force, self.align, face, self.follow).run(
             self.device, self.attributes, keep=self.keep, strength=self.strength, companions=self.companions
         )
 

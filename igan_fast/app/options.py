@@ -18,6 +18,7 @@ __all__ = [
     "Device",
     "EvaluatedKeep",
     "Face",
+    "Follow",
     "Force",
     "Json",
     "KeepChoice",
@@ -63,6 +64,13 @@ Align = Annotated[
 ]
 Face = Annotated[
     str, arg(metavar="largest|all|N", help="Which face of a photo; N counts them from left to right, from 1.")
+]
+Follow = Annotated[
+    float | None,
+    arg(
+        metavar="FRAMES",
+        help="The photos are frames of a video: one face is followed, and its path smoothed over this many frames.",
+    ),
 ]
 Json = Annotated[Path | None, arg(metavar="FILE|-")]
 

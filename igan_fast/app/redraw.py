@@ -12,7 +12,7 @@ from igan_fast.data.attributes import parse_changes, spelled_change
 from igan_fast.data.photos import expand_photos
 from igan_fast.edit_arguments import Keep, check_edit, strength_for
 from igan_fast.errors import InputError, printable
-from igan_fast.faces import Align, AlignedPhoto, by_photo
+from igan_fast.faces import Align, AlignedPhoto, FaceSearch, FollowedFace, by_photo
 from igan_fast.reference.editing import Amount, Edit
 from igan_fast.train.grids import edit_title, grid, save_png
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Redraw", "load_editor", "model_files", "tell_companions"]
 
+#: A face's path is smoothed over at most this many frames.
+MOST_FOLLOWED = 1000
 #: A smaller move of a companion is not listed: it would be printed as 0.00.
 LEAST_TOLD = 0.005
 
@@ -69,6 +71,8 @@ class Redraw:
     force: bool
     align: Align = "auto"
     face: str | int = "largest"
+    follow: float | None = None
+    """The photos are frames of a video, in which one face is followed; its path is smoothed over this many frames."""
 
     def run(
         self,
@@ -88,6 +92,8 @@ class Redraw:
         """
         strength = strength_for(keep, strength)
         check_edit(strength, companions)
+        if self.follow is not None:
+            _check_follow(self.follow, self.align, self.face)
         photos = expand_photos(self.given)
         files = dict(zip(photos, result_paths(photos, self.out, self.word), strict=True))
         sheet = self.sheet
@@ -104,7 +110,7 @@ class Redraw:
         written: list[Path] = []
         columns: list[tuple[Any, ...]] = []
         try:
-            for paths, opened in read_photos(photos, editor.face_search(self.align, self.face)):
+            for paths, opened in read_photos(photos, self._search(editor, photos)):
                 crops = [crop for photo in opened for crop in photo.crops]
                 drawn = editor.transform(crops, changes, keep=keep, strength=strength, companions=companions)
                 for path, photo, images in zip(paths, opened, by_photo(opened, drawn), strict=True):
@@ -128,6 +134,20 @@ class Redraw:
                 titles = ["photo", "rebuilt", title] if changes else ["photo", self.word]
                 save_png(grid(rows, titles, captions), sheet)
                 print(written_message([sheet]))
+
+    def _search(self, editor: FaceEditor, photos: Sequence[Path]) -> FaceSearch | FollowedFace:
+        if self.follow is None:
+            return editor.face_search(self.align, self.face)
+        return FollowedFace(editor.image_size, photos, self.follow, self.face)
+
+
+def _check_follow(spread: float, align: Align, face: str | int) -> None:
+    if not 0 <= spread <= MOST_FOLLOWED:
+        raise InputError(f"follow: found {spread:g}, expected a number of frames from 0 to {MOST_FOLLOWED}")
+    if align == "off":
+        raise InputError("follow: found it with --align off, which searches no faces; expected one of the two")
+    if face == "all":
+        raise InputError("face: found 'all' with --follow, expected 'largest' or the number of one face")
 
 
 def _names(path: Path, photo: AlignedPhoto) -> list[str]:

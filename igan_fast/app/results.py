@@ -13,7 +13,7 @@ from PIL import Image
 
 from igan_fast.data.photos import PHOTO_SUFFIXES
 from igan_fast.errors import InputError, printable
-from igan_fast.faces import AlignedPhoto, FaceSearch
+from igan_fast.faces import AlignedPhoto, FaceSearch, FollowedFace
 from igan_fast.faces.batches import HELD_PIXELS
 from igan_fast.files import check_place, write_file
 
@@ -40,7 +40,9 @@ class SomePhotosFailed(Exception):
     """Some photos could not be used. Each has been named on stderr; the results of the others are written."""
 
 
-def read_photos(photos: Sequence[Path], search: FaceSearch) -> Iterator[tuple[list[Path], list[AlignedPhoto]]]:
+def read_photos(
+    photos: Sequence[Path], search: FaceSearch | FollowedFace
+) -> Iterator[tuple[list[Path], list[AlignedPhoto]]]:
     """Read photos a few at a time, and align their faces.
 
     A photo that cannot be read or in which no face is found is named on stderr and left out. If a photo shows several

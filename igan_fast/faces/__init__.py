@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from igan_fast.faces.batches import by_photo, each_photo
 from igan_fast.faces.detector import Detection, Detector, default_detector
+from igan_fast.faces.follow import FollowedFace
 from igan_fast.faces.paste import mask_weights, paste_faces
 from igan_fast.faces.search import (
     Align,
@@ -26,6 +27,7 @@ __all__ = [
     "Detector",
     "Face",
     "FaceSearch",
+    "FollowedFace",
     "NoFaceFound",
     "Similarity",
     "TrainingAligner",

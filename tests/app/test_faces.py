@@ -170,3 +170,39 @@ def test_a_photo_that_was_reduced_is_told(
     told = "giant.jpg: has more pixels than fit in memory safely; the result has 800×600, 1/2 of its width and height"
     assert told in capsys.readouterr().out
     assert Image.open(tmp_path / "new.png").size == (800, 600)
+
+
+def test_a_face_is_followed_through_frames(
+    run: Path, party: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for k in (9, 10):
+        (folder / f"{k}.jpg").write_bytes(party.read_bytes())
+    words = ("transform", folder, "--set", "Smiling=+2", "--model", run)
+    assert run_cli(*words, "--follow", 2, "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().err == ""
+    assert run_cli("transform", party, "--set", "Smiling=+2", "--model", run, "--out", tmp_path / "one.png") == 0
+    for k in (9, 10):  # the frames are equal, so the face stays where it is in each
+        found, one = (Image.open(path) for path in (tmp_path / "out" / f"{k}-edited.png", tmp_path / "one.png"))
+        assert np.abs(np.asarray(found).astype(int) - np.asarray(one)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--follow", "-1"), "--follow: found -1, expected a number of frames from 0 to 1000"),
+        (("--follow", "nan"), "--follow: found nan, expected a number of frames from 0 to 1000"),
+        (("--follow", "1", "--align", "off"), "--follow: found it with --align off, which searches no faces"),
+        (("--follow", "1", "--face", "all"), "--face: found 'all' with --follow, expected 'largest' or the number"),
+        (("--follow", "1", "--face", "3"), "--face: found 3, expected from 1 to 2, the faces of the first frame"),
+    ],
+)
+def test_a_face_that_cannot_be_followed(
+    run: Path, party: Path, tmp_path: Path, options: tuple[str, ...], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = ("transform", party, "--set", "Smiling=1", "--model", run, "--out", tmp_path / "out")
+    assert run_cli(*words, *options) == 2
+    assert capsys.readouterr().err.startswith(f"igan-fast: error: {message}")
+    assert not (tmp_path / "out").exists()
