@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from igan_fast.app.paper.comparison import PhotoFeatures
 from igan_fast.app.paper.identity import IdentityRange, first_distances, identity_range, identity_sentence
 from igan_fast.app.paper.images import NotFinite, flipped, rebuilt
 from igan_fast.app.paper.markdown import Table
@@ -58,6 +59,7 @@ def single_attributes(
     judges: Sequence[Judge],
     *,
     identities: IdentityScale | None = None,
+    features: PhotoFeatures | None = None,
     shown: int = 8,
 ) -> tuple[Edits, Image.Image]:
     """Draw and score Figure 6: our edits of single attributes.
@@ -69,6 +71,7 @@ def single_attributes(
         names: of the A attributes.
         judges: at least one.
         identities: of these photos or the first of them; None for no identity.
+        features: of these photos; None for no kernel distance.
         shown: how many of the photos the picture shows.
 
     Raises:
@@ -88,7 +91,7 @@ def single_attributes(
         choice=choice,
         photos=len(photos),
         methods=tuple(
-            method_edits(each, photos, labels, choice.indices, names, judges, identities) for each in methods
+            method_edits(each, photos, labels, choice.indices, names, judges, identities, features) for each in methods
         ),
         identity=identity_range(identities),
         failed={},
@@ -104,6 +107,7 @@ def translations(
     judges: Sequence[Judge],
     *,
     identities: IdentityScale | None = None,
+    features: PhotoFeatures | None = None,
     shown: int = 8,
 ) -> tuple[Edits, Image.Image]:
     """Draw and score Figure 9a: the same edits of the same photos by several methods.
@@ -113,7 +117,7 @@ def translations(
 
     Args:
         methods: CycleGAN, StarGAN and ours, in the order of the rows.
-        photos, labels, names, judges, identities, shown: as of ``single_attributes``.
+        photos, labels, names, judges, identities, features, shown: as of ``single_attributes``.
     """
     choice = choose(names, TRANSLATED)
     first, truth = photos[:shown], labels[:shown]
@@ -129,7 +133,11 @@ def translations(
         left = ", ".join(names[index] for index in choice.indices if index not in scored)
         failed[left] = f"Edits of {left} are not scored, as not every method can make them"
     drawn: dict[str, dict[int, NDArray[np.uint8]]] = {}
-    scores = [method_edits(NoEdit(len(names)), photos, labels, scored, names, judges, identities)] if scored else []
+    scores = (
+        [method_edits(NoEdit(len(names)), photos, labels, scored, names, judges, identities, features)]
+        if scored
+        else []
+    )
     for method in able:
         also = [RebuildOnly(method)] if isinstance(method, Ours) else []
         try:
@@ -137,7 +145,7 @@ def translations(
                 index: flipped(method, first, truth, [index]) for index in choice.indices if index in method.editable
             }
             scores += [
-                method_edits(each, photos, labels, scored, names, judges, identities)
+                method_edits(each, photos, labels, scored, names, judges, identities, features)
                 for each in (method, *also)
                 if scored
             ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from igan_fast.app.doctor import described_machine, described_software
 from igan_fast.app.identity_scores import choose_embedder
+from igan_fast.app.kid_scores import choose_network
 from igan_fast.app.paper.materials import Materials, TrainedRun, make_materials
 from igan_fast.app.paper.page import Experiment, TrainedMethod, write_page
 from igan_fast.app.paper.parts import make_parts
@@ -15,6 +16,7 @@ from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.registry import baseline, networks_on_meta
 from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.data.store import FaceStore
+from igan_fast.devices import resolve_device
 from igan_fast.errors import InputError, PackageMissing, printable
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.diverged import TrainingDiverged
@@ -51,6 +53,7 @@ def run_paper(options: PaperOptions, *, report: Callable[[str], None] = print) -
         embedder, why = None, str(error)
     else:
         why = ""
+    comparison, missing = choose_network(options.inception, resolve_device(options.device))
     with locked(options.out):
         stores = _Stores()
         first = TrainConfig(
@@ -60,9 +63,13 @@ def run_paper(options: PaperOptions, *, report: Callable[[str], None] = print) -
         attributes = stores(first).attributes
         runs, seconds = make_plan(options, stores, attributes, lambda line: report(printable(line)))
         trained = {name: _trained(run, report) for name, run in runs.items()}
-        materials = make_materials(options, runs, trained, stores(runs[OURS].config), embedder)
+        materials = make_materials(options, runs, trained, stores(runs[OURS].config), embedder, comparison)
         parts = make_parts(materials, seconds)
-        experiment = _protocol(options, runs, trained, materials, embedder[0] if embedder else f"none: {why}")
+        networks = (
+            embedder[0] if embedder else f"none: {why}",
+            f"features of {comparison.name}" if comparison else f"none: {missing}",
+        )
+        experiment = _protocol(options, runs, trained, materials, *networks)
         return write_page(options.out, experiment, parts)[-1]
 
 
@@ -115,6 +122,7 @@ def _protocol(
     trained: dict[str, TrainedRun],
     materials: Materials,
     identity: str,
+    comparison: str,
 ) -> Experiment:
     store = materials.store
     methods = tuple(_described(run, trained[name]) for name, run in runs.items())
@@ -135,6 +143,7 @@ def _protocol(
             for index, name in enumerate(judge.name for judge in materials.judges)
         ),
         identity=identity,
+        comparison=comparison,
     )
 
 

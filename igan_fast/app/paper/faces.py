@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from igan_fast.app.paper.comparison import PhotoFeatures
 from igan_fast.app.paper.images import NotFinite, generated
 from igan_fast.app.paper.markdown import Table
 from igan_fast.app.paper.methods import FaceGenerator, Ours
@@ -165,6 +166,7 @@ def compared_faces(
     *,
     others: NDArray[np.uint8] | None = None,
     other_labels: NDArray[Any] | None = None,
+    features: PhotoFeatures | None = None,
     seed: int = 0,
     shown: int = 8,
 ) -> tuple[ComparedFaces, Image.Image]:
@@ -181,14 +183,15 @@ def compared_faces(
         others: (N, S, S, 3) uint8, as many real photos that are not among ``photos``: their scores are those of
             perfect faces. By default ``photos`` themselves, whose Fréchet distance is 0.
         other_labels: (N, A), the labels of ``others``.
+        features: of ``photos``; None for no kernel distance.
         seed: of the noise.
         shown: how many faces a row of the picture has.
     """
     rows, titles = [photos[:shown]], ["photo"]
     if others is None or other_labels is None:
-        scores = [method_faces("photos", photos, photos, labels, judges)]
+        scores = [method_faces("photos", photos, photos, labels, judges, features=features)]
     else:
-        of_photos = method_faces("other photos", others, photos, other_labels, judges)
+        of_photos = method_faces("other photos", others, photos, other_labels, judges, features=features)
         scores = [of_photos]
     failed: dict[str, str] = {}
     drawn: list[tuple[Tensor, list[str]]] = []
@@ -199,7 +202,7 @@ def compared_faces(
         except NotFinite as error:
             failed[method.name] = str(error)
             continue
-        scores.append(method_faces(method.name, images, photos, labels, judges, ours=method.ours))
+        scores.append(method_faces(method.name, images, photos, labels, judges, features=features, ours=method.ours))
         rows.append(images[:shown])
         titles.append(row_label(method.name, ours=method.ours))
         same = next((group for z, group in drawn if z.shape == noise.shape and torch.allclose(z, noise)), None)

@@ -21,7 +21,7 @@ from igan_fast.checkpoint import load_model
 from igan_fast.data import FaceStore, open_source, spread
 from igan_fast.devices import resolve_device
 from igan_fast.faces import training_aligner
-from igan_fast.metrics import Embedder, IdentityScale
+from igan_fast.metrics import Embedder, FeatureNetwork, IdentityScale
 
 __all__ = ["Materials", "TrainedRun", "make_materials"]
 
@@ -60,6 +60,8 @@ class Materials:
     plain_cnn: AttributeCNN
     identities: IdentityScale | None
     """Of the first ``IDENTITY_PHOTOS`` of the photos ``edited``."""
+    comparison: FeatureNetwork | None
+    """The network in whose features sets of images are compared with photos."""
     ours: Ours | None
     ablations: tuple[Ours, ...]
     editors: tuple[Baseline | PerAttribute, ...]
@@ -93,6 +95,7 @@ def make_materials(
     trained: Mapping[str, TrainedRun],
     store: FaceStore,
     embedder: tuple[str, Embedder] | None,
+    comparison: FeatureNetwork | None = None,
 ) -> Materials:
     """Load the last checkpoint of every method, train the judges or take them from the cache, and choose the photos."""
     device = resolve_device(options.device)
@@ -148,6 +151,7 @@ def make_materials(
         judges=known_judges(networks, store.images[rows], store.labels[rows]),
         plain_cnn=networks["plain CNN"],
         identities=identities,
+        comparison=comparison,
         ours=if_trained(OURS, lambda path: Ours.of(load_model(path, device=device))),
         ablations=tuple(each for each in ablations if each is not None),
         editors=(

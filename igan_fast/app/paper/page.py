@@ -63,6 +63,8 @@ class Experiment:
     """Their names, and how each was trained."""
     identity: str
     """The network that measures identity, or why there is none."""
+    comparison: str
+    """The network in whose features sets of images are compared with photos, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def _protocol(experiment: Experiment) -> list[str]:
         "Software": experiment.software,
         "Judges": "; ".join(experiment.judges) or "none",
         "Identity": experiment.identity,
+        "Kernel distance": experiment.comparison,
     }
     rows = tuple(
         (

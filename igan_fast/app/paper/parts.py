@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from igan_fast.app.paper.ablation import ablation
+from igan_fast.app.paper.comparison import PhotoFeatures
 from igan_fast.app.paper.editing import several_attributes, single_attributes, translations
 from igan_fast.app.paper.faces import compared_faces, faces_from_noise
 from igan_fast.app.paper.images import NotFinite
@@ -121,8 +122,10 @@ def _ours(found: Materials) -> Iterator[Part | Missing]:
         return
     names = found.store.attributes
     photos, labels = found.edit_photos, found.edit_labels
-    for key, make in (("figure-6", single_attributes), ("figure-7", several_attributes)):
-        yield Part(key, *make(found.ours, photos, labels, names, found.judges, identities=found.identities))
+    features = PhotoFeatures.of(found.comparison, photos)
+    given = (found.ours, photos, labels, names, found.judges)
+    yield Part("figure-6", *single_attributes(*given, identities=found.identities, features=features))
+    yield Part("figure-7", *several_attributes(*given, identities=found.identities))
     seed = found.options.seed
     yield Part("figure-8", *faces_from_noise(found.ours, found.labels, names, found.judges, seed=seed))
 
@@ -132,7 +135,13 @@ def _compared(found: Materials) -> Iterator[Part | Missing]:
     names = found.store.attributes
     if editors := (*found.editors, *ours):
         made = translations(
-            editors, found.edit_photos, found.edit_labels, names, found.judges, identities=found.identities
+            editors,
+            found.edit_photos,
+            found.edit_labels,
+            names,
+            found.judges,
+            identities=found.identities,
+            features=PhotoFeatures.of(found.comparison, found.edit_photos),
         )
         yield Part("figure-9a", *made)
     if generators := (*found.generators, *ours):
@@ -144,6 +153,7 @@ def _compared(found: Materials) -> Iterator[Part | Missing]:
             found.judges,
             others=found.store.images[others],
             other_labels=found.store.labels[others],
+            features=PhotoFeatures.of(found.comparison, found.photos),
             seed=found.options.seed,
         )
         yield Part("figure-9b", *faces)

@@ -79,7 +79,7 @@ class PaperOptions:
     embedder: str | None = None
     """Embedding for the identity scores, as module:function. By default dlib's, if it is installed."""
     inception: Path | None = None
-    """File with an Inception network (TorchScript), for the true KID."""
+    """File with an Inception network (TorchScript), so that kernel distances are the KID."""
     quick: bool = False
     """A few iterations of tiny networks: shows that everything works, and nothing about the methods."""
 

@@ -1,4 +1,4 @@
-"""The scores of every method alike: what judges say of its edits and faces, identity, and the Fréchet distance."""
+"""The scores of every method alike: what judges say of its edits and faces, identity, and distances from photos."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from igan_fast.app.edits import EditScores, PhotoEdits, judged_edits
 from igan_fast.app.observation import BATCH, Observation
+from igan_fast.app.paper.comparison import PhotoFeatures
 from igan_fast.app.paper.identity import first_distances
 from igan_fast.app.paper.images import edited
 from igan_fast.app.paper.methods import PhotoEditor
@@ -98,6 +99,8 @@ class MethodEdits:
     frechet: Score
     """Fréchet distance of the flipped images from the photos, in the features of the first judge: the mean over the
     attributes."""
+    kernel: Score | None
+    """Kernel distance of the flipped images of all attributes from the photos; None without a feature network."""
 
 
 def method_edits(
@@ -108,6 +111,7 @@ def method_edits(
     names: Sequence[str],
     judges: Sequence[Judge],
     identities: IdentityScale | None = None,
+    features: PhotoFeatures | None = None,
 ) -> MethodEdits:
     """Score the edits of one method.
 
@@ -120,6 +124,7 @@ def method_edits(
         names: of all A attributes.
         judges: at least one.
         identities: of these photos or the first of them; None for no identity.
+        features: of these photos; None for no kernel distance.
 
     Raises:
         NotFinite: the method's images are NaN or infinite.
@@ -141,7 +146,7 @@ def method_edits(
         [np.where(labels[:, index, None, None, None] < 0.5, images[index, 1.0], images[index, 0.0]) for index in able],
         axis=1,
     )
-    features = _of_each(flips, lambda images: observed(judges[:1], images).features)
+    seen = _of_each(flips, lambda images: observed(judges[:1], images).features)
     distances = _of_each(flips, lambda images: first_distances(identities, images)) if identities else []
     return MethodEdits(
         method=method.name,
@@ -150,7 +155,8 @@ def method_edits(
         photos=len(photos),
         judges=tuple(_judged(judge, scores, able, names) for judge, scores in zip(judges, found, strict=True)),
         identity=Score.of(np.mean(distances, axis=0)) if distances else None,
-        frechet=frechet_score(np.stack(features, axis=1), observed(judges[:1], photos).features),
+        frechet=frechet_score(np.stack(seen, axis=1), observed(judges[:1], photos).features),
+        kernel=features.distance(flips.reshape(-1, *flips.shape[2:])) if features else None,
     )
 
 
@@ -208,6 +214,8 @@ class MethodFaces:
     judges: tuple[JudgedFaces, ...]
     frechet: Score
     """Fréchet distance from the photos, in the features of the first judge."""
+    kernel: Score | None
+    """Kernel distance from the photos; None without a feature network."""
 
 
 def method_faces(
@@ -217,9 +225,13 @@ def method_faces(
     labels: NDArray[Any],
     judges: Sequence[Judge],
     *,
+    features: PhotoFeatures | None = None,
     ours: bool = False,
 ) -> MethodFaces:
-    """Score faces (N, S, S, 3) that were generated from the labels (N, A) of photos (N, S, S, 3)."""
+    """Score faces (N, S, S, 3) that were generated from the labels (N, A) of photos (N, S, S, 3).
+
+    ``features`` are those of the photos; None for no kernel distance.
+    """
     seen = observed(judges, faces)
     truth = np.asarray(labels) > 0.5
 
@@ -235,6 +247,7 @@ def method_faces(
         faces=len(faces),
         judges=tuple(losses(judge, answers) for judge, answers in zip(judges, seen.probabilities, strict=True)),
         frechet=frechet_score(seen.features[:, None], observed(judges[:1], photos).features),
+        kernel=features.distance(faces) if features else None,
     )
 
 

@@ -29,7 +29,7 @@ METHODS = (
 EXPERIMENT = Experiment(
     data="7,500 photos in a|b", split="val", photos=700, training_photos=6800, image_size=64, attributes=40, minutes=8,
     machine="2 cores", software="PyTorch 2.10", methods=METHODS, judges=("plain CNN: 12 epochs",),
-    identity="not measured: pip install dlib-bin",
+    identity="not measured: pip install dlib-bin", comparison="features of EfficientNet-Lite0",
 )  # fmt: skip
 
 

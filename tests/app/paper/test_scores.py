@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from igan_fast.app.paper.comparison import PhotoFeatures
 from igan_fast.app.paper.identity import identity_range, identity_sentence
+from igan_fast.app.paper.images import flipped
 from igan_fast.app.paper.methods import NoEdit
 from igan_fast.app.paper.numbers import Choice, Score, choose, frechet_score
 from igan_fast.app.paper.score_tables import edit_tables, face_table
 from igan_fast.app.paper.scores import method_edits, method_faces
 from igan_fast.baselines.cnn import predict
 from igan_fast.data import to_float
-from igan_fast.metrics import IdentityScale, bootstrap_interval, frechet_distance
+from igan_fast.metrics import FeatureNetwork, IdentityScale, bootstrap_interval, frechet_distance
+from igan_fast.metrics.kid import kid
 
 NAMES = ("red", "green", "blue")
 
@@ -160,6 +163,49 @@ def test_faces_are_scored_against_their_labels(coloured) -> None:
     features = [to_float(torch.from_numpy(images)).mean(dim=(2, 3)).numpy() for images in (faces, coloured.photos)]
     assert found.frechet.value == pytest.approx(frechet_distance(*features), rel=1e-5)
     assert face_table([right, found]).rows[1][0] == "▶ two (ours)"
+
+
+def mean_colours() -> FeatureNetwork:
+    return FeatureNetwork("mean colours", lambda images: images.float().mean(dim=(1, 2)) / 255, torch.device("cpu"))
+
+
+def test_the_kernel_distance_of_edits_and_faces(coloured) -> None:
+    """It is that of ``igan_fast.metrics.kid``, which has tests of its own, of the edits of all attributes together."""
+    features = PhotoFeatures.of(mean_colours(), coloured.photos)
+    seen = mean_colours().features(coloured.photos)
+    inverted = 255 - coloured.photos
+    found = method_faces("x", inverted, coloured.photos, coloured.labels, coloured.judges, features=features)
+    expected = kid(mean_colours().features(inverted), seen)
+    assert (found.kernel.value, *found.kernel.interval) == pytest.approx(expected[:3])
+    method = ByHand("oracle")
+    scores = method_edits(method, coloured.photos, coloured.labels, [0, 1], NAMES, coloured.judges, features=features)
+    flips = np.stack([flipped(method, coloured.photos, coloured.labels, [index]) for index in (0, 1)], axis=1)
+    expected = kid(mean_colours().features(flips.reshape(-1, *coloured.photos.shape[1:])), seen)
+    assert scores.kernel.value == pytest.approx(expected.value)
+    assert edit_tables([scores])[-1].rows[0][3] == scores.kernel.text(".4f")
+    assert face_table([found]).rows[0][-1] == found.kernel.text(".4f")
+
+
+def test_without_a_network_or_with_one_image_there_is_no_kernel_distance(coloured) -> None:
+    assert PhotoFeatures.of(None, coloured.photos) is None
+    alone = PhotoFeatures.of(mean_colours(), coloured.photos[:1])
+    assert alone.distance(coloured.photos).value is None
+    none = method_faces("x", coloured.photos, coloured.photos, coloured.labels, coloured.judges)
+    assert none.kernel is None
+    assert face_table([none]).rows[0][-1] == "–"
+
+
+def test_at_most_600_images_are_compared() -> None:
+    looked_at = []
+
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        looked_at.append(len(images))
+        return images.float().mean(dim=(1, 2))
+
+    network = FeatureNetwork("x", compute, torch.device("cpu"))
+    images = np.random.default_rng(0).integers(0, 256, (700, 8, 8, 3), np.uint8)
+    PhotoFeatures.of(network, images).distance(images)
+    assert sum(looked_at) == 1200
 
 
 def test_identities_lie_between_floor_and_ceiling(coloured) -> None:
