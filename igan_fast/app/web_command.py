@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 from typing import Annotated
@@ -15,7 +18,7 @@ from igan_fast.errors import InputError, PackageMissing
 
 __all__ = ["Web"]
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,29 @@ class Web:
                 raise
             raise PackageMissing("web: the page needs Gradio: pip install gradio") from None
         editor = load_editor(self.model, self.device)
-        with serving(editor, host=self.host, port=self.port, share=self.share, tell=_tell) as address:
+        with serving(editor, host=self.host, port=self.port, share=self.share, tell=_tell) as address, _end() as end:
             _tell(f"serving at {address}; Ctrl-C stops it")
             if self.share:
-                _tell("this address is public: whoever has it can use the page until it is stopped")
+                _tell("this address is public, and what is sent passes Gradio's relay: whoever has it can use the page")
             elif self.host not in _LOOPBACK:
                 _tell("whoever reaches this machine over the network can use the page")
             if self.open:
                 webbrowser.open(address)
-            try:
-                Event().wait()
-            except KeyboardInterrupt:
-                _tell("stopped")
+            end.wait()
+        _tell("stopped")
+
+
+@contextmanager
+def _end() -> Iterator[Event]:
+    """An event that is set by Ctrl-C, and when the process is told to end, so that the photos are deleted."""
+    end = Event()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, lambda *_: end.set()) for each in signals]
+    try:
+        yield end
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _tell(line: str) -> None:

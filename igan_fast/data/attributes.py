@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -112,7 +113,8 @@ def spelled_change(change: Edit) -> str:
 
 def _checked(change: Change, name: str, where: str) -> Edit:
     if isinstance(change, Amount):
-        return _amount(change.value, spelled_change(change), name, where)
+        number = _number(change.value)
+        return _amount(number, f"{number:+g}" if math.isfinite(number) else repr(change.value), name, where)
     if isinstance(change, str):
         return _parse_value(change, name, where)
     return _value(change, str(change), name, where)
@@ -144,10 +146,10 @@ def _amount(found: object, text: str, name: str, where: str) -> Amount:
 
 
 def _number(found: Any) -> float:
-    """The number, or NaN for what is none."""
+    """The number, or NaN for what is none. Python's ``1_0`` is none."""
     try:
-        return float(found)
-    except (TypeError, ValueError):
+        return float("nan") if isinstance(found, str) and "_" in found else float(found)
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 

@@ -81,10 +81,22 @@ def test_values_outside_of_zero_to_one_are_refused(value: str) -> None:
         parse_changes([f"Smiling={value}"], CELEBA_ATTRIBUTES)
 
 
-@pytest.mark.parametrize("value", ["+10.1", "-11", "+", "-", "+nan", "-inf", "++1", "+-1", "+yes"])
+@pytest.mark.parametrize("value", ["+10.1", "-11", "+", "-", "+nan", "-inf", "++1", "+-1", "+yes", "+1_0"])
 def test_amounts_beyond_ten_are_refused(value: str) -> None:
     with pytest.raises(InputError, match=r"--set: Smiling=.*: expected an amount from −10 to \+10"):
         parse_changes([f"Smiling={value}"], CELEBA_ATTRIBUTES)
+
+
+@pytest.mark.parametrize("value", [None, "x", float("nan"), 10**400])
+def test_an_amount_that_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"changes: Smiling=.*: expected an amount from −10 to \+10"):
+        changes_by_index({"Smiling": Amount(value)}, CELEBA_ATTRIBUTES)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [10**400, None, [1], "1_0"])
+def test_a_value_that_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=r"changes: Smiling=.*: expected a number from 0 to 1"):
+        changes_by_index({"Smiling": value}, CELEBA_ATTRIBUTES)  # type: ignore[dict-item]
 
 
 def test_an_amount_from_python_is_checked_too() -> None:

@@ -9,9 +9,10 @@ import gradio as gr
 from PIL import Image
 
 from igan_fast.app.web.draw_tab import MOST_DRAWN
-from igan_fast.app.web.edit_tab import MODEL, shown_errors
+from igan_fast.app.web.edit_tab import EVENTS
+from igan_fast.app.web.fields import photo_upload, shown_errors
 from igan_fast.app.web.files import as_png
-from igan_fast.app.web.upload import photo_upload
+from igan_fast.app.web.photo import MODEL
 from igan_fast.edit_arguments import Keep
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
@@ -28,8 +29,8 @@ def build_api(editor: FaceEditor) -> None:
         keep = gr.Dropdown(["photo", "nothing"], value="photo", label="keep")
         strength = gr.Number(None, label="strength")
         companions = gr.Checkbox(True, label="companions")
-        count = gr.Number(1, label="n", precision=0, minimum=1, maximum=MOST_DRAWN)
-        seed = gr.Number(0, label="seed", precision=0, minimum=0)
+        count = gr.JSON(label="n")
+        seed = gr.JSON(label="seed")
         rows = gr.JSON(label="recognised")
         file = gr.File(label="edited")
         faces = gr.Gallery(label="faces", format="png")
@@ -42,7 +43,8 @@ def build_api(editor: FaceEditor) -> None:
     def recognise(photo: str | None) -> list[dict[str, float]]:
         """Return the probability of each attribute, for each face of a photo from left to right."""
         opened = search().open(_given(photo))
-        found: list[dict[str, float]] = editor.recognise(list(opened.crops))
+        with MODEL:
+            found: list[dict[str, float]] = editor.recognise(list(opened.crops))
         return found
 
     @shown_errors
@@ -58,22 +60,25 @@ def build_api(editor: FaceEditor) -> None:
         if not isinstance(changes, dict):
             raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
         opened = search().open(path)
-        edited = editor.transform(list(opened.crops), changes, keep=keep, strength=strength, companions=companions)
+        with MODEL:
+            edited = editor.transform(list(opened.crops), changes, keep=keep, strength=strength, companions=companions)
         return as_png(opened.finish(edited, keep_details=keep == "photo"), path)
 
     @shown_errors
-    def generate(n: float, changes: Any, companions: bool, seed: float) -> list[Image.Image]:
+    def generate(n: Any = 1, changes: Any = None, companions: bool = True, seed: Any = 0) -> list[Image.Image]:
         """Return new faces, as ``FaceEditor.generate`` does."""
-        if n > MOST_DRAWN:
-            raise InputError(f"n: found {n:g}, expected from 1 to {MOST_DRAWN}")
+        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST_DRAWN:
+            raise InputError(f"n: found {n!r}, expected a whole number from 1 to {MOST_DRAWN}")
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise InputError(f"seed: found {seed!r}, expected a whole number from 0 to 2⁶³ − 1")
         if changes is not None and not isinstance(changes, dict):
             raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
-        return editor.generate(int(n), changes, companions=companions, seed=int(seed))
+        with MODEL:
+            return editor.generate(n, changes, companions=companions, seed=seed)
 
-    model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1}
-    button.click(recognise, photo, rows, api_name="recognise", **model)
-    button.click(edit, [photo, changes, keep, strength, companions], file, api_name="edit", **model)
-    button.click(generate, [count, changes, companions, seed], faces, api_name="generate", **model)
+    button.click(recognise, photo, rows, api_name="recognise", **EVENTS)
+    button.click(edit, [photo, changes, keep, strength, companions], file, api_name="edit", **EVENTS)
+    button.click(generate, [count, changes, companions, seed], faces, api_name="generate", **EVENTS)
 
 
 def _given(photo: str | None) -> Path:

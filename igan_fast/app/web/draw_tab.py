@@ -8,7 +8,9 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from igan_fast.app.web.edit_tab import MODEL, shown_errors
+from igan_fast.app.web.edit_tab import EVENTS
+from igan_fast.app.web.fields import number_slider, shown_errors
+from igan_fast.app.web.photo import MODEL
 from igan_fast.app.web.sliders import Sliders
 from igan_fast.editor import FaceEditor
 from igan_fast.reference.editing import Amount
@@ -38,7 +40,7 @@ def build_draw_tab(editor: FaceEditor, load: Any) -> None:
                 "−1 is absent. The same seed draws the same people."
             )
             with gr.Row():
-                count = gr.Slider(1, MOST_DRAWN, value=8, step=1, label="How many", min_width=160)
+                count = number_slider(1, MOST_DRAWN, value=8, step=1, label="How many", min_width=160)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=_LARGEST_SEED, min_width=120)
                 new = gr.Button("Other people", variant="primary", elem_id="others", min_width=120)
             companions = gr.Checkbox(
@@ -51,12 +53,12 @@ def build_draw_tab(editor: FaceEditor, load: Any) -> None:
     @shown_errors
     def draw(count: float, seed: float | None, along: bool, *values: float) -> list[Image.Image]:
         changes = {name: Amount(value) for name, value in sliders.amounts(values).items() if value}
-        return editor.generate(int(count), changes, companions=along, seed=int(seed or 0))
+        with MODEL:
+            return editor.generate(round(count), changes, companions=along, seed=int(seed or 0))
 
     inputs: list[Any] = [count, seed, companions, *sliders.each]
     model: dict[str, Any] = {
-        "concurrency_id": MODEL,
-        "concurrency_limit": 1,
+        **EVENTS,
         "api_visibility": "private",
         "show_progress": "hidden",
         "trigger_mode": "always_last",

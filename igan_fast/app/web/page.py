@@ -11,8 +11,8 @@ from igan_fast.editor import FaceEditor
 
 __all__ = ["STYLE", "build_page"]
 
-#: Uploads and results are looked through once an hour, and deleted when they are two hours old; in seconds.
-_CLEAN_UP = (3600, 7200)
+#: Uploads and results are looked through every ten minutes, and deleted when they are an hour old; in seconds.
+_CLEAN_UP = (600, 3600)
 
 STYLE = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto !important; }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from torch import Tensor
 from igan_fast.app.web.settings import Settings
 from igan_fast.data.attributes import changes_by_index
 from igan_fast.data.loader import to_float
+from igan_fast.data.pixels import to_rgb
 from igan_fast.data.whole_photo import WholePhoto, open_whole
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
@@ -23,7 +25,13 @@ from igan_fast.metrics import finite_results
 from igan_fast.reference.editing import edited_labels
 from igan_fast.reference.residual import on_photos
 
-__all__ = ["OpenPhoto", "open_photo"]
+__all__ = ["MODEL", "OpenPhoto", "open_photo"]
+
+#: Held while a model computes: each computation takes all cores. Photos are decoded, pasted and encoded without it.
+MODEL = Lock()
+
+#: The colour modes that a PNG file can hold.
+_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 
 #: A view has at most this many pixels a side.
 VIEW_SIDE = 1024
@@ -71,16 +79,16 @@ class OpenPhoto:
         self.found = len(faces)
         self._editor = editor
         self._photo = replace(opened, crops=opened.crops[kept], faces=tuple(faces[k] for k in kept), whole=None)
-        self._views: dict[int | None, _View] = {
-            None: _view(opened.whole, (0, 0, *opened.whole.size), self._photo.faces)
-        }
+        self._whole = _view(opened.whole, (0, 0, *opened.whole.size), self._photo.faces)
+        self._near: tuple[int, _View] | None = None
+        self._profile = opened.whole.profile
         self._encoded: dict[int, _Codes] = {}
         self._small = tuple(face.size < _SMALL * max(opened.whole.size) for face in self._photo.faces)
 
     @property
     def faces(self) -> list[Image.Image]:
         """The faces as the model sees them, from left to right."""
-        return [Image.fromarray(crop) for crop in self._photo.crops]
+        return [_with_profile(Image.fromarray(crop), self._profile) for crop in self._photo.crops]
 
     @property
     def largest(self) -> int:
@@ -106,8 +114,7 @@ class OpenPhoto:
         Raises:
             InputError: it is NaN or infinite.
         """
-        with torch.inference_mode():
-            row = finite_results(self._codes(face).c)[0].tolist()
+        row = finite_results(self._codes(face).c)[0].tolist()
         return dict(zip(self._editor.attributes, row, strict=True))
 
     def preview(self, settings: Settings, near: int | None = None) -> Image.Image:
@@ -133,45 +140,50 @@ class OpenPhoto:
         return open_whole(self.path)
 
     def _view(self, near: int | None) -> _View:
-        if near is not None and near not in self._views:
+        if near is None:
+            return self._whole
+        if self._near is None or self._near[0] != near:  # only the last one is kept
             whole, faces = self._reopened(), self._photo.faces
             corners = faces[near].corners
             margin = _AROUND * faces[near].size
             (left, top), (right, bottom) = corners.min(0) - margin, corners.max(0) + margin
             width, height = whole.size
             box = (max(int(left), 0), max(int(top), 0), min(math.ceil(right), width), min(math.ceil(bottom), height))
-            self._views[near] = _view(whole, box, faces)
-        return self._views[near]
+            self._near = near, _view(whole, box, faces)
+        return self._near[1]
 
     def _edited(self, settings: Settings, faces: tuple[Face, ...], whole: Callable[[], WholePhoto]) -> Image.Image:
         chosen = [k for k in range(len(faces)) if settings.changes(k) or settings.keep == "nothing"]
-        with torch.inference_mode():
-            edited = [image for k in chosen for image in to_pil(self._edited_face(settings, k))]
+        edited = [self._edited_face(settings, k) for k in chosen]
         photo = whole()
         if not chosen:
-            return photo.image
+            return _with_profile(
+                photo.image if photo.image.mode in _PNG else to_rgb(photo.image, photo.name), photo.profile
+            )
         shown = replace(
             self._photo, crops=self._photo.crops[chosen], faces=tuple(faces[k] for k in chosen), whole=photo
         )
         side = self._photo.crops.shape[1]
-        if photo.size == (side, side) and len(faces) == 1:
+        if photo.size == (side, side) and [face.placement for face in faces] == [centre_square_place(photo)]:
             return edited[0]  # the photo is what the model sees
         return shown.finish(edited, keep_details=settings.keep == "photo")
 
-    def _edited_face(self, settings: Settings, face: int) -> Tensor:
+    def _edited_face(self, settings: Settings, face: int) -> Image.Image:
         codes, editor = self._codes(face), self._editor
         changes = changes_by_index(settings.changes(face), editor.attributes)
         along = editor.companions if settings.companions else None
-        edited = editor.model.generate(codes.z, edited_labels(codes.c, changes, companions=along))
-        return on_photos(codes.x, codes.rebuilt, edited) if settings.keep == "photo" else edited
+        with MODEL, torch.inference_mode():
+            edited = editor.model.generate(codes.z, edited_labels(codes.c, changes, companions=along))
+            return to_pil(on_photos(codes.x, codes.rebuilt, edited) if settings.keep == "photo" else edited)[0]
 
     def _codes(self, face: int) -> _Codes:
         if face not in self._encoded:
             editor = self._editor
-            x = to_float(torch.from_numpy(self._photo.crops[face : face + 1]).to(editor.device))
-            z, label_logits = editor.model.encode(x)
-            c = torch.sigmoid(label_logits)
-            self._encoded[face] = _Codes(x, z, c, editor.model.generate(z, c))
+            with MODEL, torch.inference_mode():
+                x = to_float(torch.from_numpy(self._photo.crops[face : face + 1]).to(editor.device))
+                z, label_logits = editor.model.encode(x)
+                c = torch.sigmoid(label_logits)
+                self._encoded[face] = _Codes(x, z, c, editor.model.generate(z, c))
         return self._encoded[face]
 
 
@@ -200,4 +212,12 @@ def _view(whole: WholePhoto, box: tuple[int, int, int, int], faces: tuple[Face, 
     pixels, scale = part.overview(VIEW_SIDE)
     to_view = Similarity(1 / scale).after(Similarity(1, -complex(*box[:2])))
     placed = tuple(replace(face, placement=to_view.after(face.placement)) for face in faces)
-    return _View(WholePhoto(Image.fromarray(pixels), whole.name), placed)
+    return _View(WholePhoto(_with_profile(Image.fromarray(pixels), whole.profile), whole.name), placed)
+
+
+def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image with this colour profile, which is written to its files; None for none."""
+    image.info.pop("icc_profile", None)
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import gradio as gr
 
@@ -16,10 +20,10 @@ from igan_fast.faces import default_detector
 
 __all__ = ["MAX_UPLOAD", "serving"]
 
+_PREFIX = "igan-fast-web-"
+
 #: The largest photo file.
 MAX_UPLOAD = "50mb"
-#: So many users have a photo open at a time; each takes some 10 MB. Whoever did nothing for longest is forgotten.
-_MOST_USERS = 100
 #: So many requests wait at a time; the next ones are told to come back later.
 _MOST_WAITING = 100
 
@@ -47,8 +51,10 @@ def serving(
     Raises:
         InputError: the port is in use or the address is not this machine's; there is no public address.
     """
+    _check_address(host, port)
     can_search = _can_search(editor, tell)
-    with tempfile.TemporaryDirectory(prefix="igan-fast-web-") as folder, _environment(GRADIO_TEMP_DIR=folder):
+    _remove_left_folders()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder, _environment(folder):
         page = build_page(editor, can_search=can_search).queue(max_size=_MOST_WAITING, api_open=True)
         try:
             _, local, public = page.launch(
@@ -62,7 +68,7 @@ def serving(
                 enable_monitoring=False,
                 allowed_paths=[],
                 max_file_size=MAX_UPLOAD,
-                state_session_capacity=_MOST_USERS,
+                run_history=False,
                 theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
                 css=STYLE,
                 footer_links=["api"],
@@ -90,7 +96,11 @@ def _can_search(editor: FaceEditor, tell: Callable[[str], object]) -> bool:
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def _environment(folder: str) -> Iterator[None]:
+    """Set the variables that Gradio and ``Sessions`` read: where files are kept, and that no others are served."""
+    uploads = Path(folder) / "files"
+    uploads.mkdir()
+    values = {"GRADIO_TEMP_DIR": str(uploads), "GRADIO_ALLOWED_PATHS": "", "IGAN_FAST_WEB_FOLDER": folder}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -101,3 +111,38 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Try to listen there, since uvicorn would try for ever.
+
+    Raises:
+        InputError: it is not possible.
+    """
+    if not host:
+        raise InputError("host: is empty; expected an address of this machine, such as 127.0.0.1")
+    try:
+        known = socket.getaddrinfo(host, port or 0, family=socket.AF_INET, type=socket.SOCK_STREAM)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(known[0][4])
+    except OSError as error:
+        if port is not None and error.errno == errno.EADDRINUSE:
+            raise InputError(f"port: {port} is in use at {host}; expected a free one") from None
+        raise InputError(
+            f"host: cannot listen at {host!r} ({error.strerror or error}); expected an IPv4 address of this machine"
+        ) from None
+
+
+def _remove_left_folders() -> None:
+    """Delete the photos of servers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if not owner.isdecimal() or folder.is_symlink():
+            continue
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (PermissionError, OverflowError):  # another user's
+            continue

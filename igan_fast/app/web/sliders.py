@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from igan_fast.app.web.fields import number_slider
 from igan_fast.app.web.groups import grouped, matching, shown_name
 
 __all__ = ["MOST", "Sliders"]
@@ -29,12 +30,15 @@ class Sliders:
     def build(cls, attributes: Sequence[str]) -> Sliders:
         """Make the sliders and the search in the block that is being built."""
         search = gr.Textbox(label=_SEARCH, placeholder=_SEARCH, show_label=False, container=False, max_lines=1)
+        labels = {name: shown_name(name) for name in attributes}
+        if len(set(labels.values())) < len(labels):
+            labels = {name: name for name in attributes}
         by_name: dict[str, gr.Slider] = {}
         groups: list[tuple[gr.Accordion, list[str]]] = []
         for number, (title, names) in enumerate(grouped(attributes).items()):
             with gr.Accordion(title, open=number == 0) as group:
                 for name in names:
-                    by_name[name] = gr.Slider(-MOST, MOST, value=0, step=0.1, label=shown_name(name))
+                    by_name[name] = number_slider(-MOST, MOST, value=0, step=0.1, label=labels[name])
             groups.append((group, names))
 
         def find(text: str) -> list[dict[str, Any]]:
@@ -57,8 +61,8 @@ class Sliders:
         return cls(tuple(attributes), each)
 
     def amounts(self, values: Sequence[float]) -> dict[str, float]:
-        """The amounts by attribute, of the sliders' values. The value of an empty field counts as 0."""
-        return {name: float(value or 0) for name, value in zip(self.attributes, values, strict=True)}
+        """The amounts by attribute, of the sliders' values."""
+        return dict(zip(self.attributes, values, strict=True))
 
     def values(self, amounts: dict[str, float]) -> list[float]:
         """The sliders' values for these amounts; an attribute that is left out has 0."""

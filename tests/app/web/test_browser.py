@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from known_faces import KnownFaces
 from PIL import Image
 
+from igan_fast.app.web.photo import OpenPhoto
 from igan_fast.editor import FaceEditor
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser test")
@@ -115,6 +118,51 @@ def test_undo_and_another_face(page: Any, editor: FaceEditor, photo: Path, tmp_p
         with changed_picture(page):
             page.click("#undo")
     np.testing.assert_array_equal(downloaded(page, tmp_path), Image.open(photo))
+
+
+def test_an_emptied_field_is_zero(page: Any, photo: Path, tmp_path: Path) -> None:
+    open_file(page, photo)
+    move(page, "Male", 2)
+    with changed_picture(page):
+        field = page.locator("#sliders").get_by_label("number input for Male").first
+        field.fill("")
+        field.press("Enter")
+    np.testing.assert_array_equal(downloaded(page, tmp_path), Image.open(photo))
+
+
+def test_an_edit_on_its_way_does_not_reach_another_face(
+    page: Any, editor: FaceEditor, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slider is moved twice, then another face is chosen, while the first edit is still being drawn."""
+    preview = OpenPhoto.preview
+
+    def slow(*arguments: Any) -> Image.Image:
+        time.sleep(0.4)
+        return preview(*arguments)
+
+    open_file(page, photo)
+    monkeypatch.setattr(OpenPhoto, "preview", slow)
+    field = page.locator("#sliders").get_by_label("number input for Male").first
+    for value in ("1", "2"):
+        field.fill(value)
+        field.press("Enter")
+        page.wait_for_timeout(100)
+    page.locator("#faces button.thumbnail-item, #faces .thumbnail-lg").first.click()
+    playwright.expect(field).to_have_value("0")
+    page.wait_for_timeout(1500)
+    found = downloaded(page, tmp_path)
+    np.testing.assert_array_equal(found[30:119, 20:109], np.asarray(Image.open(photo))[30:119, 20:109])
+    playwright.expect(field).to_have_value("0")
+
+
+def test_a_photo_without_a_face_closes_the_one_before(page: Any, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_file(page, photo)
+    monkeypatch.setattr("igan_fast.faces.search.default_detector", KnownFaces)
+    page.locator("#find-faces input").uncheck()
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Move a slider')")
+    page.locator("#find-faces input").check()
+    page.wait_for_function("document.querySelector('#status').innerText.includes('No face was found')")
+    assert page.locator("#pictures img").count() == 0
 
 
 def test_a_file_that_is_no_photo_is_named(page: Any, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -35,12 +38,32 @@ def test_it_serves_until_ctrl_c(
                 return super().wait(timeout)
             address = capsys.readouterr().out.split()[2].rstrip(";")
             seen.append(urllib.request.urlopen(address, timeout=60).read().decode())
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+            return super().wait(60)
 
     monkeypatch.setattr("igan_fast.app.web_command.Event", Interrupted)
     assert main(["web", "--model", str(run)]) == 0
     assert "igan_fast: edit faces" in seen[0]
     assert capsys.readouterr().out == "stopped\n"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_its_files_are_deleted_however_it_is_stopped(run: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    pytest.importorskip("gradio")
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [sys.executable, "-m", "igan_fast", "web", "--model", str(run)]
+    with subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("serving at http://127.0.0.1:"):
+            assert process.poll() is None
+        assert list(folder.glob("igan-fast-web-*"))
+        process.send_signal(sent)
+        assert process.stdout.read() == "stopped\n"
+        assert process.wait(timeout=60) == 0
+    assert not list(folder.glob("igan-fast-web-*"))
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1"])

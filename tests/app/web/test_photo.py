@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from known_faces import KnownFaces
+from PIL import Image, ImageCms
 
 from igan_fast.app.web.photo import VIEW_SIDE, OpenPhoto, open_photo
 from igan_fast.app.web.settings import Settings
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
+from igan_fast.faces import Similarity
 from igan_fast.reference import IterativeGAN
 
 START = Settings(({}, {}))
@@ -125,6 +127,88 @@ def test_in_drawn_faces_nothing_is_searched_unless_asked(model: IterativeGAN, tw
     assert not drawn.searches_faces
     assert len(open_photo(drawn, photo, search=drawn.searches_faces).faces) == 1
     assert len(open_photo(drawn, photo, search=True).faces) == 2
+
+
+def test_a_view_of_the_models_size_is_no_crop(editor: FaceEditor, tmp_path: Path) -> None:
+    """One small face in a photo of 32×32 pixels, and a view of 32×32 pixels of one face in a larger photo."""
+    path = tmp_path / "small.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        for side, photo in ((22.2, path), (20, path)):
+            patch.setattr(
+                "igan_fast.faces.search.default_detector",
+                lambda side=side: KnownFaces(Similarity(side / 178, 20 + 20j)),
+            )
+            always = FaceEditor(editor.model, editor.attributes, align="always")
+            opened = open_photo(always, photo)
+            settings = Settings(({"Male": 2.0},))
+            whole = np.asarray(opened.result(settings)).astype(int)
+            left = int(20 - 0.2 * side)
+            near = opened.preview(settings, 0)
+            box = (left, left, left + near.width, left + near.height)
+            assert np.abs(np.asarray(near) - whole[box[1] : box[3], box[0] : box[2]]).max() <= 1
+        tiny = tmp_path / "tiny.png"
+        Image.open(path).crop((0, 0, 32, 32)).save(tiny)
+        patch.setattr("igan_fast.faces.search.default_detector", lambda: KnownFaces(Similarity(18 / 178, 5 + 5j)))
+        drawn = FaceEditor(editor.model, editor.attributes, drawn=True)
+        found = open_photo(drawn, tiny, search=True).result(settings)
+        always = FaceEditor(editor.model, editor.attributes, align="always")
+        np.testing.assert_array_equal(found, always.transform(tiny, {"Male": "+2"}))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "L", "RGBA", "P", "1", "I;16"])
+@pytest.mark.parametrize("amount", [0.0, 2.0])
+def test_photos_of_every_colour_mode_come_out(
+    editor: FaceEditor, photo: Path, tmp_path: Path, mode: str, amount: float
+) -> None:
+    pytest.importorskip("gradio")
+    from igan_fast.app.web.files import as_jpeg, as_png
+
+    path = tmp_path / "photo.tif"
+    if mode == "I;16":
+        Image.fromarray(np.arange(3600, dtype=np.uint16).reshape(60, 60) * 16).save(path)
+    elif mode == "LAB":
+        ImageCms.profileToProfile(
+            Image.open(photo), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        ).save(path)
+    else:
+        Image.open(photo).convert(mode).save(path)
+    opened = open_photo(editor, path, search=False)
+    settings = Settings(({"Male": amount} if amount else {},))
+    with Image.open(as_png(opened.result(settings), path)) as found:
+        off = FaceEditor(editor.model, editor.attributes, companions=editor.companions, align="off")
+        expected = off.transform(path, {"Male": "+2"} if amount else {})
+        assert found.size == expected.size
+        assert np.abs(np.asarray(found.convert("RGB")).astype(int) - np.asarray(expected.convert("RGB"))).max() <= 1
+    with Image.open(as_jpeg(opened.preview(settings))) as found:
+        assert found.size == opened.before().size
+
+
+def test_views_and_results_keep_the_colour_profile(
+    editor: FaceEditor, two_faces: None, photo: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("gradio")
+    from igan_fast.app.web.files import as_jpeg, as_png
+
+    path = tmp_path / "wide.png"
+    Image.open(photo).save(path, icc_profile=b"wide")
+    opened = open_photo(editor, path)
+    for settings in (START, START.with_amounts(1, {"Male": 1.0})):
+        files = [as_png(opened.result(settings), path)]
+        files += [
+            as_jpeg(image) for near in (None, 0) for image in (opened.before(near), opened.preview(settings, near))
+        ]
+        for file in files:
+            with Image.open(file) as found:
+                assert found.info["icc_profile"] == b"wide"
+    assert opened.faces[0].info["icc_profile"] == b"wide"
+
+
+def test_only_the_last_face_looked_at_is_kept(opened: OpenPhoto, photo: Path) -> None:
+    first = opened.before(0)
+    assert opened.before(0) is first
+    opened.before(1)
+    assert opened.before(0) is not first
 
 
 def test_an_edit_encodes_no_face_again(opened: OpenPhoto, model: IterativeGAN, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import socket
+import subprocess
+import tempfile
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -81,14 +85,28 @@ def test_a_bad_photo_is_answered_in_one_line(client: Any, tmp_path: Path) -> Non
     document = tmp_path / "letter.jpg"
     document.write_bytes(b"%PDF-1.7\n" + bytes(500))
     for name, more in (("/recognise", {}), ("/edit", {"changes": {"Male": 1}})):
-        with pytest.raises(gradio_client.exceptions.AppError, match=r"letter\.jpg"):
+        with pytest.raises(gradio_client.exceptions.AppError, match=r"^letter\.jpg: "):
             client.predict(photo=gradio_client.handle_file(document), **more, api_name=name)
 
 
-@pytest.mark.parametrize("n", [0, 17, 10**9])
-def test_too_many_faces_are_refused(client: Any, n: int) -> None:
-    with pytest.raises(gradio_client.exceptions.AppError):
-        client.predict(n=n, changes={}, api_name="/generate")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 0}, "^n: found 0, expected a whole number from 1 to 16$"),
+        ({"n": 17}, "^n: found 17, expected"),
+        ({"n": 1.5}, "^n: found 1.5, expected"),
+        ({"n": "x"}, "^n: found 'x', expected"),
+        ({"n": True}, "^n: found True, expected"),
+        ({"seed": None}, "^seed: found None, expected a whole number"),
+        ({"seed": -1}, "^seed: found -1, expected"),
+        ({"changes": ["Smiling"]}, "^changes: found no object"),
+        ({"changes": {"Smiling": "flip"}}, "^attributes: Smiling=flip: a new face has nothing to flip"),
+        ({"changes": {"Smiling": 10**400}}, "Smiling=1000"),
+    ],
+)
+def test_bad_faces_are_answered_in_one_line(client: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(gradio_client.exceptions.AppError, match=message):
+        client.predict(**{"n": 1, "changes": {}, "seed": 0, **given}, api_name="/generate")
 
 
 def call(address: str, name: str, data: list[Any]) -> str:
@@ -119,6 +137,28 @@ def test_no_file_of_the_server_is_read(address: str, photo: Path, field: str) ->
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address.rstrip('/')}/gradio_api/{url}", timeout=60)
         assert refused.value.code in (403, 404)
+
+
+def test_no_address_is_loaded(address: str) -> None:
+    """The server would be asked to load pages for others."""
+    asked: list[str] = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        for url in (f"http://127.0.0.1:{other.server_port}/a.png", "https://example.com/a.png"):
+            for given in ({"path": url}, {"path": url, "url": url}, {"path": None, "url": url}):
+                answer = call(address, "recognise", [{**given, "meta": {"_type": "gradio.FileData"}}])
+                assert "event: error" in answer
+                assert "Smiling" not in answer
+        other.shutdown()
+        thread.join()
+    assert asked == []
 
 
 def test_the_page_listens_on_this_machine_only(address: str) -> None:
@@ -156,5 +196,37 @@ def test_a_port_that_is_taken_is_named(editor: FaceEditor, two_faces: None) -> N
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"port: cannot listen at 127.0.0.1:{port}"), serving(editor, port=port):
+        with pytest.raises(InputError, match=f"port: {port} is in use at 127.0.0.1"), serving(editor, port=port):
             pass
+
+
+@pytest.mark.parametrize("host", ["::1", "foo.invalid", "8.8.8.8", "1.2.3", "a b"])
+def test_an_address_of_another_machine_is_refused(editor: FaceEditor, two_faces: None, host: str) -> None:
+    from igan_fast.app.web.server import serving
+
+    with pytest.raises(InputError, match=f"host: cannot listen at '{host}'"), serving(editor, host=host):
+        pass
+
+
+def test_an_empty_address_is_refused(editor: FaceEditor, two_faces: None) -> None:
+    from igan_fast.app.web.server import serving
+
+    with pytest.raises(InputError, match="host: is empty"), serving(editor, host=""):
+        pass
+
+
+def test_photos_of_a_server_that_was_killed_are_deleted_at_the_next_start(
+    editor: FaceEditor, two_faces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from igan_fast.app.web.server import serving
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
+    left, running, other = (tmp_path / f"igan-fast-web-{name}" for name in (f"{ended}-a", f"{os.getpid()}-b", "x"))
+    for folder in (left, running, other):
+        folder.mkdir()
+        (folder / "photo.png").touch()
+    with serving(editor):
+        assert not left.exists()
+    assert running.exists()
+    assert other.exists()
