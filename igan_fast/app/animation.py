@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 
-from PIL import Image
+from PIL import Image, ImageCms
 
 from igan_fast.data.pixels import to_rgb
 
@@ -18,19 +18,21 @@ _MOST_SIDE = 640
 
 
 def strip(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return the pictures side by side, RGB."""
+    """Return the pictures side by side, RGB with the colour profile of the first one."""
     width, height = pictures[0].size
     sheet = Image.new("RGB", (width * len(pictures), height))
     for index, picture in enumerate(pictures):
         sheet.paste(to_rgb(picture, "picture"), (index * width, 0))
+    if profile := pictures[0].info.get("icc_profile"):
+        sheet.info["icc_profile"] = profile  # which is written to a PNG file
     return sheet
 
 
 def as_gif(pictures: Iterable[Image.Image]) -> bytes:
-    """Return an animation that runs forth and back for ever, with at most 640 pixels a side."""
+    """Return an animation in sRGB that runs forth and back for ever, with at most 640 pixels a side."""
     small = []
     for picture in pictures:
-        small.append(to_rgb(picture, "picture"))
+        small.append(_in_srgb(picture))
         small[-1].thumbnail((_MOST_SIDE, _MOST_SIDE), Image.Resampling.LANCZOS)
     frames = [*small, *small[-2:0:-1]]
     ends = {0, len(small) - 1}
@@ -44,3 +46,17 @@ def as_gif(pictures: Iterable[Image.Image]) -> bytes:
         loop=0,
     )
     return data.getvalue()
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """Convert a picture's colours, since a GIF file cannot hold their profile."""
+    rgb = to_rgb(picture, "picture")
+    profile = picture.info.get("icc_profile")
+    if profile is None or picture.mode not in ("RGB", "RGBA"):
+        return rgb
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        found = ImageCms.profileToProfile(rgb, own, ImageCms.createProfile("sRGB"))
+    except (ImageCms.PyCMSError, OSError):  # a broken profile
+        return rgb
+    return rgb if found is None else found

@@ -23,7 +23,7 @@ from igan_fast.app.options import (
     StrengthOrDefault,
     chosen_face,
 )
-from igan_fast.app.redraw import load_editor, model_files
+from igan_fast.app.redraw import load_editor, model_files, tell_companions
 from igan_fast.app.results import check_results, sheet_fits, written_message
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES
@@ -33,6 +33,10 @@ from igan_fast.files import write_file
 from igan_fast.train.grids import save_png
 
 __all__ = ["Interpolate"]
+
+
+#: Names of files, not of folders, that are not written.
+_VIDEO = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,17 @@ class Interpolate:
         edits = (self.start, self.attributes)
         if len(self.photos) == 2 and any(edits):
             raise InputError("--set: found an edit and two photos; expected one photo, or no edit")
+        beyond = [
+            option
+            for option, given in (
+                ("keep", self.keep != "photo"),
+                ("strength", self.strength is not None),
+                ("companions", not self.companions),
+            )
+            if given
+        ]
+        if len(self.photos) == 2 and beyond:
+            raise InputError(f"{beyond[0]}: found it with two photos, between which nothing is edited; leave it out")
         if len(self.photos) == 1 and not any(edits):
             raise InputError("--set: found nothing and one photo; expected an edit such as Smiling=+2, or two photos")
         files = self._files()
@@ -87,6 +102,9 @@ class Interpolate:
                 parse_changes(edit, editor.attributes, where=where)
                 for edit, where in zip(edits, ("--from", "--set"), strict=True)
             )
+            if self.companions:
+                for edit in (start, end):
+                    tell_companions(editor, edit)
             pictures = interpolate_edits(
                 editor,
                 self.photos[0],
@@ -102,8 +120,13 @@ class Interpolate:
 
     def _files(self) -> list[Path]:
         suffix = self.out.suffix.lower()
-        if self.out.is_dir() or suffix not in PHOTO_SUFFIXES:
-            return [self.out / f"frame-{k:04d}.png" for k in range(self.steps)]
+        if self.out.is_dir() or suffix not in (*PHOTO_SUFFIXES, *_VIDEO):
+            files = [self.out / f"frame-{k:04d}.png" for k in range(self.steps)]
+            if others := sorted(set(self.out.glob("frame-*.png")) - set(files)):
+                raise InputError(
+                    f"--out {self.out}: holds {others[0].name} of another animation; expected a new folder"
+                )
+            return files
         if suffix not in (".png", ".gif"):
             raise InputError(f"--out {self.out}: expected a name in .png or .gif, or a folder")
         return [self.out]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from igan_fast import IterativeGAN
 from igan_fast.app.cli import main
@@ -76,7 +76,11 @@ def test_an_animation_runs_forth_and_back(run: Path, photos: list[Path], tmp_pat
         ("1 --from Smilling=1", "--from: unknown attribute 'Smilling'; did you mean Smiling?"),
         ("2 --steps 1", "--steps: found 1, expected from 2 to 1,000"),
         ("2 --face all", "--face: found 'all', expected 'largest' or the number of one face"),
-        ("2 --strength 11", "--strength: found 11.0, expected a number from 0 to 10"),
+        ("1 --set Smiling=1 --strength 11", "--strength: found 11.0, expected a number from 0 to 10"),
+        ("2 --strength 1", "--strength: found it with two photos, between which nothing is edited"),
+        ("2 --keep nothing", "--keep: found it with two photos"),
+        ("2 --no-companions", "--companions: found it with two photos"),
+        ("2 --out a.mp4", "--out a.mp4: expected a name in .png or .gif, or a folder"),
         ("2 --out a.jpg", "--out a.jpg: expected a name in .png or .gif, or a folder"),
     ],
 )
@@ -91,6 +95,41 @@ def test_what_cannot_be(
     assert run_cli(*given, *options, *out, "--model", run) == 2
     assert capsys.readouterr().err.startswith(f"igan-fast: error: {message}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_of_a_longer_animation_are_not_mixed_with_those_of_a_shorter_one(
+    run: Path, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*photos, "--model", run, "--out", tmp_path / "frames")
+    assert run_cli(*words, "--steps", 4) == 0
+    assert run_cli(*words, "--steps", 3, "--force") == 2
+    assert f"--out {tmp_path / 'frames'}: holds frame-0003.png of another animation" in capsys.readouterr().err
+    assert run_cli(*words, "--steps", 5, "--force") == 0
+    assert len(list((tmp_path / "frames").iterdir())) == 5
+
+
+def test_colours_keep_their_profile_or_become_srgb(
+    run: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    photo = tmp_path / "wide.png"
+    Image.open(photos[0]).save(photo, icc_profile=wide)
+    words = (photo, "--set", "Smiling=+2", "-n3", "--model", run)
+    assert run_cli(*words, "--out", tmp_path / "strip.png") == 0
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.info["icc_profile"] == wide
+    seen = []
+
+    def convert(image: Image.Image, own: object, srgb: object) -> Image.Image:
+        seen.append(own.tobytes())  # type: ignore[attr-defined]
+        return image
+
+    monkeypatch.setattr(ImageCms, "profileToProfile", convert)
+    assert run_cli(*words, "--out", tmp_path / "a.gif") == 0
+    assert seen == [wide] * 3
+    monkeypatch.undo()
+    Image.open(photos[0]).save(photo, icc_profile=b"broken")
+    assert run_cli(*words, "--out", tmp_path / "b.gif") == 0
 
 
 def test_a_photo_is_not_written_over(run: Path, photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
