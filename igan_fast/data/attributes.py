@@ -16,6 +16,7 @@ __all__ = [
     "Change",
     "UnknownAttribute",
     "attribute_indices",
+    "can_be_typed",
     "changes_by_index",
     "parse_changes",
     "spelled_change",
@@ -102,6 +103,11 @@ def changes_by_index(changes: Mapping[str, Change], known: Sequence[str], *, whe
     """
     checked = [_checked(value, name, where) for name, value in changes.items()]
     return dict(zip(attribute_indices(changes, known, where=where), checked, strict=True))
+
+
+def can_be_typed(name: str) -> bool:
+    """Whether the commands can take an attribute's name: printable, without ``=`` and ``,``, and no ``-`` in front."""
+    return name.isprintable() and not {"=", ","} & set(name) and bool(name.strip()) and not name.startswith("-")
 
 
 def spelled_change(change: Edit) -> str:

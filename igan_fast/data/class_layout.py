@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igan_fast.data.annotations import is_decodable
+from igan_fast.data.attributes import can_be_typed
 from igan_fast.data.celeba_files import PHOTOS, DataFiles, list_files
 from igan_fast.data.formats import is_photo_name
 from igan_fast.data.messages import counted, first_three
@@ -175,10 +176,10 @@ def _splits(where: Path, folders: Sequence[str]) -> dict[str, str]:
 def _check_names(where: Path, folders: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for folder in folders:
-        if not is_decodable(folder) or not folder.isprintable() or "=" in folder or "," in folder:
+        if not is_decodable(folder) or not can_be_typed(folder):
             raise InputError(
                 f"{where}: the name of the class folder {folder!r} cannot be an attribute's; rename it: expected "
-                "printable UTF-8 text without = and ,"
+                "printable UTF-8 text without = and , and without - in front"
             )
         other = seen.setdefault(_attribute(folder).casefold(), folder)
         if other != folder:

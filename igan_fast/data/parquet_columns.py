@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from igan_fast.data.attributes import can_be_typed
 from igan_fast.data.messages import first_three
 from igan_fast.errors import InputError
 
@@ -87,6 +88,11 @@ def find_columns(arrow: Any, schema: Any, where: str) -> Columns:
         else:
             labels.append((name, Label(name)))
     names = [name for name, _ in labels]
+    if wrong := [name for name in names if not can_be_typed(name)]:
+        raise InputError(
+            f"{where}: the column or class {wrong[0]!r} cannot be an attribute's name; expected printable text without "
+            "= and , and without - in front"
+        )
     repeated = [name for name in names if names.count(name) > 1]
     if repeated or len(types) < len(schema):
         twice = repeated or [name for name in schema.names if schema.names.count(name) > 1]

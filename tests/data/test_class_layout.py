@@ -32,6 +32,7 @@ from igan_fast.errors import InputError
         (["A=1/a.png", "B/b.png"], "the name of the class folder 'A=1' cannot be an attribute's; rename it"),
         (["A,B/a.png", "B/b.png"], "the name of the class folder 'A,B' cannot be an attribute's"),
         (["A\nB/a.png", "B/b.png"], "cannot be an attribute's"),
+        (["-A/a.png", "B/b.png"], "the name of the class folder '-A' cannot be an attribute's"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("zipped", [False, True])

@@ -77,6 +77,10 @@ def test_a_damaged_row_group_leaves_the_others(tmp_path: Path) -> None:
         ({"image": images([1, 2]), "Bald": pa.array([None, True])}, r"row 0: Bald is missing, expected -1, 0 or 1"),
         ({"image": images([1, 2, 3]), "Bald": [1, 0, -1]}, "Bald is both 0 and -1, so 0 may mean unknown"),
         ({"image": images([]), "Bald": pa.array([], pa.bool_())}, "has no rows in 1 parquet file"),
+        ({"image": images([1, 2]), "a=b": [0, 1]}, "the column or class 'a=b' cannot be an attribute's name"),
+        ({"image": images([1, 2]), "x,y": [0, 1]}, "the column or class 'x,y' cannot be an attribute's name"),
+        ({"image": images([1, 2]), "-z": [0, 1]}, "the column or class '-z' cannot be an attribute's name"),
+        ({"image": images([1, 2]), "": [0, 1]}, "the column or class '' cannot be an attribute's name"),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_used(columns: dict[str, object], message: str, tmp_path: Path) -> None:
