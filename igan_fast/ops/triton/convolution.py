@@ -8,7 +8,8 @@ Tensors are read and written channels_last; others are copied first. The order o
 dtypes, so the same input gives the same bits. Products of float32 numbers round them to tf32 where PyTorch's
 convolutions do: where ``torch.backends.cudnn.conv.fp32_precision`` is "tf32".
 
-No implementation of ``igan_fast.ops.convolution`` calls these operators yet: they have never run on a GPU.
+``igan_fast.ops.convolution.triton`` calls the operators ``convolution`` and ``convolution_weight_gradient``. Nothing
+calls the others yet.
 """
 
 from __future__ import annotations

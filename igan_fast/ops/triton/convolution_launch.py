@@ -8,13 +8,13 @@ import torch
 import triton
 from torch import Tensor
 
+from igan_fast.ops.convolution.triton import MOST_POSITIONS
 from igan_fast.ops.triton.common import triton_dtype
 
 _SIDE = 128  # rows of the part of a matrix product that a program computes, and its columns at most
 _WIDE_SIDE = 64  # the same for float64, and for float32 that is not rounded to tf32: larger parts spill registers
 _STEP_BYTES = 128  # of a row of a factor that a program reads at once
 _LEAST = 16  # the smallest side of a product of tensor cores
-_MOST_NUMBERED = 2**30  # positions or terms of a sum that the kernels number
 
 
 def options_of(x: Tensor, columns: int) -> dict[str, Any]:
@@ -44,9 +44,9 @@ def check_numbers(**numbers: int) -> None:
         RuntimeError: one of the numbers is too large. Its name is part of the message.
     """
     for name, number in numbers.items():
-        if number > _MOST_NUMBERED:
+        if number > MOST_POSITIONS:
             raise RuntimeError(
-                f"the tensors are too large for one launch: {number} {name} (at most {_MOST_NUMBERED}); "
+                f"the tensors are too large for one launch: {number} {name} (at most {MOST_POSITIONS}); "
                 "use impl='reference'"
             )
 
