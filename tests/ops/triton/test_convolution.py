@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from convolution_cases import CASES, Case, arguments, plain
 from oracles import DTYPES, HALF, LAYOUTS, assert_as_good, error
 from torch import Tensor
 
@@ -17,35 +18,8 @@ from igan_fast.ops.triton import common, convolution, convolution_launch, convol
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter, of Inf
 
 
-class Case(NamedTuple):
-    """A convolution (N, C_in, H, W) → C_out channels."""
-
-    batch: int
-    channels: int
-    out: int
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    extra: tuple[int, int] = (0, 0)  # output padding of the transposed convolution
-
-
-CASES = {
-    "the paper's, odd size": Case(1, 3, 5, (9, 7), (5, 5), (2, 2), (2, 2), (1, 1)),
-    "no padding at one side": Case(2, 5, 40, (6, 5), (3, 3), (2, 2), (0, 1), (1, 0)),
-    "4×4": Case(2, 40, 3, (4, 6), (4, 4), (2, 2), (1, 1)),
-    "stride 1": Case(3, 32, 16, (5, 4), (3, 3), (1, 1), (1, 1)),
-    "one channel, one image": Case(1, 1, 1, (6, 9), (5, 5), (1, 1), (0, 0)),
-    "whole steps, several blocks of channels": Case(1, 64, 130, (3, 4), (3, 2), (2, 2), (1, 1), (1, 0)),
-    "unequal sides": Case(2, 3, 4, (7, 11), (3, 5), (2, 3), (1, 0), (0, 2)),
-    "one tap": Case(2, 16, 5, (4, 3), (1, 1), (1, 1), (0, 0)),
-    "stride beyond the kernel": Case(1, 5, 3, (5, 7), (2, 1), (3, 2), (0, 0), (2, 1)),
-    "wide padding": Case(1, 3, 5, (5, 6), (5, 5), (1, 1), (3, 4)),
-}
-
-
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> torch.device:
+def device() -> torch.device:
     """A GPU, or the CPU in Triton's interpreter."""
     if common.INTERPRETED:
         import triton_interpreter
@@ -65,18 +39,6 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution_launch, "_STEP_BYTES", 32)
     monkeypatch.setattr(convolution, "_COMBINE_SEGMENTS", 4)
     monkeypatch.setattr(convolution_weight, "_BLOCK", 64)
-
-
-def plain(case: Case, transposed: bool, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if transposed:
-        return F.conv_transpose2d(x, weight, bias, case.stride, case.padding, case.extra)
-    return F.conv2d(x, weight, bias, case.stride, case.padding)
-
-
-def arguments(case: Case, transposed: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    ends = (case.channels, case.out) if transposed else (case.out, case.channels)
-    x, weight = torch.randn(case.batch, case.channels, *case.size), torch.randn(*ends, *case.kernel) * 0.1
-    return tuple(t.to(device, dtype) for t in (x, weight, torch.randn(case.out)))  # type: ignore[return-value]
 
 
 def ours(case: Case, transposed: bool, x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> list[Tensor]:
@@ -105,32 +67,32 @@ def check(case: Case, transposed: bool, x: Tensor, weight: Tensor, bias: Tensor)
 
 @pytest.mark.parametrize("transposed", [False, True], ids=["strided", "transposed"])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_pytorch(place: torch.device, case: str, transposed: bool) -> None:
-    check(CASES[case], transposed, *arguments(CASES[case], transposed, torch.float32, place))
+def test_equals_pytorch(device: torch.device, case: str, transposed: bool) -> None:
+    check(CASES[case], transposed, *arguments(CASES[case], transposed, torch.float32, device))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transposed", [False, True], ids=["strided", "transposed"])
 @pytest.mark.parametrize("case", ["the paper's, odd size", "stride beyond the kernel"])
 def test_equals_pytorch_in_many_parts(
-    place: torch.device, small_parts: None, case: str, transposed: bool, dtype: torch.dtype
+    device: torch.device, small_parts: None, case: str, transposed: bool, dtype: torch.dtype
 ) -> None:
-    check(CASES[case], transposed, *arguments(CASES[case], transposed, dtype, place))
+    check(CASES[case], transposed, *arguments(CASES[case], transposed, dtype, device))
 
 
 @pytest.mark.parametrize("positions", [(3, 5), (4, 4), (1, 17)])
-def test_edges_of_tiles(place: torch.device, small_parts: None, positions: tuple[int, int]) -> None:
+def test_edges_of_tiles(device: torch.device, small_parts: None, positions: tuple[int, int]) -> None:
     """One position less than a tile, a tile, and one more; so for the channels of either side."""
     for channels in (15, 16, 17):
         case = Case(1, channels, 32 - channels, positions, (3, 3), (1, 1), (1, 1))
-        check(case, False, *arguments(case, False, torch.float32, place))
+        check(case, False, *arguments(case, False, torch.float32, device))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout(place: torch.device, layout: str) -> None:
+def test_any_layout(device: torch.device, layout: str) -> None:
     case = CASES["the paper's, odd size"]
     for transposed in (False, True):
-        x, weight, bias = arguments(case, transposed, torch.float32, place)
+        x, weight, bias = arguments(case, transposed, torch.float32, device)
         expected = check(case, transposed, x, weight, bias)[0]
         x, weight, bias = (LAYOUTS[layout](t) for t in (x, weight, bias))
         check(case, transposed, x, weight, bias)
@@ -141,29 +103,29 @@ def test_any_layout(place: torch.device, layout: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_value_reaches_the_outputs_that_take_it(place: torch.device, value: float, transposed: bool) -> None:
+def test_a_value_reaches_the_outputs_that_take_it(device: torch.device, value: float, transposed: bool) -> None:
     case = Case(2, 3, 5, (6, 5), (3, 3), (2, 2), (1, 1), (0, 0))
-    x, weight, bias = arguments(case, transposed, torch.float32, place)
+    x, weight, bias = arguments(case, transposed, torch.float32, device)
     x[1, 2, 3, 4] = value
     z = plain(case, transposed, x.double(), weight.double(), bias.double())
     settings = z.shape[2:], case.stride, case.padding, transposed
     assert error(convolution.convolution(x, weight, bias, *settings, 1.0), z) < 1e-5
 
 
-def test_the_same_bits_every_time(place: torch.device, small_parts: None) -> None:
+def test_the_same_bits_every_time(device: torch.device, small_parts: None) -> None:
     case = CASES["the paper's, odd size"]
     for transposed in (False, True):
-        given = arguments(case, transposed, torch.float32, place)
+        given = arguments(case, transposed, torch.float32, device)
         grad = torch.randn_like(plain(case, transposed, *given))
         first, again = (ours(case, transposed, *given, grad) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, -0.5])
-def test_bias_and_leaky_relu(place: torch.device, slope: float) -> None:
+def test_bias_and_leaky_relu(device: torch.device, slope: float) -> None:
     case = CASES["4×4"]
     for transposed in (False, True):
-        x, weight, bias = arguments(case, transposed, torch.float32, place)
+        x, weight, bias = arguments(case, transposed, torch.float32, device)
         z = plain(case, transposed, x.double(), weight.double(), bias.double())
         expected = torch.where(z > 0, z, slope * z)
         settings = z.shape[2:], case.stride, case.padding, transposed
@@ -183,14 +145,14 @@ def normalised(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tenso
 @pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize("transposed", [False, True], ids=["strided", "transposed"])
 def test_the_normalisation_before_and_the_statistics_after(
-    place: torch.device, small_parts: None, transposed: bool, channels: int, groups: int
+    device: torch.device, small_parts: None, transposed: bool, channels: int, groups: int
 ) -> None:
     """The input is raw, far from zero, and its padding is 0 after the normalisation, which moves 0."""
     case = Case(4, channels, 17, (5, 3), (3, 3), (2, 2), (1, 1), (0, 1))
-    x, weight, _ = arguments(case, transposed, torch.float32, place)
-    x += 3 * torch.arange(4, device=place).view(-1, 1, 1, 1)
-    gamma, beta = torch.randn(channels, device=place), torch.randn(channels, device=place)
-    mean, var = torch.randn(groups, channels, device=place) + 1, torch.rand(groups, channels, device=place) + 0.5
+    x, weight, _ = arguments(case, transposed, torch.float32, device)
+    x += 3 * torch.arange(4, device=device).view(-1, 1, 1, 1)
+    gamma, beta = torch.randn(channels, device=device), torch.randn(channels, device=device)
+    mean, var = torch.randn(groups, channels, device=device) + 1, torch.rand(groups, channels, device=device) + 0.5
     activated = normalised(x, gamma, beta, mean, var, 0.2).requires_grad_()
     kernel = weight.double().requires_grad_()
     expected = plain(case, transposed, activated, kernel, None)
@@ -214,10 +176,10 @@ def test_the_normalisation_before_and_the_statistics_after(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-def test_statistics_of_data_far_from_zero(place: torch.device, small_parts: None, dtype: torch.dtype) -> None:
+def test_statistics_of_data_far_from_zero(device: torch.device, small_parts: None, dtype: torch.dtype) -> None:
     """E[x²] − E[x]² would have no correct digit. The statistics are those of the rounded output."""
     case = Case(2, 16, 5, (9, 11), (1, 1), (1, 1), (0, 0))
-    x, weight, _ = arguments(case, False, dtype, place)
+    x, weight, _ = arguments(case, False, dtype, device)
     x[:, 0], weight[:, 0] = 100, 100
     z, mean, var = convolution.convolution_statistics(x, weight, (9, 11), (1, 1), (0, 0), False, 1)
     assert error(mean[0], z.double().mean((0, 2, 3))) < 1e-7
@@ -225,9 +187,9 @@ def test_statistics_of_data_far_from_zero(place: torch.device, small_parts: None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_statistics_of_values_that_are_not_finite(place: torch.device, value: float) -> None:
+def test_statistics_of_values_that_are_not_finite(device: torch.device, value: float) -> None:
     case = Case(2, 3, 5, (6, 5), (3, 3), (2, 2), (1, 1))
-    x, weight, _ = arguments(case, False, torch.float32, place)
+    x, weight, _ = arguments(case, False, torch.float32, device)
     weight = weight.abs()
     x[1, 2, 3, 4] = value
     z, mean, var = convolution.convolution_statistics(x, weight, (3, 3), (2, 2), (1, 1), False, 2)
@@ -238,10 +200,18 @@ def test_statistics_of_values_that_are_not_finite(place: torch.device, value: fl
     assert error(var[0], by_group[0].double().var((0, 2, 3), correction=0)) < 1e-6
 
 
+def test_statistics_of_an_infinite_channel(device: torch.device) -> None:
+    """The rows of a tile that do not exist are 0 · ∞ = NaN, and do not count."""
+    x, weight = torch.ones(1, 3, 5, 5, device=device), torch.ones(2, 3, 1, 1, device=device)
+    weight[1] = float("inf")
+    _, mean, _ = convolution.convolution_statistics(x, weight, (5, 5), (1, 1), (0, 0), False, 1)
+    assert mean.tolist() == [[3, float("inf")]]
+
+
 @pytest.mark.parametrize("missing", [(), (0,), (1,), (0, 1)])
-def test_affine(place: torch.device, missing: tuple[int, ...]) -> None:
-    weight, bias = torch.randn(11, device=place), torch.randn(11, device=place)
-    mean, var = torch.randn(3, 11, device=place), torch.rand(3, 11, device=place)
+def test_affine(device: torch.device, missing: tuple[int, ...]) -> None:
+    weight, bias = torch.randn(11, device=device), torch.randn(11, device=device)
+    mean, var = torch.randn(3, 11, device=device), torch.rand(3, 11, device=device)
     given = [None if i in missing else t for i, t in enumerate((weight, bias))]
     affine = convolution.convolution_affine(*given, mean, var, 1e-5)
     scale = (weight if given[0] is not None else 1) / (var.double() + 1e-5).sqrt()
