@@ -34,6 +34,7 @@ ANY_BUILD = {
     "data": "",
     "faces": "",
     "ops/triton/test_compile.py": "it compiles Triton's kernels, for which there is one build",
+    "ops/triton/test_convolution_compile.py": "it compiles Triton's kernels, for which there is one build",
     "reference": "",
     "release": "compilers, loaders and libraries made up for the test",
     "test_build.py": "it makes builds of its own",

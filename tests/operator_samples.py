@@ -79,6 +79,9 @@ def dispatched(
     var = torch.rand(2, channels, device=device, dtype=sums) + 0.5
     mask = torch.randint(0, 255, (160,), dtype=torch.uint8, device=device)
     mask.view(-1, 2, 8)[:, 1] &= ~mask.view(-1, 2, 8)[:, 0]  # no difference is both positive and negative
+    kernel, affine = leaf(channels, channels, 3, 3), torch.randn(2, 3, channels, device=device, dtype=sums)
+    size = ((side + 1) // 2, (side + 1) // 2)
+    small = leaf(4, channels, *size)
     images = torch.randint(0, 255, (9, 8, 8, 3), dtype=torch.uint8, device=device)
     index, mirrored = torch.tensor([8, 0, 0, 3], device=device), torch.tensor([True, False, True, False], device=device)
     return {
@@ -106,4 +109,18 @@ def dispatched(
         ],
         "norm_act_update": [(mean[0].clone(), var[0].clone(), mean, var, 7, 0.1)],
         "gather_images": [(images, index, mirrored)],
+        "convolution": [
+            (x, kernel, bias, size, (2, 2), (1, 1), False, 0.2),
+            (last, kernel, None, (2 * side, 2 * side), (2, 2), (1, 1), True, 1.0, affine, 0.2),
+        ],
+        "convolution_statistics": [
+            (x, kernel, size, (2, 2), (1, 1), False, 1),
+            (x[:, :3], kernel[:, :3], size, (2, 2), (1, 1), False, 2, affine[:, :, :3], 0.2),
+        ],
+        "convolution_affine": [(weight, bias, mean, var, 1e-5), (None, None, mean, var, 1e-5)],
+        "convolution_weight_gradient": [
+            (small, last, (3, 3), (2, 2), (1, 1), False),
+            (small, last, (3, 3), (2, 2), (1, 1), False, affine, 0.2),
+            (last, small, (3, 3), (2, 2), (1, 1), True, affine, 0.2),
+        ],
     }

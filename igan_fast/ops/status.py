@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from igan_fast.ops import backend
+from igan_fast.ops.convolution.triton import CHOICES
 
 __all__ = ["Line", "render", "sections"]
 
@@ -56,6 +57,7 @@ def settings() -> list[Line]:
     return [
         _setting("IGAN_FAST_IMPL", f"what auto stands for: {names}", backend.IMPLEMENTATIONS),
         _setting("IGAN_FAST_CPU_ISA", f"the most that the CPU kernels may use: {sets}", _INSTRUCTION_SETS),
+        _setting("IGAN_FAST_CONVOLUTION", "triton: Triton's convolutions, where they run", CHOICES),
         _setting("TRITON_INTERPRET", "1 runs Triton's kernels on the CPU, slowly, for tests"),
     ]
 

@@ -15,7 +15,7 @@ import igan_fast
 from igan_fast.app import cli, doctor
 from igan_fast.ops import backend, status
 
-READ = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET")
+READ = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "IGAN_FAST_CONVOLUTION", "TRITON_INTERPRET")
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -59,6 +59,7 @@ def test_json_holds_the_same_and_goes_where_it_is_sent(tmp_path: Path, capsys: p
     [
         ("IGAN_FAST_IMPL", "nonsense", "'nonsense' is not one of auto, native, triton, reference"),
         ("IGAN_FAST_CPU_ISA", "AVX2", "'AVX2' is not one of baseline, avx2, avx512"),
+        ("IGAN_FAST_CONVOLUTION", "cudnn", "'cudnn' is not one of auto, triton"),
         pytest.param(
             "IGAN_FAST_IMPL",
             "triton",

@@ -217,6 +217,7 @@ def test_report():
         "auto on cpu",
         "IGAN_FAST_IMPL",
         "IGAN_FAST_CPU_ISA",
+        "IGAN_FAST_CONVOLUTION",
     ):
         assert line in finished.stdout
 

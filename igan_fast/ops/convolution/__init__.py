@@ -2,7 +2,8 @@
 
 - ``settings``: a convolution's settings
 - ``dispatch``: the choice
-- ``winograd``, ``subpixel``, ``onednn``, ``pytorch``: the implementations, in the order in which they are tried
+- ``triton``, ``winograd``, ``subpixel``, ``onednn``, ``few_channels``, ``pytorch``: the implementations, in the order
+  in which they are tried; ``triton`` only where the user asks for it
 - ``plan``: the base class of implementations, and the input and the result of the choice
 """
 

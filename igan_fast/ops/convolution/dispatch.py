@@ -19,12 +19,14 @@ from igan_fast.ops.convolution.onednn import OneDNN
 from igan_fast.ops.convolution.plan import Implementation, InputGradient, Plan, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 from igan_fast.ops.convolution.subpixel import Subpixel
+from igan_fast.ops.convolution.triton import Triton, asked_for
 from igan_fast.ops.convolution.winograd import Winograd
 
 __all__ = ["IMPLEMENTATIONS", "convolve", "gradients", "plan_of"]
 
 #: In the order in which they are tried. PyTorch's convolution computes the problems that none of them can.
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    Triton(),
     Winograd(),
     Subpixel(),
     OneDNN(),
@@ -99,6 +101,7 @@ def plan_of(
         bias=bias is not None,
         activation=negative_slope != 1,
         differentiable=differentiable or compiling,
+        triton=asked_for(),
     )
     return _choose(problem) if compiling else _kept(problem)
 
@@ -157,6 +160,7 @@ def _gradient_plan_of(
         bias=False,
         activation=False,
         differentiable=torch.is_grad_enabled() or compiling,
+        triton=asked_for(),
     )
     return _choose_gradients(problem) if compiling else _kept_gradients(problem)
 

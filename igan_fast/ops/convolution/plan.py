@@ -38,6 +38,7 @@ class Problem(NamedTuple):
         bias: whether a bias is added. False where gradients are computed.
         activation: whether a LeakyReLU follows. False where gradients are computed.
         differentiable: whether autograd or a compiler has to record the single functions of the computation.
+        triton: whether the user asks for Triton's kernels.
     """
 
     settings: ConvSettings
@@ -51,6 +52,7 @@ class Problem(NamedTuple):
     bias: bool
     activation: bool
     differentiable: bool
+    triton: bool = False
 
 
 class Implementation:

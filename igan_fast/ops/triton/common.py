@@ -2,7 +2,8 @@
 
 The rule for 64-bit indexing: every offset is computed in int64. The computation starts from an int64 value: the number
 of a program (``program``, ``places``), or an index that was loaded from memory. Two sizes are never multiplied with
-each other before that, because Triton passes sizes below 2³¹ as int32. There is one exception, in ``norm_act_forward``.
+each other before that, because Triton passes sizes below 2³¹ as int32. There are two exceptions, in
+``norm_act_forward`` and ``convolution_forward``.
 
 Grids have one dimension, because CUDA limits the second and the third to 65,535.
 """

@@ -29,7 +29,7 @@ from triton.runtime.interpreter import (
 from igan_fast.ops import backend
 from igan_fast.ops.norm_act import launchable
 from igan_fast.ops.sign_mask import sign_mask_bytes
-from igan_fast.ops.triton import common, feature_l1, gather_images, norm_act
+from igan_fast.ops.triton import common, convolution, convolution_weight, feature_l1, gather_images, norm_act
 
 if not common.INTERPRETED:
     pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
@@ -138,6 +138,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     # So that no program loops for long.
     for name, value in (("_TILE", 2**16), ("_COMBINE_SEGMENTS", 2**10), ("_PROGRAMS", 2**13)):
         monkeypatch.setattr(norm_act, name, value)
+    monkeypatch.setattr(convolution, "_COMBINE_SEGMENTS", 2**15)
+    monkeypatch.setattr(convolution_weight, "_PROGRAMS", 2**12)
     yield found
     found.check()
 
@@ -240,6 +242,22 @@ def test_feature_l1_from_end_to_end(seen: Seen) -> None:
     for where in ("forward.fakes", "forward.reals", "backward.outs"):
         assert seen[where] == (0, fake.numel() - 1), where
     assert seen["forward.masks"][1] == signs.numel() - 1
+
+
+@pytest.mark.parametrize("channels", [64, 3])
+def test_convolution(seen: Seen, channels: int) -> None:
+    side, stride, padding = (1024 if channels == 64 else 4096), (2, 2), (1, 1)
+    large, small = meta(48, channels, side, side), meta(48, 256, side // 2, side // 2)
+    weight, affine = meta(256, channels, 3, 3), meta(1, 3, channels, dtype=torch.float32)
+    convolution.convolution(large, weight, None, small.shape[2:], stride, padding, False, 1.0, affine, 0.2)
+    assert seen["convolve.x"] == (0, large.numel() - 1)
+    assert seen["convolve.y"] == (0, small.numel() - 1)
+    if channels == 64:  # else an interpreter takes too long
+        convolution.convolution_statistics(small, weight, (side, side), stride, padding, True, 48)
+        assert seen["convolve.x"][1] == small.numel() - 1
+        convolution_weight.convolution_weight_gradient(small, large, (3, 3), stride, padding, False)
+        assert seen["weight_gradient.large"] == (0, large.numel() - 1)
+        assert seen["add_segments.out"] == (0, weight.numel() - 1)
 
 
 @pytest.mark.parametrize(("index", "inside"), [(199_999, True), (200_000, False), (-1, False), (2**40, False)])

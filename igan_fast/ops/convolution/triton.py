@@ -1,0 +1,107 @@
+"""Convolutions by this package's Triton kernels (``igan_fast.ops.triton.convolution``), only where they are asked for.
+
+The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them. They are not chosen without it, because they
+have not been timed on a GPU."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops import backend
+from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
+from igan_fast.ops.convolution.settings import InputSpec
+
+__all__ = ["CHOICES", "MOST_POSITIONS", "Triton", "asked_for"]
+
+#: The values of the environment variable: the fastest of the other implementations, or this one.
+CHOICES = ("auto", "triton")
+
+#: The kernels number the positions of all images, of the input or the output, in 32 bits.
+MOST_POSITIONS = 2**30
+
+#: It is checked at the first use, so that a wrong value does not break imports.
+_CHOICE = os.environ.get("IGAN_FAST_CONVOLUTION") or "auto"
+
+
+def asked_for() -> bool:
+    """Whether the environment variable asks for Triton's convolutions.
+
+    Raises:
+        ValueError: its value is unknown.
+    """
+    if _CHOICE not in CHOICES:
+        raise ValueError(
+            f"the environment variable IGAN_FAST_CONVOLUTION is {_CHOICE!r}; expected one of {', '.join(CHOICES)}"
+        )
+    return _CHOICE == "triton"
+
+
+class Triton(Implementation):
+    """Convolutions and transposed convolutions of images without groups and dilation, where Triton's kernels run."""
+
+    name = "triton"
+    own_kernels = True
+
+    def convolve(self, problem: Problem) -> Convolve | None:
+        if not _takes(problem):
+            return None
+        settings = problem.settings
+        size = settings.output_size(problem.input_shape, problem.weight_shape)
+        geometry = size, settings.stride, settings.padding, settings.transposed
+
+        def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
+            y: Tensor = _operators().convolution(x, weight, bias, *geometry, negative_slope)
+            return y
+
+        return run
+
+    def input_gradient(self, problem: Problem) -> InputGradient | None:
+        if not _takes(problem):
+            return None
+        settings = problem.settings
+        geometry = list(problem.input_shape[2:]), settings.stride, settings.padding, not settings.transposed
+
+        def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
+            dx: Tensor = _operators().convolution(grad, weight, None, *geometry, 1.0)
+            return dx.contiguous() if input_spec.contiguous else dx
+
+        return run
+
+    def weight_gradient(self, problem: Problem) -> WeightGradient | None:
+        if not _takes(problem):
+            return None
+        settings = problem.settings
+        geometry = list(problem.weight_shape[2:]), settings.stride, settings.padding, settings.transposed
+
+        def run(grad: Tensor, x: Tensor) -> Tensor:
+            dweight: Tensor = _operators().convolution_weight_gradient(grad, x, *geometry)
+            return dweight
+
+        return run
+
+
+def _takes(problem: Problem) -> bool:
+    settings = problem.settings
+    if not (
+        problem.triton
+        and len(problem.input_shape) == len(problem.weight_shape) == 4
+        and settings.groups == 1
+        and list(settings.dilation) == [1, 1]
+    ):
+        return False
+    sizes = problem.input_shape[2:], settings.output_size(problem.input_shape, problem.weight_shape)
+    if any(problem.input_shape[0] * math.prod(size) > MOST_POSITIONS for size in sizes):
+        return False
+    try:
+        return backend.namespace("triton", torch.device(problem.device), (problem.input_dtype,)) == backend.TRITON
+    except RuntimeError:  # there is no Triton, or it does not run on this device
+        return False
+
+
+def _operators() -> Any:
+    return getattr(torch.ops, backend.TRITON)

@@ -1,0 +1,217 @@
+"""Convolutions in Triton: the launches. The kernels are in the other ``convolution_…`` files, and the weight
+gradient in ``convolution_weight``.
+
+A convolution and a transposed convolution are each other's input gradient. The operators therefore take the size of
+their result, which a strided convolution's output does not tell. The weight's dimensions are those of PyTorch.
+
+Tensors are read and written channels_last; others are copied first. The order of every sum depends only on shapes and
+dtypes, so the same input gives the same bits. Products of float32 numbers round them to tf32 where PyTorch's
+convolutions do: where ``torch.backends.cudnn.conv.fp32_precision`` is "tf32".
+
+``igan_fast.ops.convolution.triton`` calls the operators ``convolution`` and ``convolution_weight_gradient``. Nothing
+calls the others yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from igan_fast.ops.triton.common import grid, on_device, operator, triton_dtype, two_floats
+from igan_fast.ops.triton.convolution_forward import convolve
+from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of
+from igan_fast.ops.triton.convolution_statistics import affine_of, combine_tiles
+from igan_fast.reference.ops import accumulation_dtype
+
+_COMBINE_CHANNELS = 8  # channels of a program that combines tiles
+_COMBINE_SEGMENTS = 128  # tiles that such a program loads at the same time
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """The convolution that a launch computes."""
+
+    size: Sequence[int]  # of the result
+    stride: Sequence[int]
+    padding: Sequence[int]
+    transposed: bool
+
+
+def _check(x: Tensor, weight: Tensor, dimension: int, affine: Tensor | None, groups: int) -> None:
+    channels = x.shape[1]
+    if x.dim() != 4 or weight.dim() != 4 or weight.shape[dimension] != channels or weight.dtype != x.dtype:
+        raise ValueError(
+            f"found x {tuple(x.shape)} in {x.dtype} and weight {tuple(weight.shape)} in {weight.dtype}; expected 4 "
+            f"dimensions and one dtype, and x's channels in the weight's dimension {dimension}"
+        )
+    if x.shape[0] % groups:
+        raise ValueError(f"found {x.shape[0]} images; expected a multiple of {groups}, the number of groups")
+    if affine is not None and affine.shape != (groups, 3, channels):
+        raise ValueError(f"affine has shape {tuple(affine.shape)}; expected {(groups, 3, channels)}")
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    to: _Geometry,
+    negative_slope: float,
+    affine: Tensor | None,
+    input_slope: float,
+    groups: int,
+    statistics: bool,
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
+    """The result (N, C_out, *size), and if asked for the means, M2s and numbers of values of its tiles."""
+    _check(x, weight, 0 if to.transposed else 1, affine, groups)
+    x, weight = channels_last(x), channels_last(weight)
+    images, channels, height, width = x.shape
+    taps, inner = math.prod(weight.shape[2:]), weight.shape[1]
+    out_channels = inner if to.transposed else weight.shape[0]
+    # Those of the taps, the input channels and the output channels. PyTorch's own are arbitrary for a size of 1.
+    weight_strides = (inner, taps * inner, 1) if to.transposed else (inner, 1, taps * inner)
+    phases = tuple(to.stride) if to.transposed else (1, 1)
+    positions = images // groups * math.prod(triton.cdiv(n, p) for n, p in zip(to.size, phases, strict=True))
+    check_numbers(positions=positions, terms=taps * channels)
+    options = options_of(x, out_channels)
+    whole = channels % options["K"] == 0
+    if not whole:  # the step that reads fewer terms in vain; a longer one takes more registers than there are
+        steps = [k for k in (32, 16) if k <= options["K"]]
+        options |= {"K": min(steps, key=lambda k: triton.cdiv(taps * channels, k) * k), "num_warps": options["M"] // 16}
+    tiles = triton.cdiv(positions, options["M"])
+    segments = tiles * math.prod(phases)
+    y = new(x, images, out_channels, *to.size)
+    moments = None
+    if statistics:
+        means, m2s = (x.new_empty((groups, segments, out_channels), dtype=torch.float64) for _ in range(2))
+        moments = means, m2s, x.new_empty((groups, segments), dtype=torch.int32)
+    convolve[grid(triton.cdiv(out_channels, options["N"]) * segments * groups)](
+        x,
+        weight,
+        None if bias is None else bias.contiguous(),
+        affine,
+        y,
+        *(moments or (None, None, None)),
+        (images // groups, height, width, channels),
+        (*to.size, out_channels),
+        tuple(weight.shape[2:]),
+        tuple(to.stride),
+        tuple(to.padding),
+        weight_strides,
+        tiles,
+        two_floats(input_slope),
+        two_floats(negative_slope),
+        TRANSPOSED=to.transposed,
+        WHOLE=whole,
+        **options,
+    )
+    return y, moments
+
+
+@operator(
+    "convolution(Tensor x, Tensor weight, Tensor? bias, SymInt[] size, SymInt[] stride, SymInt[] padding, "
+    "bool transposed, float negative_slope, Tensor? affine=None, float input_slope=1.0) -> Tensor"
+)
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    transposed: bool,
+    negative_slope: float,
+    affine: Tensor | None = None,
+    input_slope: float = 1.0,
+) -> Tensor:
+    """LeakyReLU(convolution(x′, weight) + bias), channels_last.
+
+    It is the input gradient of a convolution too: of the gradient of the output, with the other value of ``transposed``
+    and the size of the input.
+
+    Args:
+        x: (N, C_in, H, W), of a floating dtype.
+        weight: (C_out, C_in, *kernel), or (C_in, C_out, *kernel) if ``transposed``; of x's dtype.
+        bias: (C_out,), or None.
+        size: height and width of the result. An output that no tap reaches is the bias.
+        stride, padding: of rows and of columns.
+        negative_slope: of the LeakyReLU: 0 is ReLU, 1 is no activation.
+        affine: (groups, 3, C_in), as of ``convolution_affine``; the images are divided into so many groups. x′ is then
+            LeakyReLU(x normalised) with the slope ``input_slope``, rounded to x's dtype. Without it x′ is x.
+
+    Raises:
+        ValueError: shapes or dtypes that do not match.
+        RuntimeError: the tensors are too large for one launch.
+    """
+    to = _Geometry(size, stride, padding, transposed)
+    groups = 1 if affine is None else affine.shape[0]
+    with on_device(x):
+        return _convolve(x, weight, bias, to, negative_slope, affine, input_slope, groups, False)[0]
+
+
+@operator(
+    "convolution_statistics(Tensor x, Tensor weight, SymInt[] size, SymInt[] stride, SymInt[] padding, "
+    "bool transposed, SymInt groups, Tensor? affine=None, float input_slope=1.0) -> "
+    "(Tensor z, Tensor mean, Tensor var)"
+)
+def convolution_statistics(
+    x: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    transposed: bool,
+    groups: int,
+    affine: Tensor | None = None,
+    input_slope: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``convolution`` without bias and activation, and its output's mean and variance over each of ``groups`` groups of
+    images, (groups, C_out). The output is read by no other kernel for that."""
+    to = _Geometry(size, stride, padding, transposed)
+    with on_device(x):
+        z, moments = _convolve(x, weight, None, to, 1.0, affine, input_slope, groups, True)
+        channels = z.shape[1]
+        mean, var = (x.new_empty((groups, channels), dtype=accumulation_dtype(x)) for _ in range(2))
+        assert moments is not None
+        combine_tiles[grid(triton.cdiv(channels, _COMBINE_CHANNELS) * groups)](
+            *moments,
+            mean,
+            var,
+            channels,
+            groups,
+            moments[0].shape[1],
+            ACC=triton_dtype(x.dtype),
+            BLOCK=_COMBINE_SEGMENTS,
+            CHANNELS=_COMBINE_CHANNELS,
+        )
+    return z, mean, var
+
+
+@operator("convolution_affine(Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps) -> Tensor")
+def convolution_affine(weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    """(groups, 3, C): the mean, weight / √(var + eps) and the bias of each group, as ``norm_act`` rounds them.
+
+    Args:
+        weight, bias: (C,), or None for 1 and 0.
+        mean, var: (groups, C), in float32 or float64.
+    """
+    groups, channels = mean.shape
+    affine = mean.new_empty((groups, 3, channels))
+    vectors = (None if t is None else t.contiguous() for t in (weight, bias))
+    with on_device(mean):
+        affine_of[grid(triton.cdiv(channels, _COMBINE_CHANNELS) * groups)](
+            *vectors,
+            mean.contiguous(),
+            var.contiguous(),
+            affine,
+            channels,
+            groups,
+            two_floats(eps),
+            ACC=triton_dtype(mean.dtype),
+            CHANNELS=_COMBINE_CHANNELS,
+        )
+    return affine

@@ -1,0 +1,61 @@
+"""What the launches of the convolutions share: the sizes of their matrix products, and checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from igan_fast.ops.convolution.triton import MOST_POSITIONS
+from igan_fast.ops.triton.common import triton_dtype
+
+_SIDE = 128  # rows of the part of a matrix product that a program computes, and its columns at most
+_WIDE_SIDE = 64  # the same for float64, and for float32 that is not rounded to tf32: larger parts spill registers
+_STEP_BYTES = 128  # of a row of a factor that a program reads at once
+_LEAST = 16  # the smallest side of a product of tensor cores
+
+
+def options_of(x: Tensor, columns: int) -> dict[str, Any]:
+    """The options of a kernel that computes a matrix product with so many columns of values of x's dtype.
+
+    Of float32 numbers PyTorch's flag for convolutions says whether the product may round them to tf32.
+    """
+    cudnn: Any = torch.backends.cudnn  # its type annotations lack the newer flags
+    tf32 = cudnn.conv.fp32_precision == "tf32"
+    wide = x.dtype == torch.float64 or (x.dtype == torch.float32 and not tf32)
+    side = _WIDE_SIDE if wide else _SIDE
+    n = min(side, max(_LEAST, triton.next_power_of_2(columns)))
+    return {
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "ACC": triton_dtype(x.dtype),
+        "M": side,
+        "N": n,
+        "K": _LEAST if wide else max(_LEAST, _STEP_BYTES // x.dtype.itemsize),
+        "num_warps": 8 if n >= 128 else 4,
+    }
+
+
+def check_numbers(**numbers: int) -> None:
+    """Check what the kernels keep in 32 bits.
+
+    Raises:
+        RuntimeError: one of the numbers is too large. Its name is part of the message.
+    """
+    for name, number in numbers.items():
+        if number > MOST_POSITIONS:
+            raise RuntimeError(
+                f"the tensors are too large for one launch: {number} {name} (at most {MOST_POSITIONS}); "
+                "use impl='reference'"
+            )
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x itself if it is channels_last, else a copy."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def new(x: Tensor, *shape: int) -> Tensor:
+    """A new channels_last tensor of x's dtype and device."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -1,0 +1,174 @@
+"""The weight gradient of a convolution in Triton.
+
+A convolution takes its larger side (N, H, W, B) to its smaller one (N, h, w, A), where a step in the smaller one is
+``stride`` in the larger one; a transposed convolution goes the other way. For both, the gradient of the weight is
+Σ over the smaller side's positions of small[position, a] · large[position · stride − padding + tap, b]. It is a matrix
+product of A rows and (tap, b) columns. Its sum is divided into segments, which other programs compute (split-K), and
+then added up in a fixed order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from igan_fast.ops.triton.common import grid, on_device, operator, places, program, two_floats
+from igan_fast.ops.triton.convolution_forward import activated, add_product
+from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of
+from igan_fast.reference.ops import accumulation_dtype
+
+_PROGRAMS = 512  # wanted number of programs: several for each multiprocessor
+_BLOCK = 1024  # elements of a program that adds up segments
+
+
+@triton.jit
+def weight_gradient(
+    small,
+    large,
+    affine,
+    partial,
+    sizes,
+    large_sizes,
+    kernel_columns,
+    strides,
+    padding,
+    columns,
+    segments,
+    steps,
+    slope,
+    AFFINE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+):
+    """partial (groups · segments, A, columns) = the sums of the segments: ``steps`` times K positions each.
+
+    Args:
+        affine: (groups, 3, channels): mean, scale and shift. LeakyReLU((v − mean) · scale + shift), rounded to v's
+            dtype, is then taken for the side that AFFINE names, "small" or "large". None without AFFINE.
+        sizes: (images of a group, h, w, A) of the smaller side.
+        large_sizes: (H, W, B).
+        columns: taps · B.
+        segments: of a group.
+    """
+    images, height, width, channels = sizes
+    large_height, large_width, large_channels = large_sizes
+    stride_y, stride_x = strides
+    padding_y, padding_x = padding
+    block_m, block_n, segment = places(tl.cdiv(channels, M), tl.cdiv(columns, N))
+    group = segment // segments
+    first = (segment % segments * steps * K).to(tl.int32)
+    channel = block_m * M + tl.arange(0, M)
+    column = (block_n * N).to(tl.int32) + tl.arange(0, N)
+    large_channel, tap = column % large_channels, column // large_channels
+    tap_y, tap_x = (tap // kernel_columns)[None, :] - padding_y, (tap % kernel_columns)[None, :] - padding_x
+    in_columns = (column < columns)[None, :]
+    in_channels = (channel < channels)[:, None]
+
+    acc = tl.zeros((M, N), dtype=ACC)
+    for start in range(first, first + steps * K, K):
+        k = start + tl.arange(0, K)
+        j, i, image = k % width, k // width % height, k // width // height
+        exists = image < images
+        position = ((group * images + image) * height + i) * width + j
+        a_exists = in_channels & exists[None, :]
+        a = tl.load(small + position[None, :] * channels + channel[:, None], mask=a_exists, other=0.0)
+        row, place = i[:, None] * stride_y + tap_y, j[:, None] * stride_x + tap_x
+        inside = (row >= 0) & (row < large_height) & (place >= 0) & (place < large_width)
+        b_exists = exists[:, None] & in_columns & inside
+        in_image = ((group * images + image)[:, None] * large_height + row) * large_width + place
+        b = tl.load(large + in_image * large_channels + large_channel[None, :], mask=b_exists, other=0.0)
+        if AFFINE == "small":
+            a = activated(a, affine, group, channel, channels, slope, ACC, 1)
+            a = tl.where(a_exists, a, 0.0).to(small.dtype.element_ty)
+        if AFFINE == "large":
+            b = activated(b, affine, group, large_channel, large_channels, slope, ACC, 0)
+            b = tl.where(b_exists, b, 0.0).to(large.dtype.element_ty)
+        acc = add_product(acc, a, b, PRECISION)
+    offsets = (segment * channels + channel)[:, None] * columns + column[None, :]
+    tl.store(partial + offsets, acc, mask=in_channels & in_columns)
+
+
+@triton.jit
+def add_segments(partial, out, numel, segments, BLOCK: tl.constexpr):
+    """out (numel,) = the sum of partial (segments, numel), in float64 and in order."""
+    at = program() * BLOCK + tl.arange(0, BLOCK)
+    exists = at < numel
+    total = tl.zeros((BLOCK,), dtype=tl.float64)
+    source = partial + at
+    for _segment in range(segments):
+        total += tl.load(source, mask=exists, other=0.0).to(tl.float64)
+        source += numel
+    rounded = total.to(partial.dtype.element_ty)  # a conversion from float64 to bfloat16 is not correct everywhere
+    tl.store(out + at, rounded.to(out.dtype.element_ty), mask=exists)
+
+
+@operator(
+    "convolution_weight_gradient(Tensor grad, Tensor x, SymInt[] kernel, SymInt[] stride, SymInt[] padding, "
+    "bool transposed, Tensor? affine=None, float input_slope=1.0) -> Tensor"
+)
+def convolution_weight_gradient(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    transposed: bool,
+    affine: Tensor | None = None,
+    input_slope: float = 1.0,
+) -> Tensor:
+    """The gradient of the weight of ``convolution(x, …)``, in the weight's shape and channels_last.
+
+    Args:
+        grad: (N, C_out, *size), the gradient of the output without LeakyReLU; of x's dtype.
+        kernel: height and width of the weight.
+
+    The other arguments are those of ``convolution``.
+    """
+    if grad.dim() != 4 or x.dim() != 4 or grad.dtype != x.dtype or grad.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"found grad {tuple(grad.shape)} in {grad.dtype} and x {tuple(x.shape)} in {x.dtype}; expected 4 "
+            "dimensions, one dtype and the same number of images"
+        )
+    small, large = (channels_last(t) for t in ((x, grad) if transposed else (grad, x)))
+    images, channels, height, width = small.shape
+    large_channels = large.shape[1]
+    groups = 1 if affine is None else affine.shape[0]
+    columns = math.prod(kernel) * large_channels
+    positions = images // groups * height * width
+    check_numbers(positions=positions, columns=columns)
+    options = options_of(x, columns)
+    steps = triton.cdiv(positions, options["K"])
+    parts = triton.cdiv(channels, options["M"]) * triton.cdiv(columns, options["N"])
+    per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts * groups)))
+    segments = triton.cdiv(steps, per_segment)
+    out = new(x, channels, large_channels, *kernel)
+    partial = x.new_empty((groups * segments, channels, columns), dtype=accumulation_dtype(x))
+    with on_device(x):
+        weight_gradient[grid(parts * segments * groups)](
+            small,
+            large,
+            affine,
+            partial,
+            (images // groups, height, width, channels),
+            (*large.shape[2:], large_channels),
+            kernel[1],
+            tuple(stride),
+            tuple(padding),
+            columns,
+            segments,
+            per_segment,
+            two_floats(input_slope),
+            AFFINE="" if affine is None else "small" if transposed else "large",
+            **options,
+        )
+        add_segments[grid(triton.cdiv(out.numel(), _BLOCK))](
+            partial, out, out.numel(), groups * segments, BLOCK=_BLOCK, num_warps=4
+        )
+    return out

@@ -1,0 +1,37 @@
+"""Triton's convolutions compiled for the layers of D, without a GPU: tensor cores, and no registers that spill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+TESTS = Path(__file__).resolve().parents[2]
+
+#: By compute capability: the instruction of a matrix product, and the bytes of shared memory of a block.
+DEVICES = {80: ("mma.sync", 163 * 1024), 90: ("wgmma.mma", 227 * 1024)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", DEVICES)
+def test_products_run_on_tensor_cores_and_nothing_spills(capability: int) -> None:
+    product, shared = DEVICES[capability]
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, str(TESTS / "ptxas_report.py"), str(capability), "bf16"]
+    finished = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if "ptxas" in finished.stderr and "not found" in finished.stderr:
+        pytest.skip("Triton came without ptxas")
+    assert finished.returncode == 0, finished.stderr
+    kernels = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert {kernel["kernel"] for kernel in kernels} == {"convolve", "combine_tiles", "weight_gradient", "add_segments"}
+    for kernel in kernels:
+        assert kernel["spilled"] == 0, kernel
+        assert kernel["shared"] <= shared, kernel
+        if kernel["kernel"] in ("convolve", "weight_gradient"):
+            assert kernel["product"] == product, kernel

@@ -1,0 +1,109 @@
+"""What Triton's convolutions compute, read and write, counted by the interpreter: no product with a zero that padding
+or stride puts between the inputs, and each output once."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from triton.runtime.interpreter import InterpretedFunction, interpreter_builder
+
+from igan_fast.ops.triton import common, convolution, convolution_launch, convolution_weight
+
+if not common.INTERPRETED:
+    pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
+
+GEOMETRY = (2, 2), (2, 2)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Multiplications and additions of matrix products, and the numbers that are read and written."""
+    found: Counter[str] = Counter()
+
+    def watch(name: str, count: Any) -> None:
+        before = getattr(interpreter_builder, name)
+
+        def wrapper(*arguments: Any) -> Any:
+            found.update(count(*arguments))
+            return before(*arguments)
+
+        monkeypatch.setattr(interpreter_builder, name, wrapper)
+
+    watch("create_dot", lambda a, b, *_: {"operations": 2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1]})
+    watch("create_masked_load", lambda pointers, mask, *_: {"read": int(mask.data.sum())})
+    watch("create_masked_store", lambda pointers, value, mask, *_: {"written": int(mask.data.sum())})
+    return found
+
+
+def layer(batch: int, out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer of D, small: the input, the weight, and the gradient of the output. Of float64, the parts of a matrix
+    product have the same size with and without tf32."""
+    x, weight, grad = torch.randn(batch, 64, 16, 16), torch.randn(out, 64, 5, 5), torch.randn(batch, out, 8, 8)
+    return x.double(), weight.double(), grad.double()
+
+
+def test_the_products_are_those_of_the_definition(counted: Counter[str]) -> None:
+    """As a convolution, a transposed one would multiply three zeros for each number."""
+    x, weight, grad = layer(1, 64)
+    operations = 2 * grad.numel() * 25 * x.shape[1]
+    convolution.convolution(x, weight, None, (8, 8), *GEOMETRY, False, 1.0)
+    assert counted.pop("operations") == operations
+    convolution.convolution(grad, weight, None, (16, 16), *GEOMETRY, True, 1.0)
+    assert counted.pop("operations") == operations
+    convolution_weight.convolution_weight_gradient(grad, x, (5, 5), *GEOMETRY, False)
+    assert counted.pop("operations") == operations
+
+
+def test_what_a_forward_pass_reads_and_writes(counted: Counter[str]) -> None:
+    """Each block of channels reads the inputs under its taps, each tile the weight. The output is written once, and its
+    statistics take the moments of the tiles."""
+    x, weight, grad = layer(2, 128)
+    convolution.convolution(x, weight, None, (8, 8), *GEOMETRY, False, 1.0)
+    blocks = tiles = 128 // convolution_launch._WIDE_SIDE  # of 128 channels, and of 2 · 8 · 8 positions
+    inside = F.conv2d(torch.ones_like(x[:, :1]), torch.ones_like(weight[:1, :1]), None, *GEOMETRY).sum()
+    plain = Counter(counted)
+    assert plain["read"] == blocks * 64 * int(inside) + tiles * weight.numel()
+    assert plain["written"] == grad.numel()
+    counted.clear()
+    convolution.convolution_statistics(x, weight, (8, 8), *GEOMETRY, False, 1)
+    moments = 2 * tiles * 128
+    assert counted["written"] == grad.numel() + moments + tiles + 2 * 128
+    combining = 128 // convolution._COMBINE_CHANNELS
+    # Both passes of each program read the numbers of values and the means, the second one M2 too.
+    assert counted["read"] == plain["read"] + combining * 2 * tiles + moments // 2 * 3
+
+
+def test_the_operations_of_all_layers_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.30 GFLOP for an image of 128² in D's four layers (DESIGN.md, section 4); of the launches, at most 1 % more."""
+    launched: list[int] = []
+
+    def launch_of(kernel: InterpretedFunction, grid: tuple[int, ...]) -> Any:
+        def launch(*arguments: Any, **options: Any) -> None:
+            kernel_size, channels = arguments[10], arguments[8][3]
+            steps = math.ceil(math.prod(kernel_size) * channels / options["K"])
+            launched.append(grid[0] * steps * 2 * options["M"] * options["N"] * options["K"])
+
+        return launch
+
+    monkeypatch.setattr(InterpretedFunction, "__getitem__", launch_of)
+    batch, side, channels, operations = 64, 128, 3, 0
+    for out in (64, 128, 256, 512):
+        x = torch.empty(batch, channels, side, side, dtype=torch.bfloat16, device="meta")
+        weight = torch.empty(out, channels, 5, 5, dtype=torch.bfloat16, device="meta")
+        side //= 2
+        y = convolution.convolution(x, weight, None, (side, side), *GEOMETRY, False, 1.0)
+        assert y.shape == (batch, out, side, side)
+        operations += 2 * y.numel() * 25 * channels
+        channels = out
+    assert round(operations / batch / 1e9, 2) == 1.30
+    assert len(launched) == 4
+    assert operations <= sum(launched) <= 1.01 * operations

@@ -1,0 +1,123 @@
+"""Registers, spills and instructions of the convolutions' Triton kernels, compiled on a machine without a GPU.
+
+``python tests/ptxas_report.py 80,90 bf16,tf32`` prints a line of JSON for each kernel, for the layers of D: the compute
+capabilities, then the types (bf16, fp16, tf32, fp32, fp64).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction, MockTensor
+
+LAYERS = ((3, 64, 128), (64, 128, 64), (256, 512, 16))  # channels of the input and the output, and the input's side
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}  # others: float32
+BATCH = 64
+
+
+class NoDevice:
+    """All that compiling asks of a driver. The number of the device is its compute capability."""
+
+    capability = 80
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def set_current_device(self, device: int) -> None:
+        pass
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def described(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return MockTensor(argument.dtype)
+    return tuple(map(described, argument)) if isinstance(argument, tuple) else argument
+
+
+def usage(ptx: str) -> dict[str, int]:
+    """What ptxas says of a kernel: registers of a thread, and bytes of spilled stores."""
+    target = re.search(r"\.target (sm_(\d+)\w*)", ptx)
+    assert target is not None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.ptx"
+        file.write_text(ptx, encoding="utf-8")
+        command = [get_ptxas(int(target[2])).path, "-v", f"--gpu-name={target[1]}", str(file), "-o", f"{file}.cubin"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers, spilled = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
+    assert registers is not None, said
+    assert spilled is not None, said
+    return {"registers": int(registers[1]), "spilled": int(spilled[1])}
+
+
+def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
+    """A name, an operator and its arguments, for each layer."""
+    found: list[tuple[str, str, tuple[Any, ...]]] = []
+    for channels, out, side in LAYERS:
+        x, weight = torch.empty(BATCH, channels, side, side), torch.empty(out, channels, 5, 5)
+        x, weight, y = (t.to("meta", dtype) for t in (x, weight, torch.empty(BATCH, out, side // 2, side // 2)))
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        affine = torch.empty(1, 3, channels, dtype=wide, device="meta")
+        size, large, geometry = [side // 2] * 2, [side] * 2, ([2, 2], [2, 2])
+        layer = f"{channels} to {out} channels, "
+        found += [
+            (layer + "forward", "convolution", (x, weight, None, size, *geometry, False, 1.0)),
+            (layer + "fused forward", "convolution_statistics", (x, weight, size, *geometry, False, 1, affine, 0.2)),
+            (layer + "input gradient", "convolution", (y, weight, None, large, *geometry, True, 1.0)),
+            (layer + "weight gradient", "convolution_weight_gradient", (y, x, [5, 5], *geometry, False)),
+            (
+                layer + "fused weight gradient",
+                "convolution_weight_gradient",
+                (y, x, [5, 5], *geometry, False, affine, 0.2),
+            ),
+        ]
+    return found
+
+
+def main(capabilities: list[int], types: list[str]) -> None:
+    driver.set_active(device := NoDevice())
+    from igan_fast.ops.triton.common import OPERATORS
+
+    launch = JITFunction.run
+    context: dict[str, Any] = {}  # of the launch
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = launch(self, *map(described, arguments), grid=grid, warmup=True, **options)
+        ptx = kernel.asm["ptx"]
+        product = next((name for name in ("wgmma.mma", "tcgen05.mma", "mma.sync") if name in ptx), "")
+        found = {"shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps, "product": product}
+        print(json.dumps(context | {"kernel": self.__name__} | usage(ptx) | found), flush=True)
+        return kernel
+
+    JITFunction.run = compile_only
+    for device.capability in capabilities:
+        for kind in types:
+            torch.backends.cudnn.conv.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+            for name, operator, arguments in calls(DTYPES.get(kind, torch.float32)):
+                context |= {"capability": device.capability, "type": kind, "call": name}
+                OPERATORS[operator](*arguments)
+
+
+if __name__ == "__main__":
+    # Loads all of the package's operators, which the module of one operator alone does not.
+    import igan_fast.ops.triton  # noqa: F401
+
+    main([int(number) for number in sys.argv[1].split(",")], sys.argv[2].split(","))
