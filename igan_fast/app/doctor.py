@@ -68,7 +68,7 @@ class Report:
 
 def described_machine() -> str:
     """Return one line on the processor and the GPUs."""
-    return "; ".join(line.value for line in (_line("CPU", _cpu), *_gpus()))
+    return "; ".join((_line("CPU", _cpu).value, *(f"{line.name}: {line.value}" for line in _gpus())))
 
 
 def described_software() -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.app.paper.markdown import Table
+from igan_fast.app.paper.numbers import Score
 from igan_fast.app.report import Interval
 from igan_fast.app.summary import interval
 from igan_fast.data.store import spread
@@ -77,16 +78,19 @@ class ComparedRecognition:
         methods = tuple(
             (
                 method.name,
-                _text(method.hamming_loss, ".4f", method.hamming_loss_interval),
-                _text(method.difference, "+.4f", method.difference_interval),
-                _text(float(np.mean(method.accuracy)), ".4f"),
+                Score(method.hamming_loss, method.hamming_loss_interval).text(".4f"),
+                Score(method.difference, method.difference_interval).text("+.4f"),
+                Score(float(np.mean(method.accuracy))).text(".4f"),
             )
             for method in self.methods
         )
         attributes = tuple(
             (
                 name,
-                *(_text(method.accuracy[index], ".3f", method.accuracy_intervals[index]) for method in self.methods),
+                *(
+                    Score(method.accuracy[index], method.accuracy_intervals[index]).text(".3f")
+                    for method in self.methods
+                ),
             )
             for index, name in enumerate(self.attributes)
         )
@@ -258,18 +262,3 @@ def _truth(labels: NDArray[Any], names: Sequence[str]) -> NDArray[np.bool_]:
     if not ((found == 0) | (found == 1)).all():
         raise ValueError("labels: found other numbers, expected 0 and 1")
     return found.astype(np.bool_)
-
-
-def _text(value: float | None, form: str, found: Interval = None) -> str:
-    """``value (low–high)``, without a minus before 0; a dash in place of None."""
-    if value is None:
-        return "–"
-
-    def number(each: float, form: str) -> str:
-        return format(float(format(each, form)) + 0.0, form)
-
-    text = number(value, form)
-    if found is None:
-        return text
-    form = form.removeprefix("+")
-    return f"{text} ({number(found[0], form)}–{number(found[1], form)})"

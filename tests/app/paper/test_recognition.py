@@ -138,7 +138,7 @@ def test_the_tables_of_figure_4() -> None:
     assert [row[0] for row in losses.rows] == list(METHODS)
     assert re.fullmatch(r"0\.2500 \(0\.\d{4}–0\.\d{4}\)", losses.rows[0][1])
     assert losses.rows[0][2:] == ("–", "0.7500")
-    assert re.fullmatch(r"-0\.1667 \(-0\.\d{4}–0\.\d{4}\)", losses.rows[1][2])
+    assert re.fullmatch(r"−0\.1667 \(−0\.\d{4} to 0\.\d{4}\)", losses.rows[1][2])
     assert accuracies.header == ("attribute", *METHODS)
     assert [row[0] for row in accuracies.rows] == list(NAMES)
     assert accuracies.rows[0][1] == "1.000 (1.000–1.000)"
