@@ -33,8 +33,9 @@ MODEL = Lock()
 #: The colour modes that a PNG file can hold.
 _PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 
-#: A view has at most this many pixels a side.
-VIEW_SIDE = 1024
+#: The view of a photo has at most this many pixels a side, and that of a face: about as many as the page shows. All
+#: pixels of a face that is looked at are computed anew at each edit.
+VIEW_SIDE, NEAR_SIDE = 1024, 512
 #: At most this many faces of a photo are taken, the largest ones.
 MOST_FACES = 32
 #: The view of a face shows this part of the face's side around it.
@@ -149,7 +150,7 @@ class OpenPhoto:
             (left, top), (right, bottom) = corners.min(0) - margin, corners.max(0) + margin
             width, height = whole.size
             box = (max(int(left), 0), max(int(top), 0), min(math.ceil(right), width), min(math.ceil(bottom), height))
-            self._near = near, _view(whole, box, faces)
+            self._near = near, _view(whole, box, faces, NEAR_SIDE)
         return self._near[1]
 
     def _edited(self, settings: Settings, faces: tuple[Face, ...], whole: Callable[[], WholePhoto]) -> Image.Image:
@@ -206,10 +207,10 @@ def open_photo(editor: FaceEditor, path: Path, *, search: bool = True) -> OpenPh
     return OpenPhoto(editor, path, finder.open(path))
 
 
-def _view(whole: WholePhoto, box: tuple[int, int, int, int], faces: tuple[Face, ...]) -> _View:
-    """A part of the photo (left, top, right, bottom) for the screen."""
+def _view(whole: WholePhoto, box: tuple[int, int, int, int], faces: tuple[Face, ...], side: int = VIEW_SIDE) -> _View:
+    """A part of the photo (left, top, right, bottom) for the screen, with at most ``side`` pixels a side."""
     part = whole if box == (0, 0, *whole.size) else WholePhoto(Image.fromarray(whole.part(box)), whole.name)
-    pixels, scale = part.overview(VIEW_SIDE)
+    pixels, scale = part.overview(side)
     to_view = Similarity(1 / scale).after(Similarity(1, -complex(*box[:2])))
     placed = tuple(replace(face, placement=to_view.after(face.placement)) for face in faces)
     return _View(WholePhoto(_with_profile(Image.fromarray(pixels), whole.profile), whole.name), placed)
