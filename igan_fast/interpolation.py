@@ -20,7 +20,7 @@ from igan_fast.faces import AlignedPhoto
 from igan_fast.reference.editing import edited_labels
 from igan_fast.reference.residual import on_photos
 
-__all__ = ["MOST_STEPS", "interpolate_edits", "interpolate_photos"]
+__all__ = ["MOST_STEPS", "check_interpolation", "interpolate_edits", "interpolate_photos"]
 
 #: The largest number of pictures.
 MOST_STEPS = 1000
@@ -44,7 +44,7 @@ def interpolate_photos(editor: FaceEditor, first: Photo, second: Photo, *, steps
         InputError: as ``FaceEditor.rebuild``; ``steps`` is out of range; or ``face`` is ``"all"``. It is raised by the
             call itself, before the first picture.
     """
-    batches = _batches(steps, editor.batch_size)
+    batches = _batches(steps, editor)
     crops = np.concatenate([_opened(editor, photo).crops for photo in (first, second)])
     with torch.inference_mode():
         z, label_logits = editor.model.encode(_as_batch(editor, crops))
@@ -81,7 +81,7 @@ def interpolate_edits(
         InputError: as ``FaceEditor.transform``; ``steps`` is out of range; or ``face`` is ``"all"``. It is raised by
             the call itself, before the first picture.
     """
-    batches = _batches(steps, editor.batch_size)
+    batches = _batches(steps, editor)
     amount = strength_for(keep, strength)
     check_edit(amount, companions)
     edits = [changes_by_index(changes, editor.attributes) for changes in (start, end)]
@@ -101,11 +101,22 @@ def interpolate_edits(
     return (opened.finish([image], keep_details=keep == "photo") for image in _each(batches, edited))
 
 
-def _batches(steps: int, size: int) -> list[Tensor]:
-    """How far the pictures are on their way, from 0 to 1, in batches."""
+def check_interpolation(steps: int, face: object) -> None:
+    """Check the number of pictures, and the choice of a face.
+
+    Raises:
+        InputError: ``steps`` is out of range, or ``face`` is ``"all"``.
+    """
     if not 2 <= steps <= MOST_STEPS:
         raise InputError(f"steps: found {steps:,}, expected from 2 to {MOST_STEPS:,}")
-    return list(torch.split(torch.linspace(0, 1, steps), size))
+    if face == "all":
+        raise InputError("face: found 'all', expected 'largest' or the number of one face")
+
+
+def _batches(steps: int, editor: FaceEditor) -> list[Tensor]:
+    """How far the pictures are on their way, from 0 to 1, in batches."""
+    check_interpolation(steps, editor.face)
+    return list(torch.split(torch.linspace(0, 1, steps), editor.batch_size))
 
 
 def _each(batches: list[Tensor], draw: Callable[[Tensor], Tensor]) -> Iterator[Image.Image]:
@@ -116,8 +127,6 @@ def _each(batches: list[Tensor], draw: Callable[[Tensor], Tensor]) -> Iterator[I
 
 
 def _opened(editor: FaceEditor, photo: Photo) -> AlignedPhoto:
-    if editor.face == "all":
-        raise InputError("face: found 'all', expected 'largest' or the number of one face")
     return editor.face_search().open(photo)
 
 

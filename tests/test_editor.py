@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from vivid_models import vivid
 
 from igan_fast import IterativeGAN
 from igan_fast.checkpoint.labels import counted_labels
@@ -29,11 +30,8 @@ PLAIN = {"strength": 1.0, "companions": False}
 def model() -> IterativeGAN:
     """Untrained, but with vivid pictures and verdicts on both sides of 0.5."""
     torch.manual_seed(0)
-    model = IterativeGAN(image_size=32, attributes=len(NAMES), latent=6, width=4)
+    model = vivid(IterativeGAN(image_size=32, attributes=len(NAMES), latent=6, width=4))
     with torch.no_grad():
-        for _ in range(60):  # until the running statistics are those of the activations
-            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
-        model.generator.to_rgb.weight.mul_(10)
         model.classifier.labels.weight.mul_(100)
         logits = model.eval().encode(to_float(torch.from_numpy(pixels()))).label_logits
         model.classifier.labels.bias.sub_(logits.sort(dim=0).values[2:4].mean(dim=0))

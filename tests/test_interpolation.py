@@ -9,6 +9,7 @@ import pytest
 import torch
 from known_faces import KnownFaces
 from PIL import Image
+from vivid_models import vivid
 
 from igan_fast.data import to_float, to_uint8
 from igan_fast.editor import FaceEditor
@@ -27,11 +28,7 @@ COMPANIONS = Companions(torch.tensor([[0.25, 0, 0], [0, 0.25, 0.125], [0, 0.125,
 @pytest.fixture(scope="module")
 def model() -> IterativeGAN:
     torch.manual_seed(0)
-    model = IterativeGAN(image_size=32, attributes=3, latent=6, width=4)
-    with torch.no_grad():
-        for _ in range(60):  # until the running statistics are those of the activations
-            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
-        model.generator.to_rgb.weight.mul_(10)
+    model = vivid(IterativeGAN(image_size=32, attributes=3, latent=6, width=4))
     return model.eval()
 
 

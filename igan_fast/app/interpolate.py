@@ -65,14 +65,11 @@ class Interpolate:
     force: Force = False
 
     def run(self) -> None:
-        from igan_fast.interpolation import MOST_STEPS, interpolate_edits, interpolate_photos
+        from igan_fast.interpolation import check_interpolation, interpolate_edits, interpolate_photos
 
         face = chosen_face(self.align, self.face)
-        if face == "all":
-            raise InputError("face: found 'all', expected 'largest' or the number of one face")
+        check_interpolation(self.steps, face)
         check_edit(strength_for(self.keep, self.strength), self.companions)
-        if not 2 <= self.steps <= MOST_STEPS:
-            raise InputError(f"steps: found {self.steps:,}, expected from 2 to {MOST_STEPS:,}")
         if len(self.photos) not in (1, 2):
             raise InputError(f"PHOTO: found {len(self.photos)}, expected one photo with --set, or two photos")
         edits = (self.start, self.attributes)

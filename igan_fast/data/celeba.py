@@ -28,7 +28,7 @@ from igan_fast.data.left_out import LeftOut
 from igan_fast.data.messages import counted, first_three
 from igan_fast.data.photo_files import decode_photo, photos_fingerprint
 from igan_fast.data.source import Aligner
-from igan_fast.data.splits import NO_VALIDATION, paper_split, random_split
+from igan_fast.data.splits import check_split, described_sizes, no_validation, paper_split, random_split
 from igan_fast.errors import InputError, printable
 
 __all__ = ["CelebA"]
@@ -75,8 +75,7 @@ class CelebA:
         seed: int = 0,
         align: Aligner | None = None,
     ) -> None:
-        if split not in ("official", "paper"):
-            raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
+        check_split(split)
         found = data if isinstance(data, DataFiles) else find_files(data)
         self._photos = found.photos
         self._left_out = LeftOut(found.photos.path, strict)
@@ -110,7 +109,7 @@ class CelebA:
         self.splits: Mapping[str, NDArray[np.int64]]
         self.splits, how = self._split(found.partition, listed, originals, split, seed)
         if not len(self.splits["val"]):
-            self._left_out.warn(f"no photos for validation ({how}); {NO_VALIDATION}")
+            self._left_out.warn(no_validation(how))
         self._description = self._describe(table_file, how)
 
     def __len__(self) -> int:
@@ -196,8 +195,7 @@ class CelebA:
         parts.append(f"{len(self.attributes)} attributes ({file.name})")
         if self.identities is not None:
             parts.append(f"{len(np.unique(self.identities[self.identities >= 0])):,} people")
-        sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in self.splits.items())
-        return printable(f"{', '.join(parts)}; {how}: {sizes}; {self._left_out.describe()}")
+        return printable(f"{', '.join(parts)}; {how}: {described_sizes(self.splits)}; {self._left_out.describe()}")
 
 
 class _PhotoIndex:

@@ -16,8 +16,8 @@ from igan_fast.data.left_out import LeftOut
 from igan_fast.data.messages import counted, first_three
 from igan_fast.data.photo_files import decode_photo, photos_fingerprint
 from igan_fast.data.source import Aligner
-from igan_fast.data.splits import NO_VALIDATION, named_splits
-from igan_fast.errors import InputError, printable
+from igan_fast.data.splits import check_split, described_sizes, named_splits, no_validation
+from igan_fast.errors import printable
 
 __all__ = ["ClassFolders"]
 
@@ -62,8 +62,7 @@ class ClassFolders:
         seed: int = 0,
         align: Aligner | None = None,
     ) -> None:
-        if split not in ("official", "paper"):
-            raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
+        check_split(split)
         found = data if isinstance(data, DataFiles) else find_files(data)
         layout = read_layout(found)
         self._photos = layout.photos
@@ -81,15 +80,14 @@ class ClassFolders:
         self.splits: Mapping[str, NDArray[np.int64]]
         self.splits, how = named_splits([listed.split for listed, _ in photos], "folder", split, seed)
         if not len(self.splits["val"]):
-            left_out.warn(f"no photos for validation ({how}); {NO_VALIDATION}")
+            left_out.warn(no_validation(how))
 
         again = len(layout.listed) - len(photos)
         more = f"{again:,} more are links or copies of these" if again > 1 else "1 more is a link or copy of one"
         copies = f" ({more})" if again else ""
-        sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in self.splits.items())
         self._description = (
             f"{len(photos):,} photos{copies} in {layout.photos.path}, {len(columns)} attributes (class folders); "
-            f"{how}: {sizes}; {left_out.describe()}"
+            f"{how}: {described_sizes(self.splits)}; {left_out.describe()}"
         )
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from igan_fast.data.parquet_columns import Columns, find_columns, label_values, 
 from igan_fast.data.parquet_files import ParquetFiles, load_pyarrow
 from igan_fast.data.photo_files import FolderPhotos, decode_photo_stream, photos_fingerprint
 from igan_fast.data.source import Aligner
-from igan_fast.data.splits import NO_VALIDATION, SPLIT_NAMES, named_splits
+from igan_fast.data.splits import SPLIT_NAMES, check_split, described_sizes, named_splits, no_validation
 from igan_fast.errors import InputError, printable
 
 __all__ = ["ParquetFaces"]
@@ -59,8 +59,7 @@ class ParquetFaces:
         seed: int = 0,
         align: Aligner | None = None,
     ) -> None:
-        if split not in ("official", "paper"):
-            raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
+        check_split(split)
         found = data if isinstance(data, DataFiles) else find_files(data)
         if not found.parquet:
             raise InputError(f"{found.path}: holds no parquet files")
@@ -97,14 +96,13 @@ class ParquetFaces:
         of_rows = [part for part, count in zip(parts, counts, strict=True) for _ in range(count)]
         self.splits, how = named_splits(of_rows, "file", split, seed)
         if not len(self.splits["val"]):
-            left_out.warn(f"no photos for validation ({how}); {NO_VALIDATION}")
+            left_out.warn(no_validation(how))
         people = ""
         if self.identities is not None:
             people = f", {len(np.unique(self.identities[self.identities >= 0])):,} people"
-        sizes = ", ".join(f"{len(positions):,} {name}" for name, positions in self.splits.items())
         self._description = (
             f"{len(self):,} photos in {found.path} ({counted(found.parquet, 'parquet file')}), "
-            f"{len(self.attributes)} attributes{people}; {how}: {sizes}; {left_out.describe()}"
+            f"{len(self.attributes)} attributes{people}; {how}: {described_sizes(self.splits)}; {left_out.describe()}"
         )
 
     def __len__(self) -> int:

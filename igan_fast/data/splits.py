@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.data.shuffle import check_seed, seeded_permutation
+from igan_fast.errors import InputError
 
-__all__ = ["NO_VALIDATION", "SPLIT_NAMES", "named_splits", "paper_split", "random_split"]
+__all__ = [
+    "SPLIT_NAMES",
+    "check_split",
+    "described_sizes",
+    "named_splits",
+    "no_validation",
+    "paper_split",
+    "random_split",
+]
 
 #: What people call the split in the name of a folder or a file, in lower case.
 SPLIT_NAMES = {
@@ -19,14 +28,31 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 
-#: What it means that a dataset has no photos for validation, for a warning.
-NO_VALIDATION = (
-    "training cannot measure the model and keeps its last checkpoints only, not the best one, and 'evaluate' needs "
-    "another --split"
-)
-
 #: The sizes of the paper's training and test split (Sec. 5.1).
 PAPER_SPLIT = (185_000, 15_000)
+
+
+def check_split(split: object) -> None:
+    """Check the argument ``split`` of a dataset.
+
+    Raises:
+        InputError: it is neither ``"official"`` nor ``"paper"``.
+    """
+    if split not in ("official", "paper"):
+        raise InputError(f"split: found {split!r}, expected 'official' or 'paper'")
+
+
+def no_validation(how: str) -> str:
+    """A warning that a dataset has no photos for validation; ``how`` says how it was split."""
+    return (
+        f"no photos for validation ({how}); training cannot measure the model and keeps its last checkpoints only, not "
+        "the best one, and 'evaluate' needs another --split"
+    )
+
+
+def described_sizes(splits: Mapping[str, NDArray[np.int64]]) -> str:
+    """The number of photos in each split, such as ``90 train, 5 val, 5 test``."""
+    return ", ".join(f"{len(positions):,} {name}" for name, positions in splits.items())
 
 
 def random_split(count: int, seed: int) -> dict[str, NDArray[np.int64]]:

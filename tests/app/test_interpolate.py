@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from vivid_models import vivid
 
 from igan_fast import IterativeGAN
 from igan_fast.app.cli import main
@@ -21,11 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose photos are drawn, so no faces are searched."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    model = IterativeGAN(image_size=32, attributes=2, latent=8, width=4)
-    with torch.no_grad():
-        for _ in range(60):  # until the running statistics are those of the activations
-            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
-        model.generator.to_rgb.weight.mul_(10)
+    model = vivid(IterativeGAN(image_size=32, attributes=2, latent=8, width=4))
     described = {"arguments": model.arguments(), "attributes": ["Smiling", "Male"]}
     save_checkpoint(folder, 1, {"model": model.state_dict()}, {"model": described, "config": {"data": "drawn"}})
     return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from export_cases import NAMES, photos
+from vivid_models import vivid
 
 from igan_fast import IterativeGAN
 from igan_fast.app import cli
@@ -23,11 +24,8 @@ from igan_fast.train.save import save_checkpoint
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a model that is untrained, but has vivid pictures and verdicts on both sides of 0.5."""
     torch.manual_seed(0)
-    model = IterativeGAN(image_size=48, attributes=len(NAMES), latent=6, width=4, film=True, signed_labels=True)
+    model = vivid(IterativeGAN(image_size=48, attributes=len(NAMES), latent=6, width=4, film=True, signed_labels=True))
     with torch.no_grad():
-        for _ in range(60):  # until the running statistics are those of the activations
-            model.rebuild(torch.rand(16, 3, 48, 48) * 2 - 1)
-        model.generator.to_rgb.weight.mul_(10)
         model.classifier.labels.weight.mul_(100)
         logits = model.eval().encode(to_float(torch.from_numpy(photos(8)))).label_logits
         model.classifier.labels.bias.sub_(logits.median(dim=0).values)

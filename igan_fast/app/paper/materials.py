@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.app.identity_scores import reference_photos
+from igan_fast.app.paper.comparison import PhotoFeatures
 from igan_fast.app.paper.methods import Baseline, Ours, PerAttribute
 from igan_fast.app.paper.plan import ABLATIONS, OURS, PaperOptions, PlannedRun, ablation_name
 from igan_fast.app.paper.scores import Judge, known_judges
@@ -83,6 +85,11 @@ class Materials:
     @property
     def edit_photos(self) -> NDArray[np.uint8]:
         return self.store.images[self.edited]
+
+    @cached_property
+    def edit_features(self) -> PhotoFeatures | None:
+        """The photos on which edits are scored, as ``comparison`` sees them."""
+        return PhotoFeatures.of(self.comparison, self.edit_photos)
 
     @property
     def edit_labels(self) -> NDArray[np.uint8]:

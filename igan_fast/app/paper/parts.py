@@ -122,9 +122,8 @@ def _ours(found: Materials) -> Iterator[Part | Missing]:
         return
     names = found.store.attributes
     photos, labels = found.edit_photos, found.edit_labels
-    features = PhotoFeatures.of(found.comparison, photos)
     given = (found.ours, photos, labels, names, found.judges)
-    yield Part("figure-6", *single_attributes(*given, identities=found.identities, features=features))
+    yield Part("figure-6", *single_attributes(*given, identities=found.identities, features=found.edit_features))
     yield Part("figure-7", *several_attributes(*given, identities=found.identities))
     seed = found.options.seed
     yield Part("figure-8", *faces_from_noise(found.ours, found.labels, names, found.judges, seed=seed))
@@ -141,7 +140,7 @@ def _compared(found: Materials) -> Iterator[Part | Missing]:
             names,
             found.judges,
             identities=found.identities,
-            features=PhotoFeatures.of(found.comparison, found.edit_photos),
+            features=found.edit_features,
         )
         yield Part("figure-9a", *made)
     if generators := (*found.generators, *ours):

@@ -13,6 +13,7 @@ from igan_fast.app.web.edit_tab import EVENTS
 from igan_fast.app.web.fields import photo_upload, shown_errors
 from igan_fast.app.web.files import as_png
 from igan_fast.app.web.photo import MODEL
+from igan_fast.data.attributes import Change
 from igan_fast.edit_arguments import Keep
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
@@ -57,11 +58,10 @@ def build_api(editor: FaceEditor) -> None:
     ) -> str:
         """Return the photo with attributes of all its faces changed, as ``FaceEditor.transform`` does."""
         path = _given(photo)
-        if not isinstance(changes, dict):
-            raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
+        asked = _changes(changes)
         opened = search().open(path)
         with MODEL:
-            edited = editor.transform(list(opened.crops), changes, keep=keep, strength=strength, companions=companions)
+            edited = editor.transform(list(opened.crops), asked, keep=keep, strength=strength, companions=companions)
         return as_png(opened.finish(edited, keep_details=keep == "photo"), path)
 
     @shown_errors
@@ -71,10 +71,9 @@ def build_api(editor: FaceEditor) -> None:
             raise InputError(f"n: found {n!r}, expected a whole number from 1 to {MOST_DRAWN}")
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise InputError(f"seed: found {seed!r}, expected a whole number from 0 to 2⁶³ − 1")
-        if changes is not None and not isinstance(changes, dict):
-            raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
+        asked = {} if changes is None else _changes(changes)
         with MODEL:
-            return editor.generate(n, changes, companions=companions, seed=seed)
+            return editor.generate(n, asked, companions=companions, seed=seed)
 
     button.click(recognise, photo, rows, api_name="recognise", **EVENTS)
     button.click(edit, [photo, changes, keep, strength, companions], file, api_name="edit", **EVENTS)
@@ -85,3 +84,9 @@ def _given(photo: str | None) -> Path:
     if photo is None:
         raise InputError("photo: found none, expected one that was uploaded first")
     return Path(photo)
+
+
+def _changes(changes: Any) -> dict[str, Change]:
+    if not isinstance(changes, dict):
+        raise InputError('changes: found no object, expected one such as {"Smiling": "+1"}')
+    return changes

@@ -10,6 +10,7 @@ import pytest
 import torch
 from known_faces import KnownFaces
 from PIL import Image
+from vivid_models import vivid
 
 from igan_fast.editor import FaceEditor
 from igan_fast.faces import Similarity
@@ -26,11 +27,7 @@ LEFT, BIG = Similarity(0.5, 20 + 30j), Similarity(0.9 + 0.1j, 140 + 40j)
 @pytest.fixture(scope="package")
 def model() -> IterativeGAN:
     torch.manual_seed(0)
-    model = IterativeGAN(image_size=32, attributes=len(NAMES), latent=6, width=4)
-    with torch.no_grad():
-        for _ in range(60):  # until the running statistics are those of the activations
-            model.rebuild(torch.rand(16, 3, 32, 32) * 2 - 1)
-        model.generator.to_rgb.weight.mul_(10)
+    model = vivid(IterativeGAN(image_size=32, attributes=len(NAMES), latent=6, width=4))
     return model.eval()
 
 
