@@ -142,6 +142,9 @@ def extension(plan: Plan, cpp_extension: Any) -> Any:
             *((f"IGAN_FAST_{name}", f'"{text}"') for name, text in texts.items()),
         ],
         extra_compile_args=flags,
+        # Some compilers link their C++ library into what they build. With its symbols in sight, a part of it would be
+        # taken from the C++ library that torch uses, and the message of an error would end in a crash.
+        extra_link_args=recipe["link_flags"] if sys.platform == "linux" else [],
         depends=[str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()],
     )
     # The operators use only libtorch's stable ABI, so one binary works with several releases of torch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -78,6 +79,30 @@ def test_the_recipe_finds_every_source_once(setup_py):
     there = [str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".cu")]
     assert sorted(found) == sorted(there)
     assert not [name for name in setup_py.sources(recipe, cuda=False) if name.endswith(".cu")]
+
+
+WRITES_A_NUMBER = """
+#include <cstring>
+#include <sstream>
+extern "C" __attribute__((visibility("default"))) void written(char* to) {
+  std::ostringstream text;
+  text << "found " << 7;
+  std::strcpy(to, text.str().c_str());
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="is about g++ on Linux")
+def test_a_library_with_a_cpp_library_of_its_own_can_write_numbers_beside_torch(tmp_path):
+    """As the messages of errors do. Without the flags for linking, ``found `` is all that is written."""
+    recipe = json.loads((ROOT / "csrc" / "build.json").read_text(encoding="utf-8"))
+    source, library = tmp_path / "writes.cpp", tmp_path / "writes.so"
+    source.write_text(WRITES_A_NUMBER, encoding="utf-8")
+    flags = ["-shared", "-fPIC", "-static-libstdc++", *recipe["cxx_flags"], *recipe["link_flags"]]
+    subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
+    text = ctypes.create_string_buffer(100)
+    ctypes.CDLL(str(library)).written(text)  # torch is loaded
+    assert text.value == b"found 7"
 
 
 def test_a_pattern_that_matches_nothing_is_refused(setup_py):
