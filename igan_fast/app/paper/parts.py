@@ -144,18 +144,26 @@ def _compared(found: Materials) -> Iterator[Part | Missing]:
         )
         yield Part("figure-9a", *made)
     if generators := (*found.generators, *ours):
-        others = spread(found.store.splits["train"], len(found.rows))
         faces = compared_faces(
             generators,
             found.photos,
             found.labels,
             found.judges,
-            others=found.store.images[others],
-            other_labels=found.store.labels[others],
+            others=_other_photos(found),
             features=PhotoFeatures.of(found.comparison, found.photos),
             seed=found.options.seed,
         )
         yield Part("figure-9b", *faces)
+
+
+def _other_photos(found: Materials) -> NDArray[np.uint8] | None:
+    """As many photos as are scored, and others: of the split test, which nothing was trained on, or training photos;
+    None if there are too few."""
+    for split in ("test", "train"):
+        rows = found.store.splits.get(split, np.empty(0, np.int64))
+        if len(rows) >= len(found.rows):
+            return found.store.images[spread(rows, len(found.rows))]
+    return None
 
 
 def _times(found: Materials, seconds: Mapping[str, list[float]]) -> Iterator[Part | Missing]:

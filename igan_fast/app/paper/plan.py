@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
+
+import numpy as np
 
 from igan_fast.app.paper.iteration_times import busy_machine, iteration_times, measured_seconds
 from igan_fast.app.paper.numbers import TRANSLATED, choose
@@ -113,10 +115,15 @@ def ablation_name(title: str) -> str:
     return OURS if all(ABLATIONS[title]) else f"{OURS}-{title.replace(' + ', '-')}"
 
 
-def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[PlannedRun]:
+def planned_runs(
+    options: PaperOptions, attributes: tuple[str, ...], *, constant: Collection[str] = ()
+) -> list[PlannedRun]:
     """The trainings for a dataset with these attributes, without their lengths.
 
-    For attributes that the data does not have, CycleGAN takes the first ones of the data.
+    If the data has none of the attributes of Fig. 9a, CycleGAN takes its first ones.
+
+    Args:
+        constant: attributes that all training photos have, or none. CycleGAN cannot learn them.
     """
     common: dict[str, Any] = {
         "data": options.data,
@@ -140,6 +147,8 @@ def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[Pla
     for method, called in methods.items():
         runs.append(PlannedRun(method, BaselineConfig(method=method, **common, **batch), called, method))
     for attribute in choose(attributes, TRANSLATED).names:
+        if attribute in constant:
+            continue
         config = BaselineConfig(method="cyclegan", attributes=(attribute,), **common)
         runs.append(PlannedRun(f"cyclegan-{attribute}", config, f"CycleGAN, {attribute}", "cyclegan"))
     # Ours first: the figures of a folder that is not finished yet begin with it.
@@ -149,7 +158,7 @@ def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[Pla
 def make_plan(
     options: PaperOptions,
     stores: Callable[[RunConfig], FaceStore],
-    attributes: tuple[str, ...],
+    store: FaceStore,
     report: Callable[[str], None],
 ) -> tuple[dict[str, PlannedRun], dict[str, list[float]]]:
     """Decide the length of each training, or read what was decided when the folder was made.
@@ -160,8 +169,8 @@ def make_plan(
 
     Args:
         stores: returns the images of a training.
-        attributes: those of the data.
-        report: called with lines on the measurements.
+        store: those with all attributes.
+        report: called with lines on what is measured, and on what cannot be trained.
 
     Returns:
         The runs by name, with their numbers of iterations; and for each method the seconds of an iteration, measured
@@ -171,7 +180,11 @@ def make_plan(
         InputError: the folder was made with other options, a training in it has begun with another length, or
             plan.json is damaged or cannot be written.
     """
-    runs = planned_runs(options, attributes)
+    labels = store.labels[store.splits["train"]]
+    constant = [name for name, column in zip(store.attributes, labels.T, strict=True) if len(np.unique(column)) < 2]
+    runs = planned_runs(options, store.attributes, constant=constant)
+    if left := [name for name in choose(store.attributes, TRANSLATED).names if name in constant]:
+        report(f"CycleGAN does not learn {', '.join(left)}: all training photos have the same label")
     path = options.out / PLAN
     plan = PlanFile.read(path, options.saved())
     missing: dict[str, RunConfig] = {}

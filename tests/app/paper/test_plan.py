@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from igan_fast.app.paper import plan
@@ -57,10 +59,18 @@ def options_of(folder: Path, **more: Any) -> PaperOptions:
     return PaperOptions(out=folder, minutes=2.0, **more)
 
 
-def planned(options: PaperOptions) -> tuple[dict[str, PlannedRun], dict[str, list[float]], list[str]]:
+def store_of(names: tuple[str, ...], *constant: str) -> Any:
+    """Two training photos whose labels differ, but for some attributes, and one for validation."""
+    labels = np.array([[0] * len(names), [int(name not in constant) for name in names], [1] * len(names)], np.uint8)
+    return SimpleNamespace(attributes=names, labels=labels, splits={"train": np.array([0, 1]), "val": np.array([2])})
+
+
+def planned(
+    options: PaperOptions, store: Any = None
+) -> tuple[dict[str, PlannedRun], dict[str, list[float]], list[str]]:
     lines: list[str] = []
     stores: Any = lambda config: None  # noqa: E731
-    return *make_plan(options, stores, NAMES, lines.append), lines
+    return *make_plan(options, stores, store or store_of(NAMES), lines.append), lines
 
 
 def lengths_of(runs: dict[str, PlannedRun]) -> dict[str, int | None]:
@@ -161,6 +171,15 @@ def test_a_training_of_another_length_is_named(name: str, there: int, tmp_path: 
     ):
         planned(options_of(tmp_path))
     assert (tmp_path / "plan.json").read_bytes() == before
+
+
+def test_cyclegan_leaves_out_what_all_training_photos_have_alike(tmp_path: Path, asked: list[list[str]]) -> None:
+    runs, _, lines = planned(options_of(tmp_path / "a"), store_of(NAMES, "Bald", "Young"))
+    assert [name for name in runs if name.startswith("cyclegan")] == ["cyclegan-Bangs", "cyclegan-Eyeglasses"]
+    assert lines[0] == "CycleGAN does not learn Bald: all training photos have the same label"
+    runs, seconds, _ = planned(options_of(tmp_path / "b"), store_of(("Red", "Old"), "Red", "Old"))
+    assert list(runs)[-1] == "stargan"
+    assert "cyclegan" not in seconds
 
 
 def test_a_training_without_a_checkpoint_has_not_begun(tmp_path: Path, asked: list[list[str]]) -> None:
