@@ -72,10 +72,10 @@ def _key(title: str) -> str:
 def _recognition(found: Materials) -> Iterator[Part | Missing]:
     store, photos, labels = found.store, found.photos, found.labels
     answers: dict[str, NDArray[np.bool_]] = {}
-    probabilities = None
+    probabilities, ours = None, None
     if found.ours is not None:
-        probabilities = _recognised(found.ours, photos)
-        answers["iterative GAN"] = probabilities > 0.5
+        probabilities, ours = _recognised(found.ours, photos), found.ours.name
+        answers[ours] = probabilities > 0.5
     answers["plain CNN"] = predict(found.plain_cnn, photos) > 0.5
     missing = None
     if found.dcgan is not None:
@@ -96,7 +96,7 @@ def _recognition(found: Materials) -> Iterator[Part | Missing]:
             missing = Missing("figure-4-svm", "Figure 4: DCGAN + L2-SVM", str(error))
     majority = majority_labels(store.labels[store.splits["train"]])
     answers["majority"] = np.broadcast_to(majority, labels.shape)
-    compared = compare_recognition(answers, labels, store.attributes)
+    compared = compare_recognition(answers, labels, store.attributes, ours=ours)
     yield Part("figure-4", compared, draw_recognition(compared))
     if missing is not None:
         yield missing
