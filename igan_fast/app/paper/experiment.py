@@ -77,7 +77,7 @@ def run_paper(options: PaperOptions, *, report: Callable[[str], None] = print) -
         runs, seconds = make_plan(options, stores, store, lambda line: report(printable(line)))
         trained = {name: _trained(run, options, report) for name, run in runs.items()}
         materials = make_materials(options, runs, trained, stores(runs[OURS].config), embedder, comparison)
-        parts = make_parts(materials, seconds)
+        parts = make_parts(materials, seconds, report)
         networks = (
             embedder[0] if embedder else f"none: {why}",
             f"features of {comparison.name}" if comparison else f"none: {missing}",

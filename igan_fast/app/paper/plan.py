@@ -193,6 +193,8 @@ def make_plan(
             missing.setdefault(run.measured_as, run.config)
     if missing:
         plan.seconds |= _measured(options, missing, stores, report)
+        if not options.quick:
+            report(f"{len(runs)} trainings of {options.minutes:g} minutes each")
     folders = {run.name: options.out / "runs" / run.name for run in runs}
     begun = {run.name: _begun_length(run, folders[run.name]) for run in runs}
     for run in runs:

@@ -117,6 +117,7 @@ def test_each_network_gets_as_many_iterations_as_fill_its_minutes(tmp_path: Path
     assert seconds == SPEEDS
     assert "15 seconds each" in lines[0]
     assert lines[1:4] == ["other programs are busy", f"{OURS}: 0.5 seconds", "dcgan: 0.1 seconds"]
+    assert lines[-1] == "11 trainings of 2 minutes each"
     assert written(tmp_path)["seconds_per_iteration"] == SPEEDS
     assert written(tmp_path)["iterations"] == LENGTHS
 
