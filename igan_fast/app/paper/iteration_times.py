@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -18,8 +17,9 @@ from igan_fast.train.trainer import make_method
 
 __all__ = ["busy_machine", "iteration_times", "measured_seconds"]
 
-#: Iterations of each method before it is measured, at least; whole periods are run. In the first ones libraries choose
-#: their algorithms, and kernels are compiled. Some are used only once in a period.
+#: Iterations of each method before it is measured, at least; whole periods are run, and for as long as a turn. In the
+#: first ones libraries choose their algorithms, kernels are compiled and memory is taken. Some kernels are used only
+#: once in a period.
 WARM_UP = 3
 #: The methods are measured in turn so many times.
 ROUNDS = 5
@@ -51,7 +51,8 @@ def iteration_times(
         stores: returns the images of a training.
         seconds: for how long each method is measured, at least; at least one period.
         rounds: into how many turns this time is divided.
-        warm_up: how many iterations come before, at least. They are rounded up to whole periods.
+        warm_up: how many iterations come before, at least. They are rounded up to whole periods, and go on for as long
+            as a turn; with 0 there are none.
         clock: returns seconds.
 
     Returns:
@@ -74,8 +75,10 @@ def iteration_times(
         return (clock() - began) / methods[name].period
 
     for name, method in methods.items():
-        for _ in range(math.ceil(warm_up / method.period)):
-            run_period(name)
+        done = spent = 0.0
+        while done < warm_up or (warm_up and spent < seconds / rounds):
+            spent += run_period(name) * method.period
+            done += method.period
     for turn in range(1, rounds + 1):
         for name, method in methods.items():
             while not found[name] or sum(found[name]) * method.period < seconds * turn / rounds:

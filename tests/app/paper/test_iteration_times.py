@@ -64,7 +64,7 @@ def test_an_iteration_is_measured_over_whole_periods(clock: Clock, monkeypatch: 
     methods = {"a": clock.method("a", 5, lambda count: 1.0 if count % 5 else 11.0)}
     found = measure(methods, clock, monkeypatch, seconds=40.0)
     assert found == {"a": [3.0, 3.0, 3.0]}  # 45 seconds
-    assert clock.counts == {"a": 20}
+    assert clock.counts == {"a": 20}  # the first five fill a turn of eight seconds
 
 
 def test_what_is_slow_only_once_is_not_measured(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +79,15 @@ def test_methods_of_short_periods_are_warmed_up_too(clock: Clock, monkeypatch: p
     found = measure({"a": clock.method("a", 2, cost)}, clock, monkeypatch, seconds=1.0, warm_up=3)
     assert found == {"a": [2.0]}
     assert clock.counts == {"a": 6}
+
+
+def test_warming_up_takes_as_long_as_a_turn(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here memory is taken in the first 5 seconds, which is longer than three iterations."""
+    cost = lambda count: 1.0 if count <= 5 else 0.5  # noqa: E731
+    found = measure({"a": clock.method("a", 1, cost)}, clock, monkeypatch, seconds=25.0, rounds=5)
+    assert set(found["a"]) == {0.5}
+    assert len(found["a"]) == 50
+    assert clock.counts == {"a": 55}
 
 
 def test_the_methods_take_turns(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
