@@ -156,8 +156,8 @@ def _protocol(experiment: Experiment) -> list[str]:
     given = "each network as long as the table says"
     if experiment.minutes is not None:
         given = (
-            f"each network as many iterations as fill {experiment.minutes:g} minutes on this machine, by the time of "
-            "its first ones; the table has the minutes that they took"
+            f"each network as many iterations as fill {experiment.minutes:g} minutes on this machine, by a "
+            "measurement before; the table has the minutes that they took"
         )
     points = {
         "Data": f"{experiment.data}; {experiment.training_photos:,} training photos",

@@ -60,7 +60,7 @@ class PaperOptions:
     width: int = 32
     """Channels of the networks' largest feature maps, the same for all methods."""
     minutes: float = 8.0
-    """Minutes of training that each network gets, by the time that its first iterations take."""
+    """Minutes of training that each network gets, by the time of its iterations, which is measured first."""
     seed: int = 0
     """Seed of every training and of the noise in the figures."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
