@@ -56,8 +56,8 @@ class BaselineNetworks(nn.Module):
         """Whether the networks edit photos. Otherwise they generate images from noise."""
         return type(self).edit is not BaselineNetworks.edit
 
-    def draw_noise(self, n: int, random: torch.Generator) -> Tensor:
-        """Draw noise (n, ``latent``) from a generator on the CPU; the result is on the CPU too.
+    def draw_noise(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw noise (n, ``latent``) from a generator on the CPU, with the dtype and on the device of the networks.
 
         Raises:
             NotImplementedError: the baseline only edits photos.

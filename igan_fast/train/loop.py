@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import torch
-
 from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.errors import printable
@@ -59,8 +57,6 @@ def train(config: Config, *, beside: Callable[..., Config] | None = None) -> Tra
                 checkpoint = newest_checkpoint(folder, report=_print, fits=resumable_by(config))
         if beside is not None:
             config = beside(config, continued=checkpoint is not None)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         trainer = Trainer(config, folder, store)
         if checkpoint is not None:
             trainer.resume(checkpoint)

@@ -73,8 +73,12 @@ def _check_failed_start(folder: Path, kind: type[RunConfig]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, called: str = "--run") -> Iterator[None]:
     """Lock ``folder`` (made if needed), so that no other process trains in it while the block runs.
+
+    Args:
+        folder: the folder of a run, or of several.
+        called: the option that names it, for the message.
 
     Raises:
         InputError: another process is training there, or the folder cannot be made.
@@ -86,7 +90,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:  # an OSError too
-            message = f"--run {folder}: another process is training there; wait for it, or stop it first"
+            message = f"{called} {folder}: another process is training there; wait for it, or stop it first"
             raise InputError(message) from None
     try:
         yield

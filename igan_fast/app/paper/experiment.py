@@ -12,6 +12,7 @@ from igan_fast.app.paper.materials import Materials, TrainedRun, make_materials
 from igan_fast.app.paper.page import Experiment, TrainedMethod, write_page
 from igan_fast.app.paper.parts import make_parts
 from igan_fast.app.paper.plan import OURS, PaperOptions, PlannedRun, make_plan
+from igan_fast.app.paper.plan_file import PLAN, PlanFile
 from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.registry import baseline, networks_on_meta
 from igan_fast.checkpoint.find import newest_checkpoint
@@ -26,6 +27,9 @@ from igan_fast.train.run_config import RunConfig
 from igan_fast.train.run_log import read_log
 
 __all__ = ["run_paper"]
+
+#: A training whose minutes differ from those that it should take by more than this share is named.
+TOLERANCE = 0.1
 
 
 def run_paper(options: PaperOptions, *, report: Callable[[str], None] = print) -> Path:
@@ -45,6 +49,18 @@ def run_paper(options: PaperOptions, *, report: Callable[[str], None] = print) -
         KeyboardInterrupt: a training was interrupted; it is saved.
     """
     options.check()
+    first = TrainConfig(
+        data=options.data,
+        split=options.split,
+        seed=options.seed,
+        device=options.device,
+        threads=options.threads,
+        cache=options.cache,
+        **options.sizes(),
+    )
+    first.validate()
+    # A folder of other options is refused before the images are decoded, which may take minutes.
+    PlanFile.read(options.out / PLAN, options.saved())
     try:
         embedder = choose_embedder(options.embedder)
     except PackageMissing as error:
@@ -54,23 +70,28 @@ def run_paper(options: PaperOptions, *, report: Callable[[str], None] = print) -
     else:
         why = ""
     comparison, missing = choose_network(options.inception, resolve_device(options.device))
-    with locked(options.out):
+    with locked(options.out, called="--out"):
         stores = _Stores()
-        first = TrainConfig(
-            data=options.data, split=options.split, seed=options.seed, cache=options.cache, **options.sizes()
-        )
-        first.validate()
-        attributes = stores(first).attributes
-        runs, seconds = make_plan(options, stores, attributes, lambda line: report(printable(line)))
-        trained = {name: _trained(run, report) for name, run in runs.items()}
+        store = stores(first)
+        _check_held_out(options, store)
+        runs, seconds = make_plan(options, stores, store, lambda line: report(printable(line)))
+        trained = {name: _trained(run, options, report) for name, run in runs.items()}
         materials = make_materials(options, runs, trained, stores(runs[OURS].config), embedder, comparison)
-        parts = make_parts(materials, seconds)
+        parts = make_parts(materials, seconds, report)
         networks = (
             embedder[0] if embedder else f"none: {why}",
             f"features of {comparison.name}" if comparison else f"none: {missing}",
         )
         experiment = _protocol(options, runs, trained, materials, *networks)
         return write_page(options.out, experiment, parts)[-1]
+
+
+def _check_held_out(options: PaperOptions, store: FaceStore) -> None:
+    if not len(store.splits["val"]):
+        raise InputError(
+            f"--data {options.data}: found no photos for validation, expected some: figures are made of photos that "
+            "no method was trained on"
+        )
 
 
 class _Stores:
@@ -85,7 +106,7 @@ class _Stores:
         return self._known[config.attributes]
 
 
-def _trained(run: PlannedRun, report: Callable[[str], None]) -> TrainedRun:
+def _trained(run: PlannedRun, options: PaperOptions, report: Callable[[str], None]) -> TrainedRun:
     """Train a method, or continue its training, to the planned iteration."""
     folder = run.config.run
     assert folder is not None
@@ -98,21 +119,29 @@ def _trained(run: PlannedRun, report: Callable[[str], None]) -> TrainedRun:
         failed = str(error)
         report(printable(f"{run.name}: {failed}"))
     checkpoint = newest_checkpoint(folder, report)
+    minutes = _logged_minutes(folder)
+    if not (options.quick or failed) and minutes is not None and abs(minutes / options.minutes - 1) > TOLERANCE:
+        report(
+            printable(
+                f"{run.name}: took {minutes:.3g} minutes, not {options.minutes:g}: its iterations were not as fast as "
+                "when they were measured; other programs may have slowed down one of the two"
+            )
+        )
     return TrainedRun(
         run.name,
         None if checkpoint is None or failed else checkpoint.folder,
         0 if checkpoint is None else checkpoint.iteration,
-        _logged_minutes(folder),
+        minutes,
         failed,
     )
 
 
-def _logged_minutes(folder: Path) -> float:
-    """The minutes that the iterations of a run took, by its log."""
+def _logged_minutes(folder: Path) -> float | None:
+    """The minutes that the iterations of a run took, by its log; None if it cannot be read."""
     try:
         records = list(read_log(folder / "log.jsonl"))
     except InputError:
-        return 0.0
+        return None
     return sum(float(record["seconds"]) for record in records if record["kind"] == "losses") / 60
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from igan_fast.app.paper.comparison import PhotoFeatures
 from igan_fast.app.paper.images import NotFinite, generated
 from igan_fast.app.paper.markdown import Table
 from igan_fast.app.paper.methods import FaceGenerator, Ours
-from igan_fast.app.paper.numbers import SINGLE, Choice, Score, choose, row_label
+from igan_fast.app.paper.numbers import SINGLE, Choice, Score, choose, frechet_score, row_label
 from igan_fast.app.paper.score_tables import face_table
 from igan_fast.app.paper.scores import Judge, MethodFaces, method_faces, observed
 from igan_fast.errors import printable
@@ -133,7 +134,9 @@ class ComparedFaces:
     faces: int
     """How many were scored; the figure shows the first of them."""
     methods: tuple[MethodFaces, ...]
-    """The first are the photos themselves."""
+    """The first are the photos."""
+    photos: str
+    """What their scores are."""
     same_noise: tuple[tuple[str, ...], ...]
     """Groups of methods that got the same noise."""
     failed: dict[str, str]
@@ -150,7 +153,8 @@ class ComparedFaces:
             for group in self.same_noise
         ]
         return (
-            "Photos, and faces of each method from the labels of the photo at the top of the column. "
+            "Photos, and faces of each method from the labels of the photo at the top of the column. In the table, "
+            f"“photos” are {self.photos}. "
             f"{'; '.join(groups)}{'.' * bool(groups)}"
         )
 
@@ -165,7 +169,6 @@ def compared_faces(
     judges: Sequence[Judge],
     *,
     others: NDArray[np.uint8] | None = None,
-    other_labels: NDArray[Any] | None = None,
     features: PhotoFeatures | None = None,
     seed: int = 0,
     shown: int = 8,
@@ -177,22 +180,31 @@ def compared_faces(
 
     Args:
         methods: CGAN, AC-GAN and ours, in the order of the rows.
-        photos: (N, S, S, 3) uint8, N at least 1.
+        photos: (N, S, S, 3) uint8, N at least 1, which the judges were not trained on: what they answer about them is
+            what they answer about perfect faces.
         labels: (N, A), their labels, 0 and 1, from which the faces are generated.
         judges: at least one.
-        others: (N, S, S, 3) uint8, as many real photos that are not among ``photos``: their scores are those of
+        others: (N, S, S, 3) uint8, as many real photos that are not among ``photos``: their distances are those of
             perfect faces. By default ``photos`` themselves, whose Fréchet distance is 0.
-        other_labels: (N, A), the labels of ``others``.
         features: of ``photos``; None for no kernel distance.
         seed: of the noise.
         shown: how many faces a row of the picture has.
     """
     rows, titles = [photos[:shown]], ["photo"]
-    if others is None or other_labels is None:
-        scores = [method_faces("photos", photos, photos, labels, judges, features=features)]
-    else:
-        of_photos = method_faces("other photos", others, photos, other_labels, judges, features=features)
-        scores = [of_photos]
+    of_photos = method_faces("photos", photos, photos, labels, judges, features=features)
+    if others is not None:
+        seen = observed(judges[:1], others).features, observed(judges[:1], photos).features
+        of_photos = dataclasses.replace(
+            of_photos,
+            frechet=frechet_score(seen[0][:, None], seen[1]),
+            kernel=features.distance(others) if features else None,
+        )
+    meaning = (
+        "the photos themselves; their distances are those of other photos"
+        if others is not None
+        else "the photos themselves"
+    )
+    scores = [of_photos]
     failed: dict[str, str] = {}
     drawn: list[tuple[Tensor, list[str]]] = []
     for method in methods:
@@ -211,7 +223,7 @@ def compared_faces(
         else:
             same.append(method.name)
     groups = tuple(tuple(group) for _, group in drawn)
-    return ComparedFaces(len(labels), tuple(scores), groups, failed), grid(rows, titles)
+    return ComparedFaces(len(labels), tuple(scores), meaning, groups, failed), grid(rows, titles)
 
 
 def _two_lines(names: Sequence[str]) -> list[str]:

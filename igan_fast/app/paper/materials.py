@@ -41,7 +41,8 @@ class TrainedRun:
     checkpoint: Path | None
     """Its last checkpoint; None if the training diverged."""
     iteration: int
-    minutes: float
+    minutes: float | None
+    """Those that its iterations took; None if its log cannot be read."""
     failed: str
     """Why there is no checkpoint; empty if there is one."""
 

@@ -33,7 +33,7 @@ class TrainedMethod:
     name: str
     ours: bool
     minutes: float | None
-    """Of training on this machine; None if it was trained elsewhere."""
+    """That its iterations took on this machine; None if that is unknown."""
     iterations: int | None
     batch_size: int | None
     settings: Mapping[str, str]
@@ -55,7 +55,7 @@ class Experiment:
     image_size: int
     attributes: int
     minutes: float | None
-    """The time for which each method was trained; None if they differ."""
+    """The time for which each network was to be trained; None if they differ."""
     machine: str
     software: str
     methods: tuple[TrainedMethod, ...]
@@ -153,9 +153,12 @@ def page(experiment: Experiment, parts: Sequence[Part | Missing]) -> str:
 
 
 def _protocol(experiment: Experiment) -> list[str]:
-    given = "each method as long as the table says"
+    given = "each network as long as the table says"
     if experiment.minutes is not None:
-        given = f"each method {experiment.minutes:g} minutes on this machine"
+        given = (
+            f"each network as many iterations as fill {experiment.minutes:g} minutes on this machine, by a "
+            "measurement before; the table has the minutes that they took"
+        )
     points = {
         "Data": f"{experiment.data}; {experiment.training_photos:,} training photos",
         "Scored": f"{experiment.photos:,} photos of the split {experiment.split}, which no method was trained on",

@@ -33,23 +33,26 @@ __all__ = ["make_parts"]
 ANSWERED = 6
 
 
-def make_parts(materials: Materials, seconds: Mapping[str, list[float]]) -> list[Part | Missing]:
+def make_parts(
+    materials: Materials, seconds: Mapping[str, list[float]], report: Callable[[str], None] = print
+) -> list[Part | Missing]:
     """All figures and tables, in the order of the page.
 
     Args:
         seconds: the time of an iteration of each method, measured several times.
+        report: called with a line for each group of figures before it is made, which may take minutes.
     """
-    return [
-        part
-        for title, make in (
-            ("Figure 4: recognition", _recognition),
-            ("Figure 5: which losses", _ablation),
-            ("Figures 6 to 8: edits and faces of the iterative GAN", _ours),
-            ("Figure 9: beside other methods", _compared),
-            ("Tables 1 and 2: time", lambda found: _times(found, seconds)),
-        )
-        for part in _made(materials, title, make)
-    ] + _failures(materials)
+    parts: list[Part | Missing] = []
+    for title, make in (
+        ("Figure 4 and Table 3: recognition", _recognition),
+        ("Figure 5: which losses", _ablation),
+        ("Figures 6 to 8: edits and faces of the iterative GAN", _ours),
+        ("Figure 9: beside other methods", _compared),
+        ("Tables 1 and 2: time", lambda found: _times(found, seconds)),
+    ):
+        report(f"making {title}")
+        parts += _made(materials, title, make)
+    return parts + _failures(materials)
 
 
 def _made(
@@ -72,10 +75,10 @@ def _key(title: str) -> str:
 def _recognition(found: Materials) -> Iterator[Part | Missing]:
     store, photos, labels = found.store, found.photos, found.labels
     answers: dict[str, NDArray[np.bool_]] = {}
-    probabilities = None
+    probabilities, ours = None, None
     if found.ours is not None:
-        probabilities = _recognised(found.ours, photos)
-        answers["iterative GAN"] = probabilities > 0.5
+        probabilities, ours = _recognised(found.ours, photos), found.ours.name
+        answers[ours] = probabilities > 0.5
     answers["plain CNN"] = predict(found.plain_cnn, photos) > 0.5
     missing = None
     if found.dcgan is not None:
@@ -96,7 +99,7 @@ def _recognition(found: Materials) -> Iterator[Part | Missing]:
             missing = Missing("figure-4-svm", "Figure 4: DCGAN + L2-SVM", str(error))
     majority = majority_labels(store.labels[store.splits["train"]])
     answers["majority"] = np.broadcast_to(majority, labels.shape)
-    compared = compare_recognition(answers, labels, store.attributes)
+    compared = compare_recognition(answers, labels, store.attributes, ours=ours)
     yield Part("figure-4", compared, draw_recognition(compared))
     if missing is not None:
         yield missing
@@ -144,18 +147,26 @@ def _compared(found: Materials) -> Iterator[Part | Missing]:
         )
         yield Part("figure-9a", *made)
     if generators := (*found.generators, *ours):
-        others = spread(found.store.splits["train"], len(found.rows))
         faces = compared_faces(
             generators,
             found.photos,
             found.labels,
             found.judges,
-            others=found.store.images[others],
-            other_labels=found.store.labels[others],
+            others=_other_photos(found),
             features=PhotoFeatures.of(found.comparison, found.photos),
             seed=found.options.seed,
         )
         yield Part("figure-9b", *faces)
+
+
+def _other_photos(found: Materials) -> NDArray[np.uint8] | None:
+    """As many photos as are scored, and others: of the split test, which nothing was trained on, or training photos;
+    None if there are too few."""
+    for split in ("test", "train"):
+        rows = found.store.splits.get(split, np.empty(0, np.int64))
+        if len(rows) >= len(found.rows):
+            return found.store.images[spread(rows, len(found.rows))]
+    return None
 
 
 def _times(found: Materials, seconds: Mapping[str, list[float]]) -> Iterator[Part | Missing]:

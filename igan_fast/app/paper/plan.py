@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import Any, Literal
 
-import torch
+import numpy as np
 
+from igan_fast.app.paper.iteration_times import busy_machine, iteration_times, measured_seconds
 from igan_fast.app.paper.numbers import TRANSLATED, choose
+from igan_fast.app.paper.plan_file import PLAN, PlanFile
 from igan_fast.baselines.config import BaselineConfig
 from igan_fast.baselines.registry import BaselineName
+from igan_fast.checkpoint.find import checkpoint_folders
 from igan_fast.data.store import FaceStore
-from igan_fast.devices import resolve_device
-from igan_fast.errors import InputError, option
-from igan_fast.files import write_file
-from igan_fast.json_files import read_json
+from igan_fast.errors import InputError
 from igan_fast.train.config import PRESETS, TrainConfig
 from igan_fast.train.run_config import RunConfig
 
@@ -31,7 +29,6 @@ __all__ = [
     "PlannedRun",
     "ablation_name",
     "make_plan",
-    "seconds_per_iteration",
 ]
 
 #: The ablation of Fig. 5: which of λ₁ (perceptual), λ₂ (pixel) and λ₃ (latent) are kept; the others are 0.
@@ -44,12 +41,8 @@ ABLATIONS: dict[str, tuple[bool, bool, bool]] = {
 #: The name of the run of the Iterative GAN, which is also the ablation "all three".
 OURS = "iterative-gan"
 
-#: Iterations before the time of an iteration is measured. In the first ones, libraries choose their algorithms.
-WARM_UP = 3
-#: Seconds over which it is measured.
-MEASURE_SECONDS = 15.0
-
-PLAN = "plan.json"
+#: The length of each training with ``quick``.
+QUICK_ITERATIONS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +60,7 @@ class PaperOptions:
     width: int = 32
     """Channels of the networks' largest feature maps, the same for all methods."""
     minutes: float = 8.0
-    """Minutes of training that each network gets, by the time that its first iterations take."""
+    """Minutes of training that each network gets, by the time of its iterations, which is measured first."""
     seed: int = 0
     """Seed of every training and of the noise in the figures."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -122,10 +115,15 @@ def ablation_name(title: str) -> str:
     return OURS if all(ABLATIONS[title]) else f"{OURS}-{title.replace(' + ', '-')}"
 
 
-def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[PlannedRun]:
+def planned_runs(
+    options: PaperOptions, attributes: tuple[str, ...], *, constant: Collection[str] = ()
+) -> list[PlannedRun]:
     """The trainings for a dataset with these attributes, without their lengths.
 
-    For attributes that the data does not have, CycleGAN takes the first ones of the data.
+    If the data has none of the attributes of Fig. 9a, CycleGAN takes its first ones.
+
+    Args:
+        constant: attributes that all training photos have, or none. CycleGAN cannot learn them.
     """
     common: dict[str, Any] = {
         "data": options.data,
@@ -149,6 +147,8 @@ def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[Pla
     for method, called in methods.items():
         runs.append(PlannedRun(method, BaselineConfig(method=method, **common, **batch), called, method))
     for attribute in choose(attributes, TRANSLATED).names:
+        if attribute in constant:
+            continue
         config = BaselineConfig(method="cyclegan", attributes=(attribute,), **common)
         runs.append(PlannedRun(f"cyclegan-{attribute}", config, f"CycleGAN, {attribute}", "cyclegan"))
     # Ours first: the figures of a folder that is not finished yet begin with it.
@@ -158,101 +158,87 @@ def planned_runs(options: PaperOptions, attributes: tuple[str, ...]) -> list[Pla
 def make_plan(
     options: PaperOptions,
     stores: Callable[[RunConfig], FaceStore],
-    attributes: tuple[str, ...],
+    store: FaceStore,
     report: Callable[[str], None],
 ) -> tuple[dict[str, PlannedRun], dict[str, list[float]]]:
     """Decide the length of each training, or read what was decided when the folder was made.
 
-    The time of an iteration is measured for each method, with nothing beside. Each network then gets as many iterations
-    as take ``options.minutes``. They are written to ``plan.json``, so that an interrupted experiment goes on with the
-    same numbers.
+    The time of an iteration of each method is measured. Each network then gets as many iterations as fill
+    ``options.minutes``, by the median time. All of this is written to ``plan.json``, so that an interrupted experiment
+    goes on with the same lengths. Where ``plan.json`` has no length, a training that has begun keeps its own.
 
     Args:
         stores: returns the images of a training.
-        attributes: those of the data.
-        report: called with one line for each measurement.
+        store: those with all attributes.
+        report: called with lines on what is measured, and on what cannot be trained.
 
     Returns:
         The runs by name, with their numbers of iterations; and for each method the seconds of an iteration, measured
         several times.
 
     Raises:
-        InputError: the folder was made with other options, or plan.json is damaged or cannot be written.
+        InputError: the folder was made with other options, a training in it has begun with another length, or
+            plan.json is damaged or cannot be written.
     """
-    runs = planned_runs(options, attributes)
+    labels = store.labels[store.splits["train"]]
+    constant = [name for name, column in zip(store.attributes, labels.T, strict=True) if len(np.unique(column)) < 2]
+    runs = planned_runs(options, store.attributes, constant=constant)
+    if left := [name for name in choose(store.attributes, TRANSLATED).names if name in constant]:
+        report(f"CycleGAN does not learn {', '.join(left)}: all training photos have the same label")
     path = options.out / PLAN
-    saved = read_plan(path, options)
-    measured: dict[str, list[float]] = dict(saved.get("seconds_per_iteration", {}))
+    plan = PlanFile.read(path, options.saved())
+    missing: dict[str, RunConfig] = {}
     for run in runs:
-        if run.measured_as not in measured:
-            report(f"measuring an iteration of {run.measured_as}")
-            measured[run.measured_as] = seconds_per_iteration(run.config, stores(run.config), quick=options.quick)
-            write_plan(path, options, measured)
-    lengths = {
-        name: 4 if options.quick else max(1, round(options.minutes * 60 / fmean(seconds)))
-        for name, seconds in measured.items()
-    }
+        if run.measured_as not in plan.seconds:
+            missing.setdefault(run.measured_as, run.config)
+    if missing:
+        plan.seconds |= _measured(options, missing, stores, report)
+        if not options.quick:
+            report(f"{len(runs)} trainings of {options.minutes:g} minutes each")
+    folders = {run.name: options.out / "runs" / run.name for run in runs}
+    begun = {run.name: _begun_length(run, folders[run.name]) for run in runs}
+    for run in runs:
+        method = run.measured_as
+        if method not in plan.iterations:
+            fitting = max(1, round(options.minutes * 60 / median(plan.seconds[method])))
+            known = [length for each in runs if each.measured_as == method and (length := begun[each.name])]
+            plan.iterations[method] = [*known, QUICK_ITERATIONS if options.quick else fitting][0]
+        if (begun[run.name] or plan.iterations[method]) != plan.iterations[method]:
+            raise InputError(
+                f"{folders[run.name]}: was begun with {begun[run.name]} iterations, but {path} has "
+                f"{plan.iterations[method]} for {method}; write the former number there, or remove the run's folder to "
+                "train it again"
+            )
+    plan.write(path)
     planned = {
         run.name: dataclasses.replace(
             run,
-            config=dataclasses.replace(
-                run.config, iterations=lengths[run.measured_as], run=options.out / "runs" / run.name
-            ),
+            config=dataclasses.replace(run.config, iterations=plan.iterations[run.measured_as], run=folders[run.name]),
         )
         for run in runs
     }
-    return planned, measured
+    return planned, plan.seconds
 
 
-def seconds_per_iteration(config: RunConfig, store: FaceStore, *, quick: bool = False) -> list[float]:
-    """Measure the time of an iteration in this process. Nothing is written; the networks are thrown away.
+def _begun_length(run: PlannedRun, folder: Path) -> int | None:
+    """The length with which a training has begun; None if it has not."""
+    return type(run.config).load(folder).iterations if checkpoint_folders(folder) else None
 
-    Returns:
-        Means over the period after which the costs of iterations repeat, one for each period that was measured.
-    """
-    device = resolve_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    config = dataclasses.replace(config, iterations=1_000_000)
-    method = config.method_class()(config, store, device)
-    for _ in range(1 if quick else WARM_UP):
-        method.iterate()
-    _wait(device)
-    found: list[float] = []
-    while not found or (not quick and sum(found) * method.period < MEASURE_SECONDS):
-        began = time.perf_counter()
-        for _ in range(method.period):
-            method.iterate()
-        _wait(device)
-        found.append((time.perf_counter() - began) / method.period)
+
+def _measured(
+    options: PaperOptions,
+    configs: Mapping[str, RunConfig],
+    stores: Callable[[RunConfig], FaceStore],
+    report: Callable[[str], None],
+) -> dict[str, list[float]]:
+    """The time of an iteration of each method. For ``options.quick`` a single period is enough."""
+    if options.quick:
+        return iteration_times(configs, stores, seconds=0.0, rounds=1, warm_up=0)
+    seconds = measured_seconds(options.minutes)
+    report(f"measuring the time of an iteration of {', '.join(configs)}: {seconds:.0f} seconds each, in turn")
+    if busy := busy_machine(next(iter(configs.values()))):
+        report(busy)
+    found = iteration_times(configs, stores, seconds=seconds)
+    for name, times in found.items():
+        report(f"{name}: {median(times):.3g} seconds")
     return found
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def read_plan(path: Path, options: PaperOptions) -> Mapping[str, Any]:
-    """Read ``plan.json``; empty if there is none.
-
-    Raises:
-        InputError: the folder was made with other options, or the file is damaged.
-    """
-    if not path.exists():
-        return {}
-    shape = {"options": dict, "seconds_per_iteration": {str: [float]}}
-    content: Mapping[str, Any] = read_json(path, shape)
-    for name, value in options.saved().items():
-        if (found := content["options"].get(name)) != value:
-            raise InputError(
-                f"{option(name)}: found {value}, but {path.parent} was made with {found}; take it, or another --out"
-            )
-    return content
-
-
-def write_plan(path: Path, options: PaperOptions, measured: Mapping[str, list[float]]) -> None:
-    """Write ``plan.json``."""
-    content = {"options": options.saved(), "seconds_per_iteration": dict(measured)}
-    write_file(path, (json.dumps(content, indent=2) + "\n").encode())

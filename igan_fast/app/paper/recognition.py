@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igan_fast.app.paper.markdown import Table
-from igan_fast.app.paper.numbers import Score
+from igan_fast.app.paper.numbers import Score, marked
 from igan_fast.app.report import Interval
 from igan_fast.app.summary import interval
 from igan_fast.data.store import spread
@@ -40,6 +40,7 @@ class MethodRecognition:
     """How well one method recognises the attributes. Each interval is a 95 % bootstrap interval over the photos."""
 
     name: str
+    ours: bool
     hamming_loss: float
     """Share of wrong answers over all photos and attributes."""
     hamming_loss_interval: Interval
@@ -77,7 +78,7 @@ class ComparedRecognition:
         first = self.methods[0].name
         methods = tuple(
             (
-                method.name,
+                marked(method.name, ours=method.ours),
                 Score(method.hamming_loss, method.hamming_loss_interval).text(".4f"),
                 Score(method.difference, method.difference_interval).text("+.4f"),
                 Score(float(np.mean(method.accuracy))).text(".4f"),
@@ -96,7 +97,11 @@ class ComparedRecognition:
         )
         return (
             Table(("method", "Hamming loss", f"difference from {first}", "mean accuracy"), methods, "Hamming loss"),
-            Table(("attribute", *(method.name for method in self.methods)), attributes, "Accuracy"),
+            Table(
+                ("attribute", *(marked(method.name, ours=method.ours) for method in self.methods)),
+                attributes,
+                "Accuracy",
+            ),
         )
 
     def to_json(self) -> str:
@@ -162,7 +167,7 @@ class AnsweredPhotos:
 
 
 def compare_recognition(
-    predictions: Mapping[str, NDArray[np.bool_]], labels: NDArray[Any], names: Sequence[str]
+    predictions: Mapping[str, NDArray[np.bool_]], labels: NDArray[Any], names: Sequence[str], *, ours: str | None = None
 ) -> ComparedRecognition:
     """Score the answers of several methods for the same photos (Fig. 4).
 
@@ -171,6 +176,7 @@ def compare_recognition(
             The majority answer is ``numpy.broadcast_to(igan_fast.metrics.majority_labels(training), (N, A))``.
         labels: (N, A), the truth: bool, or numbers that are 0 or 1.
         names: of the A attributes.
+        ours: the name of the method that tables mark as ours; None for no mark.
 
     Raises:
         ValueError: there is no method, no photo or no attribute; or the shapes or dtypes do not fit.
@@ -195,6 +201,7 @@ def compare_recognition(
         methods.append(
             MethodRecognition(
                 name=name,
+                ours=name == ours,
                 hamming_loss=hamming_loss(np.asarray(predictions[name]), truth),
                 hamming_loss_interval=interval(loss),
                 difference=None if name == first else float(apart.mean()),

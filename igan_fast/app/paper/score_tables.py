@@ -23,6 +23,10 @@ LEGEND = {
     _CHANGE: "how much higher the judge's probability is with the attribute set to 1 than set to 0",
     _OTHERS: "by how much a flip changes the judge's probabilities of the other attributes, beside the photo (lower is "
     "better)",
+    "changes seen": "share of the changes asked for that the judge sees, over photos and attributes",
+    "all seen": "share of the photos in which it sees all of them",
+    "seen": "share of the attributes set to 1 that the judge sees, over faces and attributes",
+    "with unchanged labels": "the same of faces from the same noise, whose labels were left as they were",
     "no edit": "the scores of the photos themselves, and of our rebuilds of them: what goes beyond these comes from "
     "the edit",
     "identity": "distance from the person in the photo, by a face recognition network (lower is better)",

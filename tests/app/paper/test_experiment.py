@@ -61,6 +61,18 @@ def test_the_page_has_every_figure_and_table(made: tuple[PaperOptions, list[str]
     assert {row["iterations"] for row in numbers["experiment"]["methods"] if row["name"] != "CGAN"} == {4}
 
 
+def test_the_work_is_told_as_it_goes_on(made: tuple[PaperOptions, list[str]]) -> None:
+    lines = made[1]
+    assert [line.split(":")[0] for line in lines if ": training to iteration 4" in line][:2] == [
+        "iterative-gan", "iterative-gan-pixel",
+    ]  # fmt: skip
+    assert [line for line in lines if line.startswith("making ")] == [
+        "making Figure 4 and Table 3: recognition", "making Figure 5: which losses",
+        "making Figures 6 to 8: edits and faces of the iterative GAN", "making Figure 9: beside other methods",
+        "making Tables 1 and 2: time",
+    ]  # fmt: skip
+
+
 def test_a_training_that_diverged_is_named_and_the_others_are_compared(made: tuple[PaperOptions, list[str]]) -> None:
     options, lines = made
     assert any(line.startswith("cgan: ") and "g_adversarial" in line for line in lines)

@@ -89,7 +89,7 @@ def test_all_parts_are_on_the_page_in_order(drawn, tmp_path: Path) -> None:
     assert "**Missing:** DCGAN is not trained yet" in text
     assert "**Missing:** StarGAN: its images are NaN" in text
     # The protocol comes first, and ours is marked.
-    assert text.index("each method 8 minutes on this machine") < text.index("## Figure 4")
+    assert text.index("as many iterations as fill 8 minutes on this machine") < text.index("## Figure 4")
     assert "| ▶ iterative GAN (ours) | 8 | 1,234 | 64 | learning rate 2e-4, width 64 | Sec. 4 |" in text
     assert "| StarGAN | – | – | – | – | Choi et al. 2018 |" in text
     assert "also where ours loses" in text
@@ -156,5 +156,5 @@ def test_nothing_is_written_where_a_part_fails(tmp_path: Path) -> None:
 
 def test_a_page_of_different_minutes_refers_to_the_table() -> None:
     text = page(dataclasses.replace(EXPERIMENT, minutes=None, judges=(), methods=()), [])
-    assert "each method as long as the table says" in text
+    assert "each network as long as the table says" in text
     assert "- Judges: none" in text

@@ -145,6 +145,18 @@ def test_the_tables_of_figure_4() -> None:
     assert accuracies.rows[1][1].startswith("0.750 (")
 
 
+def test_ours_is_marked_in_the_tables_and_in_the_picture_of_figure_4() -> None:
+    numbers = compare_recognition(
+        {"iterative GAN": np.array([[True], [False]]), "plain CNN": np.array([[True], [True]])},
+        np.array([[1], [0]]), ["Bald"], ours="iterative GAN",
+    )  # fmt: skip
+    losses, accuracies = numbers.tables()
+    assert [row[0] for row in losses.rows] == ["▶ iterative GAN (ours)", "plain CNN"]
+    assert accuracies.header == ("attribute", "▶ iterative GAN (ours)", "plain CNN")
+    labels = [label.get_text() for label in draw_recognition(numbers).axes[0].get_yticklabels()]
+    assert labels == ["iterative GAN (ours)", "plain CNN"]
+
+
 def test_answers_that_are_wrong_are_marked() -> None:
     found = table3()
     assert (found.photos, [answers.photo for answers in found.answers]) == (4, [0, 2])
