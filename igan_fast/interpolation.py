@@ -26,7 +26,9 @@ __all__ = ["MOST_STEPS", "check_interpolation", "interpolate_edits", "interpolat
 MOST_STEPS = 1000
 
 
-def interpolate_photos(editor: FaceEditor, first: Photo, second: Photo, *, steps: int = 9) -> Iterator[Image.Image]:
+def interpolate_photos(
+    editor: FaceEditor, first: Photo | AlignedPhoto, second: Photo | AlignedPhoto, *, steps: int = 9
+) -> Iterator[Image.Image]:
     """Draw faces between those of two photos.
 
     The model encodes both faces as (z̃, σ(c̃)), and draws G of points on the straight line between the two. Such an
@@ -34,7 +36,7 @@ def interpolate_photos(editor: FaceEditor, first: Photo, second: Photo, *, steps
 
     Args:
         editor: uses the model. If a photo shows several faces, its ``face`` says which is taken.
-        first, second: photos, see ``igan_fast.data.photos.Photo``.
+        first, second: photos, see ``igan_fast.data.photos.Photo``; or what ``editor.face_search().open`` returned.
         steps: the number of pictures K, from 2 to 1000. The first and the last are the rebuilds of the two photos.
 
     Yields:
@@ -54,7 +56,7 @@ def interpolate_photos(editor: FaceEditor, first: Photo, second: Photo, *, steps
 
 def interpolate_edits(
     editor: FaceEditor,
-    photo: Photo,
+    photo: Photo | AlignedPhoto,
     start: Mapping[str, Change],
     end: Mapping[str, Change],
     *,
@@ -69,7 +71,7 @@ def interpolate_edits(
 
     Args:
         editor: uses the model. If a photo shows several faces, its ``face`` says which is taken.
-        photo: see ``igan_fast.data.photos.Photo``.
+        photo: see ``igan_fast.data.photos.Photo``; or what ``editor.face_search().open`` returned.
         start, end: two edits, as the changes of ``FaceEditor.transform``; ``{}`` is the photo as it is.
         steps: the number of pictures K, from 2 to 1000. The first and the last are those of ``transform``.
         keep, strength, companions: as of ``FaceEditor.transform``.
@@ -126,8 +128,8 @@ def _each(batches: list[Tensor], draw: Callable[[Tensor], Tensor]) -> Iterator[I
         yield from images
 
 
-def _opened(editor: FaceEditor, photo: Photo) -> AlignedPhoto:
-    return editor.face_search().open(photo)
+def _opened(editor: FaceEditor, photo: Photo | AlignedPhoto) -> AlignedPhoto:
+    return photo if isinstance(photo, AlignedPhoto) else editor.face_search().open(photo)
 
 
 def _as_batch(editor: FaceEditor, crops: np.ndarray) -> Tensor:
