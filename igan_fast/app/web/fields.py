@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from gradio.utils import get_upload_folder
 from igan_fast.errors import InputError
 from igan_fast.faces import NoFaceFound
 
-__all__ = ["number_slider", "photo_upload", "shown_errors", "shown_message"]
+__all__ = ["choice", "number_slider", "photo_upload", "shown_errors", "shown_message"]
 
 T = TypeVar("T")
 
@@ -61,6 +61,20 @@ def number_slider(least: float, most: float, **options: Any) -> gr.Slider:
         return min(max(float(payload), least), most)
 
     vars(field)["preprocess"] = value
+    return field
+
+
+def choice(values: Sequence[str], **options: Any) -> gr.Dropdown:
+    """Return a field of the HTTP API with one of these values, at first the first. It passes on any other value too.
+
+    Whoever gets the value checks it: Gradio would print a traceback for another one.
+
+    Args:
+        values: the values.
+        options: the arguments of ``gr.Dropdown``.
+    """
+    field = gr.Dropdown(list(values), value=values[0], **options)
+    vars(field)["preprocess"] = lambda payload: payload
     return field
 
 
