@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,7 +96,8 @@ def shown_message(error: InputError) -> str:
     """The message of an error as the user of the page understands it: with a photo's name, not its place here."""
     if isinstance(error, NoFaceFound):
         return _NO_FACE
-    return re.sub(rf"{re.escape(str(Path(get_upload_folder())))}/(?:[^/\s]+/)*", "", str(error))
+    folder = os.environ.get("IGAN_FAST_WEB_FOLDER") or get_upload_folder()
+    return re.sub(rf"{re.escape(str(Path(folder)))}/(?:[^/\s]+/)*", "", str(error))
 
 
 def _error(message: str) -> gr.Error:
