@@ -134,7 +134,7 @@ class Interpolate:
                 )
             return files
         if suffix not in (".png", ".gif"):
-            raise InputError(f"--out {self.out}: expected a name in .png or .gif, or a folder")
+            raise InputError(f"--out {self.out}: expected a name that ends in .png or .gif, or a folder")
         return [self.out]
 
     def _write(self, pictures: Iterable[Image.Image], size: tuple[int, int], files: list[Path]) -> None:

@@ -105,7 +105,7 @@ class Redraw:
         files = dict(zip(photos, result_paths(photos, self.out, self.word), strict=True))
         sheet = self.sheet
         if sheet and sheet.suffix.lower() != ".png":
-            raise InputError(f"--grid {sheet}: expected a name in .png")
+            raise InputError(f"--grid {sheet}: expected a name that ends in .png")
         results = [*files.values(), *([sheet] if sheet else [])]
         check_results(results, force=self.force, given=[*photos, *model_files(self.model)])
         editor = load_editor(self.model, device)

@@ -113,7 +113,7 @@ def result_paths(photos: Sequence[Path], out: Path, word: str) -> list[Path]:
             raise InputError(f"--out {out}: is one file for {len(photos):,} photos; expected a folder")
         return [out]
     if out.suffix.lower() in PHOTO_SUFFIXES and not out.is_dir():
-        raise InputError(f"--out {out}: expected a name in .png for one photo, or a folder")
+        raise InputError(f"--out {out}: expected a name that ends in .png for one photo, or a folder")
     from_name: dict[Path, Path] = {}
     for photo in photos:
         file = out / f"{photo.stem}-{word}.png"

@@ -86,8 +86,8 @@ def test_an_animation_runs_forth_and_back(run: Path, photos: list[Path], tmp_pat
         ("2 --strength 1", "--strength: found it with two photos, between which nothing is edited"),
         ("2 --keep nothing", "--keep: found it with two photos"),
         ("2 --no-companions", "--companions: found it with two photos"),
-        ("2 --out a.mp4", "--out a.mp4: expected a name in .png or .gif, or a folder"),
-        ("2 --out a.jpg", "--out a.jpg: expected a name in .png or .gif, or a folder"),
+        ("2 --out a.mp4", "--out a.mp4: expected a name that ends in .png or .gif, or a folder"),
+        ("2 --out a.jpg", "--out a.jpg: expected a name that ends in .png or .gif, or a folder"),
     ],
 )
 def test_what_cannot_be(
