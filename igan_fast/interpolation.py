@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -14,11 +15,11 @@ from igan_fast.data.loader import to_float
 from igan_fast.data.photos import Photo
 from igan_fast.edit_arguments import Keep, check_edit, strength_for
 from igan_fast.editor import FaceEditor
+from igan_fast.encoded_faces import EncodedFaces
 from igan_fast.errors import InputError
 from igan_fast.face_generator import to_pil
 from igan_fast.faces import AlignedPhoto
 from igan_fast.reference.editing import edited_labels
-from igan_fast.reference.residual import on_photos
 
 __all__ = ["MOST_STEPS", "check_interpolation", "interpolate_edits", "interpolate_photos"]
 
@@ -26,7 +27,9 @@ __all__ = ["MOST_STEPS", "check_interpolation", "interpolate_edits", "interpolat
 MOST_STEPS = 1000
 
 
-def interpolate_photos(editor: FaceEditor, first: Photo, second: Photo, *, steps: int = 9) -> Iterator[Image.Image]:
+def interpolate_photos(
+    editor: FaceEditor, first: Photo | AlignedPhoto, second: Photo | AlignedPhoto, *, steps: int = 9
+) -> Iterator[Image.Image]:
     """Draw faces between those of two photos.
 
     The model encodes both faces as (z̃, σ(c̃)), and draws G of points on the straight line between the two. Such an
@@ -34,7 +37,7 @@ def interpolate_photos(editor: FaceEditor, first: Photo, second: Photo, *, steps
 
     Args:
         editor: uses the model. If a photo shows several faces, its ``face`` says which is taken.
-        first, second: photos, see ``igan_fast.data.photos.Photo``.
+        first, second: photos, see ``igan_fast.data.photos.Photo``; or what ``editor.face_search().open`` returned.
         steps: the number of pictures K, from 2 to 1000. The first and the last are the rebuilds of the two photos.
 
     Yields:
@@ -46,15 +49,13 @@ def interpolate_photos(editor: FaceEditor, first: Photo, second: Photo, *, steps
     """
     batches = _batches(steps, editor)
     crops = np.concatenate([_opened(editor, photo).crops for photo in (first, second)])
-    with torch.inference_mode():
-        z, label_logits = editor.model.encode(_as_batch(editor, crops))
-        c = torch.sigmoid(label_logits)
-    return _each(batches, lambda ways: editor.model.generate(_between(z, ways), _between(c, ways)))
+    faces = _encoded(editor, crops)
+    return _each(batches, lambda ways: editor.model.generate(_between(faces.z, ways), _between(faces.c, ways)))
 
 
 def interpolate_edits(
     editor: FaceEditor,
-    photo: Photo,
+    photo: Photo | AlignedPhoto,
     start: Mapping[str, Change],
     end: Mapping[str, Change],
     *,
@@ -69,7 +70,7 @@ def interpolate_edits(
 
     Args:
         editor: uses the model. If a photo shows several faces, its ``face`` says which is taken.
-        photo: see ``igan_fast.data.photos.Photo``.
+        photo: see ``igan_fast.data.photos.Photo``; or what ``editor.face_search().open`` returned.
         start, end: two edits, as the changes of ``FaceEditor.transform``; ``{}`` is the photo as it is.
         steps: the number of pictures K, from 2 to 1000. The first and the last are those of ``transform``.
         keep, strength, companions: as of ``FaceEditor.transform``.
@@ -87,18 +88,11 @@ def interpolate_edits(
     edits = [changes_by_index(changes, editor.attributes) for changes in (start, end)]
     along = editor.companions if companions else None
     opened = _opened(editor, photo)
+    faces = _encoded(editor, opened.crops)
     with torch.inference_mode():
-        x = _as_batch(editor, opened.crops)
-        z, label_logits = editor.model.encode(x)
-        c = torch.sigmoid(label_logits)
-        ends = torch.cat([edited_labels(c, edit, strength=amount, companions=along) for edit in edits])
-        rebuilt = editor.model.generate(z, c) if keep == "photo" else x
-
-    def edited(ways: Tensor) -> Tensor:
-        images = editor.model.generate(z.expand(len(ways), -1), _between(ends, ways))
-        return on_photos(x.expand_as(images), rebuilt.expand_as(images), images) if keep == "photo" else images
-
-    return (opened.finish([image], keep_details=keep == "photo") for image in _each(batches, edited))
+        ends = torch.cat([edited_labels(faces.c, edit, strength=amount, companions=along) for edit in edits])
+    images = _each(batches, lambda ways: faces.edited(_between(ends, ways), keep))
+    return (opened.finish([image], keep_details=keep == "photo") for image in images)
 
 
 def check_interpolation(steps: int, face: object) -> None:
@@ -126,12 +120,13 @@ def _each(batches: list[Tensor], draw: Callable[[Tensor], Tensor]) -> Iterator[I
         yield from images
 
 
-def _opened(editor: FaceEditor, photo: Photo) -> AlignedPhoto:
-    return editor.face_search().open(photo)
+def _opened(editor: FaceEditor, photo: Photo | AlignedPhoto) -> AlignedPhoto:
+    return photo if isinstance(photo, AlignedPhoto) else editor.face_search().open(photo)
 
 
-def _as_batch(editor: FaceEditor, crops: np.ndarray) -> Tensor:
-    return to_float(torch.from_numpy(crops).to(editor.device))
+def _encoded(editor: FaceEditor, crops: NDArray[np.uint8]) -> EncodedFaces:
+    with torch.inference_mode():
+        return EncodedFaces.of(editor.model, to_float(torch.from_numpy(crops).to(editor.device)))
 
 
 def _between(ends: Tensor, ways: Tensor) -> Tensor:

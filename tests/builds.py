@@ -39,6 +39,7 @@ ANY_BUILD = {
     "ops/triton/test_convolution_compile.py": "it compiles Triton's kernels, for which there is one build",
     "reference": "",
     "release": "compilers, loaders and libraries made up for the test",
+    "test_encoded_faces.py": "",
     "test_interpolation.py": "",
     "test_build.py": "it makes builds of its own",
     "test_metrics.py": "",

@@ -121,7 +121,9 @@ class Generate:
         check_edit(self.strength, self.companions)
         sheet = self.out.suffix.lower() == ".png" and not self.out.is_dir()
         if not sheet and self.out.suffix.lower() in PHOTO_SUFFIXES and not self.out.is_dir():
-            raise InputError(f"--out {self.out}: expected a name in .png for a sheet, or a folder for a file each")
+            raise InputError(
+                f"--out {self.out}: expected a name that ends in .png for a sheet, or a folder for a file each"
+            )
         check_results([self.out] if sheet else self._existing(), force=self.force, given=model_files(self.model))
         editor = load_editor(self.model, self.device)
         changes = parse_changes(self.attributes, editor.attributes)

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from igan_fast.app.observation import BATCH, edited_picture
+from igan_fast.app.observation import BATCH
 from igan_fast.baselines.cnn import AttributeCNN
 from igan_fast.data import to_float, to_uint8
 from igan_fast.edit_arguments import Keep
+from igan_fast.encoded_faces import EncodedFaces
 from igan_fast.metrics import in_eval_mode
 from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import STRENGTH, Companions, edited_labels
@@ -115,15 +116,13 @@ def edit_scores(
         related = companion_pairs(companions, attributes)
 
     def edits(x: Tensor, rows: slice) -> PhotoEdits:
-        z, logits = model.encode(x)
-        c = torch.sigmoid(logits)
-        rebuilt = model.generate(z, c)
+        faces = EncodedFaces.of(model, x)
 
         def edited(index: int, value: float) -> Tensor:
-            drawn = model.generate(z, edited_labels(c, {index: value}, strength=strength, companions=companions))
-            return edited_picture(keep, x, rebuilt, drawn)
+            labels = edited_labels(faces.c, {index: value}, strength=strength, companions=companions)
+            return faces.edited(labels, keep)
 
-        return PhotoEdits(c < 0.5, x if keep == "photo" else rebuilt, edited)
+        return PhotoEdits(faces.c < 0.5, x if keep == "photo" else faces.rebuilt, edited)
 
     with in_eval_mode(model):
         return judged_edits(edits, judges, images, range(attributes), related=related, progress=progress)

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from igan_fast.app.observation import BATCH, edited_picture, flipped_in_turn
+from igan_fast.app.observation import BATCH, flipped_in_turn
 from igan_fast.app.report import IdentityReport
 from igan_fast.app.summary import interval
 from igan_fast.data import FaceSource, FaceStore, to_float, to_uint8
 from igan_fast.edit_arguments import Keep
+from igan_fast.encoded_faces import EncodedFaces
 from igan_fast.errors import InputError
 from igan_fast.metrics import Embedder, IdentityScale, dlib_embedder, finite_results, in_eval_mode, load_embedder
 from igan_fast.progress import progress_bar
@@ -77,16 +78,16 @@ def rebuilt_and_edited(
         Two arrays (N, S, S, 3) uint8.
     """
     device = next(model.parameters()).device
-    rebuilt, edited = [], []
+    rebuilt: list[NDArray[np.uint8]] = []
+    edited: list[NDArray[np.uint8]] = []
     with in_eval_mode(model):
         for start in range(0, len(photos), BATCH):
             x = to_float(torch.from_numpy(photos[start : start + BATCH]).to(device))
-            z, logits = model.encode(x)
-            c = torch.sigmoid(finite_results(logits))
-            flipped = flipped_in_turn(c, start, strength=strength, companions=companions)
-            drawn, changed = (finite_results(model.generate(z, labels)) for labels in (c, flipped))
-            rebuilt.append(to_uint8(drawn).cpu().numpy())
-            edited.append(to_uint8(edited_picture(keep, x, drawn, changed)).cpu().numpy())
+            faces = EncodedFaces.of(model, x)
+            finite_results(faces.label_logits)
+            flipped = flipped_in_turn(faces.c, start, strength=strength, companions=companions)
+            for images, drawn in ((rebuilt, faces.rebuilt), (edited, faces.edited(flipped, keep))):
+                images.append(to_uint8(finite_results(drawn)).cpu().numpy())
     return np.concatenate(rebuilt), np.concatenate(edited)
 
 

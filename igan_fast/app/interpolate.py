@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from igan_fast.app.options import (
     chosen_face,
 )
 from igan_fast.app.redraw import load_editor, model_files, tell_companions
-from igan_fast.app.results import check_results, sheet_fits, written_message
+from igan_fast.app.results import check_results, sheet_fits, tell_faces, tell_reduction, written_message
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES
 from igan_fast.edit_arguments import check_edit, strength_for
@@ -92,19 +93,23 @@ class Interpolate:
         check_results(files, force=self.force, given=[*self.photos, *model_files(self.model)])
         editor = load_editor(self.model, self.device)
         editor.align, editor.face = self.align, face
-        if len(self.photos) == 2:
-            pictures = interpolate_photos(editor, self.photos[0], self.photos[1], steps=self.steps)
+        start, end = (
+            parse_changes(edit, editor.attributes, where=where)
+            for edit, where in zip(edits, ("--from", "--set"), strict=True)
+        )
+        search = editor.face_search()
+        opened = [search.open(path) for path in self.photos]
+        for photo in opened:
+            tell_faces(photo, "--face N takes another")
+        if len(opened) == 2:
+            pictures = interpolate_photos(editor, *opened, steps=self.steps)
         else:
-            start, end = (
-                parse_changes(edit, editor.attributes, where=where)
-                for edit, where in zip(edits, ("--from", "--set"), strict=True)
-            )
             if self.companions:
                 for edit in (start, end):
                     tell_companions(editor, edit)
             pictures = interpolate_edits(
                 editor,
-                self.photos[0],
+                opened[0],
                 start,
                 end,
                 steps=self.steps,
@@ -112,8 +117,12 @@ class Interpolate:
                 strength=self.strength,
                 companions=self.companions,
             )
-        self._write(pictures, files)
+        first = next(pictures)
+        self._write(itertools.chain([first], pictures), first.size, files)
         print(written_message(files))
+        if files[0].suffix.lower() != ".gif":
+            for photo in opened:
+                tell_reduction(photo, first.size)
 
     def _files(self) -> list[Path]:
         suffix = self.out.suffix.lower()
@@ -125,17 +134,16 @@ class Interpolate:
                 )
             return files
         if suffix not in (".png", ".gif"):
-            raise InputError(f"--out {self.out}: expected a name in .png or .gif, or a folder")
+            raise InputError(f"--out {self.out}: expected a name that ends in .png or .gif, or a folder")
         return [self.out]
 
-    def _write(self, pictures: Iterator[Image.Image], files: list[Path]) -> None:
+    def _write(self, pictures: Iterable[Image.Image], size: tuple[int, int], files: list[Path]) -> None:
         if len(files) > 1:
             for picture, path in zip(pictures, files, strict=True):
                 save_png(picture, path)
         elif files[0].suffix.lower() == ".gif":
             write_file(files[0], as_gif(pictures))
         else:
-            first = next(pictures)
-            if not sheet_fits(self.steps, max(first.size)):
+            if not sheet_fits(self.steps, max(size)):
                 raise InputError(f"--out: {self.steps:,} pictures are too many for one strip; expected a folder")
-            save_png(strip([first, *pictures]), files[0])
+            save_png(strip(list(pictures)), files[0])

@@ -13,19 +13,18 @@ from torch import Tensor
 from igan_fast.baselines.cnn import AttributeCNN
 from igan_fast.data import FaceStore, spread, to_float, to_uint8
 from igan_fast.edit_arguments import Keep
+from igan_fast.encoded_faces import EncodedFaces
 from igan_fast.errors import InputError
 from igan_fast.metrics import finite_results, grain, hamming_loss, image_quality, in_eval_mode
 from igan_fast.progress import progress_bar
 from igan_fast.reference.editing import Companions, edited_labels
 from igan_fast.reference.models import IterativeGAN
-from igan_fast.reference.residual import on_photos
 
 __all__ = [
     "BATCH",
     "Drawn",
     "Observation",
     "draw_again",
-    "edited_picture",
     "flipped_in_turn",
     "generated_faces",
     "generation_hamming_loss",
@@ -138,22 +137,15 @@ def draw_again(
         for start in progress_bar(starts, shown=progress, desc="Scoring photos", unit="batch"):
             images = torch.from_numpy(store.images[rows[start : start + BATCH]]).to(device)
             x = to_float(images)
-            z, logits = model.encode(x)
-            c = torch.sigmoid(finite_results(logits))
-            drawn = finite_results(model.generate(z, c))
-            flipped = flipped_in_turn(c, start, strength=strength, companions=companions)
-            verdicts.append((logits > 0).cpu().numpy())
+            faces = EncodedFaces.of(model, x)
+            verdicts.append((finite_results(faces.label_logits) > 0).cpu().numpy())
+            drawn = finite_results(faces.rebuilt)
+            flipped = flipped_in_turn(faces.c, start, strength=strength, companions=companions)
             qualities.append(torch.stack(image_quality(drawn, x)).double().cpu().numpy())
             photos.add(images)
             rebuilt.add(to_uint8(drawn))
-            changed = finite_results(model.generate(z, flipped))
-            edited.add(to_uint8(edited_picture(keep, x, drawn, changed)))
+            edited.add(to_uint8(finite_results(faces.edited(flipped, keep))))
     return Drawn(np.concatenate(verdicts), np.concatenate(qualities, axis=1), photos, rebuilt, edited)
-
-
-def edited_picture(keep: Keep, x: Tensor, rebuilt: Tensor, edited: Tensor) -> Tensor:
-    """Return what an edit gives: the photos x with its change, or what the model has drawn; each (N, 3, S, S)."""
-    return on_photos(x, rebuilt, edited) if keep == "photo" else edited
 
 
 def flipped_in_turn(c: Tensor, first: int, *, strength: float, companions: Companions | None) -> Tensor:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from igan_fast.app.results import check_results, read_photos, result_paths, sheet_fits, written_message
+from igan_fast.app.results import (
+    check_results,
+    read_photos,
+    result_paths,
+    sheet_fits,
+    tell_reduction,
+    written_message,
+)
 from igan_fast.data.attributes import parse_changes, spelled_change
 from igan_fast.data.photos import expand_photos
 from igan_fast.edit_arguments import Keep, check_edit, strength_for
@@ -98,7 +105,7 @@ class Redraw:
         files = dict(zip(photos, result_paths(photos, self.out, self.word), strict=True))
         sheet = self.sheet
         if sheet and sheet.suffix.lower() != ".png":
-            raise InputError(f"--grid {sheet}: expected a name in .png")
+            raise InputError(f"--grid {sheet}: expected a name that ends in .png")
         results = [*files.values(), *([sheet] if sheet else [])]
         check_results(results, force=self.force, given=[*photos, *model_files(self.model)])
         editor = load_editor(self.model, device)
@@ -116,7 +123,7 @@ class Redraw:
                 for path, photo, images in zip(paths, opened, by_photo(opened, drawn), strict=True):
                     result = photo.finish(images, keep_details=keep == "photo")
                     written.append(save_png(result, files[path]))
-                    _tell_reduction(photo, result.size)
+                    tell_reduction(photo, result.size)
                 if sheet:
                     rebuilt = [editor.rebuild(crops)] if changes else []
                     names = [name for path, photo in zip(paths, opened, strict=True) for name in _names(path, photo)]
@@ -154,16 +161,6 @@ def _names(path: Path, photo: AlignedPhoto) -> list[str]:
     """The names of a photo's crops in the sheet."""
     name = printable(path.stem)
     return [name] if len(photo.crops) == 1 else [f"{name} {number}" for number in range(1, len(photo.crops) + 1)]
-
-
-def _tell_reduction(photo: AlignedPhoto, size: tuple[int, int]) -> None:
-    """Say so if the result is smaller than the photo because the photo did not fit in memory."""
-    if photo.whole is not None and photo.whole.reduced_by > 1 and size == photo.whole.size:
-        width, height = size
-        print(
-            f"{printable(photo.name)}: has more pixels than fit in memory safely; "
-            f"the result has {width}×{height}, 1/{photo.whole.reduced_by} of its width and height"
-        )
 
 
 def _falls(change: Edit) -> bool:

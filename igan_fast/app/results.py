@@ -25,6 +25,8 @@ __all__ = [
     "read_photos",
     "result_paths",
     "sheet_fits",
+    "tell_faces",
+    "tell_reduction",
     "write_text",
     "written_message",
 ]
@@ -67,7 +69,7 @@ def read_photos(
             failed += 1
             print(f"igan-fast: error: {printable(error)}", file=sys.stderr, flush=True)
         else:
-            _tell_faces(photo)
+            tell_faces(photo)
             paths.append(path)
             opened.append(photo)
         full = number % PHOTOS_AT_A_TIME == 0 or sum(each.pixels for each in opened) >= HELD_PIXELS
@@ -80,12 +82,23 @@ def read_photos(
         raise SomePhotosFailed(f"{failed:,} of {len(photos):,} photos could not be used; the others are done")
 
 
-def _tell_faces(photo: AlignedPhoto) -> None:
+def tell_faces(photo: AlignedPhoto, how: str = "--face all takes each") -> None:
+    """If a photo shows several faces, say on stderr how many, and which are taken; ``how`` says how to take others."""
     if photo.found > 1:
         taken = f"takes all {photo.found} faces"
         if len(photo.faces) == 1:
-            taken = f"takes face {photo.faces[0].number} of {photo.found}, from left to right; --face all takes each"
+            taken = f"takes face {photo.faces[0].number} of {photo.found}, from left to right; {how}"
         print(f"igan-fast: {printable(photo.name)}: {taken}", file=sys.stderr, flush=True)
+
+
+def tell_reduction(photo: AlignedPhoto, size: tuple[int, int]) -> None:
+    """Say so if a result of this size is smaller than the photo because the photo did not fit in memory."""
+    if photo.whole is not None and photo.whole.reduced_by > 1 and size == photo.whole.size:
+        width, height = size
+        print(
+            f"{printable(photo.name)}: has more pixels than fit in memory safely; "
+            f"the result has {width}×{height}, 1/{photo.whole.reduced_by} of its width and height"
+        )
 
 
 def result_paths(photos: Sequence[Path], out: Path, word: str) -> list[Path]:
@@ -100,7 +113,7 @@ def result_paths(photos: Sequence[Path], out: Path, word: str) -> list[Path]:
             raise InputError(f"--out {out}: is one file for {len(photos):,} photos; expected a folder")
         return [out]
     if out.suffix.lower() in PHOTO_SUFFIXES and not out.is_dir():
-        raise InputError(f"--out {out}: expected a name in .png for one photo, or a folder")
+        raise InputError(f"--out {out}: expected a name that ends in .png for one photo, or a folder")
     from_name: dict[Path, Path] = {}
     for photo in photos:
         file = out / f"{photo.stem}-{word}.png"

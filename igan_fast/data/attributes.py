@@ -99,8 +99,10 @@ def changes_by_index(changes: Mapping[str, Change], known: Sequence[str], *, whe
     """The edits keyed by position in ``known``.
 
     Raises:
-        InputError: a name is unknown, or a value is none that ``Change`` allows.
+        InputError: ``changes`` is no mapping, a name is unknown, or a value is none that ``Change`` allows.
     """
+    if not isinstance(changes, Mapping):
+        raise InputError(f"{where}: found {changes!r}, expected values by name, such as {{'Smiling': 1}}")
     checked = [_checked(value, name, where) for name, value in changes.items()]
     return dict(zip(attribute_indices(changes, known, where=where), checked, strict=True))
 

@@ -192,7 +192,7 @@ class CelebA:
 
     def _describe(self, file: AnnotationFile, how: str) -> str:
         parts = [f"{len(self):,} photos in {self._photos.path}"]
-        parts.append(f"{len(self.attributes)} attributes ({file.name})")
+        parts.append(f"{counted(self.attributes, 'attribute')} ({file.name})")
         if self.identities is not None:
             parts.append(f"{len(np.unique(self.identities[self.identities >= 0])):,} people")
         return printable(f"{', '.join(parts)}; {how}: {described_sizes(self.splits)}; {self._left_out.describe()}")

@@ -86,8 +86,8 @@ class ClassFolders:
         more = f"{again:,} more are links or copies of these" if again > 1 else "1 more is a link or copy of one"
         copies = f" ({more})" if again else ""
         self._description = (
-            f"{len(photos):,} photos{copies} in {layout.photos.path}, {len(columns)} attributes (class folders); "
-            f"{how}: {described_sizes(self.splits)}; {left_out.describe()}"
+            f"{len(photos):,} photos{copies} in {layout.photos.path}, {counted(self.attributes, 'attribute')} "
+            f"(class folders); {how}: {described_sizes(self.splits)}; {left_out.describe()}"
         )
 
     def __len__(self) -> int:

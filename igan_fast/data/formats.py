@@ -156,7 +156,7 @@ def _limit_jpeg(image: JpegImageFile, stream: BinaryIO, name: str) -> None:
         sampling = [across * down for _, across, down, _ in image.layer]
         coefficient_bytes = 2 * pixels * sum(sampling) // max(*sampling, 1)
         if pixels > limit and coefficient_bytes > MAX_COEFFICIENT_BYTES:
-            raise _too_large(name, pixels, ", and is progressive: all of it would have to be held in memory")
+            raise _too_large(name, pixels, " and is progressive, so all of it would have to be held in memory")
         allowed = limit // 4  # the coefficients take memory too, so the result has to be smaller
         position = stream.tell()
         stream.seek(0)
@@ -183,11 +183,12 @@ def _has_single_scan(image: JpegImageFile, stream: BinaryIO) -> bool:
 
 
 def _too_large(name: str, pixels: int | None = None, why: str = "", divisor: int = 1) -> InputError:
-    limit = f"{Image.MAX_IMAGE_PIXELS // divisor:,}" if Image.MAX_IMAGE_PIXELS else "tolerable"
-    share = f"/{divisor} (for this format)" if divisor > 1 else ""
-    found = f", namely {pixels:,}" if pixels else ""
+    share = f"1/{divisor} of " if divisor > 1 else ""
+    limit = ""
+    if Image.MAX_IMAGE_PIXELS:
+        limit = f", expected at most {Image.MAX_IMAGE_PIXELS // divisor:,} ({share}PIL.Image.MAX_IMAGE_PIXELS)"
     return InputError(
-        f"{name}: has more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS{share}{found}{why}; "
+        f"{name}: has {f'{pixels:,}' if pixels else 'too many'} pixels{why}{limit}; "
         "make it smaller, or save it as a plain JPEG, which is reduced while it is decoded"
     )
 

@@ -102,7 +102,8 @@ class ParquetFaces:
             people = f", {len(np.unique(self.identities[self.identities >= 0])):,} people"
         self._description = (
             f"{len(self):,} photos in {found.path} ({counted(found.parquet, 'parquet file')}), "
-            f"{len(self.attributes)} attributes{people}; {how}: {described_sizes(self.splits)}; {left_out.describe()}"
+            f"{counted(self.attributes, 'attribute')}{people}; "
+            f"{how}: {described_sizes(self.splits)}; {left_out.describe()}"
         )
 
     def __len__(self) -> int:

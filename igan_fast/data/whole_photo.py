@@ -60,7 +60,9 @@ class WholePhoto:
         if scale > 1:
             step = scale / factor
             width, height = (max(1, int(side / step)) for side in small.size)
-            small = small.resize((width, height), Image.Resampling.BICUBIC, box=(0, 0, width * step, height * step))
+            # A photo that is less than one step high or wide is taken whole.
+            box = (0, 0, min(width * step, small.width), min(height * step, small.height))
+            small = small.resize((width, height), Image.Resampling.BICUBIC, box=box)
         return np.asarray(small), scale
 
 

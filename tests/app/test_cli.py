@@ -437,7 +437,7 @@ def test_one_photo_may_have_a_file_of_its_own(
             assert (picture.format, picture.size) == ("PNG", size)
         message = refused(capsys, *command, photos, "--model", run, "--out", tmp_path / "all.png")
         assert "is one file for 3 photos; expected a folder" in message
-        assert "expected a name in .png" in refused(
+        assert "expected a name that ends in .png" in refused(
             capsys, *command, photos / "a.jpg", "--model", run, "--out", tmp_path / "one.jpg"
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "photos"]
@@ -619,9 +619,9 @@ def test_where_a_result_cannot_lie_is_said_before_any_work(
     for message, *arguments in (
         ("is a file, expected a folder", *generate, "--out", file),
         ("is a file, expected a folder", *generate, "--out", file / "a/b.png"),
-        ("expected a name in .png", *generate, "--out", tmp_path / "faces.jpg"),
+        ("expected a name that ends in .png", *generate, "--out", tmp_path / "faces.jpg"),
         ("is a file, expected a folder", *edit, "--out", tmp_path / "out", "--grid", file / "grid.png"),
-        ("expected a name in .png", *edit, "--out", tmp_path / "out", "--grid", tmp_path / "grid.jpg"),
+        ("expected a name that ends in .png", *edit, "--out", tmp_path / "out", "--grid", tmp_path / "grid.jpg"),
         ("two results", *edit, "--out", tmp_path / "out", "--grid", tmp_path / "out/a-edited.png"),
         ("is a file, expected a folder", "recognise", photos, "--model", run, "--json", file / "x.json"),
         ("Matplotlib cannot write .xyz", *evaluation, "--json", tmp_path / "e.json", "--plot", tmp_path / "e.xyz"),

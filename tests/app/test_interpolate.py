@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from known_faces import KnownFaces
 from PIL import Image, ImageCms
 from vivid_models import vivid
 
 from igan_fast import IterativeGAN
 from igan_fast.app.cli import main
 from igan_fast.editor import FaceEditor
+from igan_fast.faces import Similarity
 from igan_fast.interpolation import interpolate_edits, interpolate_photos
 from igan_fast.train.save import save_checkpoint
 
@@ -35,6 +37,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{seed}.png")
     return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def two_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each photo there are a small face on the left and a large one on the right."""
+    detector = KnownFaces(Similarity(0.5, 20 + 30j), Similarity(1, 120 + 30j))
+    monkeypatch.setattr("igan_fast.faces.search.default_detector", lambda: detector)
 
 
 def run_cli(*words: object) -> int:
@@ -77,8 +86,8 @@ def test_an_animation_runs_forth_and_back(run: Path, photos: list[Path], tmp_pat
         ("2 --strength 1", "--strength: found it with two photos, between which nothing is edited"),
         ("2 --keep nothing", "--keep: found it with two photos"),
         ("2 --no-companions", "--companions: found it with two photos"),
-        ("2 --out a.mp4", "--out a.mp4: expected a name in .png or .gif, or a folder"),
-        ("2 --out a.jpg", "--out a.jpg: expected a name in .png or .gif, or a folder"),
+        ("2 --out a.mp4", "--out a.mp4: expected a name that ends in .png or .gif, or a folder"),
+        ("2 --out a.jpg", "--out a.jpg: expected a name that ends in .png or .gif, or a folder"),
     ],
 )
 def test_what_cannot_be(
@@ -133,3 +142,43 @@ def test_a_photo_is_not_written_over(run: Path, photos: list[Path], capsys: pyte
     before = photos[0].read_bytes()
     assert run_cli(*photos, "--model", run, "--out", photos[0], "--force") == 2
     assert photos[0].read_bytes() == before
+
+
+@pytest.mark.usefixtures("two_faces")
+def test_which_of_several_faces_is_taken_is_said(
+    run: Path, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    party = tmp_path / "party.png"
+    Image.open(photos[0]).resize((320, 240)).save(party)
+    words = (party, "--align", "always", "--set", "Smiling=+9", "-n2", "--model", run)
+    assert run_cli(*words, "--out", tmp_path / "largest") == 0
+    assert (
+        capsys.readouterr().err
+        == f"igan-fast: {party}: takes face 2 of 2, from left to right; --face N takes another\n"
+    )
+    assert run_cli(*words, "--face", 1, "--out", tmp_path / "first") == 0
+    assert "takes face 1 of 2" in capsys.readouterr().err
+    before, largest, first = (
+        np.asarray(Image.open(path))
+        for path in (party, tmp_path / "largest/frame-0001.png", tmp_path / "first/frame-0001.png")
+    )
+    np.testing.assert_array_equal(largest[:, :119], before[:, :119])
+    np.testing.assert_array_equal(first[:, 119:], before[:, 119:])
+    assert (largest != before).any()
+    assert (first != before).any()
+
+
+def test_a_photo_that_was_reduced_is_told(
+    run: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = tmp_path / "large.jpg"
+    Image.open(photos[0]).resize((400, 300)).save(large)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)
+    words = (large, "--set", "Smiling=1", "-n2", "--model", run)
+    told = f"{large}: has more pixels than fit in memory safely; the result has 200×150, 1/2 of its width and height\n"
+    assert run_cli(*words, "--out", tmp_path / "frames") == 0
+    assert capsys.readouterr().out.endswith(told)
+    assert Image.open(tmp_path / "frames/frame-0001.png").size == (200, 150)
+    assert run_cli(*words, "--keep", "nothing", "--out", tmp_path / "drawn") == 0
+    assert run_cli(*words, "--out", tmp_path / "a.gif") == 0
+    assert "memory" not in capsys.readouterr().out

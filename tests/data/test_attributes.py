@@ -67,6 +67,12 @@ def test_a_sign_makes_an_amount() -> None:
     }
 
 
+@pytest.mark.parametrize("changes", [["Smiling"], "Smiling=1", {"Smiling"}, None, 1])
+def test_changes_are_values_by_name(changes: object) -> None:
+    with pytest.raises(InputError, match=r"changes: found .*, expected values by name, such as \{'Smiling': 1\}"):
+        changes_by_index(changes, CELEBA_ATTRIBUTES)  # type: ignore[arg-type]
+
+
 def test_an_edit_is_spelled_as_it_is_typed() -> None:
     typed = ["Smiling=+2", "Bald=-0.5", "Male=0.25", "Young=1", "Bangs=flip"]
     changes = parse_changes(typed, CELEBA_ATTRIBUTES)

@@ -202,7 +202,9 @@ def test_a_tiny_photo_is_refused(tmp_path: Path, width: int, height: int) -> Non
 def test_a_decompression_bomb_is_refused_before_it_unpacks(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png(side, side, depth=8, data=b"\0" * 1000))
-    with pytest.raises(InputError, match=r"bomb\.png: has more than .* pixels"):
+    with pytest.raises(
+        InputError, match=r"bomb\.png: has (100,000,000|too many) pixels, expected at most 89,478,485 \(PIL"
+    ):
         load_photo(path, 32)
 
 

@@ -61,7 +61,7 @@ def test_a_zip_of_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[st
     class_folders(tmp_path / "work" / "faces")
     path = Path(shutil.make_archive(str(tmp_path / "faces"), "zip", tmp_path / "work"))
     output = trained(path, tmp_path / "run", capsys, "--attributes", "Smiling")
-    assert f"36 photos in {path}, 1 attributes (class folders)" in output
+    assert f"36 photos in {path}, 1 attribute (class folders)" in output
 
 
 def test_parquet_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

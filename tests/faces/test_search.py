@@ -84,6 +84,14 @@ def test_the_small_copy_shows_the_same_places() -> None:
     assert ((rows + 0.5) * weights).sum() * scale == pytest.approx(1750.5, abs=0.5)
 
 
+@pytest.mark.parametrize("size", [(30_000, 17), (17, 30_000), (30_000, 24), (1281, 16)], ids=str)
+def test_the_small_copy_of_a_very_long_photo_shows_all_of_it(size: tuple[int, int]) -> None:
+    small, scale = search_module.open_whole(Image.new("RGB", size, (10, 20, 30))).overview(1280)
+    width, height = (max(1, int(side / scale)) for side in size)
+    assert small.shape == pytest.approx((height, width, 3), abs=1)
+    np.testing.assert_array_equal(small, np.broadcast_to(np.uint8([10, 20, 30]), small.shape))
+
+
 @pytest.mark.parametrize("degrees", [0, 17, -35])
 @pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
 def test_the_aligned_face_is_the_one_that_was_placed(scale: float, degrees: float) -> None:
@@ -264,7 +272,7 @@ def test_files_that_are_no_photos_and_unusual_ones(tmp_path: Path) -> None:
         search.open(tmp_path / "letter.jpg")
     with pytest.raises(InputError, match=r"pixel.png: is 1×1 pixels, expected at least 16×16"):
         search.open(tmp_path / "pixel.png")
-    with pytest.raises(InputError, match=r"huge.png: has more than the 89,478,485 pixels"):
+    with pytest.raises(InputError, match=r"huge.png: has 100,000,000 pixels, expected at most 89,478,485"):
         search.open(tmp_path / "huge.png")
     opened = search.open(tmp_path / "moving.gif")  # its first frame
     assert opened.finish([Image.fromarray(opened.crops[0])]).size == (400, 300)

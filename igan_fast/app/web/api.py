@@ -10,14 +10,14 @@ from PIL import Image
 
 from igan_fast.app.web.draw_tab import MOST_DRAWN
 from igan_fast.app.web.edit_tab import EVENTS
-from igan_fast.app.web.fields import photo_upload, shown_errors
+from igan_fast.app.web.fields import choice, photo_upload, shown_errors
 from igan_fast.app.web.files import as_png
 from igan_fast.app.web.photo import MODEL
 from igan_fast.data.attributes import Change
 from igan_fast.edit_arguments import Keep
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
-from igan_fast.faces import FaceSearch
+from igan_fast.faces import Align, AlignedPhoto, NoFaceFound
 
 __all__ = ["build_api"]
 
@@ -27,23 +27,29 @@ def build_api(editor: FaceEditor) -> None:
     with gr.Group(visible=False):
         photo = photo_upload(label="photo", type="filepath")
         changes = gr.JSON(label="changes")
-        keep = gr.Dropdown(["photo", "nothing"], value="photo", label="keep")
+        keep = choice(["photo", "nothing"], label="keep")
         strength = gr.Number(None, label="strength")
         companions = gr.Checkbox(True, label="companions")
-        count = gr.JSON(label="n")
-        seed = gr.JSON(label="seed")
+        align = choice(["auto", "always", "off"], label="align")
+        count = gr.JSON("1", label="n")
+        seed = gr.JSON("0", label="seed")
         rows = gr.JSON(label="recognised")
         file = gr.File(label="edited")
         faces = gr.Gallery(label="faces", format="png")
         button = gr.Button()
 
-    def search() -> FaceSearch:
-        return editor.face_search(face="all" if editor.searches_faces else "largest")
+    def open_photo(path: Path, align: Align) -> AlignedPhoto:
+        searched = editor.searches_faces if align == "auto" else align == "always"
+        search = editor.face_search(None if align == "auto" else align, "all" if searched else "largest")
+        try:
+            return search.open(path)
+        except NoFaceFound:
+            raise InputError(f"{path.name}: no face was found; align = 'off' takes the photo's centre square") from None
 
     @shown_errors
-    def recognise(photo: str | None) -> list[dict[str, float]]:
+    def recognise(photo: str | None, align: Align = "auto") -> list[dict[str, float]]:
         """Return the probability of each attribute, for each face of a photo from left to right."""
-        opened = search().open(_given(photo))
+        opened = open_photo(_given(photo), align)
         with MODEL:
             found: list[dict[str, float]] = editor.recognise(list(opened.crops))
         return found
@@ -55,11 +61,12 @@ def build_api(editor: FaceEditor) -> None:
         keep: Keep = "photo",
         strength: float | None = None,
         companions: bool = True,
+        align: Align = "auto",
     ) -> str:
         """Return the photo with attributes of all its faces changed, as ``FaceEditor.transform`` does."""
         path = _given(photo)
         asked = _changes(changes)
-        opened = search().open(path)
+        opened = open_photo(path, align)
         with MODEL:
             edited = editor.transform(list(opened.crops), asked, keep=keep, strength=strength, companions=companions)
         return as_png(opened.finish(edited, keep_details=keep == "photo"), path)
@@ -75,8 +82,8 @@ def build_api(editor: FaceEditor) -> None:
         with MODEL:
             return editor.generate(n, asked, companions=companions, seed=seed)
 
-    button.click(recognise, photo, rows, api_name="recognise", **EVENTS)
-    button.click(edit, [photo, changes, keep, strength, companions], file, api_name="edit", **EVENTS)
+    button.click(recognise, [photo, align], rows, api_name="recognise", **EVENTS)
+    button.click(edit, [photo, changes, keep, strength, companions, align], file, api_name="edit", **EVENTS)
     button.click(generate, [count, changes, companions, seed], faces, api_name="generate", **EVENTS)
 
 

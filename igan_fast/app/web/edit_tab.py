@@ -89,13 +89,14 @@ def build_edit_tab(editor: FaceEditor, *, can_search: bool) -> None:
         sessions.close(old)
         if path is None:
             return closed(_START)
+        kept = sessions.keep(Path(path))
         try:
-            kept = sessions.keep(Path(path))
             photo = open_photo(editor, kept, search=searched)
             now = Session(photo, History(Settings(({},) * len(photo.faces))), photo.largest, near=False)
             now.near = photo.is_small(now.face)
             chances, views = photo.recognised(now.face), now.pictures()
         except InputError as error:
+            sessions.drop(kept)
             return closed(escaped(shown_message(error)))
         count = len(photo.faces)
         gallery = [(face, str(number)) for number, face in enumerate(photo.faces, start=1)]

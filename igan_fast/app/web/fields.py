@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from gradio.utils import get_upload_folder
 from igan_fast.errors import InputError
 from igan_fast.faces import NoFaceFound
 
-__all__ = ["number_slider", "photo_upload", "shown_errors", "shown_message"]
+__all__ = ["choice", "number_slider", "photo_upload", "shown_errors", "shown_message"]
 
 T = TypeVar("T")
 
@@ -64,6 +65,20 @@ def number_slider(least: float, most: float, **options: Any) -> gr.Slider:
     return field
 
 
+def choice(values: Sequence[str], **options: Any) -> gr.Dropdown:
+    """Return a field of the HTTP API with one of these values, at first the first. It passes on any other value too.
+
+    Whoever gets the value checks it: Gradio would print a traceback for another one.
+
+    Args:
+        values: the values.
+        options: the arguments of ``gr.Dropdown``.
+    """
+    field = gr.Dropdown(list(values), value=values[0], **options)
+    vars(field)["preprocess"] = lambda payload: payload
+    return field
+
+
 def shown_errors(function: Callable[..., T]) -> Callable[..., T]:
     """Show the message of an ``InputError`` on the page, where Gradio would hide it."""
 
@@ -81,7 +96,8 @@ def shown_message(error: InputError) -> str:
     """The message of an error as the user of the page understands it: with a photo's name, not its place here."""
     if isinstance(error, NoFaceFound):
         return _NO_FACE
-    return re.sub(rf"{re.escape(str(Path(get_upload_folder())))}/(?:[^/\s]+/)*", "", str(error))
+    folder = os.environ.get("IGAN_FAST_WEB_FOLDER") or get_upload_folder()
+    return re.sub(rf"{re.escape(str(Path(folder)))}/(?:[^/\s]+/)*", "", str(error))
 
 
 def _error(message: str) -> gr.Error:

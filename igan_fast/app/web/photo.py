@@ -10,7 +10,6 @@ from threading import Lock
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from igan_fast.app.web.settings import Settings
 from igan_fast.data.attributes import changes_by_index
@@ -18,12 +17,12 @@ from igan_fast.data.loader import to_float
 from igan_fast.data.pixels import to_rgb
 from igan_fast.data.whole_photo import WholePhoto, open_whole
 from igan_fast.editor import FaceEditor
+from igan_fast.encoded_faces import EncodedFaces
 from igan_fast.errors import InputError
 from igan_fast.face_generator import to_pil
 from igan_fast.faces import AlignedPhoto, Face, Similarity, centre_square_place
 from igan_fast.metrics import finite_results
 from igan_fast.reference.editing import edited_labels
-from igan_fast.reference.residual import on_photos
 
 __all__ = ["MODEL", "OpenPhoto", "open_photo"]
 
@@ -53,16 +52,6 @@ class _View:
     """All faces, with their places in this part."""
 
 
-@dataclass(frozen=True)
-class _Codes:
-    """What the model makes of one face; each has a batch of 1."""
-
-    x: Tensor
-    z: Tensor
-    c: Tensor
-    rebuilt: Tensor
-
-
 class OpenPhoto:
     """A photo whose faces are edited. ``open_photo`` makes one.
 
@@ -83,7 +72,7 @@ class OpenPhoto:
         self._whole = _view(opened.whole, (0, 0, *opened.whole.size), self._photo.faces)
         self._near: tuple[int, _View] | None = None
         self._profile = opened.whole.profile
-        self._encoded: dict[int, _Codes] = {}
+        self._encoded: dict[int, EncodedFaces] = {}  # by face, a batch of one each
         self._small = tuple(face.size < _SMALL * max(opened.whole.size) for face in self._photo.faces)
 
     @property
@@ -115,7 +104,7 @@ class OpenPhoto:
         Raises:
             InputError: it is NaN or infinite.
         """
-        row = finite_results(self._codes(face).c)[0].tolist()
+        row = finite_results(self._face(face).c)[0].tolist()
         return dict(zip(self._editor.attributes, row, strict=True))
 
     def preview(self, settings: Settings, near: int | None = None) -> Image.Image:
@@ -170,21 +159,19 @@ class OpenPhoto:
         return shown.finish(edited, keep_details=settings.keep == "photo")
 
     def _edited_face(self, settings: Settings, face: int) -> Image.Image:
-        codes, editor = self._codes(face), self._editor
+        encoded, editor = self._face(face), self._editor
         changes = changes_by_index(settings.changes(face), editor.attributes)
         along = editor.companions if settings.companions else None
         with MODEL, torch.inference_mode():
-            edited = editor.model.generate(codes.z, edited_labels(codes.c, changes, companions=along))
-            return to_pil(on_photos(codes.x, codes.rebuilt, edited) if settings.keep == "photo" else edited)[0]
+            labels = edited_labels(encoded.c, changes, companions=along)
+            return to_pil(encoded.edited(labels, settings.keep))[0]
 
-    def _codes(self, face: int) -> _Codes:
+    def _face(self, face: int) -> EncodedFaces:
         if face not in self._encoded:
             editor = self._editor
             with MODEL, torch.inference_mode():
                 x = to_float(torch.from_numpy(self._photo.crops[face : face + 1]).to(editor.device))
-                z, label_logits = editor.model.encode(x)
-                c = torch.sigmoid(label_logits)
-                self._encoded[face] = _Codes(x, z, c, editor.model.generate(z, c))
+                self._encoded[face] = EncodedFaces.of(editor.model, x)
         return self._encoded[face]
 
 

@@ -7,9 +7,11 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import gradio as gr
 
@@ -18,9 +20,13 @@ from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError, PackageMissing
 from igan_fast.faces import default_detector
 
-__all__ = ["MAX_UPLOAD", "serving"]
+__all__ = ["MAX_UPLOAD", "remove_old", "serving"]
 
 _PREFIX = "igan-fast-web-"
+
+#: Gradio deletes the files that it knows when they are an hour old. What it leaves, such as the beginning of an upload
+#: that was broken off, is looked for so often, and deleted when it is this old; in seconds.
+_SWEEP_EVERY, _SWEPT_AFTER = 600.0, 7200.0
 
 #: The largest photo file.
 MAX_UPLOAD = "50mb"
@@ -54,7 +60,11 @@ def serving(
     _check_address(host, port)
     can_search = _can_search(editor, tell)
     _remove_left_folders()
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder, _environment(folder):
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder,
+        _environment(folder),
+        _swept(Path(folder)),
+    ):
         page = build_page(editor, can_search=can_search).queue(max_size=_MOST_WAITING, api_open=True)
         try:
             _, local, public = page.launch(
@@ -98,19 +108,50 @@ def _can_search(editor: FaceEditor, tell: Callable[[str], object]) -> bool:
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
     """Set the variables that Gradio and ``Sessions`` read: where files are kept, and that no others are served."""
-    uploads = Path(folder) / "files"
+    uploads, temporary = Path(folder) / "files", Path(folder) / "temporary"
     uploads.mkdir()
+    temporary.mkdir()
     values = {"GRADIO_TEMP_DIR": str(uploads), "GRADIO_ALLOWED_PATHS": "", "IGAN_FAST_WEB_FOLDER": folder}
     before = {name: os.environ.get(name) for name in values}
+    temporary_before = tempfile.tempdir
     os.environ.update(values)
+    tempfile.tempdir = str(temporary)  # Gradio writes some uploads there, and forgets them
     try:
         yield
     finally:
+        tempfile.tempdir = temporary_before
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _swept(folder: Path) -> Iterator[None]:
+    """Delete what is old in the folders of uploads now and then while the block runs."""
+    end = Event()
+
+    def sweep() -> None:
+        while not end.wait(_SWEEP_EVERY):
+            for name in ("files", "temporary"):
+                remove_old(folder / name, time.time() - _SWEPT_AFTER)
+
+    thread = Thread(target=sweep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def remove_old(folder: Path, before: float) -> None:
+    """Delete the files in a folder, and the empty folders, that were last changed before a time, in Unix seconds."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        with suppress(OSError):  # it is gone, or not empty
+            if path.lstat().st_ctime < before:
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _check_address(host: str, port: int | None) -> None:

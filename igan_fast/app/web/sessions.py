@@ -67,6 +67,10 @@ class Sessions:
             shutil.copyfile(upload, folder / upload.name)
         return folder / upload.name
 
+    def drop(self, photo: Path) -> None:
+        """Delete a photo that ``keep`` has kept, and that could not be opened."""
+        shutil.rmtree(photo.parent, ignore_errors=True)
+
     def add(self, session: Session) -> str:
         """Open a photo that ``keep`` has kept. Return its key."""
         key = secrets.token_urlsafe(16)
@@ -104,4 +108,4 @@ class Sessions:
 
     def _remove(self, key: str) -> None:
         _, path, _ = self._open.pop(key)
-        shutil.rmtree(path.parent, ignore_errors=True)
+        self.drop(path)

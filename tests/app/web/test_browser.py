@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from PIL import Image
 
 from igan_fast.app.web.photo import OpenPhoto
 from igan_fast.editor import FaceEditor
+from igan_fast.faces import Similarity
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser test")
 
@@ -169,7 +171,9 @@ def test_a_file_that_is_no_photo_is_named(page: Any, tmp_path: Path) -> None:
     document = tmp_path / "letter.png"
     document.write_bytes(b"%PDF-1.7\n" + bytes(500))
     page.set_input_files("#photo input[type=file]", document)
-    page.wait_for_selector("text=letter.png: ")
+    page.wait_for_function("document.querySelector('#status').innerText.startsWith('letter.png: is ')")
+    kept = Path(os.environ["IGAN_FAST_WEB_FOLDER"])
+    assert list(kept.glob("photos-*/*/letter.png")) == []
 
 
 def test_the_search_shows_what_it_finds(page: Any) -> None:
@@ -188,6 +192,13 @@ def test_faces_are_drawn(page: Any) -> None:
     page.wait_for_function("src => document.querySelector('#drawn img').getAttribute('src') !== src", arg=first)
 
 
-def test_nothing_is_wider_than_a_phone(page: Any, photo: Path) -> None:
+def test_nothing_is_wider_than_a_phone(page: Any, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = "document.documentElement.scrollWidth <= window.innerWidth"
+    many = KnownFaces(*(Similarity(0.25, 45 * k + 60j) for k in range(6)))
+    monkeypatch.setattr("igan_fast.faces.search.default_detector", lambda: many)
     open_file(page, photo)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    playwright.expect(page.locator("#faces img")).to_have_count(6)
+    assert page.evaluate(fits)
+    page.get_by_role("tab", name="Draw faces").click()
+    page.wait_for_selector("#drawn img")
+    assert page.evaluate(fits)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import socket
-import subprocess
-import tempfile
 import threading
 import urllib.error
 import urllib.parse
@@ -17,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_faces import KnownFaces
 from PIL import Image
 
 from igan_fast.editor import FaceEditor
@@ -38,7 +36,12 @@ def test_the_functions_are_documented(client: Any) -> None:
     functions = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert list(functions) == ["/recognise", "/edit", "/generate"]
     names = [parameter["parameter_name"] for parameter in functions["/edit"]["parameters"]]
-    assert names == ["photo", "changes", "keep", "strength", "companions"]
+    assert names == ["photo", "changes", "keep", "strength", "companions", "align"]
+    needed = {
+        name: [each["parameter_name"] for each in function["parameters"] if not each["parameter_has_default"]]
+        for name, function in functions.items()
+    }
+    assert needed == {"/recognise": ["photo"], "/edit": ["photo", "changes"], "/generate": []}
 
 
 def test_recognise(client: Any, editor: FaceEditor, photo: Path) -> None:
@@ -58,7 +61,33 @@ def test_edit(client: Any, editor: FaceEditor, photo: Path, options: dict[str, A
     np.testing.assert_array_equal(Image.open(found), expected)
 
 
+def test_a_photo_whose_faces_are_not_searched(
+    client: Any, editor: FaceEditor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, off = gradio_client.handle_file(photo), FaceEditor(editor.model, editor.attributes, align="off")
+    (row,) = client.predict(photo=given, align="off", api_name="/recognise")
+    assert row == pytest.approx(off.recognise(photo), abs=1e-5)
+    found = client.predict(photo=given, changes={"Male": 1}, companions=False, align="off", api_name="/edit")
+    np.testing.assert_array_equal(Image.open(found), off.transform(photo, {"Male": 1}))
+    monkeypatch.setattr("igan_fast.faces.search.default_detector", KnownFaces)
+    message = r"^two people\.png: no face was found; align = 'off' takes the photo's centre square$"
+    with pytest.raises(gradio_client.exceptions.AppError, match=message):
+        client.predict(photo=given, changes={"Male": 1}, api_name="/edit")
+
+
+@pytest.mark.parametrize("name", ["keep", "align"])
+def test_another_choice_is_answered_in_one_line(
+    client: Any, photo: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = {"photo": gradio_client.handle_file(photo), "changes": {"Male": 1}, name: "some"}
+    with pytest.raises(gradio_client.exceptions.AppError, match=f"^{name}: found 'some', expected '"):
+        client.predict(**given, api_name="/edit")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_generate(client: Any, editor: FaceEditor) -> None:
+    (only,) = client.predict(api_name="/generate")
+    np.testing.assert_array_equal(Image.open(only["image"]), editor.generate(1, seed=0)[0])
     found = client.predict(n=3, changes={"Male": "+2"}, seed=5, api_name="/generate")
     expected = editor.generate(3, {"Male": "+2"}, seed=5)
     assert len(found) == 3
@@ -129,7 +158,7 @@ def test_no_file_of_the_server_is_read(address: str, photo: Path, field: str) ->
         given = {"path": path, "meta": {"_type": "gradio.FileData"}}
         if field == "url":
             given = {"url": path, "path": None, "meta": {"_type": "gradio.FileData"}}  # type: ignore[dict-item]
-        answer = call(address, "recognise", [given])
+        answer = call(address, "recognise", [given, "auto"])
         assert "event: error" in answer
         assert "Smiling" not in answer
     for path in (str(photo), "/etc/hostname", __file__):
@@ -153,7 +182,7 @@ def test_no_address_is_loaded(address: str) -> None:
         thread.start()
         for url in (f"http://127.0.0.1:{other.server_port}/a.png", "https://example.com/a.png"):
             for given in ({"path": url}, {"path": url, "url": url}, {"path": None, "url": url}):
-                answer = call(address, "recognise", [{**given, "meta": {"_type": "gradio.FileData"}}])
+                answer = call(address, "recognise", [{**given, "meta": {"_type": "gradio.FileData"}}, "auto"])
                 assert "event: error" in answer
                 assert "Smiling" not in answer
         other.shutdown()
@@ -163,19 +192,6 @@ def test_no_address_is_loaded(address: str) -> None:
 
 def test_the_page_listens_on_this_machine_only(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
-
-
-def test_uploads_are_deleted_with_the_server(editor: FaceEditor, two_faces: None, photo: Path, tmp_path: Path) -> None:
-    from igan_fast.app.web.server import serving
-
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with serving(editor) as address:
-        folder = Path(os.environ["GRADIO_TEMP_DIR"])
-        client = gradio_client.Client(address, download_files=str(tmp_path), verbose=False)
-        client.predict(photo=gradio_client.handle_file(photo), api_name="/recognise")
-        assert list(folder.rglob("*.png"))
-    assert not folder.exists()
-    assert os.environ.get("GRADIO_TEMP_DIR") == before
 
 
 def test_the_model_of_drawn_faces(editor: FaceEditor, two_faces: None, photo: Path, tmp_path: Path) -> None:
@@ -213,20 +229,3 @@ def test_an_empty_address_is_refused(editor: FaceEditor, two_faces: None) -> Non
 
     with pytest.raises(InputError, match="host: is empty"), serving(editor, host=""):
         pass
-
-
-def test_photos_of_a_server_that_was_killed_are_deleted_at_the_next_start(
-    editor: FaceEditor, two_faces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from igan_fast.app.web.server import serving
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
-    left, running, other = (tmp_path / f"igan-fast-web-{name}" for name in (f"{ended}-a", f"{os.getpid()}-b", "x"))
-    for folder in (left, running, other):
-        folder.mkdir()
-        (folder / "photo.png").touch()
-    with serving(editor):
-        assert not left.exists()
-    assert running.exists()
-    assert other.exists()

@@ -43,6 +43,13 @@ def make(sessions: Sessions, editor: FaceEditor, two_faces: None, photo: Path):
     return make
 
 
+def test_a_photo_that_cannot_be_opened_is_dropped(sessions: Sessions, photo: Path, tmp_path: Path) -> None:
+    kept, other = sessions.keep(photo), sessions.keep(photo)
+    sessions.drop(kept)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
+    assert photo.exists()
+
+
 def test_a_photo_in_use_stays_open(sessions: Sessions, clock: Clock, make) -> None:
     used, session = make()
     unused, other = make()
