@@ -1,10 +1,10 @@
 """What an iteration should take on a GPU: ``python -m bench.expected [RESULTS]``. It needs no GPU.
 
 ``fake_step`` counts the bytes and FLOPs of each operator call of an iteration. A call is expected to take as long as a
-large copy takes for its bytes, or a large matrix product for its FLOPs, whichever is longer: no kernel can be expected
-to be faster. Prints a table with the sum of each part of the iteration, beside the measured iterations and profiles of
-RESULTS, a file of bench/results; then where the measurement departs most from it. ``bench.passes`` lists the calls that
-only move memory, with the lines that cause them.
+large copy takes for its bytes, or a large matrix product for its FLOPs, whichever is longer. Prints a table with the
+sum of each part of the iteration, beside the measured iterations and profiles of RESULTS, files of bench/results; then
+where the measurement departs most from it. ``bench.passes`` lists the calls that only move memory, with the lines that
+cause them.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ def render(document: dict[str, Any]) -> str:
     machine = document["machine"]
     ceilings = ceilings_of(machine["name"], document.get("results", []))
     found = columns(document)
-    products = ", ".join(f"{speed / 1e12:.0f} TFLOP/s in {name}" for name, speed in ceilings.product.items())
+    products = ", ".join(
+        f"{ceilings.product[name] / 1e12:.0f} TFLOP/s in {name}" for name in PRECISIONS if name in ceilings.product
+    )
     lines = [
         f"**{machine.get('hardware', machine['name'])}**: a large copy moves {ceilings.copy / 1e12:.1f} TB/s, a large "
         f"product reaches {products}. Milliseconds of one iteration at these speeds:",
