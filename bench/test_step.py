@@ -90,7 +90,8 @@ def test_step(compare, request, device, case):
     operator, preset, penalised = KINDS[kind]
     is_gpu = device.type == "cuda"
     batch = on_gpu if is_gpu else on_cpu
-    if request.config.getoption("--quick"):
+    quick = request.config.getoption("--quick")
+    if quick:
         before = CASES[: CASES.index(case)]
         if kind in {each.kind for each in before} and precision in {each.precision for each in before}:
             pytest.skip("each kind and each precision is run once")
@@ -133,7 +134,8 @@ def test_step(compare, request, device, case):
         recorded |= {f"{name}, graphs": name for name in ("plain", "plain, compile")}
     else:
         peers["plain, contiguous"] = peer(PlainStep(model(reference), config, channels_last=False))
-    if penalised:  # torch.compile cannot differentiate twice
+    # torch.compile cannot differentiate twice, and to compile takes far longer than all else that is quick.
+    if penalised or (quick and case != CASES[0]):
         peers = {name: each for name, each in peers.items() if "compile" not in name}
         recorded = {name: each for name, each in recorded.items() if name in peers}
     compare(
