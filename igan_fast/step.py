@@ -160,13 +160,14 @@ class TrainStep(reference.TrainStep):
             with torch.set_grad_enabled(for_stage2):
                 x_fake = self.model.generator(batch.z, batch.c)
             photos = images.contiguous(memory_format=torch.channels_last)
-            generated = x_fake.detach().to(images.dtype)
+            generated = x_fake.detach()
             if penalise:
                 features = [discriminator.features(photos), discriminator.features(generated)]
                 source, shared = map(torch.cat, zip(*(discriminator.judge(h[-1]) for h in features), strict=True))
             else:
                 with normalised_apart(discriminator, 2):
-                    features = [discriminator.features(torch.cat([photos, generated]))]
+                    both = torch.cat([photos.to(generated.dtype), generated])  # D rounds to this dtype in any case
+                    features = [discriminator.features(both)]
                 source, shared = discriminator.judge(features[0][-1])
             codes = self.model.classifier(shared)
         adversarial = adversarial_loss(source[:n], real=True) + adversarial_loss(source[n:], real=False)

@@ -110,7 +110,8 @@ def _on_audit(event: str, arguments: Any) -> None:
 
 def _starts_tool(event: str, arguments: Any) -> bool:
     """Whether a library starts one of its tools, as it does in whichever test needs it first."""
-    return event == "subprocess.Popen" and Path(os.fspath(arguments[0])).name in _TOOLS
+    # Popen may call os.posix_spawn, which is an event of its own.
+    return event in ("subprocess.Popen", "os.posix_spawn") and Path(os.fspath(arguments[0])).name in _TOOLS
 
 
 def _spawn(*arguments: Any) -> Any:

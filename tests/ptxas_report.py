@@ -1,4 +1,4 @@
-"""Registers, spills and instructions of the convolutions' Triton kernels, compiled on a machine without a GPU.
+"""Registers, spills, loads and products of the convolutions' Triton kernels, compiled on a machine without a GPU.
 
 ``python tests/ptxas_report.py 80,90 bf16,tf32`` prints a line of JSON for each kernel, for the layers of D: the compute
 capabilities, then the types (bf16, fp16, tf32, fp32, fp64).
@@ -103,7 +103,10 @@ def main(capabilities: list[int], types: list[str]) -> None:
         kernel = launch(self, *map(described, arguments), grid=grid, warmup=True, **options)
         ptx = kernel.asm["ptx"]
         product = next((name for name in ("wgmma.mma", "tcgen05.mma", "mma.sync") if name in ptx), "")
-        found = {"shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps, "product": product}
+        # Loads of one bfloat16 number: of a factor whose neighbours are not known to be neighbours in memory.
+        narrow = len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]16\b", ptx))
+        options = {"shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps}
+        found = options | {"product": product, "narrow": narrow}
         print(json.dumps(context | {"kernel": self.__name__} | usage(ptx) | found), flush=True)
         return kernel
 

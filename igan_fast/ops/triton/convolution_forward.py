@@ -141,7 +141,7 @@ def convolve(
     terms = taps_y * taps_x * channels
     for start in range(0, terms, K):
         if WHOLE:
-            tap, channel = start // channels, start % channels + tl.arange(0, K)
+            tap, channel = start // channels, tl.multiple_of(start % channels, K) + tl.arange(0, K)
             at_y, at_x = tap // taps_x, tap % taps_x
             move_y, move_x = at_y, at_x
             there = exists[:, None]
