@@ -19,7 +19,7 @@ TRAIN_OPTIONS ?= --data drawn --image-size 32 --width 32 --batch-size 64 --itera
 # The results that README.md shows. bench/results/README.md shows all results.
 TABLES := bench/results/amd-epyc-avx2-2-threads.json bench/results/nvidia-h100-80gb-hbm3.json
 
-.PHONY: train test lint types check clean build cpp cuda cuda-on-cpu bench compare tables wheel docs FORCE
+.PHONY: train test lint types check clean build cpp cuda cuda-on-cpu bench rehearse compare tables wheel docs FORCE
 
 train: $(BUILT)
 	$(BIN)/igan-fast train --run $(TRAIN_RUN) --resume $(TRAIN_OPTIONS)
@@ -79,6 +79,10 @@ cuda-on-cpu: $(BUILT)
 # which `make tables` prints the tables in README.md and bench/results/README.md.
 bench: $(BUILT)
 	$(BIN)/pytest bench --benchmark-enable --benchmark-quiet $(BENCH_OPTIONS)
+
+# Runs what bench/gpu.sh runs on a GPU, with tiny inputs on the CPU: whether each command works.
+rehearse: $(BUILT)
+	bench/gpu.sh --rehearse build/rehearsal $(abspath $(BIN))/python
 
 # Compares the working tree with a commit, or two commits: tests first, then benchmarks in alternating processes.
 # bench/compare.py describes it. make compare REF=main COMPARE_OPTIONS='-k feature_l1'

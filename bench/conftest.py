@@ -49,6 +49,22 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)  # more threads do not help tiny inputs, and on a busy machine they wait for each other
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """With ``--quick``, keep only as many cases of a benchmark as contain each value of each of its parameters."""
+    if not config.getoption("--quick"):
+        return
+    seen: set[tuple[str, str, str]] = set()
+    kept, left_out = [], []
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        new = {(item.nodeid.partition("[")[0], name, repr(value)) for name, value in parameters.items()} - seen
+        (kept if new or not parameters else left_out).append(item)
+        seen |= new
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
 @pytest.fixture(autouse=True)
 def tf32_is_off() -> Iterator[None]:
     """Switch TF32 off, which PyTorch's convolutions use on a GPU by default."""
@@ -168,11 +184,10 @@ def keep(result: dict[str, Any], config: pytest.Config) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The file keeps the results of benchmarks that this session does not run.
-        old = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
-        document = {"machine": machine_of(config), "results": merged(old, [result])}
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
+        old = core.read_results(path)
+        core.write_results(
+            path, {**old, "machine": machine_of(config), "results": merged(old.get("results", []), [result])}
+        )
 
 
 def results_file(config: pytest.Config) -> Path | None:

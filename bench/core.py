@@ -13,10 +13,12 @@ training. On a CUDA device, events measure the times, and the L2 cache is overwr
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,3 +170,18 @@ def launches(peer: Peer) -> int:
 def nbytes(tensors: Sequence[Tensor]) -> int:
     """The total size of ``tensors`` in bytes."""
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The contents of a result file: "machine", "results", "profiles" (``profile_step``). Empty without the file."""
+    if not path.is_file():
+        return {}
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def write_results(path: Path, document: dict[str, Any]) -> None:
+    """Replace a result file at once, so that a process that is stopped leaves the old one or the new one."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)

@@ -1,84 +1,113 @@
 #!/usr/bin/env bash
-# Builds the extension, runs the GPU tests and most benchmarks on a CUDA machine with 16 cores, in less than nine
-# minutes. Left out are the benchmarks of examples/, of the import, and of convolutions on the CPU.
+# Builds the extension, runs the GPU tests and most benchmarks on a CUDA machine with 16 cores, in at most nine minutes.
+# Left out are the benchmarks of examples/, of the import, and of convolutions on the CPU.
 #
-#   bench/gpu.sh FOLDER [PYTHON]      writes MACHINE.json, a profile (.md and .png) and logs.txt to FOLDER
+#   bench/gpu.sh FOLDER [PYTHON]              writes MACHINE.json, a profile (.md and .png) and logs.txt to FOLDER
+#   bench/gpu.sh --rehearse FOLDER [PYTHON]   runs the same commands with tiny inputs on a machine without a GPU
+#   bench/gpu.sh --plan                       prints the parts and their limits, and runs nothing
 #
 # It needs no network. PYTHON must have torch with CUDA, triton, numpy, pytest, pytest-benchmark, hypothesis, pybind11,
 # ninja and the requirements of `import igan_fast.train`; nvcc must be installed. Without typeguard a test is skipped;
 # without pytest-xdist the tests take longer. PYTHONPATH is respected.
 #
-# A part that fails does not stop the parts after it. The exit status is that of the first part that failed.
+# The parts run in the order of their importance: first whether the iteration on the GPU equals the reference, then its
+# times. A part is stopped at its limit, and the last parts get what is left of the nine minutes. A part that fails or
+# is stopped does not stop the parts after it. The exit status is that of the first part that failed.
+#
+# In a rehearsal Triton's kernels run in its interpreter. The tests marked gpu are collected only: the CUDA kernels run
+# on a CPU by `make cuda-on-cpu`. It cannot show what CUDA graphs, streams and the profiler do on a GPU. The limits are
+# five times as long, because the machine may be slow and busy.
+#
+# For tests of this script: GPU_SH_LIMIT is the largest limit of a part in seconds, and GPU_SH_GRACE the seconds that it
+# gets to stop.
 set -uo pipefail
-[ $# -ge 1 ] || { echo "usage: bench/gpu.sh FOLDER [PYTHON]" >&2; exit 2; }
-mkdir -p "$1" || exit 2
-results=$(cd "$1" && pwd)
-log=$results/logs.txt
-python=${2:-python3}
+rehearsal="" plan=""
+case ${1:-} in
+    --rehearse) rehearsal=yes; shift ;;
+    --plan) plan=yes; shift ;;
+esac
+if [ -z "$plan" ] && { [ $# -lt 1 ] || [ $# -gt 2 ] || [[ $1 == -* ]]; }; then
+    echo "usage: bench/gpu.sh [--rehearse] FOLDER [PYTHON], or bench/gpu.sh --plan" >&2
+    exit 2
+fi
+
+total=540 factor=1 grace=${GPU_SH_GRACE:-10} python=${2:-python3} status=0
+if [ -n "$plan" ]; then
+    results=FOLDER log=/dev/null
+else
+    mkdir -p "$1" || exit 2
+    results=$(cd "$1" && pwd)
+    log=$results/logs.txt
+    : > "$log"
+fi
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export IGAN_FAST_COMMIT=${IGAN_FAST_COMMIT:-$(git describe --always --dirty=+ 2>/dev/null || echo unknown)}
-status=0
-: > "$log"
 
-part() {  # NAME SECONDS COMMAND…: runs a command with a time limit and prints the end of its output
-    local name=$1 limit=$2 begin=$SECONDS code=0 start outcome
-    shift 2
+part() {  # NAME LIMIT LINES COMMAND…: runs a command for at most LIMIT seconds, and prints its last LINES lines
+    local name=$1 limit=$(($2 * factor)) lines=$3 begin=$SECONDS code=0 start outcome
+    local left=$((total * factor - grace - SECONDS)) most=${GPU_SH_LIMIT:-$limit}
+    shift 3
+    limit=$((limit < left ? limit : left))
+    limit=$((limit < most ? limit : most))
+    if [ -n "$plan" ]; then  # as if every part were stopped at its limit
+        printf '%4d s  %-28s at most %3d s\n' "$SECONDS" "$name" "$((limit < 0 ? 0 : limit))"
+        SECONDS=$((SECONDS + (limit < 1 ? 0 : limit + grace)))
+        return
+    fi
     printf '\n==== %s\n' "$name" >> "$log"
     start=$(wc -c < "$log")
-    if [ "$limit" -ge 10 ]; then
-        timeout --signal=INT --kill-after=10 "$limit" "$@" >> "$log" 2>&1 || code=$?
+    if [ "$limit" -ge 1 ]; then
+        timeout --signal=INT --kill-after="$grace" "$limit" "$@" >> "$log" 2>&1 || code=$?
         outcome="exit status $code after $((SECONDS - begin)) s"
     else
         code=124 outcome="no time left for it"
     fi
     echo "== $name: $outcome"
-    tail -c "+$((start + 1))" "$log" | tail -n "${lines:-15}"
+    tail -c "+$((start + 1))" "$log" | tail -n "$lines"
     printf '\n==== %s: %s\n' "$name" "$outcome" >> "$log"
     if [ "$status" -eq 0 ]; then status=$code; fi
 }
 
-left() {  # the seconds until the script has run for $1 seconds, minus the ten that a part may take to stop
-    echo $(($1 - 10 - SECONDS))
-}
-
-at_most() {  # the smaller of two numbers
-    echo $(($1 < $2 ? $1 : $2))
-}
-
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
-# Build the extension for this machine's GPU only, which takes a third of the time.
-export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c '
+pytest=("$python" -m pytest -p no:cacheprovider -q)
+tests=("${pytest[@]}" --durations=5 --continue-on-collection-errors)
+measure=("${pytest[@]}" --benchmark-enable --benchmark-quiet --results "$results")
+fast="gpu and not slow" quick=() parallel=() device=cuda
+if [ -n "$rehearsal" ]; then
+    export TRITON_INTERPRET=1 OMP_NUM_THREADS=1
+    quick=(--quick) device=cpu factor=5
+    tests+=(--collect-only)
+elif [ -z "$plan" ]; then
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
+    # Build the extension for this machine's GPU only, which takes a third of the time.
+    export FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c '
 import torch
 major, minor = torch.cuda.get_device_capability()
 print(major, minor, sep=".", end="a" if major >= 9 else "")')}
-FORCE_CUDA=1 part build 140 "$python" setup.py build_ext --inplace
-lines=40 part backends 20 "$python" -m igan_fast.ops
+    # The tests run in parallel, because Triton's compilation takes most of their time.
+    if "$python" -c 'import xdist' 2> /dev/null; then parallel=(-n 14); fi
+fi
+measure+=(--bench-device "$device" ${quick[@]+"${quick[@]}"})
+tests+=(${parallel[@]+"${parallel[@]}"})
 
-test=("$python" -m pytest -p no:cacheprovider -q --durations=5 --continue-on-collection-errors)
-# The tests that need a GPU: the iteration and its CUDA graphs, data loading, training.
-# In parallel, because Triton's compilation takes most of the time.
-parallel=()
-if "$python" -c 'import xdist' 2> /dev/null; then parallel=(-n 14); fi
-lines=30 part tests-of-the-whole 90 "${test[@]}" "${parallel[@]}" -m "gpu and not slow" tests/test_graphs.py \
-    tests/test_step.py tests/test_unwritten.py tests/data/test_loader.py tests/ops/test_gpu.py tests/ops/convolution \
-    tests/train
-lines=30 part tests-of-operators 120 "${test[@]}" "${parallel[@]}" -m "gpu and not slow" tests/ops \
-    --ignore=tests/ops/test_gpu.py --ignore=tests/ops/convolution
-
-# A benchmark run that exceeds its limit keeps the results that it has written so far. The most important benchmark, the
-# iteration, comes first. The profiler never runs in a process that measures times.
-measure=("$python" -m pytest -p no:cacheprovider -q --benchmark-enable --benchmark-quiet --bench-device cuda
-    --results "$results")
-operators=(bench/test_norm_act.py bench/test_feature_l1.py)
-lines=30 part kernel-times 30 "$python" -m bench.kernel_time
-lines=60 part bench-step "$(at_most 140 "$(left 400)")" "${measure[@]}" bench/test_step.py
-lines=40 part bench-operators "$(at_most 70 "$(left 450)")" "${measure[@]}" "${operators[@]}"
-lines=60 part profile "$(at_most 60 "$(left 470)")" "$python" -m bench.profile_step --batch-size 256 \
-    --precision bf16 --out "$results"
-lines=40 part bench-layers "$(at_most 30 "$(left 480)")" "${measure[@]}" bench/test_layers.py
-lines=30 part bench-the-rest "$(at_most 40 "$(left 490)")" "${measure[@]}" bench/test_data.py \
-    bench/test_inference.py bench/test_conv_norm_act.py
-lines=20 part launches "$(at_most 30 "$(left 500)")" "${measure[@]}" --launches bench/test_step.py "${operators[@]}"
-lines=20 part tests-under-the-sanitizer "$(left 540)" "${test[@]}" -m "gpu and slow" tests/ops/test_gpu.py
+part build 140 15 "$python" setup.py build_ext --inplace
+part backends 20 40 "$python" -m igan_fast.ops
+part equality-of-the-iteration 60 30 "${tests[@]}" -m "$fast" tests/test_step.py tests/test_graphs.py tests/ops/convolution
+# A run that is stopped keeps the results that it has written so far. The profiler never runs in a process that measures
+# times.
+iteration="paper and 128 and bf16"
+part iteration 150 60 "${measure[@]}" bench/test_step.py -k "$iteration"
+part tests-of-operators 110 30 "${tests[@]}" -m "$fast" tests/ops --ignore=tests/ops/convolution
+part profile 45 60 "$python" -m bench.profile_step --batch-size 256 --precision bf16 --device "$device" --out "$results" \
+    ${quick[@]+"${quick[@]}"}
+part operators 60 40 "${measure[@]}" bench/test_norm_act.py bench/test_feature_l1.py
+part expected 30 40 "$python" -m bench.expected "$results"
+part kernel-times 30 30 "$python" -m bench.kernel_time ${quick[@]+"${quick[@]}"}
+part tests-of-training 60 30 "${tests[@]}" -m "$fast" tests/train tests/data/test_loader.py tests/test_label_values.py \
+    tests/test_unwritten.py
+part layers 30 40 "${measure[@]}" bench/test_layers.py
+part other-iterations 100 60 "${measure[@]}" bench/test_step.py -k "not ($iteration)"
+part other-benchmarks 40 30 "${measure[@]}" bench/test_data.py bench/test_inference.py bench/test_conv_norm_act.py
+part launches 30 20 "${measure[@]}" --launches bench/test_step.py bench/test_norm_act.py bench/test_feature_l1.py
+part tests-under-the-sanitizer 120 20 "${tests[@]}" -m "gpu and slow" tests/ops/test_gpu.py
 exit "$status"

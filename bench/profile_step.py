@@ -1,6 +1,7 @@
 """Profiles a training iteration by operator and by layer: ``python -m bench.profile_step --out FOLDER``.
 
-Prints tables for ours and the reference. With ``--out`` it writes them to profile-MACHINE.md, beside a bar chart. A
+Prints tables for ours and the reference. With ``--out`` it writes them to profile-MACHINE.md, beside a bar chart, and
+the time of each part of ours to MACHINE.json, where ``bench.expected`` compares it with what the part should take. A
 layer is identified by the shapes of its operator's inputs.
 """
 
@@ -15,7 +16,9 @@ from typing import Any, NamedTuple
 import torch
 
 import igan_fast
+from bench import core, expected
 from bench.conftest import describe_machine
+from bench.counting import BIAS
 from bench.test_step import batch_of
 from igan_fast import reference
 from igan_fast.devices import keep_freed_memory
@@ -34,29 +37,66 @@ class Row(NamedTuple):
     """The number of GPU kernels that it launches."""
 
 
-def profile(step: Callable[..., Any], batch: Sequence[torch.Tensor], by_shape: bool) -> list[Row]:
-    """Profile one iteration after two warm-up iterations. The rows are sorted by time, longest first."""
+def record(step: Callable[..., Any], batch: Sequence[torch.Tensor]) -> list[Any]:
+    """The profiler's events of the CPU in one iteration, after two warm-up iterations. They know their kernels."""
     for _ in range(2):
         step(*batch)
     on_gpu = batch[0].is_cuda
     activities = [torch.profiler.ProfilerActivity.CPU]
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities, record_shapes=by_shape) as recorded:
+    with torch.profiler.profile(activities=activities, record_shapes=True) as recorded:
         step(*batch)
         if on_gpu:
             torch.cuda.synchronize()
+    return [event for event in recorded.events() if event.device_type == torch.autograd.DeviceType.CPU]
+
+
+def own_milliseconds(event: Any, on_gpu: bool) -> float:
+    """The time of an event without that of the operators that it calls: of its kernels on a GPU."""
+    return float(event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3
+
+
+def rows_of(events: Sequence[Any], on_gpu: bool, by_shape: bool) -> list[Row]:
+    """The rows of an iteration, sorted by time, longest first."""
     rows: dict[str, Row] = {}
-    for event in recorded.events():
-        if event.device_type != torch.autograd.DeviceType.CPU:
-            continue  # the time of a kernel is part of its operator's
-        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    for event in events:
         kernels = [kernel for kernel in event.kernels if not kernel.name.startswith(("Memcpy", "Memset"))]
         shapes = [list(shape) for shape in event.input_shapes if len(shape) >= 2][:2] if by_shape else []
         name = " ".join([event.name.split("::")[-1], *(str(shape).replace(" ", "") for shape in shapes)])
         so_far = rows.get(name, Row(name, 0.0, 0, 0))
-        rows[name] = Row(name, so_far.milliseconds + own / 1e3, so_far.calls + 1, so_far.launches + len(kernels))
+        own = own_milliseconds(event, on_gpu)
+        rows[name] = Row(name, so_far.milliseconds + own, so_far.calls + 1, so_far.launches + len(kernels))
     return sorted((row for row in rows.values() if row.milliseconds > 0), key=lambda row: -row.milliseconds)
+
+
+def parts_of(events: Sequence[Any], on_gpu: bool) -> dict[str, float]:
+    """The milliseconds of each part of the iteration, as ``bench.expected`` divides it."""
+    parts = dict.fromkeys(expected.PARTS, 0.0)
+    for event in events:
+        parts[_part_of(event)] += own_milliseconds(event, on_gpu)
+    return parts
+
+
+def _part_of(event: Any) -> str:
+    """The part of the outermost operator around an event that belongs to one: of ``_to_copy``, not of the ``copy_``
+    that it calls."""
+    part, outer = expected.REST, event
+    while outer is not None:
+        operator = outer.name.split("::")[-1]
+        found = expected.part_of(operator, outer.input_shapes) if _is_operator(operator, outer) else expected.REST
+        if found != expected.REST:
+            part = found
+            if operator == "convolution" and event.name.split("::")[-1] == "add_":
+                return expected.part_of(BIAS, ())
+        outer = outer.cpu_parent
+    return part
+
+
+def _is_operator(operator: str, event: Any) -> bool:
+    """Whether the event has the shapes by which ``expected.part_of`` tells convolutions apart."""
+    needed = {"convolution": 2, "convolution_backward": 3}.get(operator, 0)
+    return len(event.input_shapes) >= needed and all(len(shape) > 2 for shape in event.input_shapes[:needed])
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -92,6 +132,15 @@ def draw(profiles: dict[str, list[Row]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def keep_parts(path: Path, machine: dict[str, Any], profile: dict[str, Any]) -> None:
+    """Add a profile to a result file, in place of an earlier one of the same iteration."""
+    document = core.read_results(path)
+    key = ("operator", "batch", "precision")
+    others = [each for each in document.get("profiles", []) if any(each[name] != profile[name] for name in key)]
+    document = {"machine": machine, "results": [], **document, "profiles": [*others, profile]}
+    core.write_results(path, document)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Profile both implementations and print the tables. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile_step", description=__doc__)
@@ -101,10 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "bf16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a tiny iteration: whether it runs, not how fast")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
+    if options.quick:
+        options.image_size, options.width, options.batch_size = 32, 8, 4
+        torch.set_num_threads(1)
     batch = batch_of(options.image_size, options.batch_size, device)
     config = igan_fast.StepConfig(precision=options.precision)
     steps = {
@@ -114,18 +167,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, module in (("ours", igan_fast), ("reference", reference))
     }
     machine = describe_machine(device)
-    subject = f"{options.image_size}², width {options.width}, batch {options.batch_size}, {options.precision}"
+    if options.quick:
+        machine["name"] += "-quick"
+    size = f"{options.image_size}², width {options.width}"
     texts = [
         "# Where an iteration's time goes",
-        f"{machine['hardware']}, torch {machine['torch']}, {machine['date']}; {subject}.",
+        f"{machine['hardware']}, torch {machine['torch']}, {machine['date']}; {size}, batch {options.batch_size}, "
+        f"{options.precision}.",
     ]
-    by_operator = {name: profile(step, batch, by_shape=False) for name, step in steps.items()}
+    events = {name: record(step, batch) for name, step in steps.items()}
+    by_operator = {name: rows_of(found, device.type == "cuda", by_shape=False) for name, found in events.items()}
     for name, rows in by_operator.items():
         texts.append(f"## {name}, by operator\n\n{table(rows)}")
-    texts.append(f"## ours, by layer\n\n{table(profile(steps['ours'], batch, by_shape=True))}")
+    by_layer = rows_of(events["ours"], device.type == "cuda", by_shape=True)
+    texts.append(f"## ours, by layer\n\n{table(by_layer)}")
     print("\n\n".join(texts), flush=True)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
+        profile = {
+            "operator": f"iteration, {options.image_size}² width {options.width}",
+            "batch": options.batch_size,
+            "precision": options.precision,
+            "date": machine["date"],
+            "commit": machine["commit"],
+            "parts": parts_of(events["ours"], device.type == "cuda"),
+        }
+        keep_parts(options.out / f"{machine['name']}.json", machine, profile)
         chart = options.out / f"profile-{machine['name']}.png"
         texts.insert(2, f"![Own time of the operators]({chart.name})")
         (options.out / f"profile-{machine['name']}.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")

@@ -32,9 +32,10 @@ def heading(document: dict[str, Any]) -> str:
     """The machine, the versions and the dates of a result file, in one line."""
     machine, results = document["machine"], document["results"]
     dates = sorted({result.get("date", machine["date"]) for result in results})
+    rounds = min((result["rounds"] for result in results), default=0)
     return (
         f"**{machine['hardware']}**, torch {machine['torch']}, {' to '.join(dates[:1] + dates[-1:][: len(dates) - 1])}"
-        f"{_memory(machine)}; medians of {min(r['rounds'] for r in results)} interleaved rounds."
+        f"{_memory(machine)}; medians of {rounds} interleaved rounds."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,8 +17,38 @@ from igan_fast.devices import has_bfloat16
 from igan_fast.graphs import GraphedStep
 from igan_fast.train import TrainConfig
 
-#: Image size, width, batch size on a CPU, batch size on a GPU. The first is the paper's size.
-SIZES = [(128, 64, 16, 256), (128, 64, None, 64), (64, 32, 64, 256), (128, 64, None, 1024)]
+
+class Case(NamedTuple):
+    """An iteration to be measured.
+
+    Attributes:
+        kind: a key of ``KINDS``.
+        image_size, width: of the networks.
+        on_cpu, on_gpu: the batch size; None where the iteration is not measured.
+        precision: as ``StepConfig.precision``.
+    """
+
+    kind: str
+    image_size: int
+    width: int
+    on_cpu: int | None
+    on_gpu: int | None
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.image_size}-{self.on_gpu or self.on_cpu}-{self.precision}"
+
+
+#: In the order in which they are measured, the most important first: a run may be cut when its time is over.
+CASES = [
+    *(Case("paper", 128, 64, 16 if batch == 256 else None, batch, "bf16") for batch in (256, 64, 1024)),
+    Case("default", 128, 64, 16, 256, "bf16"),
+    Case("paper", 128, 64, None, 256, "tf32"),
+    Case("paper", 128, 64, 16, 256, "fp32"),
+    *(Case(kind, 64, 32, 64, 256, "bf16") for kind in ("paper", "default", "penalty")),
+    Case("default", 128, 64, 16, None, "fp32"),
+    *(Case(kind, 64, 32, 64, None, "fp32") for kind in ("paper", "default", "penalty")),
+]
 
 
 def batch_of(size: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,25 +83,25 @@ def flops_of(step: reference.TrainStep, batch: tuple[Tensor, ...]) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32", "tf32"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("index", range(len(SIZES)))
-def test_step(compare, request, device, index, kind, precision):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_step(compare, request, device, case):
     torch._dynamo.reset()
+    kind, size, width, on_cpu, on_gpu, precision = case
     operator, preset, penalised = KINDS[kind]
-    on_gpu = device.type == "cuda"
-    size, width, *batches = SIZES[index]
-    batch = batches[on_gpu]
-    if batch is None:
-        pytest.skip("this batch size is for GPUs")
-    if kind == "penalty" and index != 2:
-        pytest.skip("the penalty is measured at one size")
-    if precision == "tf32" and (index or not on_gpu):
-        pytest.skip("TF32 is measured on a GPU, at one size")
-    if precision == "bf16" and not on_gpu and not has_bfloat16():
-        pytest.skip("this CPU has no bfloat16 instructions")
-    if request.config.getoption("--quick"):
+    is_gpu = device.type == "cuda"
+    batch = on_gpu if is_gpu else on_cpu
+    quick = request.config.getoption("--quick")
+    if quick:
+        before = CASES[: CASES.index(case)]
+        if kind in {each.kind for each in before} and precision in {each.precision for each in before}:
+            pytest.skip("each kind and each precision is run once")
         size, width, batch = 32, 8, 4
+    if batch is None:
+        pytest.skip(f"it is measured on a {'CPU' if is_gpu else 'GPU'}")
+    if precision == "tf32" and not is_gpu:
+        pytest.skip("TF32 needs a GPU")
+    if precision == "bf16" and not is_gpu and not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16 instructions")
     if precision == "tf32":  # for the ceiling, and for torch.compile, which reads this older setting too
         torch.set_float32_matmul_precision("high")  # the fixture ``tf32_is_off`` resets it
     trained = TrainConfig(preset=preset, precision=precision)
@@ -89,13 +119,13 @@ def test_step(compare, request, device, index, kind, precision):
     plain = PlainStep(model(reference), config)
     compiled = PlainStep(model(reference), config, compile=True)
     peers = {
-        "ours": peer(GraphedStep(ours) if on_gpu else ours),
+        "ours": peer(GraphedStep(ours) if is_gpu else ours),
         "eager, reference": peer(reference.TrainStep(model(reference), config), (given[0].contiguous(), *given[1:])),
         "plain": peer(plain),
         "plain, compile": peer(compiled),
     }
     recorded = {}
-    if on_gpu:
+    if is_gpu:
         # A graph shares the weights of the step that it recorded, so both train the same model.
         peers["ours, without graphs"] = peer(ours)
         peers["plain, graphs"] = peer(GraphedStep(plain))
@@ -104,7 +134,8 @@ def test_step(compare, request, device, index, kind, precision):
         recorded |= {f"{name}, graphs": name for name in ("plain", "plain, compile")}
     else:
         peers["plain, contiguous"] = peer(PlainStep(model(reference), config, channels_last=False))
-    if penalised:  # torch.compile cannot differentiate twice
+    # torch.compile cannot differentiate twice, and to compile takes far longer than all else that is quick.
+    if penalised or (quick and case != CASES[0]):
         peers = {name: each for name, each in peers.items() if "compile" not in name}
         recorded = {name: each for name, each in recorded.items() if name in peers}
     compare(

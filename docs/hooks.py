@@ -5,6 +5,9 @@ In a page these lines are replaced:
 - ``<!-- file: NAME -->`` by a file of the repository;
 - ``<!-- help: COMMAND -->`` by what ``igan-fast COMMAND --help`` prints;
 - ``<!-- tables: RESULTS -->`` by the tables of a file of bench/results;
+- ``<!-- expected: RESULTS -->`` by what an iteration should take on the machine of such a file, or on one that is
+  named (``bench.expected``);
+- ``<!-- passes: BATCH, PRECISION -->`` by the passes of an iteration that only move memory (``bench.passes``);
 - ``<!-- architecture: picture -->`` and ``<!-- architecture: table -->`` by what architecture.py reads from the code.
 
 A name that is not found ends the build, and so does a line of code that is wider than a page's column.
@@ -35,7 +38,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import architecture  # noqa: E402
 
-from bench import table  # noqa: E402
+from bench import expected, passes, table  # noqa: E402
 from igan_fast.__main__ import main  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks")
@@ -53,7 +56,14 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the lines that the docstring of this module lists."""
-    sources = {"file": _file, "help": _help, "tables": _tables, "architecture": _architecture}
+    sources = {
+        "file": _file,
+        "help": _help,
+        "tables": _tables,
+        "expected": _expected,
+        "passes": _passes,
+        "architecture": _architecture,
+    }
 
     def replaced(match: re.Match[str]) -> str:
         return sources[match[1]](match[2])
@@ -144,6 +154,17 @@ def _wrapped(line: str) -> list[str]:
 
 def _tables(results: str) -> str:
     return table.render([json.loads((ROOT / results).read_text(encoding="utf-8"))])
+
+
+def _expected(results: str) -> str:
+    if not results.endswith(".json"):
+        return expected.render({"machine": {"name": results}})
+    return expected.render(json.loads((ROOT / results).read_text(encoding="utf-8")))
+
+
+def _passes(iteration: str) -> str:
+    batch, precision = iteration.split(", ")
+    return passes.render(int(batch), precision)
 
 
 def _architecture(what: str) -> str:
