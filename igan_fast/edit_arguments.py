@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.errors import InputError
 from igan_fast.reference import Companions
-from igan_fast.reference.editing import STRENGTH, Edit
-from igan_fast.reference.residual import STRENGTH_ON_PHOTO
+from igan_fast.reference.editing import Edit
 
-__all__ = ["MOST_STRENGTH", "Keep", "check_edit", "label_rows", "moves_by_name", "strength_for", "values_by_index"]
+__all__ = ["MOST_STRENGTH", "Keep", "check_edit", "check_keep", "label_rows", "moves_by_name", "values_by_index"]
 
 #: The largest strength of an edit. Far below it faces fall apart already.
 MOST_STRENGTH = 10
@@ -24,17 +23,14 @@ MOST_STRENGTH = 10
 Keep: TypeAlias = Literal["photo", "nothing"]
 
 
-def strength_for(keep: object, strength: float | None) -> float:
-    """The strength of an edit: the one that is given, else the default.
+def check_keep(keep: object) -> None:
+    """Check the argument of the same name.
 
     Raises:
-        InputError: ``keep`` is neither ``"photo"`` nor ``"nothing"``.
+        InputError: it is neither ``"photo"`` nor ``"nothing"``.
     """
     if keep not in ("photo", "nothing"):
         raise InputError(f"keep: found {keep!r}, expected 'photo' or 'nothing'")
-    if strength is not None:
-        return strength
-    return STRENGTH_ON_PHOTO if keep == "photo" else STRENGTH
 
 
 def check_edit(strength: object, companions: object) -> None:

@@ -17,7 +17,7 @@ from igan_fast.data.attributes import Change, attribute_indices, changes_by_inde
 from igan_fast.data.loader import to_float
 from igan_fast.data.photos import Photo
 from igan_fast.devices import resolve_device
-from igan_fast.edit_arguments import Keep, check_edit, moves_by_name, strength_for
+from igan_fast.edit_arguments import Keep, check_edit, check_keep, moves_by_name
 from igan_fast.errors import InputError
 from igan_fast.export import OnnxModel, is_export
 from igan_fast.face_generator import FaceGenerator, to_pil
@@ -25,7 +25,7 @@ from igan_fast.faces import Align, AlignedPhoto, FaceSearch, check_choice, each_
 from igan_fast.metrics import finite_results
 from igan_fast.paths import given_path
 from igan_fast.reference import Companions, IterativeGAN
-from igan_fast.reference.editing import edited_images
+from igan_fast.reference.editing import STRENGTH, edited_images
 from igan_fast.reference.residual import edited_photos
 
 __all__ = ["FaceEditor"]
@@ -192,7 +192,7 @@ class FaceEditor(FaceGenerator):
         changes: Mapping[str, Change],
         *,
         keep: Keep = ...,
-        strength: float | None = ...,
+        strength: float = ...,
         companions: bool = ...,
     ) -> PILImage: ...
     @overload
@@ -202,7 +202,7 @@ class FaceEditor(FaceGenerator):
         changes: Mapping[str, Change],
         *,
         keep: Keep = ...,
-        strength: float | None = ...,
+        strength: float = ...,
         companions: bool = ...,
     ) -> list[PILImage]: ...
     @overload
@@ -212,7 +212,7 @@ class FaceEditor(FaceGenerator):
         changes: Mapping[str, Change],
         *,
         keep: Keep = ...,
-        strength: float | None = ...,
+        strength: float = ...,
         companions: bool = ...,
     ) -> Any: ...
     def transform(
@@ -221,7 +221,7 @@ class FaceEditor(FaceGenerator):
         changes: Mapping[str, Change],
         *,
         keep: Keep = "photo",
-        strength: float | None = None,
+        strength: float = STRENGTH,
         companions: bool = True,
     ) -> PILImage | list[PILImage]:
         """Change some attributes in photos.
@@ -238,23 +238,22 @@ class FaceEditor(FaceGenerator):
                 attribute moves part of the way.
             keep: ``"photo"`` adds the change to the photo, see ``igan_fast.reference.residual``; the result has the
                 photo's own resolution. ``"nothing"`` lets the model draw the whole face again, as in the paper.
-            strength: how far values and flips go, from 0 to 10. With 1, they get their values; with 1.5, those
-                set to 1 or 0 get 1.25 or −0.25, so that the change is more visible; with 0, all get 0.5. By default 2
-                if the photo is kept, else 1.5.
+            strength: how far values and flips go, from 0 to 10. With 1, they get their values; with 2, those set to
+                1 or 0 get 1.5 or −0.5, so that the change is more visible; with 0, all get 0.5.
             companions: whether the attributes of ``companions_of`` move along. All others stay as they are recognised.
 
         Raises:
             InputError: as ``recognise``; an unknown attribute (the message suggests similar names), another value, or
                 a strength out of its range.
         """
-        amount = strength_for(keep, strength)
-        check_edit(amount, companions)
+        check_keep(keep)
+        check_edit(strength, companions)
         by_index = changes_by_index(changes, self.attributes)
         along = self.companions if companions else None
         edit = edited_photos if keep == "photo" else edited_images
         return self._each(
             photos,
-            lambda x: to_pil(edit(self.model, x, by_index, strength=amount, companions=along)),
+            lambda x: to_pil(edit(self.model, x, by_index, strength=strength, companions=along)),
             lambda photo, edited: photo.finish(edited, keep_details=keep == "photo"),
         )
 

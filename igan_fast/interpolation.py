@@ -13,13 +13,13 @@ from torch import Tensor
 from igan_fast.data.attributes import Change, changes_by_index
 from igan_fast.data.loader import to_float
 from igan_fast.data.photos import Photo
-from igan_fast.edit_arguments import Keep, check_edit, strength_for
+from igan_fast.edit_arguments import Keep, check_edit, check_keep
 from igan_fast.editor import FaceEditor
 from igan_fast.encoded_faces import EncodedFaces
 from igan_fast.errors import InputError
 from igan_fast.face_generator import to_pil
 from igan_fast.faces import AlignedPhoto
-from igan_fast.reference.editing import edited_labels
+from igan_fast.reference.editing import STRENGTH, edited_labels
 
 __all__ = ["MOST_STEPS", "check_interpolation", "interpolate_edits", "interpolate_photos"]
 
@@ -61,7 +61,7 @@ def interpolate_edits(
     *,
     steps: int = 9,
     keep: Keep = "photo",
-    strength: float | None = None,
+    strength: float = STRENGTH,
     companions: bool = True,
 ) -> Iterator[Image.Image]:
     """Edit a photo step by step, from one edit to another.
@@ -83,14 +83,14 @@ def interpolate_edits(
             the call itself, before the first picture.
     """
     batches = _batches(steps, editor)
-    amount = strength_for(keep, strength)
-    check_edit(amount, companions)
+    check_keep(keep)
+    check_edit(strength, companions)
     edits = [changes_by_index(changes, editor.attributes) for changes in (start, end)]
     along = editor.companions if companions else None
     opened = _opened(editor, photo)
     faces = _encoded(editor, opened.crops)
     with torch.inference_mode():
-        ends = torch.cat([edited_labels(faces.c, edit, strength=amount, companions=along) for edit in edits])
+        ends = torch.cat([edited_labels(faces.c, edit, strength=strength, companions=along) for edit in edits])
     images = _each(batches, lambda ways: faces.edited(_between(ends, ways), keep))
     return (opened.finish([image], keep_details=keep == "photo") for image in images)
 

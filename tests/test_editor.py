@@ -95,10 +95,10 @@ def test_strength_and_companions_are_the_model_s(model: IterativeGAN) -> None:
     editor = FaceEditor(model, NAMES, companions=COMPANIONS)
     pictures = []
     for given, expected in (
-        ({}, {"strength": 1.5, "companions": COMPANIONS}),
-        ({"strength": 2}, {"strength": 2.0, "companions": COMPANIONS}),
+        ({}, {"strength": 2.0, "companions": COMPANIONS}),
+        ({"strength": 3}, {"strength": 3.0, "companions": COMPANIONS}),
         ({"strength": np.float32(0), "companions": False}, {"strength": 0.0}),
-        ({"companions": False}, {"strength": 1.5}),
+        ({"companions": False}, {"strength": 2.0}),
         (PLAIN, {}),
     ):
         found = as_arrays(editor.transform(photos, changes, keep="nothing", **given))  # type: ignore[call-overload]
@@ -108,7 +108,7 @@ def test_strength_and_companions_are_the_model_s(model: IterativeGAN) -> None:
     without = FaceEditor(model, NAMES)  # which has no companions to move
     assert_same_pictures(
         as_arrays(without.transform(photos, changes, keep="nothing")),  # type: ignore[arg-type]
-        direct(model, pixels(), by_index, strength=1.5),  # type: ignore[arg-type]
+        direct(model, pixels(), by_index, strength=2.0),  # type: ignore[arg-type]
     )
 
 
@@ -265,17 +265,17 @@ def test_generate_edits_the_rows_as_transform_edits_photos(
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(model, "generate", lambda z, c: seen.append(c) or torch.zeros(len(z), 3, 32, 32))
     editor = FaceEditor(model, NAMES, label_samples=SAMPLES, companions=COMPANIONS)
-    for how in ({}, {"companions": False}, PLAIN, {"strength": 2}):
+    for how in ({}, {"companions": False}, PLAIN, {"strength": 1.5}):
         editor.generate(40, {"Male": 1}, seed=3, **how)  # type: ignore[arg-type]
     rows = SAMPLES[np.random.default_rng(3).spawn(2)[1].integers(3, size=40)]
     # The first sample is Male already, so nothing moves. Smiling stays at most 1, bangs at least 0.
     for found, edited in zip(
         seen,
         (
-            [[0, 0, 0, 1.25], [1, 1, 0, 1.25], [0.25, 1, 0.5, 1.25]],
-            [[0, 0, 0, 1.25], [1, 1, 0, 1.25], [0, 1, 1, 1.25]],
-            [[0, 0, 0, 1], [1, 1, 0, 1], [0, 1, 1, 1]],
             [[0, 0, 0, 1.5], [1, 1, 0, 1.5], [0.25, 1, 0.5, 1.5]],
+            [[0, 0, 0, 1.5], [1, 1, 0, 1.5], [0, 1, 1, 1.5]],
+            [[0, 0, 0, 1], [1, 1, 0, 1], [0, 1, 1, 1]],
+            [[0, 0, 0, 1.25], [1, 1, 0, 1.25], [0.25, 1, 0.5, 1.25]],
         ),
         strict=True,
     ):
@@ -283,7 +283,7 @@ def test_generate_edits_the_rows_as_transform_edits_photos(
         assert found.tolist() == [by_row[tuple(row)] for row in rows.tolist()]
     seen.clear()
     FaceEditor(model, NAMES, companions=COMPANIONS).generate(2, {"Male": 1})
-    assert seen[0].tolist() == [[0.625, 0.5, 0.25, 1.25]] * 2  # undecided ones move too
+    assert seen[0].tolist() == [[0.625, 0.5, 0.25, 1.5]] * 2  # undecided ones move too
 
 
 def test_generate_is_decided_by_the_seed(editor: FaceEditor) -> None:

@@ -32,7 +32,6 @@ from igan_fast.app.options import (
     Model,
     Photos,
     Strength,
-    StrengthOrDefault,
     chosen_face,
 )
 from igan_fast.app.paper.plan import PaperOptions
@@ -198,7 +197,7 @@ class Transform:
     attributes: Assignments
     """The changes, such as Eyeglasses=1 Bald=0 Bangs=flip. A sign gives one its own strength, such as Eyeglasses=+2."""
     keep: KeepChoice = "photo"
-    strength: StrengthOrDefault = None
+    strength: Strength = STRENGTH
     companions: Along = True
     grid: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Also draw photos, rebuilds and edits side by side into this file."""

@@ -30,11 +30,12 @@ from igan_fast.checkpoint.additions import described_additions
 from igan_fast.data import FaceStore, build_store, open_source, spread
 from igan_fast.data.attributes import UnknownAttribute
 from igan_fast.devices import resolve_device
-from igan_fast.edit_arguments import Keep, check_edit, strength_for
+from igan_fast.edit_arguments import Keep, check_edit, check_keep
 from igan_fast.errors import InputError, PackageMissing
 from igan_fast.faces import training_aligner
 from igan_fast.metrics import Embedder, attribute_scores, majority_labels
 from igan_fast.paths import given_path
+from igan_fast.reference.editing import STRENGTH
 
 __all__ = ["EditScores", "Evaluation", "edit_scores", "evaluate", "generation_hamming_loss"]
 
@@ -54,7 +55,7 @@ def evaluate(
     edit_photos: int = 200,
     judges: int | AttributeCNN | Sequence[AttributeCNN] = 2,
     keep: Keep = "nothing",
-    strength: float | None = None,
+    strength: float = STRENGTH,
     companions: bool = True,
     embedder: Embedder | str | None = None,
     inception: str | Path | None = None,
@@ -85,8 +86,7 @@ def evaluate(
             differently: ``igan_fast.baselines.cnn.SECOND_JUDGE``). Or one or two networks, in eval mode, on one device.
             0 leaves out the scores that need a judge.
         keep: what the edits keep, see ``igan_fast.app.edits.edit_scores``; ``"nothing"`` is the paper's.
-        strength: of the edits, from 0 to 10, see ``igan_fast.reference.editing``; 1 is the paper's. By default 2 if the
-            photo is kept, else 1.5.
+        strength: of the edits, from 0 to 10, see ``igan_fast.reference.editing``; 1 is the paper's.
         companions: let the attributes that correlate with an edited one move along; False is the paper's way. If the
             checkpoint is of an older version and has no labels, none move.
         embedder: the face recognition network that measures the identity: a function from images (N, S, S, 3) uint8 to
@@ -118,7 +118,7 @@ def evaluate(
             raise InputError(f"{name}: found {value}, expected at least 1")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed: found {seed}, expected from 0 to 2⁶³ − 1")
-    strength = strength_for(keep, strength)
+    check_keep(keep)
     check_edit(strength, companions)
     count, own = _count_and_networks(judges)
     if device == "auto" and own:

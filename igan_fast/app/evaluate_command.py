@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from igan_fast.app.options import Along, Device, EvaluatedKeep, Force, Json, StrengthOrDefault, TrainedModel
+from igan_fast.app.options import Along, Device, EvaluatedKeep, Force, Json, Strength, TrainedModel
 from igan_fast.app.redraw import model_files
 from igan_fast.app.results import check_results, write_text, written_message
 from igan_fast.paths import given_path
+from igan_fast.reference.editing import STRENGTH
 
 __all__ = ["Evaluate"]
 
@@ -30,7 +31,7 @@ class Evaluate:
     judges: Literal[0, 1, 2] = 2
     """How many CNNs judge the edits. They are trained on the real photos, once, then cached."""
     keep: EvaluatedKeep = "nothing"
-    strength: StrengthOrDefault = None
+    strength: Strength = STRENGTH
     companions: Along = True
     embedder: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
     """Function from images (N, S, S, 3) uint8 to embeddings (N, E), for identity; None: dlib's, if installed."""

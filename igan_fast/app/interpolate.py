@@ -21,16 +21,17 @@ from igan_fast.app.options import (
     Force,
     KeepChoice,
     Model,
-    StrengthOrDefault,
+    Strength,
     chosen_face,
 )
 from igan_fast.app.redraw import load_editor, model_files, tell_companions
 from igan_fast.app.results import check_results, sheet_fits, tell_faces, tell_reduction, written_message
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES
-from igan_fast.edit_arguments import check_edit, strength_for
+from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError
 from igan_fast.files import write_file
+from igan_fast.reference.editing import STRENGTH
 from igan_fast.train.grids import save_png
 
 __all__ = ["Interpolate"]
@@ -58,7 +59,7 @@ class Interpolate:
     steps: Annotated[int, arg(aliases=["-n"])] = 9
     """How many pictures."""
     keep: KeepChoice = "photo"
-    strength: StrengthOrDefault = None
+    strength: Strength = STRENGTH
     companions: Along = True
     align: Align = "auto"
     face: Face = "largest"
@@ -70,7 +71,7 @@ class Interpolate:
 
         face = chosen_face(self.align, self.face)
         check_interpolation(self.steps, face)
-        check_edit(strength_for(self.keep, self.strength), self.companions)
+        check_edit(self.strength, self.companions)
         if len(self.photos) not in (1, 2):
             raise InputError(f"PHOTO: found {len(self.photos)}, expected one photo with --set, or two photos")
         edits = (self.start, self.attributes)
@@ -80,7 +81,7 @@ class Interpolate:
             option
             for option, given in (
                 ("keep", self.keep != "photo"),
-                ("strength", self.strength is not None),
+                ("strength", self.strength != STRENGTH),
                 ("companions", not self.companions),
             )
             if given

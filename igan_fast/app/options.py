@@ -25,7 +25,6 @@ __all__ = [
     "Model",
     "Photos",
     "Strength",
-    "StrengthOrDefault",
     "TrainedModel",
     "chosen_face",
 ]
@@ -42,13 +41,6 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="'auto' takes the GP
 Force = Annotated[FlagCreatePairsOff[bool], arg(help="Overwrite existing files, except those that are read.")]
 Assignments = Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")]
 Strength = Annotated[float, arg(help="How strong the edits are, from 0 to 10; 1 takes the values as they are set.")]
-StrengthOrDefault = Annotated[
-    float | None,
-    arg(
-        help="How strong the edits are, from 0 to 10; 1 takes the values as they are set. By default 2 with --keep "
-        "photo, else 1.5."
-    ),
-]
 KeepChoice = Annotated[
     Keep,
     arg(help="'photo' adds the change to the photo, which stays sharp; 'nothing' draws the face again (the paper)."),

@@ -17,10 +17,10 @@ from igan_fast.app.results import (
 )
 from igan_fast.data.attributes import parse_changes, spelled_change
 from igan_fast.data.photos import expand_photos
-from igan_fast.edit_arguments import Keep, check_edit, strength_for
+from igan_fast.edit_arguments import Keep, check_edit
 from igan_fast.errors import InputError, printable
 from igan_fast.faces import Align, AlignedPhoto, FaceSearch, FollowedFace, by_photo
-from igan_fast.reference.editing import Amount, Edit
+from igan_fast.reference.editing import STRENGTH, Amount, Edit
 from igan_fast.train.grids import edit_title, grid, save_png
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Redraw:
         assignments: Sequence[str],
         *,
         keep: Keep = "nothing",
-        strength: float | None = None,
+        strength: float = STRENGTH,
         companions: bool = True,
     ) -> None:
         """Draw the photos, write the results, and print what goes along and what was written.
@@ -97,7 +97,6 @@ class Redraw:
             assignments: the changes as they are typed; none for a rebuild.
             keep, strength, companions: as of ``FaceEditor.transform``.
         """
-        strength = strength_for(keep, strength)
         check_edit(strength, companions)
         if self.follow is not None:
             _check_follow(self.follow, self.align, self.face)

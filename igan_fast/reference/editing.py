@@ -4,7 +4,7 @@ The paper sets the edited attribute to 0 or 1 and leaves the others as they are 
 go beyond it. Each can be switched off, and ``edited_labels`` then returns the paper's labels.
 
 *Strength* s scales the signed value of each edited attribute: v ∈ [0, 1] becomes (1 + s · (2v − 1)) / 2. With 1 it
-stays v; with 1.5, 0 and 1 become −0.25 and 1.25, so the generator extrapolates, and the edit is more visible. With less
+stays v; with 2, 0 and 1 become −0.5 and 1.5, so the generator extrapolates, and the edit is more visible. With less
 than 1 the edit is weaker.
 
 An *amount* a, in place of a value, starts from the recognised probability c̃ and is its own strength:
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 #: The strength of an edit in ``FaceEditor``, on the command line and in sample grids, where no other is given.
-STRENGTH = 1.5
+STRENGTH = 2.0
 #: The least correlation, as an absolute value, from which an attribute goes along with an edited one.
 COMPANIONS_FROM = 0.3
 #: An eigenvalue of Σ_EE counts as 0 below this part of the largest. Rounding gives 1e-15; two attributes that differ in

@@ -20,10 +20,7 @@ from torch import Tensor
 
 from igan_fast.reference.editing import Codec, Companions, Edit, edited_labels
 
-__all__ = ["STRENGTH_ON_PHOTO", "edited_photos", "on_photos"]
-
-#: The strength of an edit that keeps the photo, in ``FaceEditor`` and on the command line, where no other is given.
-STRENGTH_ON_PHOTO = 2.0
+__all__ = ["edited_photos", "on_photos"]
 
 #: The change, of images in [−1, 1], from which on a pixel is changed fully.
 _FULL = 0.15

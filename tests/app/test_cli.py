@@ -226,7 +226,7 @@ def test_the_row_of_edits_in_a_grid_says_what_is_drawn(
     run_cli("rebuild", photos, *files)
     assert titles == [
         ["photo", "rebuilt", "Male=1 Bangs=flip\nstrength 2, with companions"],
-        ["photo", "rebuilt", "Bangs=0.25\nstrength 1.5"],
+        ["photo", "rebuilt", "Bangs=0.25\nstrength 2"],
         ["photo", "rebuilt", "Male=0\nwith companions"],
         ["photo", "rebuilt", "Male=0"],
         ["photo", "rebuilt"],

@@ -61,7 +61,7 @@ def test_the_protocol_is_told(evaluation: Evaluation, run: Path) -> None:
     assert evaluation.data == source.describe()
     assert (evaluation.split, evaluation.photos) == ("val", len(source.splits["val"]))
     assert (evaluation.image_size, evaluation.iteration, evaluation.edit_photos) == (32, 42, 3)
-    assert (evaluation.edit_strength, evaluation.edit_companions) == (1.5, True)
+    assert (evaluation.edit_strength, evaluation.edit_companions) == (2.0, True)
     assert evaluation.additions == "--film True"
     assert evaluation.checkpoint == str(run / "checkpoints" / "step-00000042")
     assert [row.name for row in evaluation.attributes] == list(NAMES)
@@ -195,7 +195,7 @@ def test_images_are_compared_with_the_scored_photos(
         c = logits.sigmoid()
         sets = {
             "rebuilt": model.generate(z, c),
-            "edited": model.generate(z, flipped_in_turn(c, 0, strength=1.5, companions=companions)),
+            "edited": model.generate(z, flipped_in_turn(c, 0, strength=2.0, companions=companions)),
             "generated": model.generate(torch.from_numpy(noise), torch.from_numpy(store.labels[rows]).float()),
             "training_photos": to_float(
                 torch.from_numpy(store.images[train[np.arange(len(rows)) * len(train) // len(rows)]])

@@ -140,7 +140,7 @@ def test_the_files_say_what_they_are(onnx_folder: Path, loaded: LoadedModel) -> 
     assert (described["image_size"], described["latent"], described["iteration"]) == (48, 6, 7)
     assert tuple(described["attributes"]) == NAMES
     assert described["label_samples"] == ["0001", "1100", "0110"]
-    assert described["strength"] == 1.5
+    assert described["strength"] == 2.0
     for network in NETWORKS:
         path = onnx_folder / f"{network.NAME}.onnx"
         session = onnxruntime.InferenceSession(path)

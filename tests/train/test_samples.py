@@ -63,11 +63,11 @@ def test_rows_are_edits_of_the_default_strength_with_companions_of_the_training_
     assert list(found) == [
         "real",
         "rebuilt",
-        "Male ⇄\nstrength 1.5, with companions",
-        "Bangs ⇄\nstrength 1.5, with companions",
+        "Male ⇄\nstrength 2, with companions",
+        "Bangs ⇄\nstrength 2, with companions",
         "noise, labels of the column",
-        "noise, Male=0\nstrength 1.5, with companions",
-        "noise, Male=1\nstrength 1.5, with companions",
+        "noise, Male=0\nstrength 2, with companions",
+        "noise, Male=1\nstrength 2, with companions",
     ]
     assert model.training
     model.eval()
@@ -76,17 +76,17 @@ def test_rows_are_edits_of_the_default_strength_with_companions_of_the_training_
     companions = Companions.of_labels(torch.from_numpy(TRAIN))
     # By hand: Male and Lipstick are 3 and 2 of 6, and never together: (0 − 1/6) / (1/4) = −2/3. Male and Bangs are in 1
     # photo together: (1/6 − 1/4) / (1/4) = −1/3, correlation −1/3.
-    male = [[-0.25, 1.0, 1 / 3], [-0.25, 0.0, 1.0], [-0.25, 1.0, 0.0]]
+    male = [[-0.5, 1.0, 1 / 3], [-0.5, 0.0, 1.0], [-0.5, 1.0, 0.0]]
     with torch.no_grad():
         z, logits = model.encode(photos)
         for title, expected in (
             ("real", photos),
             ("rebuilt", model.generate(z, logits.sigmoid())),
             ("noise, labels of the column", model.generate(noise, torch.from_numpy(VAL).float())),
-            ("noise, Male=0\nstrength 1.5, with companions", model.generate(noise, torch.tensor(male))),
+            ("noise, Male=0\nstrength 2, with companions", model.generate(noise, torch.tensor(male))),
             (
-                "Male ⇄\nstrength 1.5, with companions",
-                model.transform(photos, {0: "flip"}, strength=1.5, companions=companions),
+                "Male ⇄\nstrength 2, with companions",
+                model.transform(photos, {0: "flip"}, strength=2.0, companions=companions),
             ),
         ):
             difference = np.abs(found[title].astype(int) - to_uint8(expected).numpy().astype(int)).max()
@@ -99,8 +99,8 @@ def test_a_title_says_nothing_of_companions_where_none_move(
 ) -> None:
     store.labels[:6, 2] = 0  # nobody has bangs
     found = drawn(model, store, ("Bangs",), monkeypatch)
-    assert "Bangs ⇄\nstrength 1.5" in found
-    assert "noise, Bangs=1\nstrength 1.5" in found
+    assert "Bangs ⇄\nstrength 2" in found
+    assert "noise, Bangs=1\nstrength 2" in found
 
 
 def test_photos_of_training_where_none_are_held_out(

@@ -18,6 +18,7 @@ from igan_fast.edit_arguments import Keep
 from igan_fast.editor import FaceEditor
 from igan_fast.errors import InputError
 from igan_fast.faces import Align, AlignedPhoto, NoFaceFound
+from igan_fast.reference.editing import STRENGTH
 
 __all__ = ["build_api"]
 
@@ -28,7 +29,7 @@ def build_api(editor: FaceEditor) -> None:
         photo = photo_upload(label="photo", type="filepath")
         changes = gr.JSON(label="changes")
         keep = choice(["photo", "nothing"], label="keep")
-        strength = gr.Number(None, label="strength")
+        strength = gr.Number(STRENGTH, label="strength")
         companions = gr.Checkbox(True, label="companions")
         align = choice(["auto", "always", "off"], label="align")
         count = gr.JSON("1", label="n")
@@ -59,7 +60,7 @@ def build_api(editor: FaceEditor) -> None:
         photo: str | None,
         changes: Any,
         keep: Keep = "photo",
-        strength: float | None = None,
+        strength: float = STRENGTH,
         companions: bool = True,
         align: Align = "auto",
     ) -> str:

@@ -89,14 +89,14 @@ def test_ours_of_an_editor_has_its_companions(drawn) -> None:
     companions = Companions.of_labels(torch.from_numpy(drawn.labels))
     editor = FaceEditor(drawn.model, list("abcde"), companions=companions)
     assert Ours.of(editor).companions is companions
-    assert (Ours.of(editor).strength, Ours.of(editor).ours) == (1.5, True)
+    assert (Ours.of(editor).strength, Ours.of(editor).ours) == (2.0, True)
     assert Ours.of(editor, companions=False, ours=False, name="pixel only", strength=1).companions is None
 
 
 def test_labels_of_ours_are_those_of_the_editor(drawn) -> None:
     method = Ours(drawn.model)
     changed = method.changed_labels(torch.zeros(2, 5), {0: 1.0, 4: 1.0})
-    np.testing.assert_allclose(changed, [[1.25, 0, 0, 0, 1.25]] * 2)
+    np.testing.assert_allclose(changed, [[1.5, 0, 0, 0, 1.5]] * 2)
 
 
 def test_a_baseline_computes_in_eval_mode_without_gradients() -> None:
