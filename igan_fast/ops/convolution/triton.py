@@ -1,7 +1,7 @@
 """Convolutions by this package's Triton kernels (``igan_fast.ops.triton.convolution``), only where they are asked for.
 
-The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them. They are not chosen without it, because they
-have not been timed on a GPU."""
+The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them. They are not chosen without it: on an
+H100, cuDNN's are faster for all layers with many channels (docs/pages/gpu.md)."""
 
 from __future__ import annotations
 
