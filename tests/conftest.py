@@ -37,6 +37,13 @@ def pytest_configure() -> None:
     unwritten.poison()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where ``-m`` selects no test of a file, the file is not even imported, nor what it imports."""
+    if config.getoption("markexpr") != "not any_build" or not builds.holds_any_build_only(collection_path):
+        return None
+    return collection_path.name.startswith("test_") or None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     builds.mark(items)
