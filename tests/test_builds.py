@@ -59,6 +59,16 @@ def test_every_named_file_exists():
     assert [name for name in builds.ANY_BUILD if not (builds.TESTS / name).exists()] == []
 
 
+def test_files_that_are_left_out_hold_no_test_of_every_build(request):
+    """Of the files that were collected with this one: all, when all tests are run."""
+    left_out = [item for item in request.session.items if builds.holds_any_build_only(item.path)]
+    assert [item.nodeid for item in left_out if item.get_closest_marker("any_build") is None] == []
+    assert builds.holds_any_build_only(builds.TESTS / "reference" / "test_ops.py")
+    assert not builds.holds_any_build_only(builds.TESTS / "baselines" / "test_training.py")  # marked every_build
+    assert not builds.holds_any_build_only(builds.TESTS / "data" / "test_store_processes.py")  # starts processes
+    assert not builds.holds_any_build_only(builds.TESTS / "test_models.py")
+
+
 def test_this_file_is_run_for_every_build(request):
     """It starts processes and asks; nothing names it."""
     assert request.node.get_closest_marker("any_build") is None

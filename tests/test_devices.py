@@ -5,16 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import run_preloaded
 
 from igan_fast import devices
 from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
 from igan_fast.errors import InputError
+
+MAIN = "import sys; from igan_fast.app.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.parametrize(("gpu", "found"), [(True, "cuda"), (False, "cpu")])
@@ -87,21 +89,10 @@ def test_operators_on_the_cpu_have_a_name() -> None:
     [("fastest", "IGAN_FAST_IMPL is 'fastest'; expected one of"), ("triton", "cannot run on cpu")],
 )
 def test_a_wrong_implementation_of_operators_is_bad_input(value: str, message: str) -> None:
-    """The package reads the variable once, so this needs a new interpreter."""
-    command = [
-        sys.executable,
-        "-m",
-        "igan_fast",
-        "train",
-        "--device",
-        "cpu",
-        "--drawn-count",
-        "40",
-        "--iterations",
-        "1",
-    ]
+    """The package reads the variable once, so this needs a process of its own."""
+    arguments = ["train", "--device", "cpu", "--drawn-count", "40", "--iterations", "1"]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"IGAN_FAST_IMPL": value}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finished = run_preloaded(MAIN, *arguments, environment=environment)
     assert finished.returncode == 2, finished.stderr
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -109,7 +100,7 @@ def test_a_wrong_implementation_of_operators_is_bad_input(value: str, message: s
 
 def test_freed_memory_is_kept_where_there_is_glibc() -> None:
     code = "from igan_fast.devices import keep_freed_memory; print(keep_freed_memory())"  # it affects the whole process
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    finished = run_preloaded(code, environment=dict(os.environ))
     assert finished.stdout.strip() == str(sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
 
 

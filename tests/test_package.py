@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from preloaded import run_preloaded
 
 import igan_fast
 import igan_fast.app.evaluate
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run_python(code: str, **environment: str) -> str:
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    done = run_preloaded(code, environment=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

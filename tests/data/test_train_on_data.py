@@ -12,7 +12,10 @@ from small_celeba import draw_photos
 
 from igan_fast.app.cli import main
 
-pytestmark = pytest.mark.every_build  # training calls the operators
+pytestmark = [
+    pytest.mark.every_build,  # training calls the operators
+    pytest.mark.usefixtures("no_optional_networks"),
+]
 
 TINY = ("--image-size", "32", "--width", "4", "--batch-size", "4", "--iterations", "3", "--device", "cpu")
 

@@ -91,6 +91,7 @@ def test_what_cannot_work_is_said_at_once(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.every_build
+@pytest.mark.usefixtures("no_optional_networks")
 @pytest.mark.filterwarnings("ignore:.*pictures are broken")
 def test_a_run_and_its_evaluation_align_alike(
     one_face: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from preloaded import run_preloaded
 from torch.autograd import forward_ad
 
 from igan_fast import ops
@@ -25,9 +26,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a Python process of its own, without this process's settings."""
     settings = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "TRITON_INTERPRET", "ATEN_CPU_CAPABILITY")
     kept = {k: v for k, v in os.environ.items() if k not in settings}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
-    )
+    return run_preloaded(code, environment=kept | environment)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from norm_act_cases import arguments, check, run, running
-from oracles import LAYOUTS, error
+from oracles import LAYOUTS, TWO_LAYOUTS, error
 from torch import Tensor
 
 from igan_fast import ops
@@ -97,8 +97,7 @@ def test_no_grad_and_inference_mode(place):
         assert error(y, expected) < 1e-5
 
 
-@pytest.mark.every_build
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", TWO_LAYOUTS)
 def test_same_bits_every_time(place, layout):
     given_ = arguments((6, 5, 21, 17), torch.float32, place, layout)
     first = run(ops.norm_act, *given_, statistics=True, impl=place.impl)

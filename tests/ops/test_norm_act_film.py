@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from norm_act_cases import arguments, check, film_for, run, running
-from oracles import DTYPES, HALF, LAYOUTS, error, in_float64
+from norm_act_cases import LAYOUTS_AND_DTYPES, arguments, check, film_for, run, running
+from oracles import DTYPES, HALF, LAYOUTS, TWO_LAYOUTS, error, in_float64
 from torch import Tensor
 
 from igan_fast import ops
@@ -36,10 +36,8 @@ def test_equals_the_reference(place, shape, dtype, training):
     check(place, *given, dtype, film=film_for(given[0]), statistics=True, training=training)
 
 
-@pytest.mark.every_build
 @pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("layout", "dtype"), LAYOUTS_AND_DTYPES)
 def test_any_layout_and_groups(place, layout, groups, dtype):
     if place.interpreted and (groups == 6 or dtype != torch.float32):
         pytest.skip("takes the interpreter long")
@@ -136,9 +134,8 @@ STRIDES = {
 }
 
 
-@pytest.mark.every_build
 @pytest.mark.parametrize("strides", STRIDES)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", TWO_LAYOUTS)
 def test_film_with_any_strides(place, strides, layout):
     given = arguments((4, 5, 3, 3), torch.float32, place, layout)
     film = STRIDES[strides](film_for(given[0]).detach()).requires_grad_()
@@ -181,8 +178,7 @@ def test_under_autocast_film_may_be_of_a_half_type(place, dtype):
         assert error(a, e) < (2e-2 if torch.bfloat16 in (dtype, a.dtype) else 1e-5)
 
 
-@pytest.mark.every_build
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", TWO_LAYOUTS)
 @pytest.mark.parametrize("training", [True, False])
 def test_film_of_zeros_changes_no_bit_of_the_result(place, layout, training):
     x, weight, bias, grad = arguments((6, 5, 9, 7), torch.float32, place, layout)
@@ -234,10 +230,9 @@ def test_first_and_second_derivatives(place, training, groups, slope):
         assert torch.autograd.gradgradcheck(function, (x, film.detach()))
 
 
-@pytest.mark.every_build
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["x", "film", "grad"])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", TWO_LAYOUTS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("slope", [0.2, 0.0])
 def test_nan_and_infinity_travel(place, bad, where, layout, training, slope):
@@ -261,8 +256,7 @@ def test_nan_and_infinity_travel(place, bad, where, layout, training, slope):
         assert error(a, e) < 1e-5, index
 
 
-@pytest.mark.every_build
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", TWO_LAYOUTS)
 @pytest.mark.parametrize("spatial", [(5, 5), (1, 1), (4, 4), (3, 11)])
 def test_sums_of_infinities_of_one_sign_stay_infinite(place, layout, spatial):
     """Values beside the image, with which a vector is filled up, are no part of its sums."""
@@ -285,8 +279,7 @@ def test_sums_of_infinities_of_one_sign_stay_infinite(place, layout, spatial):
         assert error(a, e) < 1e-5, index
 
 
-@pytest.mark.every_build
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", TWO_LAYOUTS)
 def test_same_bits_every_time(place, layout):
     given = arguments((3, 5, 9, 7) if place.interpreted else (6, 5, 21, 17), torch.float32, place, layout)
     film = film_for(given[0])

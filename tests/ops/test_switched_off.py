@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from operator_samples import CALLS
+from preloaded import run_preloaded
 from torch import Tensor
 
 from igan_fast import ops
@@ -142,7 +141,5 @@ x, w = torch.randn(4, 16, 8, 8), torch.randn(16, 16, 5, 5)
 assert torch.equal(conv_act(x, w, None), F.leaky_relu(F.conv2d(x, w, None, 2, 2), 0.2))
 """
     environment = os.environ | {"IGAN_FAST_IMPL": "reference"}
-    finished = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    finished = run_preloaded(code, environment=dict(environment))
     assert finished.returncode == 0, finished.stderr

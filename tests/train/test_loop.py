@@ -25,7 +25,7 @@ from igan_fast.checkpoint import load_checkpoint, load_model
 from igan_fast.checkpoint.find import newest_checkpoint
 from igan_fast.data import open_source
 from igan_fast.errors import InputError
-from igan_fast.train import TrainConfig, iterative_gan, loop, save, train, trainer
+from igan_fast.train import TrainConfig, curves, iterative_gan, loop, save, train, trainer
 from igan_fast.train.run import locked
 from igan_fast.train.run_log import read_log
 
@@ -47,10 +47,12 @@ def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> 
 
 
 @pytest.fixture(scope="module")
-def unbroken(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of six iterations without a stop, in which both networks get extra updates."""
+def unbroken(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, quick_curves: Any) -> Path:
+    """A run of six iterations without a stop, in which both networks get extra updates. Its curves are drawn."""
     run = tmp_path_factory.mktemp("unbroken") / "run"
-    train(options(tiny, run, iterations=6, balance_ratio=1.05))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "_draw", quick_curves)
+        train(options(tiny, run, iterations=6, balance_ratio=1.05))
     return run
 
 

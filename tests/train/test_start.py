@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import run_files
+from PIL import Image
 
 from igan_fast import TrainStep
 from igan_fast.app.cli import main
@@ -122,6 +123,7 @@ DAMAGES: dict[str, bytes] = {
 }
 
 
+@pytest.mark.usefixtures("drawn_curves")
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 def test_no_damage_of_the_log_ends_a_run(tmp_path: Path, damage: bytes) -> None:
     whole = b'{"kind": "losses", "iteration": 1, "losses": {"d": 2.5}}\n'
@@ -137,6 +139,16 @@ def test_no_damage_of_the_log_ends_a_run(tmp_path: Path, damage: bytes) -> None:
         assert records[-1]["losses"] == {"d": 1.0}
         for line in log.read_text(encoding="utf-8").splitlines():
             assert json.loads(line)["iteration"] <= 2
+
+
+@pytest.mark.usefixtures("drawn_curves")
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+def test_curves_are_drawn_from_a_damaged_log(tmp_path: Path, damage: bytes) -> None:
+    log, image = tmp_path / "log.jsonl", tmp_path / "losses.png"
+    log.write_bytes(b'{"kind": "losses", "iteration": 1, "losses": {"d": 2.5}}\n' + damage)
+    assert plot_losses(log, image)
+    with Image.open(image) as picture:
+        assert picture.width == 1500
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link to a device", "dangling link", "link in a circle"])
