@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "label_weight_g": 40.0,
         "signed_labels": True,
         "film": True,
-        "edited_share": 0.5,
+        "edited_share": 0.75,
         "label_weight_fake": 0.0,
         "flip_weight": 4.0,
         "r1": 0.1,

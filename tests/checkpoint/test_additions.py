@@ -9,7 +9,7 @@ from igan_fast.train import TrainConfig
 def test_the_default_preset_as_it_would_be_typed() -> None:
     saved = TrainConfig().to_json()
     assert described_additions(saved) == (
-        "--film True --edited-share 0.5 --flip-weight 4 --r1 0.1 --latent-lr-scale 3 --label-weight-fake 0"
+        "--film True --edited-share 0.75 --flip-weight 4 --r1 0.1 --latent-lr-scale 3 --label-weight-fake 0"
     )
     assert options_missing(saved) == []
     assert with_older_values(saved) == saved

@@ -29,7 +29,7 @@ def test_the_default_preset_has_the_additions_that_make_edits_show() -> None:
         lambdas=(10.0, 4.0, 20.0),
         label_weight_d=40.0,
         label_weight_g=40.0,
-        edited_share=0.5,
+        edited_share=0.75,
         label_weight_fake=0.0,
         flip_weight=4.0,
         r1=0.1,
