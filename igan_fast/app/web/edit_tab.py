@@ -56,7 +56,7 @@ def build_edit_tab(editor: FaceEditor, *, can_search: bool) -> None:
                 elem_id="find-faces",
             )
             faces = gr.Gallery(
-                label="Faces: choose one", columns=4, height=120, object_fit="contain", format="png", buttons=[],
+                label="Faces: choose one", columns=4, height=150, object_fit="contain", format="png", buttons=[],
                 allow_preview=False, visible=False, elem_id="faces",
             )  # fmt: skip
             with gr.Accordion("What the model recognises", open=False):

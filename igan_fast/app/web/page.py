@@ -14,10 +14,12 @@ __all__ = ["STYLE", "build_page"]
 #: Uploads and results are looked through every ten minutes, and deleted when they are an hour old; in seconds.
 _CLEAN_UP = (600, 3600)
 
-#: Gradio gives each picture of a gallery at least 100 pixels, so that four are wider than a phone.
+#: In a gallery Gradio makes each picture at least 100 pixels wide and high, so that four are wider than a phone. The
+#: gallery's label would cover the first ones.
 STYLE = """
-#faces .grid-container { grid-template-columns: repeat(auto-fill, minmax(64px, 1fr)); }
-#drawn .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+#faces .grid-container, #drawn .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr));
+  grid-template-rows: none; grid-auto-rows: min-content; padding-top: 36px; }
+#faces .thumbnail-item, #drawn .thumbnail-item { height: auto; aspect-ratio: 1; }
 .gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
 @media (min-width: 900px) { #sliders { max-height: 85vh; overflow-y: auto; flex-wrap: nowrap; }
   #sliders > * { flex-shrink: 0; } }
