@@ -149,7 +149,6 @@ def _mask_strides(fake: Tensor) -> tuple[int, ...]:
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     fake, real, weights, save_signs = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else zeros are written for the gradient of the signs
     ctx.weights = weights
     ctx.sides = None
     if save_signs:

@@ -217,7 +217,7 @@ def test_the_table_prints_protocol_and_scores() -> None:
     assert "split val: 1,234 photos at 48×48, 2 attributes; in brackets: 95 % intervals" in lines[1]
     assert "strength 1.5, companions move along; judged on 150 of the photos" in lines[2]
     assert lines[3].endswith("runs/x/checkpoints/step-00012000, iteration 12,000")
-    assert lines[4].startswith("Additions --film True --edited-share 0.5 ")
+    assert lines[4].startswith("Additions --film True --edited-share 0.75 ")
     assert lines[5].endswith("(to the paper)")
     assert "plain CNN and second CNN, each trained on real training photos only" in lines[6]
 
