@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter as Numbers
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from triton_interpreter import count_calls
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "bench").is_dir():
@@ -135,28 +137,17 @@ def test_a_backward_pass_is_counted_with_its_lines(gradients: bool) -> None:
     assert {call.caller for call in counter.calls} == {""}  # there is no iteration
 
 
-pytest.importorskip("triton", reason="Triton is not installed")
-
-from igan_fast.ops.triton import common, norm_act  # noqa: E402
-
-
 @pytest.mark.every_build
-@pytest.mark.skipif(not common.INTERPRETED, reason="Triton's kernels are compiled here")
 @pytest.mark.parametrize("operator", ["norm_act", "feature_l1"])
 def test_our_operators_read_what_their_kernels_read(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is counted is what the interpreter's kernels load and store, but for the sums and parameters of channels."""
-    from triton.runtime.interpreter import interpreter_builder
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from igan_fast.ops.triton import common, norm_act
 
+    if not common.INTERPRETED:
+        pytest.skip("Triton's kernels are compiled here")
     moved: Numbers[str] = Numbers()
-
-    def watch(name: str, count: Any) -> None:
-        before = getattr(interpreter_builder, name)
-
-        def wrapper(*arguments: Any) -> Any:
-            moved.update(count(*arguments))
-            return before(*arguments)
-
-        monkeypatch.setattr(interpreter_builder, name, wrapper)
+    watch = functools.partial(count_calls, monkeypatch, moved)
 
     def bytes_of(pointers: Any, mask: Any) -> int:  # a program that reads a value several times at once reads it once
         addresses = np.unique(pointers.data[mask.data])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from igan_fast.app.paper.numbers import row_label
 from igan_fast.app.paper.recognition import THRESHOLD, AnsweredPhotos, ComparedRecognition
 from igan_fast.app.report import Interval
 from igan_fast.errors import printable
@@ -54,9 +55,7 @@ def draw_recognition(numbers: ComparedRecognition) -> Figure:
         lower.barh(places, method.accuracy, height=height, color=colour)
         _draw_intervals(lower, places, method.accuracy_intervals)
     upper.set(title="Hamming loss (lower is better)", xlim=(0, 1.15 * max(ends) or 1))
-    upper.set_yticks(
-        range(len(methods)), [_literal(f"{method.name} (ours)" if method.ours else method.name) for method in methods]
-    )
+    upper.set_yticks(range(len(methods)), [_literal(row_label(method.name, ours=method.ours)) for method in methods])
     upper.set_ylim(len(methods) - 0.5, -0.5)
     least = min(min(method.accuracy) for method in methods)
     lower.set(title="Accuracy (colours as above)", xlim=(max(0.0, min(0.5, least - 0.05)), 1.0))

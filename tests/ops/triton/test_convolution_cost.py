@@ -3,6 +3,7 @@ or stride puts between the inputs, and each output once."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from triton_interpreter import count_calls
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from triton.runtime.interpreter import InterpretedFunction, interpreter_builder
+from triton.runtime.interpreter import InterpretedFunction
 
 from igan_fast.ops.triton import common, convolution, convolution_launch, convolution_weight
 
@@ -28,16 +30,7 @@ GEOMETRY = (2, 2), (2, 2)
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Multiplications and additions of matrix products, and the numbers that are read and written."""
     found: Counter[str] = Counter()
-
-    def watch(name: str, count: Any) -> None:
-        before = getattr(interpreter_builder, name)
-
-        def wrapper(*arguments: Any) -> Any:
-            found.update(count(*arguments))
-            return before(*arguments)
-
-        monkeypatch.setattr(interpreter_builder, name, wrapper)
-
+    watch = functools.partial(count_calls, monkeypatch, found)
     watch("create_dot", lambda a, b, *_: {"operations": 2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1]})
     watch("create_masked_load", lambda pointers, mask, *_: {"read": int(mask.data.sum())})
     watch("create_masked_store", lambda pointers, value, mask, *_: {"written": int(mask.data.sum())})
