@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from statistics import quantiles
 
 import torch
 
@@ -15,13 +16,13 @@ from igan_fast.devices import resolve_device
 from igan_fast.train.run_config import RunConfig
 from igan_fast.train.trainer import make_method
 
-__all__ = ["busy_machine", "iteration_times", "measured_seconds"]
+__all__ = ["busy_machine", "iteration_times", "measured_seconds", "undisturbed"]
 
 #: Iterations of each method before it is measured, at least; whole periods are run, and for as long as a turn. In the
 #: first ones libraries choose their algorithms, kernels are compiled and memory is taken. Some kernels are used only
 #: once in a period.
 WARM_UP = 3
-#: The methods are measured in turn so many times.
+#: The methods are measured in turn so many times, each for at least one period.
 ROUNDS = 5
 #: Each is measured for this share of the minutes that it will be trained, within these limits in seconds.
 SHARE, LEAST, MOST = 0.05, 15.0, 60.0
@@ -30,6 +31,14 @@ SHARE, LEAST, MOST = 0.05, 15.0, 60.0
 def measured_seconds(minutes: float) -> float:
     """For how many seconds a method is measured that will be trained for ``minutes``."""
     return min(MOST, max(LEAST, SHARE * minutes * 60))
+
+
+def undisturbed(times: list[float]) -> float:
+    """The time of an iteration with nothing beside: the lower quartile of the measured ones.
+
+    Whatever else runs on the machine only makes iterations longer, and not those of all methods alike.
+    """
+    return quantiles(times, n=4, method="inclusive")[0] if len(times) > 1 else times[0]
 
 
 def iteration_times(
@@ -49,8 +58,8 @@ def iteration_times(
     Args:
         configs: of the trainings, by the name of the method.
         stores: returns the images of a training.
-        seconds: for how long each method is measured, at least; at least one period.
-        rounds: into how many turns this time is divided.
+        seconds: for how long each method is measured, at least.
+        rounds: into how many turns this time is divided. In each turn at least one period is measured.
         warm_up: how many iterations come before, at least. They are rounded up to whole periods, and go on for as long
             as a turn; with 0 there are none.
         clock: returns seconds.
@@ -81,7 +90,7 @@ def iteration_times(
             done += method.period
     for turn in range(1, rounds + 1):
         for name, method in methods.items():
-            while not found[name] or sum(found[name]) * method.period < seconds * turn / rounds:
+            while len(found[name]) < turn or sum(found[name]) * method.period < seconds * turn / rounds:
                 found[name].append(run_period(name))
     return found
 

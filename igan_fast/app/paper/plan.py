@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
 
-from igan_fast.app.paper.iteration_times import busy_machine, iteration_times, measured_seconds
+from igan_fast.app.paper.iteration_times import busy_machine, iteration_times, measured_seconds, undisturbed
 from igan_fast.app.paper.numbers import TRANSLATED, choose
 from igan_fast.app.paper.plan_file import PLAN, PlanFile
 from igan_fast.baselines.config import BaselineConfig
@@ -164,7 +163,7 @@ def make_plan(
     """Decide the length of each training, or read what was decided when the folder was made.
 
     The time of an iteration of each method is measured. Each network then gets as many iterations as fill
-    ``options.minutes``, by the median time. All of this is written to ``plan.json``, so that an interrupted experiment
+    ``options.minutes``, by the lower quartile of the times. All of this is written to ``plan.json``, so that an interrupted experiment
     goes on with the same lengths. Where ``plan.json`` has no length, a training that has begun keeps its own.
 
     Args:
@@ -200,7 +199,7 @@ def make_plan(
     for run in runs:
         method = run.measured_as
         if method not in plan.iterations:
-            fitting = max(1, round(options.minutes * 60 / median(plan.seconds[method])))
+            fitting = max(1, round(options.minutes * 60 / undisturbed(plan.seconds[method])))
             known = [length for each in runs if each.measured_as == method and (length := begun[each.name])]
             plan.iterations[method] = [*known, QUICK_ITERATIONS if options.quick else fitting][0]
         if (begun[run.name] or plan.iterations[method]) != plan.iterations[method]:
@@ -240,5 +239,5 @@ def _measured(
         report(busy)
     found = iteration_times(configs, stores, seconds=seconds)
     for name, times in found.items():
-        report(f"{name}: {median(times):.3g} seconds")
+        report(f"{name}: {undisturbed(times):.3g} seconds")
     return found

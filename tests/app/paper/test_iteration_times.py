@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from igan_fast.app.paper import iteration_times as module
-from igan_fast.app.paper.iteration_times import busy_machine, iteration_times, measured_seconds
+from igan_fast.app.paper.iteration_times import busy_machine, iteration_times, measured_seconds, undisturbed
 from igan_fast.cores import Cores
 from igan_fast.train import TrainConfig
 from igan_fast.train.run_config import RunConfig
@@ -63,22 +63,22 @@ def test_an_iteration_is_measured_over_whole_periods(clock: Clock, monkeypatch: 
     """Every fifth iteration takes 11 seconds, the others one."""
     methods = {"a": clock.method("a", 5, lambda count: 1.0 if count % 5 else 11.0)}
     found = measure(methods, clock, monkeypatch, seconds=40.0)
-    assert found == {"a": [3.0, 3.0, 3.0]}  # 45 seconds
-    assert clock.counts == {"a": 20}  # the first five fill a turn of eight seconds
+    assert found == {"a": [3.0] * 5}  # 75 seconds: at least one period in each turn
+    assert clock.counts == {"a": 30}  # the first five fill a turn of eight seconds
 
 
 def test_what_is_slow_only_once_is_not_measured(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first time that the fifth iteration does its own work, this is compiled."""
     cost = lambda count: 1000.0 if count in (1, 5) else 2.0 if count % 5 == 0 else 0.5  # noqa: E731
     found = measure({"a": clock.method("a", 5, cost)}, clock, monkeypatch, seconds=7.0, warm_up=3)
-    assert found == {"a": [0.8, 0.8]}
+    assert found == {"a": [0.8] * 5}
 
 
 def test_methods_of_short_periods_are_warmed_up_too(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = lambda count: 1000.0 if count <= 3 else 2.0  # noqa: E731
     found = measure({"a": clock.method("a", 2, cost)}, clock, monkeypatch, seconds=1.0, warm_up=3)
-    assert found == {"a": [2.0]}
-    assert clock.counts == {"a": 6}
+    assert found == {"a": [2.0] * 5}
+    assert clock.counts == {"a": 14}
 
 
 def test_warming_up_takes_as_long_as_a_turn(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,12 +103,20 @@ def test_the_methods_take_turns(clock: Clock, monkeypatch: pytest.MonkeyPatch) -
     assert (statistics.median(found["a"]), statistics.median(found["b"])) == (0.5, 0.25)
 
 
-def test_a_period_that_takes_longer_than_all_the_time_is_measured_once(
+def test_a_period_that_takes_longer_than_all_the_time_is_measured_once_in_each_turn(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = {"a": clock.method("a", 16, lambda count: 10.0), "b": clock.method("b", 1, lambda count: 1.0)}
     found = measure(methods, clock, monkeypatch, seconds=15.0)
-    assert found == {"a": [10.0], "b": [1.0] * 15}
+    assert found == {"a": [10.0] * 5, "b": [1.0] * 15}
+
+
+def test_what_runs_beside_for_a_while_hardly_changes_the_time_taken_for_an_iteration() -> None:
+    quiet = [2.0, 2.0, 2.1, 2.0, 2.1]
+    assert undisturbed(quiet) == 2.0
+    assert undisturbed([2.0, 5.0, 2.1, 2.0, 4.0]) == 2.0
+    assert undisturbed([1.0, 2.0]) == 1.25
+    assert undisturbed([3.0]) == 3.0
 
 
 def test_quick_measures_one_period_without_warming_up(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
