@@ -163,8 +163,9 @@ def make_plan(
     """Decide the length of each training, or read what was decided when the folder was made.
 
     The time of an iteration of each method is measured. Each network then gets as many iterations as fill
-    ``options.minutes``, by the lower quartile of the times. All of this is written to ``plan.json``, so that an interrupted experiment
-    goes on with the same lengths. Where ``plan.json`` has no length, a training that has begun keeps its own.
+    ``options.minutes``, by the lower quartile of the times. All of this is written to ``plan.json``, so that an
+    interrupted experiment goes on with the same lengths. Where ``plan.json`` has no length, a training that has begun
+    keeps its own.
 
     Args:
         stores: returns the images of a training.
