@@ -18,6 +18,7 @@ from igan_fast import reference
 from igan_fast._version import __version__
 from igan_fast.errors import InputError
 from igan_fast.models import IterativeGAN
+from igan_fast.ops.constant import freeze
 from igan_fast.reference.editing import Amount
 from igan_fast.step import StepConfig, StepLosses, TrainStep
 
@@ -34,6 +35,7 @@ __all__ = [
     "StepLosses",
     "TrainStep",
     "__version__",
+    "freeze",
     "fuse",
     "reference",
     "unfuse",

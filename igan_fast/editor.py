@@ -23,6 +23,7 @@ from igan_fast.export import OnnxModel, is_export
 from igan_fast.face_generator import FaceGenerator, to_pil
 from igan_fast.faces import Align, AlignedPhoto, FaceSearch, check_choice, each_photo
 from igan_fast.metrics import finite_results
+from igan_fast.ops.constant import freeze
 from igan_fast.paths import given_path
 from igan_fast.reference import Companions, IterativeGAN
 from igan_fast.reference.editing import STRENGTH, edited_images
@@ -97,6 +98,8 @@ class FaceEditor(FaceGenerator):
     ) -> FaceEditor:
         """Load the model of a run (its best checkpoint), a checkpoint folder, or an export (``igan-fast export``).
 
+        The model is frozen, see ``igan_fast.freeze``: a photo alone is edited twice as fast.
+
         Args:
             path: the folder. If a run has no best checkpoint, its newest one is loaded. Of an export the ONNX files are
                 loaded; ONNX Runtime runs them on the CPU.
@@ -116,7 +119,7 @@ class FaceEditor(FaceGenerator):
             return cls._of_export(folder, str(device), weights, options)
         loaded = load_model(folder, device=resolve_device(device), weights=weights)
         return cls(
-            loaded.model,
+            freeze(loaded.model),
             loaded.attributes,
             label_samples=loaded.label_samples.numpy(),
             companions=loaded.companions,

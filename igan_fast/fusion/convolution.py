@@ -18,6 +18,7 @@ from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.result import Result, clones, version_of
 from igan_fast.fusion.watched import guard, watch
 from igan_fast.ops import backend
+from igan_fast.ops.constant import is_constant
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.conv_norm_act import conv_norm_act
 from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, plan_of
@@ -116,7 +117,7 @@ class FusedConvolution(FusedModule):
             or x.dim() != weight.dim()
             or x.shape[1] != self.in_channels
             or norm.num_features != self.out_channels
-            or x.numel() < weight.numel()
+            or (x.numel() < weight.numel() and not is_constant(weight))
             or is_small(x)
             or may_change_unseen(x)
             or memory_format_of(weight) is None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.constant import derived
 from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, convolve, gradients, plan_of
 from igan_fast.ops.layout import dense
 from igan_fast.ops.norm_act import check_arguments, check_count, launchable, norm_act, of_groups
@@ -245,20 +246,27 @@ def _folded(
     negative_slope: float,
 ) -> Tensor:
     """LeakyReLU(conv(x, conv_weight · scale) + shift) with scale = weight / √(running_var + eps) and
-    shift = bias − (running_mean − conv_bias) · scale."""
-    wide = reference.accumulation_dtype(x)
-    scale = (running_var.to(wide) + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight.to(wide)
-    shift = -running_mean.to(wide) * scale
-    if conv_bias is not None:
-        shift = shift + conv_bias.to(wide) * scale
-    if bias is not None:
-        shift = shift + bias.to(wide)
-    if settings.transposed:  # (C_in, C_out / groups, …): each group of input channels has other output channels
-        by_group = conv_weight.to(wide).reshape(settings.groups, -1, *conv_weight.shape[1:])
-        scaled = by_group * scale.view(settings.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
-        folded = scaled.flatten(0, 1).to(x.dtype)
-    else:
-        folded = (conv_weight.to(wide) * scale.view(-1, *[1] * (conv_weight.dim() - 1))).to(x.dtype)
-    return convolve(x, folded, shift.to(x.dtype), settings, negative_slope)
+    shift = bias − (running_mean − conv_bias) · scale. For a frozen weight both are computed once."""
+
+    def fold() -> tuple[Tensor, Tensor]:
+        wide = reference.accumulation_dtype(x)
+        scale = (running_var.to(wide) + eps).rsqrt()
+        if weight is not None:
+            scale = scale * weight.to(wide)
+        shift = -running_mean.to(wide) * scale
+        if conv_bias is not None:
+            shift = shift + conv_bias.to(wide) * scale
+        if bias is not None:
+            shift = shift + bias.to(wide)
+        if settings.transposed:  # (C_in, C_out / groups, …): each group of input channels has other output channels
+            by_group = conv_weight.to(wide).reshape(settings.groups, -1, *conv_weight.shape[1:])
+            scaled = by_group * scale.view(settings.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
+            folded = scaled.flatten(0, 1).to(x.dtype)
+        else:
+            folded = (conv_weight.to(wide) * scale.view(-1, *[1] * (conv_weight.dim() - 1))).to(x.dtype)
+        return folded, shift.to(x.dtype)
+
+    sources = (conv_weight, weight, bias, running_mean, running_var, conv_bias)
+    name = ("folded", settings.transposed, settings.groups, eps, x.dtype)
+    folded, shift = derived(name, sources, fold)
+    return convolve(x, folded, shift, settings, negative_slope)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.constant import is_constant
 from igan_fast.ops.convolution import pytorch
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
@@ -102,6 +103,7 @@ def plan_of(
         activation=negative_slope != 1,
         differentiable=differentiable or compiling,
         triton=asked_for(),
+        constant=is_constant(weight),
     )
     return _choose(problem) if compiling else _kept(problem)
 
@@ -161,6 +163,7 @@ def _gradient_plan_of(
         activation=False,
         differentiable=torch.is_grad_enabled() or compiling,
         triton=asked_for(),
+        constant=is_constant(weight),
     )
     return _choose_gradients(problem) if compiling else _kept_gradients(problem)
 

@@ -39,6 +39,7 @@ class Problem(NamedTuple):
         activation: whether a LeakyReLU follows. False where gradients are computed.
         differentiable: whether autograd or a compiler has to record the single functions of the computation.
         triton: whether the user asks for Triton's kernels.
+        constant: whether results that depend on the weight alone are kept (``igan_fast.ops.constant``).
     """
 
     settings: ConvSettings
@@ -53,6 +54,7 @@ class Problem(NamedTuple):
     activation: bool
     differentiable: bool
     triton: bool = False
+    constant: bool = False
 
 
 class Implementation:

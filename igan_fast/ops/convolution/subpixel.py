@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from igan_fast.ops.constant import derived
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem
 from igan_fast.ops.convolution.settings import InputSpec
 
@@ -121,8 +122,12 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, phases: _Phases) -
     stride · W)."""
     stride, taps, last, before, after = phases
     c_in, c_out = weight.shape[:2]
-    padded = F.pad(weight, (before, after, before, after)).reshape(c_in, c_out, taps, stride, taps, stride)
-    # A convolution uses the taps in the reverse order of a transposed convolution.
-    kernels = padded.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(c_out * stride * stride, c_in, taps, taps)
+
+    def by_phase() -> Tensor:
+        padded = F.pad(weight, (before, after, before, after)).reshape(c_in, c_out, taps, stride, taps, stride)
+        # A convolution uses the taps in the reverse order of a transposed convolution.
+        return padded.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(c_out * stride * stride, c_in, taps, taps)
+
+    kernels = derived(("subpixel", phases), (weight,), by_phase)
     biases = None if bias is None else bias.repeat_interleave(stride * stride)
     return F.pixel_shuffle(F.conv2d(x, kernels, biases, padding=last), stride)

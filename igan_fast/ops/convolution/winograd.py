@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.constant import derived
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 from igan_fast.ops.layout import channels_first, channels_last, no_view
@@ -51,8 +52,9 @@ FILTERS = ((5, 2), (4, 2), (3, 1), (3, 2))
 #: With fewer input or output channels the transforms cost more than the multiplications that they save.
 MIN_CHANNELS = 16
 
-#: The cost of computing and reading a transformed filter, as a number of tiles with the same cost (measured).
-FILTER_TILES = 25
+#: The cost of computing and reading a transformed filter, as a number of tiles with the same cost, and that of reading
+#: a kept one (measured).
+FILTER_TILES, KEPT_FILTER_TILES = 25, 6
 
 #: The cost of a multiplication in PyTorch's convolution relative to one here. It was measured with few multiplications,
 #: where the choice matters.
@@ -115,7 +117,7 @@ class Winograd(Implementation):
             return None
         settings, kernel, batch = problem.settings, problem.weight_shape[2], problem.input_shape[0]
         stride, padding, transposed = settings.stride[0], settings.padding[0], settings.transposed
-        tile = _tile(batch, _small_size(problem), kernel, stride)
+        tile = _tile(batch, _small_size(problem), kernel, stride, FILTER_TILES)
 
         def run(grad: Tensor, x: Tensor) -> Tensor:
             large, small = (grad, x) if transposed else (x, grad)
@@ -154,7 +156,8 @@ class _FilterCache:
     def get(self, weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
         """The transformed filter of a weight."""
         if self.uses == 1:
-            return _transform_filter(weight, stride, transposed, tile)
+            name = ("winograd", stride, transposed, tile)
+            return derived(name, (weight,), lambda: _transform_filter(weight, stride, transposed, tile))
         key = (id(weight), stride, transposed, tile)
         if key not in self.entries:
             self.entries[key] = (weight, _transform_filter(weight, stride, transposed, tile), self.uses)
@@ -194,11 +197,7 @@ def _applies(problem: Problem) -> bool:
     ):
         return False
     output_size = settings.output_size(problem.input_shape, weight_shape)
-    return (
-        min(problem.input_shape) > 0
-        and min(output_size) > 0
-        and _pays(problem.input_shape[0], _small_size(problem), weight_shape[2], settings.stride[0])
-    )
+    return min(problem.input_shape) > 0 and min(output_size) > 0 and _pays(problem)
 
 
 def _small_size(problem: Problem) -> Sequence[int]:
@@ -219,7 +218,7 @@ def _call_of(problem: Problem, size: Sequence[int], *, transposed: bool) -> _Cal
         stride=stride,
         padding=problem.settings.padding[0],
         transposed=transposed,
-        tile=_tile(problem.input_shape[0], small, kernel, stride),
+        tile=_tile(problem.input_shape[0], small, kernel, stride, _filter_tiles(problem)),
     )
 
 
@@ -232,27 +231,35 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: fl
     return no_view(y.permute(0, 3, 1, 2))
 
 
-def _cost(batch: int, small: Sequence[int], kernel: int, stride: int, tile: int) -> int:
+def _filter_tiles(problem: Problem) -> int:
+    return KEPT_FILTER_TILES if problem.constant else FILTER_TILES
+
+
+def _cost(batch: int, small: Sequence[int], kernel: int, stride: int, tile: int, filter_tiles: int) -> int:
     """The cost of a convolution, as a number of multiplications for each pair of input and output channels.
 
     Args:
         small: height and width of the small feature map.
+        filter_tiles: the cost of the transformed filter, as a number of tiles.
     """
     tiles = batch * -(-small[0] // tile) * -(-small[1] // tile)
     products: int = (stride * (tile - 1) + kernel) ** 2
-    return products * (tiles + FILTER_TILES)
+    return products * (tiles + filter_tiles)
 
 
-def _tile(batch: int, small: Sequence[int], kernel: int, stride: int) -> int:
+def _tile(batch: int, small: Sequence[int], kernel: int, stride: int, filter_tiles: int) -> int:
     """The size of a tile, in values of the small feature map. Tiles of 4 need fewer products. Tiles of 2 extend less
     beyond the edge of the feature map, and their transformed filter is smaller."""
-    return min((2, 4), key=lambda tile: _cost(batch, small, kernel, stride, tile))
+    return min((2, 4), key=lambda tile: _cost(batch, small, kernel, stride, tile, filter_tiles))
 
 
-def _pays(batch: int, small: Sequence[int], kernel: int, stride: int) -> bool:
+def _pays(problem: Problem) -> bool:
     """Whether minimal filtering is faster than PyTorch's own convolution."""
+    batch, kernel, stride = problem.input_shape[0], problem.weight_shape[2], problem.settings.stride[0]
+    small, filter_tiles = _small_size(problem), _filter_tiles(problem)
     direct = DIRECT_COST * kernel**2 * batch * small[0] * small[1]
-    return _cost(batch, small, kernel, stride, _tile(batch, small, kernel, stride)) < direct
+    tile = _tile(batch, small, kernel, stride, filter_tiles)
+    return _cost(batch, small, kernel, stride, tile, filter_tiles) < direct
 
 
 def _transform_filter(weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:

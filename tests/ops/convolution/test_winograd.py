@@ -255,7 +255,11 @@ def test_which_tiles_are_taken():
             (4000, 1, 6, 2),
             (1000, 4, 4, 4),
         ):
-            assert winograd._tile(batch, (height, width), kernel, stride) == expected, (kernel, stride, height)
+            assert winograd._tile(batch, (height, width), kernel, stride, winograd.FILTER_TILES) == expected, (
+                kernel,
+                stride,
+                height,
+            )
 
 
 def test_filter_feature_map_and_gradient_agree_about_the_tiles(usual, monkeypatch):
@@ -264,13 +268,13 @@ def test_filter_feature_map_and_gradient_agree_about_the_tiles(usual, monkeypatc
     for size, filter_tiles in ((4, 0), (2, 1000)):
         monkeypatch.setattr(winograd, "FILTER_TILES", filter_tiles)
         c = case(usual, (2, 18, 20, 16, 8))
-        assert winograd._tile(2, c.small.shape[2:], usual.kernel, usual.stride) == size
+        assert winograd._tile(2, c.small.shape[2:], usual.kernel, usual.stride, filter_tiles) == size
         found[size] = three(c)
         for a, e in zip(found[size], expected_three(c), strict=True):
             assert error(a, e) < ALLOWED[size]
     monkeypatch.setattr(winograd, "FILTER_TILES", 5)
     c = case(Filter(3, 1, 0), (1, 16, 16, 10, 10))
-    assert winograd._tile(1, (8, 8), 3, 1) != winograd._tile(1, (10, 10), 3, 1)
+    assert winograd._tile(1, (8, 8), 3, 1, 5) != winograd._tile(1, (10, 10), 3, 1, 5)
     for a, e in zip(three(c), expected_three(c), strict=True):
         assert error(a, e) < ALLOWED[4]
 
