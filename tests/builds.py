@@ -1,9 +1,14 @@
-"""The tests whose result does not depend on the native extension, so that ``.ci/run`` runs them for one build only.
+"""The tests that ``.ci/run`` runs for one build only: with the native extension, and not without it.
 
-A test counts as dependent unless its file is named here, or it is marked ``any_build``. That claim is checked: such a
-test fails when it reads whether the extension exists, or calls an operator of it. It also fails when it starts a
-process, because that could do the same unseen. A file of a folder named here counts as dependent nevertheless if it
-imports a module that starts processes.
+These are, first, the tests whose result does not depend on the extension (``any_build``). A test counts as dependent
+unless its file is named here, or it is marked ``any_build``. That claim is checked: such a test fails when it reads
+whether the extension exists, or calls an operator of it. It also fails when it starts a process, because that could do
+the same unseen. A file of a folder named here counts as dependent nevertheless if it imports a module that starts
+processes.
+
+Second, they are the tests of what is built on the operators (``above_operators``), such as commands and runs. The
+operators, layers, networks, losses and steps have tests for both builds, and nothing above them asks which one it is. A
+few tests of each folder are marked ``every_build``: a training, its exact resumption, each command once.
 """
 
 from __future__ import annotations
@@ -21,9 +26,12 @@ import torch
 
 from igan_fast.ops import backend
 
-__all__ = ["hide_extension", "holds_any_build_only", "mark"]
+__all__ = ["ONE_BUILD", "hide_extension", "mark", "runs_for_one_build"]
 
 TESTS = Path(__file__).resolve().parent
+
+#: ``pytest -m`` with this leaves those tests out.
+ONE_BUILD = "not any_build and not above_operators"
 
 #: Files and folders that do not depend on the extension. The text: why the processes that they start do not either.
 ANY_BUILD = {
@@ -50,6 +58,9 @@ ANY_BUILD = {
     "train/test_optimizer_state.py": "",
 }
 
+#: The folders of the second kind.
+ABOVE_OPERATORS = ("app", "checkpoint", "export", "train")
+
 _FACTS = ("_NATIVE_CPU", "_BUILD_INFO", "_CUDA_TARGETS")
 _PROCESSES = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
 _STARTERS = {"subprocess", "multiprocessing"}
@@ -61,23 +72,31 @@ _processes_forbidden = False  # whether starting a process is forbidden now
 
 
 def mark(items: Iterable[pytest.Function]) -> None:
-    """Mark the tests of ``ANY_BUILD`` with ``any_build``. A test marked ``every_build`` loses that mark instead."""
+    """Mark the tests of ``ANY_BUILD`` with ``any_build``, and those of ``ABOVE_OPERATORS`` with ``above_operators``. A
+    test marked ``every_build`` loses the former mark instead."""
     for item in items:
         if item.get_closest_marker("every_build"):
             item.own_markers = [marker for marker in item.own_markers if marker.name != "any_build"]
             continue
+        if _is_above_operators(item.path):
+            item.add_marker("above_operators")
         why = _reason(item.path)
         if why is not None and (why or not _STARTERS & set(vars(item.module))):
             item.add_marker(pytest.mark.any_build(processes=why))
 
 
-def holds_any_build_only(path: Path) -> bool:
-    """Whether ``mark`` marks all tests of a file with ``any_build``, as its text tells without an import of it."""
-    why = _reason(path)
-    if why is None or path.suffix != ".py":
+def runs_for_one_build(path: Path) -> bool:
+    """Whether ``mark`` marks all tests of a file with ``any_build`` or ``above_operators``, as its text tells without
+    an import of it."""
+    why, above = _reason(path), _is_above_operators(path)
+    if (why is None and not above) or path.suffix != ".py":
         return False
     text = path.read_text(encoding="utf-8")
-    return "every_build" not in text and (bool(why) or not any(starter in text for starter in _STARTERS))
+    return "every_build" not in text and (above or bool(why) or not any(starter in text for starter in _STARTERS))
+
+
+def _is_above_operators(path: Path) -> bool:
+    return TESTS in path.parents and path.relative_to(TESTS).parts[0] in ABOVE_OPERATORS
 
 
 def _reason(path: Path) -> str | None:

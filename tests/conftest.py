@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Where ``-m`` selects no test of a file, the file is not even imported, nor what it imports."""
-    if config.getoption("markexpr") != "not any_build" or not builds.holds_any_build_only(collection_path):
+    if config.getoption("markexpr") != builds.ONE_BUILD or not builds.runs_for_one_build(collection_path):
         return None
     return collection_path.name.startswith("test_") or None
 

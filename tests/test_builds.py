@@ -61,12 +61,28 @@ def test_every_named_file_exists():
 
 def test_files_that_are_left_out_hold_no_test_of_every_build(request):
     """Of the files that were collected with this one: all, when all tests are run."""
-    left_out = [item for item in request.session.items if builds.holds_any_build_only(item.path)]
-    assert [item.nodeid for item in left_out if item.get_closest_marker("any_build") is None] == []
-    assert builds.holds_any_build_only(builds.TESTS / "reference" / "test_ops.py")
-    assert not builds.holds_any_build_only(builds.TESTS / "baselines" / "test_training.py")  # marked every_build
-    assert not builds.holds_any_build_only(builds.TESTS / "data" / "test_store_processes.py")  # starts processes
-    assert not builds.holds_any_build_only(builds.TESTS / "test_models.py")
+    marks = ("any_build", "above_operators")
+    left_out = [item for item in request.session.items if builds.runs_for_one_build(item.path)]
+    assert [item.nodeid for item in left_out if not any(map(item.get_closest_marker, marks))] == []
+    assert builds.runs_for_one_build(builds.TESTS / "reference" / "test_ops.py")
+    assert builds.runs_for_one_build(builds.TESTS / "train" / "test_save.py")
+    assert not builds.runs_for_one_build(builds.TESTS / "train" / "test_loop.py")  # marked every_build
+    assert not builds.runs_for_one_build(builds.TESTS / "baselines" / "test_training.py")  # marked every_build
+    assert not builds.runs_for_one_build(builds.TESTS / "data" / "test_store_processes.py")  # starts processes
+    assert not builds.runs_for_one_build(builds.TESTS / "test_models.py")
+
+
+def test_what_is_built_on_the_operators_has_tests_of_every_build():
+    for folder in builds.ABOVE_OPERATORS:
+        texts = [path.read_text(encoding="utf-8") for path in (builds.TESTS / folder).rglob("test_*.py")]
+        assert any("every_build" in text for text in texts), folder
+
+
+def test_the_expression_of_ci_is_the_one_by_which_files_are_left_out():
+    ci = builds.TESTS.parent / ".ci" / "run"
+    if not ci.exists():
+        pytest.skip("the tests do not lie in a checkout")
+    assert f"-m '{builds.ONE_BUILD}'" in ci.read_text(encoding="utf-8")
 
 
 def test_this_file_is_run_for_every_build(request):

@@ -81,6 +81,7 @@ def run_cli(*arguments: object) -> None:
     assert cli.main([str(argument) for argument in arguments]) == 0
 
 
+@pytest.mark.every_build
 def test_recognise_prints_a_table_and_writes_json(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_recognise_prints_a_table_and_writes_json(
     assert list(written.values()) == [pytest.approx(row) for row in expected]
 
 
+@pytest.mark.every_build
 def test_generate_a_sheet_or_a_folder(run: Path, tmp_path: Path) -> None:
     run_cli("generate", "-n", 5, "--set", "Smiling=1", "Male=0", "--model", run, "--out", tmp_path / "faces.png")
     with Image.open(tmp_path / "faces.png") as sheet:
@@ -108,6 +110,7 @@ def test_generate_a_sheet_or_a_folder(run: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(found), np.asarray(picture))
 
 
+@pytest.mark.every_build
 def test_rebuild_and_transform_write_a_file_a_photo_and_a_grid(run: Path, photos: Path, tmp_path: Path) -> None:
     run_cli("rebuild", photos, "--model", run, "--out", tmp_path / "out")
     run_cli(
@@ -526,6 +529,7 @@ def test_train_refuses_before_anything_starts(tmp_path: Path, capsys: pytest.Cap
     assert not run.exists()
 
 
+@pytest.mark.every_build
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "igan_fast", "paint"], capture_output=True, check=False, text=True)
     assert (done.returncode, done.stdout) == (2, "")

@@ -16,6 +16,8 @@ import igan_fast
 from igan_fast.app import cli, doctor
 from igan_fast.ops import backend, status
 
+pytestmark = pytest.mark.every_build  # it asks which build this is
+
 READ = ("IGAN_FAST_IMPL", "IGAN_FAST_CPU_ISA", "IGAN_FAST_CONVOLUTION", "TRITON_INTERPRET")
 
 

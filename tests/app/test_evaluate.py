@@ -67,6 +67,7 @@ def test_the_protocol_is_told(evaluation: Evaluation, run: Path) -> None:
     assert [row.name for row in evaluation.attributes] == list(NAMES)
 
 
+@pytest.mark.every_build
 def test_recognition_and_rebuilds_are_the_model_s_own(
     evaluation: Evaluation, model: IterativeGAN, store: FaceStore
 ) -> None:

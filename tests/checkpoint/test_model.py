@@ -29,6 +29,7 @@ def state_of(model: IterativeGAN, attributes: tuple[str, ...] = ("Smiling", "Mal
     return {"model": {"arguments": model.arguments(), "attributes": attributes}, "config": {"seed": 3}}
 
 
+@pytest.mark.every_build
 def test_load_model_takes_the_average_else_the_plain_weights(tmp_path: Path, model: IterativeGAN) -> None:
     plain = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     average = {name: tensor + 1 for name, tensor in plain.items()}

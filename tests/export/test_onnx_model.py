@@ -39,6 +39,7 @@ def assert_same(found: list[Image.Image], expected: list[Image.Image]) -> None:
     assert np.stack(expected).std() > 20
 
 
+@pytest.mark.every_build
 def test_the_editor_gives_the_results_of_the_run(run: Path, onnx_folder: Path) -> None:
     exported, plain = FaceEditor.load(onnx_folder, batch_size=2), FaceEditor.load(run)
     assert exported.attributes == NAMES

@@ -56,6 +56,7 @@ def unbroken(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, qui
     return run
 
 
+@pytest.mark.every_build
 def test_what_a_run_leaves_behind(unbroken: Path) -> None:
     config = TrainConfig.load(unbroken)
     assert (config.width, config.iterations, config.sample_attributes) == (
@@ -118,6 +119,7 @@ train(TrainConfig.from_json(json.loads(sys.argv[1])))
 """
 
 
+@pytest.mark.every_build
 def test_resume_after_a_kill_is_exact(tiny: dict[str, Any], unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = options(tiny, run, iterations=6, balance_ratio=1.05)
@@ -152,6 +154,7 @@ def test_resume_from_python_where_the_folder_was_chosen_by_itself(
     assert not first.run.exists()
 
 
+@pytest.mark.every_build
 @pytest.mark.parametrize("first", ["auto", "reference"])
 def test_a_run_can_go_on_in_the_other_wing(tiny: dict[str, Any], tmp_path: Path, first: str) -> None:
     """Weights, statistics and the optimisers' state move; what differs is rounding."""
@@ -170,6 +173,7 @@ def test_a_run_can_go_on_in_the_other_wing(tiny: dict[str, Any], tmp_path: Path,
             )
 
 
+@pytest.mark.every_build
 def test_says_what_it_computes_on(
     tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +268,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny: dict[str, Any], unbrok
         train(options(tiny, unbroken, iterations=6))
 
 
+@pytest.mark.every_build
 def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_resume(
     tiny: dict[str, Any], unbroken: Path, tmp_path: Path
 ) -> None:
@@ -304,6 +309,7 @@ def test_a_signal_while_samples_are_drawn_loses_nothing(
     assert result.iteration == 2
 
 
+@pytest.mark.every_build
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_stops_the_run_and_names_iteration_term_and_last_good_checkpoint(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
