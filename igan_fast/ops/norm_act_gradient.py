@@ -97,7 +97,7 @@ def plain_gradient(
     def mean_of(t: Tensor) -> Tensor:
         if process_group is None:
             return t.mean(over, keepdim=True)
-        count = total(torch.tensor(shape[1] * shape[3], dtype=torch.float64, device=t.device), process_group)
+        count = total(torch.full((), shape[1] * shape[3], dtype=torch.float64, device=t.device), process_group)
         return total(t.sum(over, keepdim=True), process_group) / count
 
     if n.batch_statistics and process_group is not None:

@@ -95,7 +95,7 @@ def batch_norm(
     over = [d for d in range(x.dim()) if d != 1]
     per_channel = (-1, *[1] * (x.dim() - 2))
     own = x.shape[0] * math.prod(x.shape[2:])
-    count = total(torch.tensor(own, dtype=torch.float64, device=x.device), process_group)
+    count = total(torch.full((), own, dtype=torch.float64, device=x.device), process_group)
     check_count(count, process_group)
     mean = total(x.sum(over), process_group) / count
     centred = x - mean.view(per_channel)
