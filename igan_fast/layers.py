@@ -13,8 +13,9 @@ from torch import nn
 
 from igan_fast import ops
 from igan_fast.reference import layers as reference
+from igan_fast.reference.layers import set_process_group
 
-__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart"]
+__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart", "set_process_group"]
 
 
 class NormAct2d(reference.NormAct2d):

@@ -156,9 +156,26 @@ void one_shape(Isa isa, const NormShape &s, double mean_of_data,
         "%s: other bits of the gradients with other threads", name_of(isa));
   norm.inference(s, dtype_of<T>(), x.data(), params, mean.data(), var.data(),
                  again.data(), &on_threads);
-  if (s.groups == 1)
-    CHECK(!std::memcmp(again.data(), y.data(), count * sizeof(T)),
-          "%s: inference differs", name_of(isa));
+  CHECK(!std::memcmp(again.data(), y.data(), count * sizeof(T)),
+        "%s: inference differs", name_of(isa));
+
+  const size_t parts = channels * static_cast<size_t>(s.groups);
+  std::vector<A> own_mean = unwritten<A>(parts), own_var = own_mean;
+  norm.statistics(s, dtype_of<T>(), x.data(), own_mean.data(), own_var.data(),
+                  &on_threads);
+  CHECK(!std::memcmp(own_mean.data(), mean.data(), parts * sizeof(A)) &&
+            !std::memcmp(own_var.data(), var.data(), parts * sizeof(A)),
+        "%s: the first half of forward differs", name_of(isa));
+  std::vector<GradientSums> sums(parts);
+  std::fill(dx_again.begin(), dx_again.end(), unwritten<T>(1)[0]);
+  std::fill(dfilm_again.begin(), dfilm_again.end(), unwritten<A>(1)[0]);
+  norm.sums(s, dtype_of<T>(), grad.data(), x.data(), params, mean.data(),
+            var.data(), sums.data(), dfilm_again.data(), &on_threads);
+  norm.gradient(s, dtype_of<T>(), grad.data(), x.data(), params, mean.data(),
+                var.data(), sums.data(), n, dx_again.data(), &on_threads);
+  CHECK(!std::memcmp(dx_again.data(), dx.data(), count * sizeof(T)) &&
+            std::equal(dfilm.begin(), dfilm.end(), dfilm_again.begin()),
+        "%s: the halves of backward differ", name_of(isa));
 }
 
 template <typename T> void shapes(Isa isa) {
