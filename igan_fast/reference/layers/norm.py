@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,11 @@ from igan_fast.reference.recorded import FxLeaf, is_proxy, is_tracing
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NormAct2d", "check_input"]
+__all__ = ["NormAct2d", "TakeStatistics", "check_input", "normalised_apart"]
+
+#: Called by a layer in training, with the layer and its number of groups, before each batch. It returns a mean and a
+#: variance (C,), which the batch updates in place of the running statistics.
+TakeStatistics: TypeAlias = "Callable[[NormAct2d, int], tuple[Tensor, Tensor]]"
 
 
 class NormAct2d(FxLeaf):
@@ -36,6 +41,10 @@ class NormAct2d(FxLeaf):
         groups: number of parts of the batch that are normalised separately, see ``ops.norm_act``. "instance": each
             image by itself, as in ``nn.InstanceNorm2d`` (``num_batches_tracked`` then stays 0, as there).
 
+    Attributes:
+        take_statistics: where set, the batches update what it returns, and the running statistics and their count stay
+            as they are. So statistics can be collected from many parts of a batch before they are applied in order.
+
     Raises:
         ValueError: ``groups`` is neither a positive number nor "instance", or ``momentum`` is None with running
             statistics of instances.
@@ -51,6 +60,7 @@ class NormAct2d(FxLeaf):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
+    take_statistics: TakeStatistics | None = None
 
     def __init__(
         self,
@@ -161,14 +171,17 @@ class NormAct2d(FxLeaf):
         tracking = self.training and self.track_running_stats
         momentum, average = self.momentum, self.groups == "instance"
         groups = max(len(x), 1) if self.groups == "instance" else self.groups
-        if tracking and not average and self.num_batches_tracked is not None:
+        use = self.track_running_stats or not self.training
+        mean, var = (self.running_mean, self.running_var) if use else (None, None)
+        if tracking and self.take_statistics is not None:
+            mean, var = self.take_statistics(self, groups)
+        elif tracking and not average and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(groups)
             if momentum is None:  # the weight of the groups' mean statistics is the groups' share of all batches so far
                 momentum, average = groups / float(self.num_batches_tracked), True
-        use = self.track_running_stats or not self.training
         return {
-            "running_mean": self.running_mean if use else None,
-            "running_var": self.running_var if use else None,
+            "running_mean": mean,
+            "running_var": var,
             "training": self.training,
             "momentum": 0.0 if momentum is None else momentum,
             "eps": self.eps,
@@ -193,6 +206,25 @@ class NormAct2d(FxLeaf):
             on_meta = self.num_batches_tracked.is_meta
             state_dict[key] = torch.tensor(0) if on_meta else self.num_batches_tracked
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+@contextmanager
+def normalised_apart(module: nn.Module, groups: int) -> Iterator[None]:
+    """Inside the block, every batch normalisation (``NormAct2d``) of ``module`` splits its batch into ``groups`` equal
+    parts, and normalises each part by its mean and variance. Several batches can then pass through the network in one
+    call, with the same results as in separate calls.
+
+    Instance normalisations do not change: they always normalise each image separately.
+    """
+    norms = [p for p in module.modules() if isinstance(p, NormAct2d) and p.groups != "instance"]
+    before = [norm.groups for norm in norms]
+    for norm in norms:
+        norm.groups = groups
+    try:
+        yield
+    finally:
+        for norm, count in zip(norms, before, strict=True):
+            norm.groups = count
 
 
 def check_input(x: Tensor, channels: int) -> None:
