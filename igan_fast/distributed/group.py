@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,9 +19,12 @@ from igan_fast.errors import InputError
 
 __all__ = ["joined"]
 
-#: Seconds within which each process that is alive notices that another is lost, after the first one has noticed. It is
-#: less than the 30 seconds that torchrun leaves the others.
-NOTICED = 20.0
+#: Seconds from one sign of life of a process to the next.
+BEAT = 1.0
+
+#: Seconds without a sign of life after which a process is lost, where another has noticed that some process is. They are
+#: less than the 30 seconds that torchrun leaves the others after a death.
+SILENCE = 20.0
 
 #: Setting up may take long: one process prepares the images of all. A dead process is noticed at once all the same.
 PATIENCE = timedelta(days=7)
@@ -66,8 +70,10 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
         raise InputError(
             f"{process} could not join the others within {timeout:g} s: {next(iter(str(error).splitlines()), '')}"
         ) from error
+    lost = False
     try:
-        yield Processes(process, patient)
+        with _signs_of_life(process, store):
+            yield Processes(process, patient)
     except ToldElsewhere:
         raise
     except InputError as error:
@@ -76,9 +82,10 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
     except RuntimeError as error:
         if not _tells_of_a_loss(error):
             raise
-        raise _lost(process, store, on_gpu, timeout) from error
+        lost = True
+        raise _loss(process, store, timeout) from error
     finally:
-        if dist.is_initialized():
+        if not (lost and on_gpu):  # NCCL may wait for the lost process
             dist.destroy_process_group()
 
 
@@ -93,27 +100,47 @@ def _tells_of_a_loss(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(words in str(error) for words in _LOST)
 
 
-def _lost(process: Process, store: Any, on_gpu: bool, timeout: float) -> Exception:
-    """Find out which processes are lost: those that do not say in time that they have noticed a loss."""
-    if not on_gpu:
-        # Closes the connections, so that processes that wait for this one notice too. NCCL may wait for the lost one.
-        dist.destroy_process_group()
+@contextmanager
+def _signs_of_life(process: Process, store: Any) -> Iterator[None]:
+    """Give signs of life in the store from a thread, also while this process waits for others."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        with suppress(dist.DistError, RuntimeError):  # the store has ended, and nobody will look
+            while not ended.wait(BEAT):
+                store.add(f"beats/{process.rank}", 1)
+
+    thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+    thread.start()
     try:
-        store.set(f"alive/{process.rank}", "yes")
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _loss(process: Process, store: Any, timeout: float) -> Exception:
+    """Find out which processes are lost: those that give no sign of life, and have not noticed a loss themselves."""
+    try:
+        store.set(f"noticed/{process.rank}", "yes")
+        silent = {rank: store.add(f"beats/{rank}", 0) for rank in range(process.world_size) if rank != process.rank}
         began = time.monotonic()
-        while True:
-            if store.check(["told"]):
-                return ToldElsewhere(store.get("told").decode(errors="replace"))
-            lost = [rank for rank in range(process.world_size) if not store.check([f"alive/{rank}"])]
-            if len(lost) <= 1 or time.monotonic() - began > NOTICED:
-                break
-            time.sleep(0.1)
+        # One is lost, so if only one is silent it is that one.
+        while len(silent) > 1 and time.monotonic() - began < SILENCE:
+            time.sleep(BEAT / 10)
+            silent = {
+                rank: beats
+                for rank, beats in silent.items()
+                if store.add(f"beats/{rank}", 0) == beats and not store.check([f"noticed/{rank}"])
+            }
+        if store.check(["told"]):
+            return ToldElsewhere(store.get("told").decode(errors="replace"))
     except (dist.DistError, RuntimeError):  # the store has ended with the process that held it
-        lost = []
-    if not lost:
+        silent = {}
+    if not silent:
         return ProcessLost(f"{process} has lost the connection to another process, or none came within {timeout:g} s")
-    names = ", ".join(map(str, lost))
-    called = f"process {names} has" if len(lost) == 1 else f"processes {names} have"
+    names = ", ".join(map(str, silent))
+    called = f"process {names} has" if len(silent) == 1 else f"processes {names} have"
     return ProcessLost(
         f"{called} ended, or did not answer within {timeout:g} s; --resume continues the run from its last checkpoint"
     )
