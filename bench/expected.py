@@ -57,7 +57,10 @@ PARTS = (
 
 #: The parts of the operators whose shapes do not matter.
 PART_OF = {
-    **dict.fromkeys(("norm_act", "norm_act_backward", "norm_act_update"), NORM_ACT),
+    **dict.fromkeys(
+        (f"norm_act{part}" for part in ("", "_backward", "_update", "_statistics", "_inference", "_sums", "_gradient")),
+        NORM_ACT,
+    ),
     **dict.fromkeys(("feature_l1", "feature_l1_backward"), FEATURE_L1),
     **dict.fromkeys(("mm", "addmm"), LINEAR),
     **dict.fromkeys(("_fused_adam_", "_foreach_add_"), ADAM),

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from igan_fast import ops
 from igan_fast.reference import layers as reference
-from igan_fast.reference.layers import normalised_apart
+from igan_fast.reference.layers import normalised_apart, set_process_group
 
-__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart"]
+__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart", "set_process_group"]
 
 
 class NormAct2d(reference.NormAct2d):

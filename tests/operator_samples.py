@@ -77,6 +77,7 @@ def dispatched(
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     mean = torch.randn(2, channels, device=device, dtype=sums)
     var = torch.rand(2, channels, device=device, dtype=sums) + 0.5
+    mean_sums = torch.randn(3, 2, channels, device=device, dtype=torch.float64)
     mask = torch.randint(0, 255, (160,), dtype=torch.uint8, device=device)
     mask.view(-1, 2, 8)[:, 1] &= ~mask.view(-1, 2, 8)[:, 0]  # no difference is both positive and negative
     kernel, affine = leaf(channels, channels, 3, 3), torch.randn(2, 3, channels, device=device, dtype=sums)
@@ -95,8 +96,10 @@ def dispatched(
             (x, weight, None, 1e-5, 0.2, 2, film),
             (last, weight, bias, 1e-5, 0.0, 1, sliced),
         ],
+        "norm_act_statistics": [(x, 2), (last, 1)],
         "norm_act_inference": [
             (x, weight, bias, mean[0], var[0], 1e-5, 0.2),
+            (x, weight, bias, mean, var, 1e-5, 0.2),
             (last, None, bias, mean[0], var[0], 1e-5, 0.2),
             (x, weight, bias, mean[0], var[0], 1e-5, 0.2, sliced),
         ],
@@ -107,7 +110,22 @@ def dispatched(
             (y, x, weight, bias, mean, var, 1e-5, 0.2, True, film),
             (last, last, weight, None, mean[:1].clone(), var[:1].clone(), 1e-5, 0.0, False, sliced),
         ],
-        "norm_act_update": [(mean[0].clone(), var[0].clone(), mean, var, 7, 0.1)],
+        "norm_act_sums": [
+            (y, x, weight, bias, mean, var, 1e-5, 0.2),
+            (last, last, weight, None, mean, var, 1e-5, 0.2),
+            (y, x, weight, bias, mean, var, 1e-5, 0.2, film),
+            (last, last, weight, None, mean, var, 1e-5, 0.0, sliced),
+        ],
+        "norm_act_gradient": [
+            (y, x, weight, bias, mean, var, mean_sums, 1e-5, 0.2),
+            (last, last, weight, None, mean, var, mean_sums, 1e-5, 0.2),
+            (y, x, weight, bias, mean, var, mean_sums, 1e-5, 0.2, film),
+            (last, last, weight, None, mean, var, mean_sums, 1e-5, 0.0, sliced),
+        ],
+        "norm_act_update": [
+            (mean[0].clone(), var[0].clone(), mean, var, 7, 0.1),
+            (mean[0].clone(), var[0].clone(), mean, var, None, 0.1),
+        ],
         "gather_images": [(images, index, mirrored)],
         "convolution": [
             (x, kernel, bias, size, (2, 2), (1, 1), False, 0.2),

@@ -22,8 +22,8 @@ __all__ = ["joined"]
 #: Seconds from one sign of life of a process to the next.
 BEAT = 1.0
 
-#: Seconds without a sign of life after which a process is lost, where another has noticed that some process is. They are
-#: less than the 30 seconds that torchrun leaves the others after a death.
+#: Seconds without a sign of life after which a process is lost, where another has noticed that some process is: less
+#: than the 30 seconds that torchrun leaves the others after a death.
 SILENCE = 20.0
 
 #: Setting up may take long: one process prepares the images of all. A dead process is noticed at once all the same.

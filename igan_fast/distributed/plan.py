@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from igan_fast.distributed.process import Process
@@ -37,8 +38,9 @@ class Part(NamedTuple):
 class BatchPlan:
     """Cuts a batch into the groups that are normalised apart, and these into parts for each process.
 
-    Group s has the rows from ⌊s·B/S⌋ to ⌊(s+1)·B/S⌋. Each process has S/W groups. It computes them in ``accumulate``
-    parts, one after the other. If S does not divide B, or with ``exact``, each part is one group.
+    Group s has the rows from ⌊s·B/S⌋ to ⌊(s+1)·B/S⌋. If there are at least as many groups as processes, each process has
+    S/W groups. It computes them in ``accumulate`` parts, one after the other. If S does not divide B, or with
+    ``exact``, each part is one group. If there are fewer groups, W/S processes share each, and normalise it together.
 
     Args:
         batch_size: B, the number of rows of a batch.
@@ -64,13 +66,22 @@ class BatchPlan:
                 f"--norm-groups: found {groups}, expected from 1 to half of --batch-size {size}: batch normalisation "
                 "compares images"
             )
-        if groups % world:
+        if groups % world and world % groups:
             raise InputError(
-                f"--norm-groups: found {groups} for {world} processes, expected a multiple of {world}, so that each "
-                "process has as many of the groups that are normalised apart; the number belongs to the run, so a "
-                "common multiple of all numbers of processes with which it will be continued is best"
+                f"--norm-groups: found {groups} for {world} processes, expected a multiple or a divisor of {world}: each "
+                "process has as many of the groups that are normalised apart, or as many processes share each group"
             )
-        own = groups // world
+        if size // groups < self.sharing:
+            raise InputError(
+                f"--batch-size: found {size} for {world} processes, expected at least a photo for each of the "
+                f"{self.sharing} that share a norm group"
+            )
+        if self.exact and self.sharing > 1:
+            raise InputError(
+                f"--norm-groups: found {groups} for {world} processes, expected a multiple of {world} with --exact: "
+                "what processes share depends on their number"
+            )
+        own = max(1, groups // world)
         if self.accumulate < 1 or own % self.accumulate:
             raise InputError(
                 f"--accumulate: found {self.accumulate}, expected a divisor of {own}, the number of norm groups of "
@@ -82,10 +93,22 @@ class BatchPlan:
                 "the other"
             )
 
+    @property
+    def sharing(self) -> int:
+        """The number of processes that share a group, in the order of their ranks; 1 where each has whole groups."""
+        return max(1, self.process.world_size // self.norm_groups)
+
     @cached_property
     def parts(self) -> list[Part]:
         """The parts of the whole batch, in order. Each process has as many."""
-        size, groups = self.batch_size, self.norm_groups
+        size, groups, sharing = self.batch_size, self.norm_groups, self.sharing
+        if sharing > 1:
+            bounds = [number * size // groups for number in range(groups + 1)]
+            return [
+                Part(first + i * (stop - first) // sharing, first + (i + 1) * (stop - first) // sharing, 1)
+                for first, stop in pairwise(bounds)
+                for i in range(sharing)
+            ]
         one_by_one = self.exact or size % groups > 0
         together = 1 if one_by_one else groups // self.process.world_size // self.accumulate
         return [

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
 from igan_fast.distributed.gradients import GradientSum, OrderedSum, OverlappedSum, gathered
 from igan_fast.distributed.plan import BatchPlan, Part
 from igan_fast.distributed.statistics import CollectedStatistics
-from igan_fast.layers import normalised_apart
+from igan_fast.layers import normalised_apart, set_process_group
 from igan_fast.models import IterativeGAN
 from igan_fast.ops.convolution import filters_kept
 from igan_fast.reference.edited_rebuilds import GeneratedBatch
@@ -58,6 +59,7 @@ class PartedStep(TrainStep):
         self._sum_g: GradientSum = kind(self._parameters_g, plan.process)
         self._sum_z: GradientSum = kind(of_z, plan.process)
         self._statistics = CollectedStatistics(model)
+        self._sharing = _group_that_shares(plan)
         # With a graph that is kept, stage 2 needs no second forward pass. With `exact` the number of parts of a process
         # depends on that of the processes, but what is computed must not.
         self._keeps_graph = len(plan.own) == 1 and not plan.exact
@@ -160,13 +162,19 @@ class PartedStep(TrainStep):
 
     @contextmanager
     def _collecting(self, device: torch.device) -> Iterator[None]:
-        with tf32_mode(self.config.precision, device), self._statistics.collecting(len(self.plan.own)):
-            yield
+        if self._sharing is not None:
+            set_process_group(self.model, self._sharing)
+        try:
+            with tf32_mode(self.config.precision, device), self._statistics.collecting(len(self.plan.own)):
+                yield
+        finally:
+            if self._sharing is not None:
+                set_process_group(self.model, None)
 
     def _exchange_statistics(self) -> None:
         """Move the running statistics after an extra update."""
         own = torch.stack([self._statistics.flat(index) for index in range(len(self.plan.own))])
-        self._statistics.apply(gathered(own, self.plan.process), [part.groups for part in self.plan.parts])
+        self._apply(gathered(own, self.plan.process))
 
     def _exchange(self, losses: list[Tensor], codes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Exchange all that depends on all parts, and move the running statistics.
@@ -192,8 +200,23 @@ class PartedStep(TrainStep):
         end = terms + most * latent
         each = every[:, terms:end].view(-1, most, latent)
         z_photos = torch.cat([z[: part.size] for part, z in zip(plan.parts, each, strict=True)])
-        self._statistics.apply(every[:, end:], [part.groups for part in plan.parts])
+        self._apply(every[:, end:])
         return total, z_photos
+
+    def _apply(self, contributions: Tensor) -> None:
+        """Move the running statistics. Processes that share a group have the same contribution, which counts once."""
+        sharing = self.plan.sharing
+        groups = [part.groups for part in self.plan.parts]
+        self._statistics.apply(contributions[::sharing], groups[::sharing])
+
+
+def _group_that_shares(plan: BatchPlan) -> dist.ProcessGroup | None:
+    """Make the process groups of those that share a norm group. Returns that of this process."""
+    if plan.sharing == 1:
+        return None
+    ranks = range(plan.process.world_size)
+    made = [dist.new_group(ranks[first : first + plan.sharing]) for first in ranks[:: plan.sharing]]
+    return made[plan.process.rank // plan.sharing]
 
 
 def _rows(batch: GeneratedBatch, part: Part) -> GeneratedBatch:

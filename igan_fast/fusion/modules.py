@@ -11,12 +11,13 @@ from torch import nn
 
 from igan_fast.fusion.convolution import FusedConvolution
 from igan_fast.fusion.fused_module import FusedModule, fused_class_of
-from igan_fast.fusion.normalization import FusedBatchNorm, FusedInstanceNorm
+from igan_fast.fusion.normalization import FusedBatchNorm, FusedInstanceNorm, FusedSyncBatchNorm
 
 __all__ = ["FUSED_CLASSES"]
 
 _PLAIN_CLASSES: dict[type[FusedModule], tuple[type[nn.Module], ...]] = {
     FusedBatchNorm: (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    FusedSyncBatchNorm: (nn.SyncBatchNorm,),
     FusedInstanceNorm: (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     FusedConvolution: (
         *(nn.Conv1d, nn.Conv2d, nn.Conv3d),

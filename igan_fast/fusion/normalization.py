@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,15 +14,18 @@ from igan_fast.fusion import fused_module
 from igan_fast.fusion.autograd import is_recorded
 from igan_fast.fusion.deferred import Deferred, to_ordinary
 from igan_fast.fusion.fused_module import FusedModule, is_small, may_change_unseen, memory_format_of
-from igan_fast.fusion.normalize import NormCall, RunningUpdate, Statistics, normalize
+from igan_fast.fusion.normalize import NormCall, RunningUpdate, Shared, Statistics, normalize, operators_of
 from igan_fast.fusion.result import Result, clones
 from igan_fast.fusion.watched import guard, to_ordinary_for_norm, watch
-from igan_fast.ops import backend
-from igan_fast.ops.layout import channels_first
+from igan_fast.ops import backend, norm_act_processes
+from igan_fast.ops.layout import channels_first, dense
 from igan_fast.ops.norm_act import HALF_DTYPES
 from igan_fast.ops.transforms import transformed
 
-__all__ = ["FusedBatchNorm", "FusedInstanceNorm", "FusedNorm"]
+if TYPE_CHECKING:
+    from igan_fast.reference.processes import ProcessGroup
+
+__all__ = ["FusedBatchNorm", "FusedInstanceNorm", "FusedNorm", "FusedSyncBatchNorm"]
 
 
 class FusedNorm(FusedModule):
@@ -178,6 +182,54 @@ class FusedBatchNorm(FusedNorm):
 
         own = Result(self._expectation, result.inputs, plain, y, result.slope, autocast=result.autocast)
         return guard(Deferred(y, own))
+
+
+class FusedSyncBatchNorm(FusedBatchNorm):
+    """Batch normalisation, in training by the statistics of the batches of all processes. Unlike PyTorch's module, it
+    also runs on a CPU.
+
+    The processes wait for each other's statistics, so all have to take the same path. None of the conditions in
+    ``forward`` may therefore depend on the number of images, which may differ.
+    """
+
+    process_group: Any
+
+    def forward(self, input: Tensor) -> Tensor:
+        group = self._processes() if self.is_fused() else None
+        if group is None:
+            return super().forward(input)
+        x = to_ordinary_for_norm(input, self)
+        weight, bias = parameters = self.weight, self.bias
+        running = self.running_mean, self.running_var
+        namespace = backend.namespace("auto", x.device, (x.dtype,))
+        if namespace is None or transformed(x, *parameters, *running) or not self._supports(x, *parameters, *running):
+            return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
+        x, operators = dense(x), operators_of(namespace)
+        _, update = self._begin_call(*running)
+        with torch.no_grad():
+            mean, var, unbiased, values = norm_act_processes.statistics(operators, x, 1, group)
+            if update is not None:
+                running_mean, running_var, momentum = update
+                operators.norm_act_update(running_mean, running_var, mean, unbiased, None, momentum)
+        expectation, hooks = self._expectation, self.has_backward_hooks()
+        slope = None if hooks or may_change_unseen(x) else expectation.slope
+        shared = Shared(values, group)
+        call = NormCall(namespace, expectation, 1, self.eps, slope, (mean, var), None, False, [], shared)
+        y = normalize(x, weight, bias, call)
+        return y if hooks else watch(y, expectation)
+
+    def _processes(self) -> ProcessGroup | None:
+        """The group whose batches are normalised together now; None where PyTorch's module normalises alone."""
+        if not self.training or not dist.is_available() or not dist.is_initialized():
+            return None
+        group = self.process_group or dist.group.WORLD
+        return group if isinstance(group, dist.ProcessGroup) and group.size() > 1 else None
+
+    def _supports_input(self, x: Tensor) -> bool:
+        if self._processes() is None:
+            return super()._supports_input(x)
+        self._check_input_dim(x)  # type: ignore[operator]
+        return True
 
 
 class FusedInstanceNorm(FusedNorm):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,17 +15,31 @@ from igan_fast.fusion.deferred import Deferred
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.result import Result, clones
 from igan_fast.fusion.watched import guard
+from igan_fast.ops import norm_act_processes
 from igan_fast.ops.norm_act import of_groups
-from igan_fast.ops.norm_act_gradient import gradient
+from igan_fast.ops.norm_act_gradient import Normalization, gradient
 from igan_fast.ops.transforms import batched
 from igan_fast.reference.ops import accumulation_dtype
 
-__all__ = ["NormCall", "RunningUpdate", "Statistics", "normalize"]
+if TYPE_CHECKING:
+    from igan_fast.reference.processes import ProcessGroup
+
+__all__ = ["NormCall", "RunningUpdate", "Shared", "Statistics", "normalize", "operators_of"]
 
 #: Mean and variance per channel.
 Statistics = tuple[Tensor, Tensor]
 #: Running mean, running variance and momentum.
 RunningUpdate = tuple[Tensor, Tensor, float]
+
+
+class Shared(NamedTuple):
+    """The statistics of a call are those of the batches of several processes.
+
+    values: the number of values in each channel of all batches, (1,).
+    """
+
+    values: Tensor
+    process_group: ProcessGroup
 
 
 class NormCall(NamedTuple):
@@ -41,6 +55,7 @@ class NormCall(NamedTuple):
     late_update: empty at first. Instance normalisation stores the batch's mean and variance here, and updates the
         running statistics after the autograd node is recorded, as PyTorch does. When checkpointing repeats the call, it
         stops as soon as it has the saved tensors, so it does not update the statistics again.
+    shared: ``statistics`` are those of this batch and of the batches of other processes; None for any others.
     """
 
     namespace: str
@@ -52,6 +67,7 @@ class NormCall(NamedTuple):
     update: RunningUpdate | None
     average_groups: bool
     late_update: list[Tensor]
+    shared: Shared | None = None
 
 
 def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, call: NormCall) -> Tensor:
@@ -87,12 +103,14 @@ def _norm_act(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Any, call: NormCall, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x normalised and activated with ``slope``, and the mean and variance that it was normalised by."""
-    operators = _operators(call.namespace)
+    operators = operators_of(call.namespace)
     with torch._C._AutoDispatchBelowAutograd():
         if statistics is None:
             result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(x, weight, bias, call.eps, slope, call.groups)
             return result
         mean, var = statistics
+        if x.numel() == 0:  # of one of several processes
+            return torch.empty_like(x), mean, var
         return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
 
 
@@ -103,7 +121,7 @@ def _update(x: Tensor, call: NormCall, mean: Tensor, var: Tensor) -> None:
     running_mean, running_var, momentum = call.update
     new = (of_groups(t, call.average_groups) for t in (mean, var))
     count = x.numel() // (x.shape[1] * call.groups)
-    _operators(call.namespace).norm_act_update(running_mean, running_var, *new, count, momentum)
+    operators_of(call.namespace).norm_act_update(running_mean, running_var, *new, count, momentum)
 
 
 class _Normalize(torch.autograd.Function):
@@ -130,10 +148,14 @@ class _Normalize(torch.autograd.Function):
         grad, slope = gradient_and_slope(grad, call.expectation)
         if call.statistics is not None:
             dtype = accumulation_dtype(x)
-            mean, var = mean.to(dtype)[None], var.to(dtype)[None]
-        operators = _operators(call.namespace)
-        arguments = (grad, x, weight, bias, mean, var, call.eps, slope, call.statistics is None)
-        if torch.is_grad_enabled() or batched(grad):
+            mean, var = mean.to(dtype).view(1, -1), var.to(dtype).view(1, -1)
+        operators = operators_of(call.namespace)
+        own_statistics = call.statistics is None or call.shared is not None
+        arguments = (grad, x, weight, bias, mean, var, call.eps, slope, own_statistics)
+        if call.shared is not None:
+            normalization = Normalization(*arguments[1:])
+            dx, dweight, dbias, _ = norm_act_processes.gradient(operators, grad, normalization, *call.shared)
+        elif torch.is_grad_enabled() or batched(grad):
             dx, dweight, dbias, _ = gradient(operators, *arguments)
         else:
             with torch._C._AutoDispatchBelowAutograd():
@@ -152,8 +174,8 @@ def _in_dtype_of(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 @functools.cache
-def _operators(namespace: str) -> Any:
+def operators_of(namespace: str) -> Any:
     """The operators of one namespace, as overloads (``default``), so that PyTorch need not select one in each call."""
     operators = getattr(torch.ops, namespace)
-    names = ("norm_act", "norm_act_inference", "norm_act_backward", "norm_act_update")
-    return types.SimpleNamespace(**{name: getattr(operators, name).default for name in names})
+    names = ("", "_inference", "_backward", "_update", "_statistics", "_sums", "_gradient")
+    return types.SimpleNamespace(**{f"norm_act{name}": getattr(operators, f"norm_act{name}").default for name in names})

@@ -18,9 +18,10 @@ def fuse(model: nn.Module) -> FusionReport:
     """Run a model's convolutions, normalisations and the (Leaky)ReLUs after them on the fused operators.
 
     The model is changed in place, and its results stay the same up to rounding. ``fuse`` sets the class of every
-    convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d`` and ``nn.InstanceNorm1d/2d/3d`` to a
-    fused class, which is derived from the module's class. Parameters and buffers stay the same tensors under the same
-    names: existing optimisers and checkpoints stay valid. Activations are not changed. ``fuse`` does not run the model.
+    convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and
+    ``nn.InstanceNorm1d/2d/3d`` to a fused class, which is derived from the module's class. Parameters and buffers stay
+    the same tensors under the same names: existing optimisers and checkpoints stay valid. Activations are not changed.
+    ``fuse`` does not run the model.
 
     A fused module learns which operations to combine while the model runs. In its first call it records which operation
     uses its result. From the second call on:
@@ -34,10 +35,14 @@ def fuse(model: nn.Module) -> FusionReport:
     computation. After three such calls, a module no longer combines operations.
 
     Modules of derived classes are left as they are: your own subclasses, parametrised modules (``parametrizations``),
-    lazy modules that are not initialised yet, and ``SyncBatchNorm``. Hooks, ``copy.deepcopy``, pickling, checkpointing,
-    ``DataParallel``, ``DistributedDataParallel`` and autocast work as before. Under ``torch.compile``, ``torch.func``'s
+    and lazy modules that are not initialised yet. Hooks, ``copy.deepcopy``, pickling, checkpointing, ``DataParallel``,
+    ``DistributedDataParallel`` and autocast work as before. Under ``torch.compile``, ``torch.func``'s
     transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export, the model runs PyTorch's functions. It
     also does so for small tensors, for which fusion gains nothing.
+
+    A fused ``SyncBatchNorm`` normalises by the statistics of all processes, as PyTorch's does. It also runs on CPUs
+    (gloo), where PyTorch's raises an error. The processes may have batches of different sizes, also empty ones. Call
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` before ``fuse``, because it replaces modules.
 
     Call ``unfuse`` before ``torch.ao.quantization.fuse_modules``, which looks for PyTorch's own classes.
 
@@ -66,7 +71,7 @@ def fuse(model: nn.Module) -> FusionReport:
             changed.__class__ = FUSED_CLASSES[type(module)]
         if type(module) in FUSED_CLASSES.values():
             changed.start_fusion()
-        elif isinstance(module, (*FUSED_CLASSES, nn.SyncBatchNorm)):
+        elif isinstance(module, tuple(FUSED_CLASSES)):
             left_alone[name] = _reason(changed)
     return FusionReport(model, left_alone)
 
@@ -98,8 +103,6 @@ def _reason(module: nn.Module) -> str:
         return f"parametrised: {', '.join(module.parametrizations)}"  # type: ignore[arg-type]
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "not initialised yet: call the model once, then fuse"
-    if isinstance(module, nn.SyncBatchNorm):
-        return "its statistics are computed over all processes"
     if isinstance(module, torch.jit.ScriptModule):
         return "TorchScript"
     return f"{type(module).__name__} is a derived class"

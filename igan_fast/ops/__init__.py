@@ -6,6 +6,8 @@
 - ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
 - ``backends``: which implementations this machine has, and why the others are missing
 
+Both normalisations can use the statistics of several processes (``process_group``).
+
 They support what PyTorch's own functions support: float16, bfloat16, float32 and float64, any memory layout, autograd
 of any order, autocast, ``torch.compile(fullgraph=True)``, and CUDA graphs (not tried on a GPU yet). They call PyTorch's
 own functions under ``torch.func``, ``is_grads_batched``, forward mode, ``torch.jit.trace``, ``torch.export``, ONNX

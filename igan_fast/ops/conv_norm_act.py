@@ -4,7 +4,7 @@ gradients."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from igan_fast.ops.norm_act import check_arguments, check_count, launchable, nor
 from igan_fast.ops.norm_act_gradient import gradient
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference import ops as reference
+from igan_fast.reference.processes import is_shared
+
+if TYPE_CHECKING:
+    from igan_fast.reference.processes import ProcessGroup
 
 __all__ = ["conv_norm_act"]
 
@@ -43,9 +47,11 @@ def conv_norm_act(
     groups: int = 1,
     average_groups: bool = False,
     film: Tensor | None = None,
+    process_group: ProcessGroup | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """A (transposed) convolution, then ``norm_act``; ``groups``, ``average_groups`` and ``film`` are its arguments.
+    """A (transposed) convolution, then ``norm_act``, whose arguments are ``groups``, ``average_groups``, ``film`` and
+    ``process_group``.
 
     In eval mode with running statistics, if nothing but ``film`` needs a gradient, the normalisation is folded into the
     weight and the bias of the convolution. On the CPU, most convolutions also apply the LeakyReLU.
@@ -67,7 +73,7 @@ def conv_norm_act(
     Raises:
         ValueError: an ``output_padding`` without ``transposed``; ``x``, ``conv_weight`` or ``conv_bias`` of the wrong
             shape; a setting with the wrong number of values; or as ``norm_act``.
-        RuntimeError: as ``norm_act``.
+        TypeError, RuntimeError: as ``norm_act``.
     """
     tensors = (x, conv_weight, weight, bias, running_mean, running_var, conv_bias, film)
     namespace = backend.namespace(impl, x.device, (x.dtype,), tensors)
@@ -79,24 +85,25 @@ def conv_norm_act(
         "groups": groups,
         "average_groups": average_groups,
         "film": film,
+        "process_group": process_group,
+    }
+    shared = is_shared(process_group) and (training or running_mean is None)
+    convolution: dict[str, Any] = {
+        "transposed": transposed,
+        "stride": stride,
+        "padding": padding,
+        "output_padding": output_padding,
+        "dilation": dilation,
+        "conv_groups": conv_groups,
+        "conv_bias": conv_bias,
     }
 
     def plain() -> Tensor:
+        if shared and namespace is not None:  # the other processes may use the operators, and wait for this one there
+            z = reference.convolve(x, conv_weight, **convolution)
+            return norm_act(z, weight, bias, running_mean, running_var, impl=impl, **normalisation)
         return reference.conv_norm_act(
-            x,
-            conv_weight,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            transposed=transposed,
-            stride=stride,
-            padding=padding,
-            output_padding=output_padding,
-            dilation=dilation,
-            conv_groups=conv_groups,
-            conv_bias=conv_bias,
-            **normalisation,
+            x, conv_weight, weight, bias, running_mean, running_var, **convolution, **normalisation
         )
 
     if namespace is None or x.numel() == 0:
@@ -140,9 +147,9 @@ def conv_norm_act(
             x, conv_weight, weight, bias, running_mean, running_var, conv_bias, settings, eps, negative_slope
         )
         return folded if film is None else reference.modulate(folded, film)
-    # Use one autograd node for both, except in eval mode, under a compiler (which fuses them), and for a composite
-    # convolution (which autograd differentiates).
-    apart = evaluating or torch.compiler.is_compiling()
+    # Use one autograd node for both, except in eval mode, with other processes, under a compiler (which fuses them),
+    # and for a composite convolution (which autograd differentiates).
+    apart = evaluating or shared or torch.compiler.is_compiling()
     plan = None if apart else plan_of(x, conv_weight, None, settings)
     if plan is None or plan.implementation.composite:
         z = convolve(x, conv_weight, conv_bias, settings, differentiable=True)

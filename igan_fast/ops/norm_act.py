@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from igan_fast.ops import backend, norm_act_gradient
+from igan_fast.ops import backend, norm_act_gradient, norm_act_processes
 from igan_fast.ops.layout import dense
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference import ops as reference
+from igan_fast.reference.processes import is_shared
+
+if TYPE_CHECKING:
+    from igan_fast.reference.processes import ProcessGroup
 
 __all__ = ["norm_act"]
 
@@ -44,6 +48,7 @@ def norm_act(
     groups: int = 1,
     average_groups: bool = False,
     film: Tensor | None = None,
+    process_group: ProcessGroup | None = None,
     impl: str = "auto",
 ) -> Tensor:
     """Normalise each channel, apply the LeakyReLU, then scale and shift each channel of each image (``film``):
@@ -66,6 +71,12 @@ def norm_act(
         film: (N, 2·C), γ and β of each image: the result is multiplied by 1 + γ and β is added (feature-wise linear
             modulation; Perez et al., AAAI 2018). Of the dtype of ``x``, or float32 where ``x`` is a half type; under
             autocast also a half type where ``x`` is float32. It may be a view with any strides. None for 0 and 0.
+        process_group: a group of ``torch.distributed``, whose processes normalise their batches together: where the
+            batch's statistics are used, those of each part are the statistics of the same part of all processes. Every
+            process of the group makes the same calls, forward and backward. Their batches may differ in size, and may
+            be empty. The gradients are those of the sum of all processes' losses; the gradients of ``weight``,
+            ``bias`` and ``film`` are each process's share of them, as ``DistributedDataParallel`` expects. None: this
+            process alone.
         impl: "auto", "native", "triton" or "reference".
 
     Returns:
@@ -75,8 +86,11 @@ def norm_act(
 
     Raises:
         ValueError: an argument does not fit ``x`` in shape, dtype or device; ``groups`` does not divide N; the
-            statistics of the batch are needed, but a part has only one value per channel; ``impl`` is unknown.
-        RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why.
+            statistics of the batch are needed, but a part has only one value per channel (in all processes of
+            ``process_group``; not checked on a GPU, where the result is NaN); ``impl`` is unknown.
+        TypeError: ``process_group`` is something else.
+        RuntimeError: ``impl`` names an implementation that cannot run these tensors; the message says why. Or the
+            tensors are too large for the kernels, with a ``process_group``.
     """
     settings: dict[str, Any] = {
         "training": training,
@@ -86,18 +100,31 @@ def norm_act(
         "groups": groups,
         "average_groups": average_groups,
         "film": film,
+        "process_group": process_group,
     }
+    shared = is_shared(process_group) and (training or running_mean is None)
     namespace = backend.namespace(impl, x.device, (x.dtype,), (x, weight, bias, running_mean, running_var, film))
-    if namespace is None or x.dim() < 2 or x.numel() == 0:
+    # With other processes, an empty batch must not run other code than theirs: they would wait for each other.
+    if namespace is None or x.dim() < 2 or (x.numel() == 0 and not shared):
         return reference.norm_act(x, weight, bias, running_mean, running_var, **settings)
     check_arguments(x, x.shape[1], weight, bias, running_mean, running_var, groups, film)
     if impl == "auto" and not launchable(namespace, x.device, x.shape, groups, film=film is not None):
+        if shared:
+            raise RuntimeError(f"x {tuple(x.shape)} is too large; use impl='reference' in every process")
         return reference.norm_act(x, weight, bias, running_mean, running_var, **settings)
     operators = getattr(torch.ops, namespace)
     x = dense(x)
     if not training and running_mean is not None:
         y: Tensor = operators.norm_act_inference(x, weight, bias, running_mean, running_var, eps, negative_slope, film)
         return y
+    if shared and process_group is not None:
+        moments = norm_act_processes.statistics(operators, x.detach(), groups, process_group)
+        if training and running_mean is not None:
+            mean, var = (of_groups(t, average_groups) for t in (moments.mean, moments.unbiased))
+            operators.norm_act_update(running_mean, running_var, mean, var, None, momentum)
+        return norm_act_processes.normalise(
+            x, weight, bias, film, operators, moments, eps, negative_slope, process_group
+        )
     count = check_count(x, groups)
     y, mean, var = operators.norm_act(x, weight, bias, eps, negative_slope, groups, film)
     if training and running_mean is not None:
@@ -190,3 +217,4 @@ def of_groups(statistics: Tensor, average: bool) -> Tensor:
 
 
 backend.on_load(norm_act_gradient.register)
+backend.on_load(norm_act_processes.register)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +12,12 @@ from torch import Tensor
 from igan_fast.ops.layout import like
 from igan_fast.ops.transforms import batched, in_functorch
 from igan_fast.reference.ops import accumulation_dtype, activate
+from igan_fast.reference.processes import total
 
-__all__ = ["Normalization", "gradient", "register"]
+if TYPE_CHECKING:
+    from igan_fast.reference.processes import ProcessGroup
+
+__all__ = ["Normalization", "gradient", "plain_gradient", "register"]
 
 
 class Normalization(NamedTuple):
@@ -68,21 +73,37 @@ def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor,
         normalization: the fields of ``Normalization``, in their order.
     """
     if batched(grad):
-        return _plain_gradient(grad, Normalization(*normalization))
+        return plain_gradient(grad, Normalization(*normalization))
     x = normalization[0]
     found: tuple[Tensor, Tensor, Tensor, Tensor] = operators.norm_act_backward(like(grad, x), *normalization)
     return found
 
 
-def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def plain_gradient(
+    grad: Tensor, n: Normalization, process_group: ProcessGroup | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients computed by PyTorch's own functions, which can be differentiated and transformed.
 
     The statistics of a batch are recomputed from x, because the gradient of x also depends on x through them.
+
+    Args:
+        process_group: the processes whose statistics are combined; None for this process alone.
     """
-    shape = (n.mean.shape[0] if n.batch_statistics else 1, -1, n.x.shape[1], n.x[0, 0].numel())
+    groups = n.mean.shape[0] if n.batch_statistics else 1
+    shape = (groups, n.x.shape[0] // groups, n.x.shape[1], math.prod(n.x.shape[2:]))
     over = (1, 3)
     values, grads = (t.to(accumulation_dtype(n.x)).reshape(shape) for t in (n.x, grad))
-    if n.batch_statistics:
+
+    def mean_of(t: Tensor) -> Tensor:
+        if process_group is None:
+            return t.mean(over, keepdim=True)
+        count = total(torch.tensor(shape[1] * shape[3], dtype=torch.float64, device=t.device), process_group)
+        return total(t.sum(over, keepdim=True), process_group) / count
+
+    if n.batch_statistics and process_group is not None:
+        mean = mean_of(values)
+        var = mean_of((values - mean).square())
+    elif n.batch_statistics:
         var, mean = torch.var_mean(values, over, correction=0, keepdim=True)
     else:
         var, mean = n.var.view(-1, 1), n.mean.view(-1, 1)
@@ -102,7 +123,7 @@ def _plain_gradient(grad: Tensor, n: Normalization) -> tuple[Tensor, Tensor, Ten
         passed = torch.where(z > 0, grads, grads * n.negative_slope)
     d = passed * scale
     if n.batch_statistics:
-        d = d - d.mean(over, keepdim=True) - normalised * (d * normalised).mean(over, keepdim=True)
+        d = d - mean_of(d) - normalised * mean_of(d * normalised)
     dx = (d * invstd).reshape(n.x.shape).to(n.x.dtype)
     return dx, (passed * normalised).sum((0, *over)), passed.sum((0, *over)), dfilm
 
@@ -139,7 +160,7 @@ def _save_norm_act(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _save_inference(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, mean, var, ctx.eps, ctx.slope, film = inputs
     # Copies, because training may change the running statistics in place before the backward.
-    statistics = (t.to(accumulation_dtype(x), copy=True).unsqueeze(0) for t in (mean, var))
+    statistics = (t.to(accumulation_dtype(x), copy=True).reshape(-1, x.shape[1]) for t in (mean, var))
     ctx.save_for_backward(x, weight, bias, *statistics, film)
     ctx.batch_statistics, ctx.inputs = False, len(inputs)
 
@@ -155,7 +176,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradient of the gradient: autograd differentiates ``_plain_gradient``. With ``create_graph=True`` the result
+    """The gradient of the gradient: autograd differentiates ``plain_gradient``. With ``create_graph=True`` the result
     is differentiable too."""
     *saved, mean, var = ctx.saved_tensors
     exists = [t is not None for t in saved]
@@ -165,7 +186,7 @@ def _second_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None,
         grad, x, weight, bias, film = (next(left) if there else None for there in exists)
         if grad is None or x is None:
             raise AssertionError("grad and x are tensors")
-        return _plain_gradient(grad, Normalization(x, weight, bias, mean, var, *ctx.settings)._replace(film=film))
+        return plain_gradient(grad, Normalization(x, weight, bias, mean, var, *ctx.settings)._replace(film=film))
 
     found = iter(_vector_jacobian_product(first, [t for t in saved if t is not None], upstream))
     *others, dfilm = (next(found) if there else None for there in exists)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from igan_fast.reference import processes
+
+if TYPE_CHECKING:
+    from igan_fast.reference.processes import ProcessGroup
 
 __all__ = [
     "Features",
     "accumulation_dtype",
     "activate",
     "conv_norm_act",
+    "convolve",
     "feature_l1",
     "modulate",
     "norm_act",
@@ -70,6 +76,7 @@ def norm_act(
     groups: int = 1,
     average_groups: bool = False,
     film: Tensor | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Normalise each channel, apply the LeakyReLU, then scale and shift each channel of each image (``film``).
 
@@ -89,17 +96,25 @@ def norm_act(
             ``nn.InstanceNorm2d`` does.
         film: (N, 2·C), γ and β of each image: the result is multiplied by 1 + γ and β is added (feature-wise linear
             modulation; Perez et al., AAAI 2018). None for 0 and 0.
+        process_group: a group of ``torch.distributed``, whose processes normalise their batches together: where the
+            batch's statistics are used, those of each part are the statistics of the same part of all processes. Every
+            process of the group makes the same calls, forward and backward. Their batches may differ in size, and may
+            be empty. The gradients are those of the sum of all processes' losses; the gradients of ``weight``,
+            ``bias`` and ``film`` are each process's share of them, as ``DistributedDataParallel`` expects. None: this
+            process alone.
 
     Returns:
         A tensor of the shape and dtype of ``x``.
 
     Raises:
         ValueError: ``groups`` does not divide N; or the statistics of the batch are needed, but a part has only one
-            value per channel; or ``film`` has another shape.
+            value per channel (in all processes of ``process_group``); or ``film`` has another shape.
+        TypeError: ``process_group`` is something else.
     """
     if groups < 1 or (groups > 1 and x.shape[0] % groups):
         raise ValueError(f"groups is {groups}; expected a positive divisor of the batch size {x.shape[0]}")
     use_batch_statistics = training or running_mean is None
+    shared = processes.is_shared(process_group) and use_batch_statistics
     if weight is None and bias is not None:
         weight = torch.ones_like(bias)  # without a weight PyTorch cannot compute the gradient of a bias on a GPU
     parts = x.tensor_split(groups) if groups > 1 else (x,)
@@ -107,10 +122,15 @@ def norm_act(
     averaged = average_groups and training and running_mean is not None and running_var is not None
     if averaged:
         running = [(running_mean.clone(), running_var.clone()) for _ in parts]  # type: ignore[union-attr]
-    normalised = [
-        F.batch_norm(part, mean, var, weight, bias, use_batch_statistics, momentum, eps)
-        for part, (mean, var) in zip(parts, running, strict=True)
-    ]
+
+    def normalise(part: Tensor, mean: Tensor | None, var: Tensor | None) -> Tensor:
+        if shared and process_group is not None:
+            updated = (mean, var) if training else (None, None)
+            y = processes.batch_norm(widen(part), *updated, weight, bias, momentum, eps, process_group)
+            return y.to(part.dtype)
+        return F.batch_norm(part, mean, var, weight, bias, use_batch_statistics, momentum, eps)
+
+    normalised = [normalise(part, *statistics) for part, statistics in zip(parts, running, strict=True)]
     if averaged:
         for kept, each in zip((running_mean, running_var), zip(*running, strict=True), strict=True):
             kept.copy_(torch.stack(each).mean(0))  # type: ignore[union-attr]
@@ -152,8 +172,10 @@ def conv_norm_act(
     groups: int = 1,
     average_groups: bool = False,
     film: Tensor | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Tensor:
-    """A (transposed) convolution, then ``norm_act``; ``groups``, ``average_groups`` and ``film`` are its arguments.
+    """A (transposed) convolution, then ``norm_act``, whose arguments are ``groups``, ``average_groups``, ``film`` and
+    ``process_group``.
 
     Args:
         x: (N, C_in, *spatial) with one to three spatial dimensions.
@@ -169,17 +191,20 @@ def conv_norm_act(
 
     Raises:
         ValueError: an ``output_padding`` without ``transposed``, or as ``norm_act``.
+        TypeError: as ``norm_act``.
     """
-    if transposed:
-        y = _TRANSPOSED_CONVOLUTIONS[x.dim()](
-            x, conv_weight, conv_bias, stride, padding, output_padding, conv_groups, dilation
-        )
-    elif output_padding != 0 and any(per_dimension("output_padding", output_padding, x.dim() - 2)):
-        raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
-    else:
-        y = _CONVOLUTIONS[x.dim()](x, conv_weight, conv_bias, stride, padding, dilation, conv_groups)
     return norm_act(
-        y,
+        convolve(
+            x,
+            conv_weight,
+            transposed=transposed,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            dilation=dilation,
+            conv_groups=conv_groups,
+            conv_bias=conv_bias,
+        ),
         weight,
         bias,
         running_mean,
@@ -191,7 +216,34 @@ def conv_norm_act(
         groups=groups,
         average_groups=average_groups,
         film=film,
+        process_group=process_group,
     )
+
+
+def convolve(
+    x: Tensor,
+    conv_weight: Tensor,
+    *,
+    transposed: bool,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    conv_groups: int,
+    conv_bias: Tensor | None,
+) -> Tensor:
+    """The convolution of ``conv_norm_act``.
+
+    Raises:
+        ValueError: an ``output_padding`` without ``transposed``.
+    """
+    if transposed:
+        return _TRANSPOSED_CONVOLUTIONS[x.dim()](
+            x, conv_weight, conv_bias, stride, padding, output_padding, conv_groups, dilation
+        )
+    if output_padding != 0 and any(per_dimension("output_padding", output_padding, x.dim() - 2)):
+        raise ValueError(f"output_padding is {output_padding}; expected 0 unless transposed")
+    return _CONVOLUTIONS[x.dim()](x, conv_weight, conv_bias, stride, padding, dilation, conv_groups)
 
 
 def weighted_pairs(

@@ -81,8 +81,8 @@ class TrainConfig(RunConfig):
     batch_size: int = 64
     """Photos per iteration, of all processes together."""
     norm_groups: int = 1
-    """Into how many parts batch normalisation splits each batch. With several processes a multiple of their number;
-    it belongs to the run, the number of processes does not."""
+    """Into how many parts batch normalisation splits each batch: a multiple of the number of processes, or a divisor of
+    it. It belongs to the run, the number of processes does not."""
     accumulate: int = 1
     """Compute the norm groups of a process in so many portions, one after the other: a larger batch fits into the
     memory."""

@@ -15,7 +15,7 @@ from cuda_on_cpu.build import ROOT, build, compiler
 TESTS = [
     *(f"tests/cuda_on_cpu/test_{name}.py" for name in ("rules", "orders", "large")),
     *(f"tests/ops/test_{name}.py" for name in ("feature_l1", "feature_l1_autograd", "norm_act", "norm_act_autograd")),
-    *(f"tests/ops/test_{name}.py" for name in ("norm_act_film", "norm_act_numerics")),
+    *(f"tests/ops/test_{name}.py" for name in ("norm_act_film", "norm_act_halves", "norm_act_numerics")),
 ]
 
 SANITIZERS = {

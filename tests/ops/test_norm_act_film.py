@@ -77,7 +77,7 @@ def test_more_segments_than_are_combined_at_once(place, monkeypatch):
     """As for a large input, but with small tiles."""
     if place.impl != "triton":
         pytest.skip("is about Triton's kernels")
-    from igan_fast.ops.triton import norm_act as kernels
+    from igan_fast.ops.triton import norm_act_launches as kernels
 
     monkeypatch.setattr(kernels, "_TILE", 64)
     monkeypatch.setattr(kernels, "_COMBINE_SEGMENTS", 4)

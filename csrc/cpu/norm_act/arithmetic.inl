@@ -50,10 +50,29 @@ struct Gradient {
   A mean_term, var_term;
 };
 
-// sum_dz is Σ dz, sum_dz_x is Σ dz·(x − mean), both over the channel's `count` values.
+// The sums are those over `count` values.
 template <typename A>
-Gradient<A> gradient_of(A scale, A invstd, double sum_dz, double sum_dz_x, int64_t count, bool batch_statistics) {
+Gradient<A> gradient_of(A scale, A invstd, const GradientSums& sums, double count, bool batch_statistics) {
   if (!batch_statistics) return {0, 0};
-  const double inv = static_cast<double>(invstd), n = static_cast<double>(count), s = static_cast<double>(scale);
-  return {static_cast<A>(s * sum_dz / n), static_cast<A>(s * inv * inv * sum_dz_x / n)};
+  const double inv = static_cast<double>(invstd), s = static_cast<double>(scale);
+  return {static_cast<A>(s * sums.dz / count), static_cast<A>(s * inv * inv * sums.dz_x / count)};
+}
+
+// The two halves of a backward pass: the sums of every group and channel, and the gradient of x from them.
+struct Halves {
+  bool sums, gradient;
+};
+
+// dweight and dbias, (channels,), from the sums, (groups, channels).
+template <typename A>
+void parameter_gradients(const NormShape& s, const GradientSums* sums, const A* var, A eps, A* dweight, A* dbias) {
+  for (int64_t c = 0; c < s.channels; ++c) {
+    double weight = 0, bias = 0;
+    for (int64_t at = c; at < s.groups * s.channels; at += s.channels) {
+      weight += sums[at].dz_x * static_cast<double>(inverse_std(var[at], eps));
+      bias += sums[at].dz;
+    }
+    dweight[c] = static_cast<A>(weight);
+    dbias[c] = static_cast<A>(bias);
+  }
 }

@@ -65,33 +65,29 @@ auto gradient_rows_for(bool stream, bool batch_statistics, bool film) {
   return film ? choose(std::true_type{}) : choose(std::false_type{});
 }
 
+// Computes one half or both: writes total, (groups, channels), and dfilm; or reads total, over `count` values each, and
+// writes dx.
 template <typename T>
 void backward(const NormShape& s, const T* grad, const T* x, const NormParams<typename AccOf<T>::type>& params,
-              const typename AccOf<T>::type* mean, const typename AccOf<T>::type* var, bool batch_statistics, T* dx,
-              typename AccOf<T>::type* dweight, typename AccOf<T>::type* dbias, typename AccOf<T>::type* dfilm,
+              const typename AccOf<T>::type* mean, const typename AccOf<T>::type* var, bool batch_statistics,
+              Halves half, GradientSums* total, double count, T* dx, typename AccOf<T>::type* dfilm,
               ParallelFor parallel_for) {
   using A = typename AccOf<T>::type;
   const Images<A> images(s);
   const Rows<A> rows = params.film ? images.rows : Rows<A>(s);
   const auto write_gradient = gradient_rows_for<T, A>(streams(s, dx), batch_statistics, params.film);
-  struct Sums {
-    double dz, dz_x;  // Σ dz and Σ dz·x̂
-  };
-  const std::unique_ptr<Sums[]> totals(new Sums[static_cast<size_t>(s.groups * s.channels)]);
   // Each block of an image has its own sums, (2, channels), which are added up at the end.
   const int64_t film_values = 2 * s.channels, blocks_per_image = images.blocks_per_image();
-  const bool add_blocks = params.film && blocks_per_image > 1;
+  const bool add_blocks = params.film && half.sums && blocks_per_image > 1;
   const std::unique_ptr<A[]> film_blocks(
       add_blocks ? new A[static_cast<size_t>(s.groups * images.blocks() * film_values)] : nullptr);
   A* const film_sums = add_blocks ? film_blocks.get() : dfilm;
-  for_each_group(s, parallel_for, [&](int64_t g, ParallelFor in_group) {
-    const int64_t at = g * s.values() * s.channels, statistics = batch_statistics ? g * s.channels : 0;
-    const A* film = params.film ? params.film + g * images.count * film_values : nullptr;
-    ColumnParams<A> p(rows, params, mean + statistics, var + statistics);
-    const Segments<A> segments(rows, film ? images.segments() : rows.segments());
-    if (film) {
+  const auto add_sums = [&](int64_t g, const ColumnParams<A>& p, ParallelFor in_group) {
+    const int64_t at = g * s.values() * s.channels;
+    const Segments<A> segments(rows, params.film ? images.segments() : rows.segments());
+    if (params.film) {
       for_each_segment_of_images(
-          images, segments, film, in_group,
+          images, segments, params.film + g * images.count * film_values, in_group,
           [&](int64_t block, int64_t offset, const Span& span, const ColumnFilm<A>& columns, Segment<A>& segment) {
             block_sums<true>(grad + at + offset, x + at + offset, rows, span, p, &columns, params.slope, segment);
             A* to = film_sums + (g * images.blocks() + block) * film_values;
@@ -107,41 +103,41 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
                           params.slope, segments.list[0]);
     }
     for (int64_t c = 0; c < s.channels; ++c) {
-      double sum_dz = 0, sum_dz_x = 0;
+      GradientSums sums;
       for (int64_t i = 0; i < segments.count; ++i)
         for_each_column(rows, c, rows.width, [&](int64_t j) {
-          sum_dz += segments.list[i].a[j];
-          sum_dz_x += segments.list[i].b[j];
+          sums.dz += segments.list[i].a[j];
+          sums.dz_x += segments.list[i].b[j];
         });
+      total[g * s.channels + c] = sums;
+    }
+  };
+  for_each_group(s, parallel_for, [&](int64_t g, ParallelFor in_group) {
+    const int64_t at = g * s.values() * s.channels, statistics = g * s.channels;
+    ColumnParams<A> p(rows, params, mean + statistics, var + statistics);
+    if (half.sums) add_sums(g, p, in_group);
+    if (!half.gradient) return;
+    for (int64_t c = 0; c < s.channels; ++c) {
       const A invstd = inverse_std(var[statistics + c], params.eps);
       const Gradient<A> gradient =
-          gradient_of(p.scale[c * rows.inner], invstd, sum_dz, sum_dz_x, s.values(), batch_statistics);
+          gradient_of(p.scale[c * rows.inner], invstd, total[statistics + c], count, batch_statistics);
       for_each_column(rows, c, rows.width, [&](int64_t j) {
         p.mean_term[j] = gradient.mean_term;
         p.var_term[j] = gradient.var_term;
       });
-      totals[g * s.channels + c] = {sum_dz, sum_dz_x * static_cast<double>(invstd)};
     }
-    if (film)
-      for_each_block_of_images_reversed(
-          images, film, in_group, [&](int64_t offset, const Span& span, const ColumnFilm<A>& columns) {
-            const int64_t first = at + offset;
-            write_gradient(grad + first, x + first, dx + first, rows, span, p, &columns, params.slope);
-          });
+    if (params.film)
+      for_each_block_of_images_reversed(images, params.film + g * images.count * film_values, in_group,
+                                        [&](int64_t offset, const Span& span, const ColumnFilm<A>& columns) {
+                                          const int64_t first = at + offset;
+                                          write_gradient(grad + first, x + first, dx + first, rows, span, p, &columns,
+                                                         params.slope);
+                                        });
     else
       for_each_block_reversed(rows, in_group, [&](const Span& span) {
         write_gradient(grad + at, x + at, dx + at, rows, span, p, nullptr, params.slope);
       });
   });
-  for (int64_t c = 0; c < s.channels; ++c) {
-    double weight = 0, bias = 0;
-    for (int64_t g = 0; g < s.groups; ++g) {
-      bias += totals[g * s.channels + c].dz;
-      weight += totals[g * s.channels + c].dz_x;
-    }
-    dweight[c] = static_cast<A>(weight);
-    dbias[c] = static_cast<A>(bias);
-  }
   if (add_blocks)
     for (int64_t image = 0; image < s.groups * images.count; ++image)
       for (int64_t i = 0; i < film_values; ++i) {

@@ -111,7 +111,7 @@ void apply_rows(const T* x, T* y, const Rows<A>& rows, const Span& span, const C
   });
 }
 
-// Writes mean and var with batch_statistics, else reads them.
+// Writes mean and var with batch_statistics, else reads them. Without y, computes only mean and var.
 template <typename T>
 void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>::type>& params, T* y,
              typename AccOf<T>::type* mean, typename AccOf<T>::type* var, bool batch_statistics,
@@ -123,8 +123,9 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
   const auto apply = params.film ? (stream ? &apply_rows<true, true, T, A> : &apply_rows<false, true, T, A>)
                                  : (stream ? &apply_rows<true, false, T, A> : &apply_rows<false, false, T, A>);
   for_each_group(s, parallel_for, [&](int64_t g, ParallelFor in_group) {
-    const int64_t at = g * s.values() * s.channels, statistics = batch_statistics ? g * s.channels : 0;
+    const int64_t at = g * s.values() * s.channels, statistics = g * s.channels;
     if (batch_statistics) group_statistics(x + at, rows, mean + statistics, var + statistics, in_group);
+    if (!y) return;
     const ColumnParams<A> p(params.film ? images.rows : rows, params, mean + statistics, var + statistics);
     if (params.film)
       for_each_block_of_images_reversed(images, params.film + g * images.count * 2 * s.channels, in_group,

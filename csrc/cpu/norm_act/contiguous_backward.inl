@@ -103,40 +103,36 @@ auto gradient_block_for(bool stream, bool batch_statistics, bool film) {
   return film ? choose(std::true_type{}) : choose(std::false_type{});
 }
 
+// Computes one half or both: writes total, (groups, channels), and dfilm; or reads total, over `count` values each, and
+// writes dx.
 template <typename T>
 void backward(const NormShape& s, const T* grad, const T* x, const NormParams<typename AccOf<T>::type>& params,
-              const typename AccOf<T>::type* mean, const typename AccOf<T>::type* var, bool batch_statistics, T* dx,
-              typename AccOf<T>::type* dweight, typename AccOf<T>::type* dbias, typename AccOf<T>::type* dfilm,
+              const typename AccOf<T>::type* mean, const typename AccOf<T>::type* var, bool batch_statistics,
+              Halves half, GradientSums* total, double count, T* dx, typename AccOf<T>::type* dfilm,
               ParallelFor parallel_for) {
   using A = typename AccOf<T>::type;
   const Blocks blocks = blocks_of(s);
   const Tasks tasks = tasks_of(s, blocks);
   const int64_t row_stride = s.channels * s.inner;
   const bool stream = streams(s, dx);
-  struct Sums {
-    double dz = 0, dz_x = 0;  // Σ dz and Σ dz·(x − mean)
-  };
-  const std::unique_ptr<Sums[]> partial(new Sums[static_cast<size_t>(tasks.channels * tasks.segments)]);
-  const std::unique_ptr<Sums[]> total(new Sums[static_cast<size_t>(tasks.channels)]);
   // Each image and channel has one sum per piece, which are added up at the end.
-  const int64_t film_values = params.film ? tasks.channels * s.rows * 2 : 0, pieces = blocks.pieces;
-  const std::unique_ptr<A[]> film_pieces(params.film && pieces > 1 ? new A[static_cast<size_t>(film_values * pieces)]
+  const int64_t film_values = params.film && half.sums ? tasks.channels * s.rows * 2 : 0, pieces = blocks.pieces;
+  const std::unique_ptr<A[]> film_pieces(film_values && pieces > 1 ? new A[static_cast<size_t>(film_values * pieces)]
                                                                    : nullptr);
-  A* const film_sums = !params.film ? nullptr : pieces > 1 ? film_pieces.get() : dfilm;
+  A* const film_sums = film_pieces ? film_pieces.get() : dfilm;
   const auto film_at = [&](int64_t channel) {
     if (!params.film) return ChannelFilm<A>{};
     const int64_t at = film_offset_of(s, channel);
-    return ChannelFilm<A>{params.film + at, film_sums + at * pieces, s.channels, pieces};
+    return ChannelFilm<A>{params.film + at, film_sums ? film_sums + at * pieces : nullptr, s.channels, pieces};
   };
-  const auto statistics_of = [&](int64_t channel) { return batch_statistics ? channel : channel % s.channels; };
   const auto affine_of = [&](int64_t channel) {
-    const int64_t c = channel % s.channels, statistics = statistics_of(channel);
-    return Affine<A>{mean[statistics], params.weight[c] * inverse_std(var[statistics], params.eps), params.bias[c],
+    const int64_t c = channel % s.channels;
+    return Affine<A>{mean[channel], params.weight[c] * inverse_std(var[channel], params.eps), params.bias[c],
                      params.slope};
   };
   const auto add_sums = params.film ? &block_sums<true, T, A> : &block_sums<false, T, A>;
   const auto sums_of = [&](int64_t channel, int64_t segment) {
-    Sums sums;
+    GradientSums sums;
     const Affine<A> f = affine_of(channel);
     for (int64_t b = tasks.first_block(segment); b < tasks.first_block(segment + 1); ++b)
       add_sums(grad + offset_of(s, channel), x + offset_of(s, channel), f, film_at(channel), blocks, b, row_stride,
@@ -146,9 +142,8 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
   const auto write_gradient = gradient_block_for<T, A>(stream, batch_statistics, params.film);
   const auto apply = [&](int64_t channel, int64_t segment) {
     const Affine<A> f = affine_of(channel);
-    const A invstd = inverse_std(var[statistics_of(channel)], params.eps);
-    const Gradient<A> gradient =
-        gradient_of(f.scale, invstd, total[channel].dz, total[channel].dz_x, s.values(), batch_statistics);
+    const A invstd = inverse_std(var[channel], params.eps);
+    const Gradient<A> gradient = gradient_of(f.scale, invstd, total[channel], count, batch_statistics);
     const int64_t at = offset_of(s, channel);
     for (int64_t b = tasks.first_block(segment + 1) - 1; b >= tasks.first_block(segment); --b)
       write_gradient(grad + at, x + at, dx + at, f, gradient, film_at(channel), blocks, b, row_stride);
@@ -158,32 +153,32 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
   if (tasks.segments == 1) {
     parallel(parallel_for, tasks.channels, grain, [&](int64_t begin, int64_t end) {
       for (int64_t channel = begin; channel < end; ++channel) {
-        total[channel] = sums_of(channel, 0);
-        apply(channel, 0);
+        if (half.sums) total[channel] = sums_of(channel, 0);
+        if (half.gradient) apply(channel, 0);
       }
       if (stream) end_streams();
     });
   } else {
-    parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) partial[t] = sums_of(t / tasks.segments, t % tasks.segments);
-    });
-    for (int64_t t = 0; t < tasks.channels * tasks.segments; ++t) {
-      total[t / tasks.segments].dz += partial[t].dz;
-      total[t / tasks.segments].dz_x += partial[t].dz_x;
+    if (half.sums) {
+      const std::unique_ptr<GradientSums[]> partial(
+          new GradientSums[static_cast<size_t>(tasks.channels * tasks.segments)]);
+      parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) partial[t] = sums_of(t / tasks.segments, t % tasks.segments);
+      });
+      for (int64_t channel = 0; channel < tasks.channels; ++channel) {
+        GradientSums sums;
+        for (int64_t t = channel * tasks.segments; t < (channel + 1) * tasks.segments; ++t) {
+          sums.dz += partial[t].dz;
+          sums.dz_x += partial[t].dz_x;
+        }
+        total[channel] = sums;
+      }
     }
-    parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t t = end - 1; t >= begin; --t) apply(t / tasks.segments, t % tasks.segments);
-      if (stream) end_streams();
-    });
-  }
-  for (int64_t c = 0; c < s.channels; ++c) {
-    double weight = 0, bias = 0;
-    for (int64_t channel = c; channel < tasks.channels; channel += s.channels) {
-      weight += total[channel].dz_x * static_cast<double>(inverse_std(var[statistics_of(channel)], params.eps));
-      bias += total[channel].dz;
-    }
-    dweight[c] = static_cast<A>(weight);
-    dbias[c] = static_cast<A>(bias);
+    if (half.gradient)
+      parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t t = end - 1; t >= begin; --t) apply(t / tasks.segments, t % tasks.segments);
+        if (stream) end_streams();
+      });
   }
   if (film_pieces)
     for (int64_t i = 0; i < film_values; ++i) {

@@ -63,7 +63,7 @@ void apply_block(const T* x, T* y, const Affine<A>& f, const A* film, int64_t ch
                  });
 }
 
-// Writes mean and var with batch_statistics, else reads them.
+// Writes mean and var with batch_statistics, else reads them. Without y, computes only mean and var.
 template <typename T>
 void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>::type>& params, T* y,
              typename AccOf<T>::type* mean, typename AccOf<T>::type* var, bool batch_statistics,
@@ -93,8 +93,8 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
   };
   // From the last block to the first, because the cache still holds the values that the statistics have read last.
   const auto apply = [&](int64_t channel, int64_t segment) {
-    const int64_t c = channel % s.channels, statistics = batch_statistics ? channel : c;
-    const Affine<A> f = {mean[statistics], params.weight[c] * inverse_std(var[statistics], params.eps), params.bias[c],
+    const int64_t c = channel % s.channels;
+    const Affine<A> f = {mean[channel], params.weight[c] * inverse_std(var[channel], params.eps), params.bias[c],
                          params.slope};
     const T* in = x + offset_of(s, channel);
     T* out = y + offset_of(s, channel);
@@ -108,7 +108,7 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
     parallel(parallel_for, tasks.channels, grain, [&](int64_t begin, int64_t end) {
       for (int64_t channel = begin; channel < end; ++channel) {
         if (batch_statistics) store_statistics(channel, moments_of(channel, 0));
-        apply(channel, 0);
+        if (y) apply(channel, 0);
       }
       if (stream) end_streams();
     });
@@ -126,6 +126,7 @@ void forward(const NormShape& s, const T* x, const NormParams<typename AccOf<T>:
       store_statistics(channel, moments);
     }
   }
+  if (!y) return;
   parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = end - 1; t >= begin; --t) apply(t / tasks.segments, t % tasks.segments);
     if (stream) end_streams();

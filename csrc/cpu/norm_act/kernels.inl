@@ -66,18 +66,48 @@ void inference(const NormShape& shape, Dtype dtype, const void* x, const NormPar
 }
 
 template <typename A>
-void backward(const NormShape& shape, Dtype dtype, const void* grad, const void* x, const NormParams<A>& params,
-              const A* mean, const A* var, bool batch_statistics, void* dx, A* dweight, A* dbias, A* dfilm,
-              ParallelFor parallel_for) {
+void statistics(const NormShape& shape, Dtype dtype, const void* x, A* mean, A* var, ParallelFor parallel_for) {
+  forward<A>(shape, dtype, x, {}, nullptr, mean, var, parallel_for);
+}
+
+template <typename A>
+void halves_of_backward(const NormShape& shape, Dtype dtype, const void* grad, const void* x,
+                        const NormParams<A>& params, const A* mean, const A* var, bool batch_statistics, Halves half,
+                        GradientSums* sums, double count, void* dx, A* dfilm, ParallelFor parallel_for) {
   with_type_for<A>(dtype, [&](auto type) {
     using T = decltype(type);
     const auto typed_backward = fills_vectors(shape) ? &contiguous::backward<T> : &channels_last::backward<T>;
     typed_backward(shape, static_cast<const T*>(grad), static_cast<const T*>(x), params, mean, var, batch_statistics,
-                   static_cast<T*>(dx), dweight, dbias, dfilm, parallel_for);
+                   half, sums, count, static_cast<T*>(dx), dfilm, parallel_for);
   });
 }
 
 template <typename A>
-constexpr NormKernels<A> norm_act_table = {&forward<A>, &inference<A>, &backward<A>};
+void backward(const NormShape& shape, Dtype dtype, const void* grad, const void* x, const NormParams<A>& params,
+              const A* mean, const A* var, bool batch_statistics, void* dx, A* dweight, A* dbias, A* dfilm,
+              ParallelFor parallel_for) {
+  const std::unique_ptr<GradientSums[]> sums(new GradientSums[static_cast<size_t>(shape.groups * shape.channels)]);
+  halves_of_backward(shape, dtype, grad, x, params, mean, var, batch_statistics, {true, true}, sums.get(),
+                     static_cast<double>(shape.values()), dx, dfilm, parallel_for);
+  parameter_gradients(shape, sums.get(), var, params.eps, dweight, dbias);
+}
+
+template <typename A>
+void sums(const NormShape& shape, Dtype dtype, const void* grad, const void* x, const NormParams<A>& params,
+          const A* mean, const A* var, GradientSums* sums, A* dfilm, ParallelFor parallel_for) {
+  halves_of_backward<A>(shape, dtype, grad, x, params, mean, var, true, {true, false}, sums, 1, nullptr, dfilm,
+                        parallel_for);
+}
+
+template <typename A>
+void gradient(const NormShape& shape, Dtype dtype, const void* grad, const void* x, const NormParams<A>& params,
+              const A* mean, const A* var, const GradientSums* sums, double count, void* dx, ParallelFor parallel_for) {
+  halves_of_backward<A>(shape, dtype, grad, x, params, mean, var, true, {false, true}, const_cast<GradientSums*>(sums),
+                        count, dx, nullptr, parallel_for);
+}
+
+template <typename A>
+constexpr NormKernels<A> norm_act_table = {&forward<A>,  &statistics<A>, &inference<A>,
+                                           &backward<A>, &sums<A>,       &gradient<A>};
 
 }  // namespace

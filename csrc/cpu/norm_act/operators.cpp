@@ -67,16 +67,30 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
   return {y, mean, var};
 }
 
+std::tuple<Tensor, Tensor> norm_act_statistics(Tensor x, int64_t groups) {
+  const NormShape shape = norm_shape_of(x, groups);
+  const Dtype dtype = dtype_of(x, "x");
+  Tensor mean = torch::stable::new_empty(x, {groups, shape.channels}, compute_type(dtype));
+  Tensor var = torch::stable::new_empty(x, {groups, shape.channels}, compute_type(dtype));
+  with_compute_type(dtype, [&](auto type) {
+    using A = decltype(type);
+    norm_act_kernels<A>(isa_in_use())
+        .statistics(shape, dtype, x.const_data_ptr(), static_cast<A*>(mean.mutable_data_ptr()),
+                    static_cast<A*>(var.mutable_data_ptr()), &torch_parallel);
+  });
+  return {mean, var};
+}
+
 Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean, Tensor var,
                           double eps, double negative_slope, std::optional<Tensor> film) {
-  const NormShape shape = norm_shape_of(x, 1);
+  const NormShape shape = norm_shape_of(x, mean.dim() == 2 ? groups_of(mean, var) : 1);
   const Dtype dtype = dtype_of(x, "x");
   Tensor y = output_like(x, dtype);
   with_compute_type(dtype, [&](auto type) {
     using A = decltype(type);
     const Params<A> params(weight, bias, film, shape, eps, negative_slope);
-    const std::vector<A> means = values_of<A>(mean, shape.channels, A{}, "mean"),
-                         vars = values_of<A>(var, shape.channels, A{}, "var");
+    const std::vector<A> means = values_of<A>(mean, shape.groups * shape.channels, A{}, "mean"),
+                         vars = values_of<A>(var, shape.groups * shape.channels, A{}, "var");
     norm_act_kernels<A>(isa_in_use())
         .inference(shape, dtype, x.const_data_ptr(), params.view, means.data(), vars.data(), y.mutable_data_ptr(),
                    &torch_parallel);
@@ -90,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor
                                                              double eps, double negative_slope, bool batch_statistics,
                                                              std::optional<Tensor> film) {
   const int64_t groups = groups_of(mean, var);
-  const NormShape shape = norm_shape_of(x, batch_statistics ? groups : 1);
+  const NormShape shape = norm_shape_of(x, groups);
   const Dtype dtype = dtype_of(x, "x");
   check_gradient(grad, x);
   Tensor dx = output_like(x, dtype);
@@ -112,10 +126,65 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor
   return {dx, dweight, dbias, dfilm};
 }
 
+// sums is (3, groups, channels): Σ dz, Σ dz·(x − mean), and zeros in place of Σ (x − mean), which is as good as 0.
+// Without film, dfilm is empty.
+std::tuple<Tensor, Tensor> norm_act_sums(Tensor grad, Tensor x, std::optional<Tensor> weight,
+                                         std::optional<Tensor> bias, Tensor mean, Tensor var, double eps,
+                                         double negative_slope, std::optional<Tensor> film) {
+  const int64_t groups = groups_of(mean, var);
+  const NormShape shape = norm_shape_of(x, groups);
+  const Dtype dtype = dtype_of(x, "x");
+  check_gradient(grad, x);
+  const int64_t parts = groups * shape.channels;
+  Tensor sums = torch::stable::new_empty(x, {3, groups, shape.channels}, compute_type(Dtype::Double));
+  Tensor dfilm = film ? torch::stable::new_empty(x, {x.size(0), 2 * shape.channels}, compute_type(dtype))
+                      : torch::stable::new_empty(x, {0}, compute_type(dtype));
+  with_compute_type(dtype, [&](auto type) {
+    using A = decltype(type);
+    const Params<A> params(weight, bias, film, shape, eps, negative_slope);
+    const std::vector<A> means = values_of<A>(mean, parts, A{}, "mean"), vars = values_of<A>(var, parts, A{}, "var");
+    std::vector<GradientSums> found(static_cast<size_t>(parts));
+    norm_act_kernels<A>(isa_in_use())
+        .sums(shape, dtype, grad.const_data_ptr(), x.const_data_ptr(), params.view, means.data(), vars.data(),
+              found.data(), static_cast<A*>(dfilm.mutable_data_ptr()), &torch_parallel);
+    auto* out = static_cast<double*>(sums.mutable_data_ptr());
+    for (const GradientSums& one : found) {
+      out[0] = one.dz, out[parts] = one.dz_x, out[2 * parts] = 0;
+      ++out;
+    }
+  });
+  return {sums, dfilm};
+}
+
+// mean_sums is (3, groups, channels), as of norm_act_sums: the sums divided by the number of values.
+Tensor norm_act_gradient(Tensor grad, Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean,
+                         Tensor var, Tensor mean_sums, double eps, double negative_slope, std::optional<Tensor> film) {
+  const int64_t groups = groups_of(mean, var);
+  const NormShape shape = norm_shape_of(x, groups);
+  const Dtype dtype = dtype_of(x, "x");
+  check_gradient(grad, x);
+  const int64_t parts = groups * shape.channels;
+  check_sums(mean_sums, parts);
+  Tensor dx = output_like(x, dtype);
+  with_compute_type(dtype, [&](auto type) {
+    using A = decltype(type);
+    const Params<A> params(weight, bias, film, shape, eps, negative_slope);
+    const std::vector<A> means = values_of<A>(mean, parts, A{}, "mean"), vars = values_of<A>(var, parts, A{}, "var");
+    const auto* given = static_cast<const double*>(mean_sums.const_data_ptr());
+    std::vector<GradientSums> sums(static_cast<size_t>(parts));
+    for (int64_t i = 0; i < parts; ++i) sums[static_cast<size_t>(i)] = {given[i], given[parts + i]};
+    norm_act_kernels<A>(isa_in_use())
+        .gradient(shape, dtype, grad.const_data_ptr(), x.const_data_ptr(), params.view, means.data(), vars.data(),
+                  sums.data(), 1, dx.mutable_data_ptr(), &torch_parallel);
+  });
+  return dx;
+}
+
 // Updates the running statistics as torch.nn.BatchNorm would in `groups` successive calls, one for each group.
-void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, int64_t count, double momentum) {
+void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, std::optional<int64_t> count,
+                     double momentum) {
   const int64_t groups = groups_of(mean, var), channels = mean.size(1);
-  const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
+  const double unbiased = unbiased_factor(count);
   const auto update = [&](Tensor& running, const Tensor& batch, double factor, const char* what) {
     const std::vector<double> statistics = values_of<double>(batch, groups * channels, 0., "statistics");
     std::vector<double> values = values_of<double>(running, channels, 0., what);
@@ -143,7 +212,10 @@ void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tenso
 
 STABLE_TORCH_LIBRARY_IMPL(igan_fast, CPU, m) {
   m.impl("norm_act", TORCH_BOX(&igan_fast::cpu::norm_act));
+  m.impl("norm_act_statistics", TORCH_BOX(&igan_fast::cpu::norm_act_statistics));
   m.impl("norm_act_inference", TORCH_BOX(&igan_fast::cpu::norm_act_inference));
   m.impl("norm_act_backward", TORCH_BOX(&igan_fast::cpu::norm_act_backward));
+  m.impl("norm_act_sums", TORCH_BOX(&igan_fast::cpu::norm_act_sums));
+  m.impl("norm_act_gradient", TORCH_BOX(&igan_fast::cpu::norm_act_gradient));
   m.impl("norm_act_update", TORCH_BOX(&igan_fast::cpu::norm_act_update));
 }

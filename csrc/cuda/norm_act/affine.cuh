@@ -43,7 +43,7 @@ inline FilmValues film_values_of(const std::optional<Tensor>& film, const NormSh
 struct Settings {
   Vector weight, bias, mean, var;
   double eps, slope;
-  int64_t statistics_stride;  // distance between the statistics of two groups; 0 in inference, which has one group
+  int64_t channels;  // mean and var are (groups, channels)
   FilmValues film;
 };
 
@@ -58,7 +58,7 @@ template <typename A>
 struct Affine {
   A mean, scale, bias, invstd;
   __device__ Affine(const Settings& settings, int64_t group, int64_t c) {
-    const int64_t at = group * settings.statistics_stride + c;
+    const int64_t at = group * settings.channels + c;
     mean = static_cast<A>(settings.mean[at]);
     invstd = rsqrt(static_cast<A>(settings.var[at] + settings.eps));
     scale = static_cast<A>(settings.weight[c]) * invstd;
@@ -78,7 +78,7 @@ struct Film {
 };
 
 inline Settings settings_of(const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, const Tensor& mean,
-                            const Tensor& var, const NormShape& s, double eps, double slope, int64_t statistics_stride,
+                            const Tensor& var, const NormShape& s, double eps, double slope,
                             const std::optional<Tensor>& film) {
   const Dtype type = dtype_of(mean, "mean");
   STD_TORCH_CHECK(var.scalar_type() == mean.scalar_type(), "mean and var differ in dtype");
@@ -88,7 +88,7 @@ inline Settings settings_of(const std::optional<Tensor>& weight, const std::opti
           {var.const_data_ptr(), type, var.stride(var.dim() - 1), 0},
           eps,
           slope,
-          statistics_stride,
+          s.channels,
           film_values_of(film, s)};
 }
 

@@ -5,158 +5,18 @@
 // still holds the values that the first launch has read last. With film, each image has segments of its own, and a
 // launch after the first adds up the sums of each image, which also gives the gradient of the film.
 
-#include "cuda/norm_act/affine.cuh"
-#include "cuda/norm_act/partition.cuh"
-#include "cuda/norm_act/terms.cuh"
+#include "cuda/norm_act/sums.cuh"
 
 namespace igan_fast::cuda {
 namespace {
 
-// Σ dz, Σ dz·(x − mean) and Σ (x − mean), where dz is the gradient of z, the LeakyReLU's input.
-template <typename A>
-struct Sums {
-  A dz = 0, dz_x = 0, x = 0;
-};
-
-// The same with film, and Σ dy·LeakyReLU(z) and Σ dy, the gradients of the film's scale and shift, where dy is the
-// gradient of the result.
-template <typename A>
-struct FilmSums {
-  A dz = 0, dz_x = 0, x = 0, scale = 0, shift = 0;
-};
-
-template <typename A, bool kFilm>
-using SumsOf = std::conditional_t<kFilm, FilmSums<A>, Sums<A>>;
-
-// The sums of every segment.
-template <typename T, int V, bool kChannelsLast, bool kFilm>
-__global__ void __launch_bounds__(kThreads)
-    sums(const __grid_constant__ Partition partition, const __grid_constant__ Settings settings, const T* grad,
-         const T* x, SumsOf<typename AccOf<T>::type, kFilm>* results) {
-  using A = typename AccOf<T>::type;
-  using P = ThreadPath<V, kChannelsLast>;
-  using S = SumsOf<A, kFilm>;
-  const P path(partition, block_x());
-  S own[P::kChannels];
-  if (path.in_range) {
-    A mean[P::kChannels], scale[P::kChannels], bias[P::kChannels], film_scale[P::kChannels];
-#pragma unroll
-    for (int c = 0; c < P::kChannels; ++c) {
-      const Affine<A> f(settings, kFilm ? block_z() / settings.film.images : block_z(), path.channel + c);
-      mean[c] = f.mean, scale[c] = f.scale, bias[c] = f.bias;
-      if constexpr (kFilm) film_scale[c] = Film<A>(settings.film, block_z(), path.channel + c).scale;
-    }
-    const A slope = static_cast<A>(settings.slope);
-    constexpr int kInFlight = kMaxInFlight / 2;
-    for (int s = path.step; s < path.end; s += kInFlight * path.stride) {
-      Pack<T, V> xs[kInFlight], grads[kInFlight];
-#pragma unroll
-      for (int b = 0; b < kInFlight; ++b)
-        if (s + b * path.stride < path.end) {
-          xs[b] = load<T, V>(x + path.at(s + b * path.stride));
-          grads[b] = load<T, V>(grad + path.at(s + b * path.stride));
-        }
-#pragma unroll
-      for (int b = 0; b < kInFlight; ++b)
-        if (s + b * path.stride < path.end)
-#pragma unroll
-          for (int v = 0; v < V; ++v) {
-            const int c = kChannelsLast ? v : 0;
-            const A centred = static_cast<A>(wide(xs[b].values[v])) - mean[c], z = fma(centred, scale[c], bias[c]);
-            A g = static_cast<A>(wide(grads[b].values[v]));
-            if constexpr (kFilm) {
-              own[c].scale = fma(g, activate(z, slope), own[c].scale);
-              own[c].shift += g;
-              g *= film_scale[c];
-            }
-            const A dz = activate_backward(z, g, slope);
-            own[c].dz += dz;
-            own[c].dz_x = fma(dz, centred, own[c].dz_x);
-            own[c].x += centred;
-          }
-    }
-  }
-  combine_block(own, kChannelsLast ? partition.across : 1, [](S& into, const S& from) {
-    into.dz += from.dz;
-    into.dz_x += from.dz_x;
-    into.x += from.x;
-    if constexpr (kFilm) {
-      into.scale += from.scale;
-      into.shift += from.shift;
-    }
-  });
-  const int writers = kChannelsLast ? partition.across : 1;
-  if (path.in_range && static_cast<int>(threadIdx.x) < writers)
-#pragma unroll
-    for (int c = 0; c < P::kChannels; ++c) results[result_at(partition, path.channel + c)] = own[c];
-}
-
-__device__ inline double warp_sum(double value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_down_sync(kFullWarp, value, distance);
-  return value;
-}
-
-// One warp per image and channel adds the sums of the image's segments to dfilm, (N, 2, channels), and to image_sums,
-// (groups, channels, images). In `partition` each image is a group.
-template <typename A>
-__global__ void __launch_bounds__(kThreads) combine_film(const __grid_constant__ Partition partition, int64_t images,
-                                                         const FilmSums<A>* results, Sums<A>* image_sums, A* dfilm) {
-  const int64_t task = block_x() * kWarps + threadIdx.x / kWarp, channels = partition.shape.channels;
-  if (task >= partition.shape.groups * channels) return;  // a whole warp
-  const int lane = threadIdx.x % kWarp;
-  double dz = 0, dz_x = 0, x = 0, scale = 0, shift = 0;
-  for (int64_t i = lane; i < partition.segments; i += kWarp) {
-    const FilmSums<A> some = results[task * partition.segments + i];
-    dz += static_cast<double>(some.dz);
-    dz_x += static_cast<double>(some.dz_x);
-    x += static_cast<double>(some.x);
-    scale += static_cast<double>(some.scale);
-    shift += static_cast<double>(some.shift);
-  }
-  dz = warp_sum(dz), dz_x = warp_sum(dz_x), x = warp_sum(x), scale = warp_sum(scale), shift = warp_sum(shift);
-  if (lane == 0) {
-    const int64_t image = task / channels, channel = task % channels;
-    Sums<A> total;
-    total.dz = static_cast<A>(dz);
-    total.dz_x = static_cast<A>(dz_x);
-    total.x = static_cast<A>(x);
-    image_sums[(image / images * channels + channel) * images + image % images] = total;
-    dfilm[image * 2 * channels + channel] = static_cast<A>(scale);
-    dfilm[(image * 2 + 1) * channels + channel] = static_cast<A>(shift);
-  }
-}
-
-// One warp per channel adds the sums of its segments (with film, of its images), which gives the terms of each group,
-// (groups, channels), and those of its groups, which gives dweight and dbias, (channels,).
+// The terms of each group, (groups, channels), from the means of the sums, (3, groups, channels).
 template <typename A>
 __global__ void __launch_bounds__(kThreads)
-    combine_sums(const __grid_constant__ Partition partition, const __grid_constant__ Settings settings,
-                 const Sums<A>* results, bool batch_statistics, Terms<A>* terms, A* dweight, A* dbias) {
-  const int64_t channel = block_x() * kWarps + threadIdx.x / kWarp;
-  if (channel >= partition.shape.channels) return;  // a whole warp
-  const int lane = threadIdx.x % kWarp;
-  double weight = 0, bias = 0;
-  for (int64_t group = 0; group < partition.shape.groups; ++group) {
-    const int64_t task = group * partition.shape.channels + channel;
-    double dz = 0, dz_x = 0, x = 0;
-    for (int64_t i = lane; i < partition.segments; i += kWarp) {
-      const Sums<A> some = results[task * partition.segments + i];
-      dz += static_cast<double>(some.dz);
-      dz_x += static_cast<double>(some.dz_x);
-      x += static_cast<double>(some.x);
-    }
-    dz = warp_sum(dz), dz_x = warp_sum(dz_x), x = warp_sum(x);
-    if (lane == 0) {
-      const double var_eps = settings.var[group * settings.statistics_stride + channel] + settings.eps;
-      if (batch_statistics) terms[task] = Terms<A>(dz, dz_x, x, static_cast<double>(partition.shape.values()), var_eps);
-      weight += dz_x * rsqrt(var_eps);
-      bias += dz;
-    }
-  }
-  if (lane == 0) {
-    dweight[channel] = static_cast<A>(weight);
-    dbias[channel] = static_cast<A>(bias);
-  }
+    terms_of(const __grid_constant__ Settings settings, int64_t parts, const double* means, Terms<A>* terms) {
+  const int64_t i = block_x() * kThreads + threadIdx.x;
+  if (i >= parts) return;
+  terms[i] = Terms<A>(means[i], means[parts + i], means[2 * parts + i], 1, settings.var[i] + settings.eps);
 }
 
 // With constant statistics dx = scale·dz; with the batch's, see Terms.
@@ -206,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The launches of one backward pass. `scratch` is memory for sums and terms, see scratch_size.
+// The launches of one backward pass. dx, dweight, dbias and dfilm may be null where they are not computed.
 template <typename T, int V, bool kChannelsLast, bool kFilm>
 struct Backward {
   using A = typename AccOf<T>::type;
@@ -215,17 +75,16 @@ struct Backward {
   const NormShape& shape;
   const T *grad, *x;
   T* dx;
-  A *dweight, *dbias, *dfilm;
+  A* dfilm;
   Partition partition = partition_of<T, V>(shape_for(settings, shape), kChannelsLast);
 
-  // Values of type A: the terms of the groups, the sums of the segments and, with film, of the images.
+  // Values of type A for the sums of the segments and, with film, of the images.
   int64_t scratch_size() const {
     const int64_t parts = partition.shape.groups * shape.channels;
-    return 4 * shape.groups * shape.channels + (kFilm ? 5 * partition.segments + 3 : 3 * partition.segments) * parts;
+    return (kFilm ? 5 * partition.segments + 3 : 3 * partition.segments) * parts;
   }
-  void run(A* scratch, bool batch_statistics) const {
-    auto* terms = reinterpret_cast<Terms<A>*>(scratch);
-    auto* of_images = reinterpret_cast<Sums<A>*>(terms + shape.groups * shape.channels);
+  void add_sums(A* scratch, bool batch_statistics, const Combined<A>& to) const {
+    auto* of_images = reinterpret_cast<Sums<A>*>(scratch);
     auto* results =
         reinterpret_cast<SumsOf<A, kFilm>*>(of_images + (kFilm ? partition.shape.groups * shape.channels : 0));
     IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, sums<T, V, kChannelsLast, kFilm>)(partition, settings, grad, x,
@@ -241,43 +100,102 @@ struct Backward {
     } else {
       parts = results;
     }
-    IGAN_FAST_LAUNCH(launch, blocks_for(shape.channels, kWarps), kThreads, combine_sums<A>)(
-        combined, settings, parts, batch_statistics, terms, dweight, dbias);
+    IGAN_FAST_LAUNCH(launch, blocks_for(shape.channels, kWarps), kThreads, combine_sums<A>)(combined, settings, parts,
+                                                                                            batch_statistics, to);
+  }
+  void write_gradient(const Terms<A>* terms, bool batch_statistics) const {
     const auto kernel =
         batch_statistics ? &gradient<T, V, kChannelsLast, true, kFilm> : &gradient<T, V, kChannelsLast, false, kFilm>;
     IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, kernel)(partition, settings, terms, grad, x, dx);
   }
 };
 
-// Without film, dfilm is empty.
+// Calls function with the Backward of a call, whose types depend on its tensors. Without film, dfilm is empty.
+template <typename Function>
+void with_backward(const Launch& launch, const Settings& settings, const NormShape& s, const Tensor& grad,
+                   const Tensor& x, const Tensor* dx, const Tensor* dfilm, const Function& function) {
+  const bool aligned = is_aligned(x.const_data_ptr()) && is_aligned(grad.const_data_ptr());
+  with_layout(dtype_of(x, "x"), s, aligned, [&](auto type, auto vector, auto channels_last) {
+    using T = decltype(type);
+    using A = typename AccOf<T>::type;
+    const auto run = [&](auto has_film) {
+      function(Backward<T, decltype(vector)::value, decltype(channels_last)::value, decltype(has_film)::value>{
+          launch, settings, s, in<T>(grad), in<T>(x), dx ? out<T>(*dx) : nullptr, dfilm ? out<A>(*dfilm) : nullptr});
+    };
+    settings.film.data ? run(std::true_type{}) : run(std::false_type{});
+  });
+}
+
+// The gradient of film is empty without film.
+Tensor new_dfilm(const Tensor& x, const std::optional<Tensor>& film, ScalarType type) {
+  return film ? torch::stable::new_empty(x, {film->size(0), film->size(1)}, type)
+              : torch::stable::new_empty(x, {0}, type);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
                                                              std::optional<Tensor> bias, Tensor mean, Tensor var,
                                                              double eps, double negative_slope, bool batch_statistics,
                                                              std::optional<Tensor> film) {
   const NormShape s = norm_shape_of(x, groups_of(mean, var));
   check_gradient(grad, x);
-  const Dtype dtype = dtype_of(x, "x");
+  const ScalarType type = compute_type(dtype_of(x, "x"));
   const Launch launch(x);
-  Tensor dx = torch::stable::empty_like(x);
-  Tensor dweight = torch::stable::new_empty(x, {s.channels}, compute_type(dtype));
-  Tensor dbias = torch::stable::new_empty(x, {s.channels}, compute_type(dtype));
-  Tensor dfilm = film ? torch::stable::new_empty(x, {x.size(0), 2 * s.channels}, compute_type(dtype))
-                      : torch::stable::new_empty(x, {0}, compute_type(dtype));
-  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, s.channels, film);
-  const bool aligned = is_aligned(x.const_data_ptr()) && is_aligned(grad.const_data_ptr());
-  with_layout(dtype, s, aligned, [&](auto type, auto vector, auto channels_last) {
-    using T = decltype(type);
-    using A = typename AccOf<T>::type;
-    const auto run = [&](auto has_film) {
-      const Backward<T, decltype(vector)::value, decltype(channels_last)::value, decltype(has_film)::value> backward{
-          launch, settings, s, in<T>(grad), in<T>(x), out<T>(dx), out<A>(dweight), out<A>(dbias), out<A>(dfilm)};
-      Tensor scratch = torch::stable::new_empty(x, {backward.scratch_size()}, compute_type(dtype));
-      backward.run(out<A>(scratch), batch_statistics);
-    };
-    film ? run(std::true_type{}) : run(std::false_type{});
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, film);
+  Tensor dx = torch::stable::empty_like(x), dfilm = new_dfilm(x, film, type);
+  Tensor dweight = torch::stable::new_empty(x, {s.channels}, type);
+  Tensor dbias = torch::stable::new_empty(x, {s.channels}, type);
+  with_backward(launch, settings, s, grad, x, &dx, &dfilm, [&](const auto& backward) {
+    using A = typename std::decay_t<decltype(backward)>::A;
+    const int64_t of_terms = 4 * s.groups * s.channels;
+    Tensor scratch = torch::stable::new_empty(x, {of_terms + backward.scratch_size()}, type);
+    auto* terms = out<Terms<A>>(scratch);
+    backward.add_sums(out<A>(scratch) + of_terms, batch_statistics, {nullptr, terms, out<A>(dweight), out<A>(dbias)});
+    backward.write_gradient(terms, batch_statistics);
   });
   launch.check("norm_act_backward");
   return {dx, dweight, dbias, dfilm};
+}
+
+// sums is (3, groups, channels): Σ dz, Σ dz·(x − mean) and Σ (x − mean).
+std::tuple<Tensor, Tensor> norm_act_sums(Tensor grad, Tensor x, std::optional<Tensor> weight,
+                                         std::optional<Tensor> bias, Tensor mean, Tensor var, double eps,
+                                         double negative_slope, std::optional<Tensor> film) {
+  const NormShape s = norm_shape_of(x, groups_of(mean, var));
+  check_gradient(grad, x);
+  const ScalarType type = compute_type(dtype_of(x, "x"));
+  const Launch launch(x);
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, film);
+  Tensor sums = torch::stable::new_empty(x, {3, s.groups, s.channels}, ScalarType::Double);
+  Tensor dfilm = new_dfilm(x, film, type);
+  with_backward(launch, settings, s, grad, x, nullptr, &dfilm, [&](const auto& backward) {
+    using A = typename std::decay_t<decltype(backward)>::A;
+    Tensor scratch = torch::stable::new_empty(x, {backward.scratch_size()}, type);
+    backward.add_sums(out<A>(scratch), true, {out<double>(sums), nullptr, nullptr, nullptr});
+  });
+  launch.check("norm_act_sums");
+  return {sums, dfilm};
+}
+
+// mean_sums is (3, groups, channels), as of norm_act_sums: the sums divided by the number of values.
+Tensor norm_act_gradient(Tensor grad, Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean,
+                         Tensor var, Tensor mean_sums, double eps, double negative_slope, std::optional<Tensor> film) {
+  const NormShape s = norm_shape_of(x, groups_of(mean, var));
+  check_gradient(grad, x);
+  const int64_t parts = s.groups * s.channels;
+  check_sums(mean_sums, parts);
+  const Launch launch(x);
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, film);
+  Tensor dx = torch::stable::empty_like(x);
+  with_backward(launch, settings, s, grad, x, &dx, nullptr, [&](const auto& backward) {
+    using A = typename std::decay_t<decltype(backward)>::A;
+    Tensor scratch = torch::stable::new_empty(x, {4 * parts}, compute_type(dtype_of(x, "x")));
+    auto* terms = out<Terms<A>>(scratch);
+    IGAN_FAST_LAUNCH(launch, blocks_for(parts, kThreads), kThreads, terms_of<A>)(settings, parts, in<double>(mean_sums),
+                                                                                 terms);
+    backward.write_gradient(terms, true);
+  });
+  launch.check("norm_act_gradient");
+  return dx;
 }
 
 }  // namespace
@@ -285,4 +203,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(Tensor grad, Tensor
 
 STABLE_TORCH_LIBRARY_IMPL(igan_fast, CUDA, m) {
   m.impl("norm_act_backward", TORCH_BOX(&igan_fast::cuda::norm_act_backward));
+  m.impl("norm_act_sums", TORCH_BOX(&igan_fast::cuda::norm_act_sums));
+  m.impl("norm_act_gradient", TORCH_BOX(&igan_fast::cuda::norm_act_gradient));
 }

@@ -167,6 +167,20 @@ void launch_apply(const Launch& launch, const Settings& settings, const NormShap
   IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, kernel)(partition, settings, in<T>(x), out<T>(y));
 }
 
+// Writes mean and var, (groups, channels).
+template <typename T, int V, bool kChannelsLast>
+void launch_statistics(const Launch& launch, const NormShape& s, const Tensor& x, const Tensor& mean,
+                       const Tensor& var) {
+  using A = typename AccOf<T>::type;
+  const int64_t parts = s.groups * s.channels;
+  const Partition partition = partition_of<T, V>(s, kChannelsLast);
+  Tensor scratch = torch::stable::new_empty(x, {4 * parts * partition.segments}, mean.scalar_type());
+  auto* results = out<Moments<A>>(scratch);
+  IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, moments<T, V, kChannelsLast>)(partition, in<T>(x), results);
+  IGAN_FAST_LAUNCH(launch, blocks_for(parts, kWarps), kThreads, combine_moments<T, A>)(partition, in<T>(x), results,
+                                                                                       out<A>(mean), out<A>(var));
+}
+
 std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
                                             double eps, double negative_slope, int64_t groups,
                                             std::optional<Tensor> film) {
@@ -176,31 +190,39 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, std::optional<Tensor> weig
   Tensor y = torch::stable::empty_like(x);
   Tensor mean = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
   Tensor var = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
-  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, s.channels, film);
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, film);
   with_layout(dtype, s, is_aligned(x.const_data_ptr()), [&](auto type, auto vector, auto channels_last) {
     using T = decltype(type);
-    using A = typename AccOf<T>::type;
     constexpr int V = decltype(vector)::value;
     constexpr bool kChannelsLast = decltype(channels_last)::value;
-    const Partition partition = partition_of<T, V>(s, kChannelsLast);
-    Tensor scratch = torch::stable::new_empty(x, {4 * groups * s.channels * partition.segments}, compute_type(dtype));
-    auto* results = out<Moments<A>>(scratch);
-    IGAN_FAST_LAUNCH(launch, partition.grid(), kThreads, moments<T, V, kChannelsLast>)(partition, in<T>(x), results);
-    IGAN_FAST_LAUNCH(launch, blocks_for(groups * s.channels, kWarps), kThreads, combine_moments<T, A>)(
-        partition, in<T>(x), results, out<A>(mean), out<A>(var));
+    launch_statistics<T, V, kChannelsLast>(launch, s, x, mean, var);
     launch_apply<T, V, kChannelsLast>(launch, settings, s, x, y);
   });
   launch.check("norm_act");
   return {y, mean, var};
 }
 
+std::tuple<Tensor, Tensor> norm_act_statistics(Tensor x, int64_t groups) {
+  const NormShape s = norm_shape_of(x, groups);
+  const Dtype dtype = dtype_of(x, "x");
+  const Launch launch(x);
+  Tensor mean = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
+  Tensor var = torch::stable::new_empty(x, {groups, s.channels}, compute_type(dtype));
+  with_layout(dtype, s, is_aligned(x.const_data_ptr()), [&](auto type, auto vector, auto channels_last) {
+    launch_statistics<decltype(type), decltype(vector)::value, decltype(channels_last)::value>(launch, s, x, mean, var);
+  });
+  launch.check("norm_act_statistics");
+  return {mean, var};
+}
+
 Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias, Tensor mean, Tensor var,
                           double eps, double negative_slope, std::optional<Tensor> film) {
-  const NormShape s = norm_shape_of(x, 1);
+  const NormShape s = norm_shape_of(x, mean.dim() == 2 ? groups_of(mean, var) : 1);
   const Launch launch(x);
   Tensor y = torch::stable::empty_like(x);
-  STD_TORCH_CHECK(mean.numel() == s.channels && var.numel() == s.channels, "mean and var: expected (C,) each");
-  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, 0, film);
+  STD_TORCH_CHECK(mean.numel() == s.groups * s.channels && var.numel() == s.groups * s.channels,
+                  "mean and var: expected (C,) or (groups, C) each");
+  const Settings settings = settings_of(weight, bias, mean, var, s, eps, negative_slope, film);
   with_layout(dtype_of(x, "x"), s, is_aligned(x.const_data_ptr()), [&](auto type, auto vector, auto channels_last) {
     using T = decltype(type);
     constexpr int V = decltype(vector)::value;
@@ -216,5 +238,6 @@ Tensor norm_act_inference(Tensor x, std::optional<Tensor> weight, std::optional<
 
 STABLE_TORCH_LIBRARY_IMPL(igan_fast, CUDA, m) {
   m.impl("norm_act", TORCH_BOX(&igan_fast::cuda::norm_act));
+  m.impl("norm_act_statistics", TORCH_BOX(&igan_fast::cuda::norm_act_statistics));
   m.impl("norm_act_inference", TORCH_BOX(&igan_fast::cuda::norm_act_inference));
 }

@@ -24,10 +24,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Updates the running statistics as torch.nn.BatchNorm would in `groups` successive calls, one for each group.
-void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, int64_t count, double momentum) {
+void norm_act_update(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, std::optional<int64_t> count,
+                     double momentum) {
   const int64_t groups = groups_of(mean, var), channels = mean.size(1);
   const Launch launch(mean);
-  const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
+  const double unbiased = unbiased_factor(count);
   const auto one = [&](Tensor& running, const Tensor& statistics, double factor, const char* what) {
     STD_TORCH_CHECK(running.dim() == 1 && running.numel() == channels, what, ": expected (", channels, ",)");
     IGAN_FAST_LAUNCH(launch, blocks_for(channels, kThreads), kThreads, update)(

@@ -40,6 +40,18 @@ inline int64_t groups_of(const Tensor& mean, const Tensor& var) {
   return mean.size(0);
 }
 
+// The sums of norm_act_sums over `parts` groups and channels.
+inline void check_sums(const Tensor& sums, int64_t parts) {
+  STD_TORCH_CHECK(sums.dim() == 3 && sums.numel() == 3 * parts && sums.is_contiguous() && sums.size(0) == 3 &&
+                      dtype_of(sums, "mean_sums") == Dtype::Double,
+                  "mean_sums: expected (3, groups, C), contiguous and float64");
+}
+
+// What a variance is multiplied by to be unbiased; 1 without a count, for a variance that is unbiased already.
+inline double unbiased_factor(std::optional<int64_t> count) {
+  return count ? static_cast<double>(*count) / static_cast<double>(*count - 1) : 1;
+}
+
 inline void check_gradient(const Tensor& grad, const Tensor& x) {
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad and x differ in dtype");
   STD_TORCH_CHECK(grad.dim() == x.dim(), "grad has ", grad.dim(), " dimensions, x ", x.dim());

@@ -16,6 +16,8 @@ from igan_fast.reference.recorded import FxLeaf, is_proxy, is_tracing
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from igan_fast.reference.processes import ProcessGroup
+
 __all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d"]
 
 #: One number, or one for the height and one for the width.
@@ -43,6 +45,7 @@ class _ConvNormAct2d(FxLeaf):
         dtype: torch.dtype | None,
         negative_slope: float,
         groups: int | Literal["instance"],
+        process_group: ProcessGroup | None,
     ) -> None:
         super().__init__()
         self.conv = conv
@@ -56,6 +59,7 @@ class _ConvNormAct2d(FxLeaf):
             dtype,
             negative_slope=negative_slope,
             groups=groups,
+            process_group=process_group,
         )
 
     @classmethod
@@ -141,7 +145,7 @@ class ConvNormAct2d(_ConvNormAct2d):
         conv_groups, conv_bias: ``groups`` and ``bias`` of ``nn.Conv2d``. Normalisation by the batch's statistics
             cancels a bias.
         device, dtype: of parameters and buffers.
-        eps, momentum, affine, track_running_stats, negative_slope, groups: as of ``NormAct2d``.
+        eps, momentum, affine, track_running_stats, negative_slope, groups, process_group: as of ``NormAct2d``.
 
     Raises:
         ValueError, TypeError: as ``nn.Conv2d`` and ``NormAct2d``; also ValueError if ``padding`` is a string.
@@ -168,6 +172,7 @@ class ConvNormAct2d(_ConvNormAct2d):
         track_running_stats: bool | None = None,
         negative_slope: float = 0.2,
         groups: int | Literal["instance"] = 1,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         conv = nn.Conv2d(
             in_channels,
@@ -181,7 +186,9 @@ class ConvNormAct2d(_ConvNormAct2d):
             device=device,
             dtype=dtype,
         )
-        super().__init__(conv, eps, momentum, affine, track_running_stats, device, dtype, negative_slope, groups)
+        super().__init__(
+            conv, eps, momentum, affine, track_running_stats, device, dtype, negative_slope, groups, process_group
+        )
 
 
 class ConvTransposeNormAct2d(_ConvNormAct2d):
@@ -193,8 +200,8 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
         in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation: as of ``nn.ConvTranspose2d``,
             numbers or pairs of numbers; kernel, stride and paddings are the paper's where omitted. Another kernel size
             (4×4, say) needs another ``output_padding``.
-        conv_groups, conv_bias, device, dtype, eps, momentum, affine, track_running_stats, negative_slope, groups: as of
-            ``ConvNormAct2d``; the default ``negative_slope`` of 0 is a ReLU.
+        conv_groups, conv_bias, device, dtype, eps, momentum, affine, track_running_stats, negative_slope, groups,
+            process_group: as of ``ConvNormAct2d``; the default ``negative_slope`` of 0 is a ReLU.
 
     Raises:
         ValueError, TypeError: as ``ConvNormAct2d``.
@@ -222,6 +229,7 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
         track_running_stats: bool | None = None,
         negative_slope: float = 0.0,
         groups: int | Literal["instance"] = 1,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         conv = nn.ConvTranspose2d(
             in_channels,
@@ -236,7 +244,9 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
             device=device,
             dtype=dtype,
         )
-        super().__init__(conv, eps, momentum, affine, track_running_stats, device, dtype, negative_slope, groups)
+        super().__init__(
+            conv, eps, momentum, affine, track_running_stats, device, dtype, negative_slope, groups, process_group
+        )
 
 
 def _pair(name: str, size: Size) -> tuple[int, int]:

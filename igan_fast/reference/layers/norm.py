@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -11,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast.reference import ops
+from igan_fast.reference.processes import check_process_group
 from igan_fast.reference.recorded import FxLeaf, is_proxy, is_tracing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NormAct2d", "TakeStatistics", "check_input", "normalised_apart"]
+    from igan_fast.reference.processes import ProcessGroup
+
+__all__ = ["NormAct2d", "TakeStatistics", "check_input", "normalised_apart", "set_process_group"]
 
 #: Called by a layer in training, with the layer and its number of groups, before each batch. It returns a mean and a
 #: variance (C,), which the batch updates in place of the running statistics.
@@ -40,14 +44,18 @@ class NormAct2d(FxLeaf):
         negative_slope: 0 is a ReLU, 1 is no activation.
         groups: number of parts of the batch that are normalised separately, see ``ops.norm_act``. "instance": each
             image by itself, as in ``nn.InstanceNorm2d`` (``num_batches_tracked`` then stays 0, as there).
+        process_group: a group of ``torch.distributed``, whose processes normalise their batches together in training,
+            see ``ops.norm_act``. It is an attribute, which ``set_process_group`` changes; it is not part of the
+            ``state_dict``, and a pickled module has none. None: this process alone.
 
     Attributes:
         take_statistics: where set, the batches update what it returns, and the running statistics and their count stay
             as they are. So statistics can be collected from many parts of a batch before they are applied in order.
 
     Raises:
-        ValueError: ``groups`` is neither a positive number nor "instance", or ``momentum`` is None with running
-            statistics of instances.
+        ValueError: ``groups`` is neither a positive number nor "instance"; ``momentum`` is None with running statistics
+            of instances; or there is a ``process_group`` for instances.
+        TypeError: ``process_group`` is something else.
     """
 
     #: The module whose operators it calls. The fused layers replace it by ``igan_fast.ops``.
@@ -61,6 +69,7 @@ class NormAct2d(FxLeaf):
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
     take_statistics: TakeStatistics | None = None
+    process_group: ProcessGroup | None = None
 
     def __init__(
         self,
@@ -74,6 +83,7 @@ class NormAct2d(FxLeaf):
         *,
         negative_slope: float = 0.2,
         groups: int | Literal["instance"] = 1,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         if groups != "instance" and (not isinstance(groups, int) or groups < 1):
@@ -82,6 +92,12 @@ class NormAct2d(FxLeaf):
             track_running_stats = groups != "instance"
         if momentum is None and track_running_stats and groups == "instance":
             raise ValueError("momentum is None; expected a number for the running statistics of groups='instance'")
+        check_process_group(process_group)
+        if process_group is not None and groups == "instance":
+            raise ValueError(
+                "groups is 'instance' with a process_group; expected a number of groups, or no process_group"
+            )
+        self.process_group = process_group
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.negative_slope, self.groups = negative_slope, groups
@@ -188,14 +204,27 @@ class NormAct2d(FxLeaf):
             "negative_slope": self.negative_slope,
             "groups": groups,
             "average_groups": average,
+            # Not in evaluation, where the processes need not make the same calls.
+            "process_group": self.process_group if self.training and self.groups != "instance" else None,
         }
 
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}, negative_slope={self.negative_slope}, "
-            f"groups={self.groups!r}"
+            f"groups={self.groups!r}" + (f", processes={self.process_group.size()}" if self.process_group else "")
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state to pickle: without the process group, which exists in this process only."""
+        return {**vars(self), "process_group": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy in the same process group, which itself cannot be copied."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(self.__getstate__(), memo), process_group=self.process_group)
+        return copied
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
@@ -225,6 +254,21 @@ def normalised_apart(module: nn.Module, groups: int) -> Iterator[None]:
     finally:
         for norm, count in zip(norms, before, strict=True):
             norm.groups = count
+
+
+def set_process_group(module: nn.Module, process_group: ProcessGroup | None) -> None:
+    """From now on, in training, every batch normalisation (``NormAct2d``) of ``module`` normalises its batch together
+    with those of the other processes of the group (``ops.norm_act``); None: this process alone.
+
+    Instance normalisations do not change: they always normalise each image separately.
+
+    Raises:
+        TypeError: ``process_group`` is not a group of ``torch.distributed`` that this process belongs to.
+    """
+    check_process_group(process_group)
+    for part in module.modules():
+        if isinstance(part, NormAct2d) and part.groups != "instance":
+            part.process_group = process_group
 
 
 def check_input(x: Tensor, channels: int) -> None:

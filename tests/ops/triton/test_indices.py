@@ -29,7 +29,15 @@ from triton.runtime.interpreter import (
 from igan_fast.ops import backend
 from igan_fast.ops.norm_act import launchable
 from igan_fast.ops.sign_mask import sign_mask_bytes
-from igan_fast.ops.triton import common, convolution, convolution_weight, feature_l1, gather_images, norm_act
+from igan_fast.ops.triton import (
+    common,
+    convolution,
+    convolution_weight,
+    feature_l1,
+    gather_images,
+    norm_act,
+    norm_act_launches,
+)
 
 if not common.INTERPRETED:
     pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
@@ -137,7 +145,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     monkeypatch.setattr(InterpretedFunction, "__getitem__", lambda kernel, grid: Watched(kernel, found).launch(grid))
     # So that no program loops for long.
     for name, value in (("_TILE", 2**16), ("_COMBINE_SEGMENTS", 2**10), ("_PROGRAMS", 2**13)):
-        monkeypatch.setattr(norm_act, name, value)
+        monkeypatch.setattr(norm_act_launches, name, value)
     monkeypatch.setattr(convolution, "_COMBINE_SEGMENTS", 2**15)
     monkeypatch.setattr(convolution_weight, "_PROGRAMS", 2**12)
     yield found
