@@ -38,8 +38,8 @@ class Part(NamedTuple):
 class BatchPlan:
     """Cuts a batch into the groups that are normalised apart, and these into parts for each process.
 
-    Group s has the rows from ⌊s·B/S⌋ to ⌊(s+1)·B/S⌋. If there are at least as many groups as processes, each process has
-    S/W groups. It computes them in ``accumulate`` parts, one after the other. If S does not divide B, or with
+    Group s has the rows from ⌊s·B/S⌋ to ⌊(s+1)·B/S⌋. If there are at least as many groups as processes, each process
+    has S/W groups. It computes them in ``accumulate`` parts, one after the other. If S does not divide B, or with
     ``exact``, each part is one group. If there are fewer groups, W/S processes share each, and normalise it together.
 
     Args:
@@ -68,8 +68,8 @@ class BatchPlan:
             )
         if groups % world and world % groups:
             raise InputError(
-                f"--norm-groups: found {groups} for {world} processes, expected a multiple or a divisor of {world}: each "
-                "process has as many of the groups that are normalised apart, or as many processes share each group"
+                f"--norm-groups: found {groups} for {world} processes, expected a multiple or a divisor of {world}: "
+                "each process has as many of the groups that are normalised apart, or as many share each group"
             )
         if size // groups < self.sharing:
             raise InputError(

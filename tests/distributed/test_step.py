@@ -22,6 +22,8 @@ CASES = {
     "default": Case(),
     "paper": Case(beyond=False),
     "uneven": Case(batch_size=11),
+    "shared by all": Case(norm_groups=1),
+    "shared by two": Case(norm_groups=2, batch_size=10),
     "exact": Case(exact=True),
     "exact32": Case(exact=True, dtype=torch.float32),
 }
@@ -104,7 +106,16 @@ def test_a_plan_with_other_groups_is_refused():
     [
         ((8, 5), "--norm-groups: found 5, expected from 1 to half of --batch-size 8"),
         ((8, 0), "--norm-groups: found 0"),
-        ((16, 2, Process(0, 4, 0, 4)), "--norm-groups: found 2 for 4 processes, expected a multiple of 4"),
+        ((16, 3, Process(0, 4, 0, 4)), "--norm-groups: found 3 for 4 processes, expected a multiple or a divisor of 4"),
+        (
+            (16, 2, Process(0, 4, 0, 4), 1, True),
+            "found 2 for 4 processes, expected a multiple of 4 with --exact",
+        ),
+        (
+            (5, 2, Process(0, 8, 0, 8)),
+            "found 5 for 8 processes, expected at least a photo for each of the 4",
+        ),
+        ((16, 2, Process(0, 4, 0, 4), 2), "--accumulate: found 2, expected a divisor of 1"),
         ((16, 4, Process(0, 2, 0, 2), 3), "--accumulate: found 3, expected a divisor of 2"),
         ((16, 4, Process(), 0), "--accumulate: found 0"),
         ((16, 4, Process(), 2, True), "--accumulate: found 2, expected 1 with --exact"),
@@ -113,6 +124,16 @@ def test_a_plan_with_other_groups_is_refused():
 def test_numbers_that_do_not_fit_are_refused(plan, message):
     with pytest.raises(InputError, match=message):
         BatchPlan(*plan)
+
+
+@pytest.mark.parametrize("size", [8, 9, 11, 64])
+@pytest.mark.parametrize("world", [4, 8])
+def test_the_parts_of_many_processes_that_share_groups_are_all_rows_once(size, world):
+    plans = [BatchPlan(size, 2, Process(rank, world, rank, world)) for rank in range(world)]
+    assert [row for plan in plans for part in plan.own for row in range(size)[part.rows]] == list(range(size))
+    assert plans[0].sharing == world // 2
+    halves = [plans[0].parts[: world // 2], plans[0].parts[world // 2 :]]
+    assert [sum(part.size for part in half) for half in halves] == [size // 2, size - size // 2]
 
 
 @pytest.mark.parametrize("size", [8, 9, 11, 16, 64])

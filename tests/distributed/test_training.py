@@ -111,7 +111,7 @@ def test_only_the_first_process_prints_and_tells_of_errors(trainings: Trainings)
 def test_numbers_that_do_not_fit_are_refused_once(trainings: Trainings) -> None:
     statuses, output = trainings("refused", 2, iterations=2, norm_groups=3)
     assert statuses == [2, 2]
-    assert "--norm-groups: found 3 for 2 processes, expected a multiple of 2" in output[0]
+    assert "--norm-groups: found 3 for 2 processes, expected a multiple or a divisor of 2" in output[0]
     assert output[0].count("\n") == 1
     assert output[1] == ""
     assert not (trainings.folder / "refused").exists()
