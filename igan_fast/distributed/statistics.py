@@ -35,6 +35,7 @@ class CollectedStatistics:
         ]
         self._calls: list[dict[NormAct2d, list[Tensor]]] = []  # for each part, the contributions of each layer's passes
         self._part = -1  # −1: what passes is not counted
+        self._shares: dict[tuple[int, ...], Tensor] = {}  # made once, because the host waits for a copy to a GPU
 
     @contextmanager
     def collecting(self, parts: int) -> Iterator[None]:
@@ -95,11 +96,22 @@ class CollectedStatistics:
             own = contributions[:, begin : begin + length].view(-1, passes, 2, layer.num_features)
             own = own.transpose(0, 1).flatten(0, 1)
             begin += length
-            each = groups * passes
-            later = [sum(each[index + 1 :]) for index in range(len(each))]
-            keep = 1.0 - layer.momentum
-            share = own.new_tensor([keep**number for number in later]).view(-1, 1, 1)
-            moved = (own * share).sum(0)
+            each, keep = groups * passes, 1.0 - layer.momentum
+            moved = (own * self._share(layer, each, keep)).sum(0)
             for running, more in ((mean, moved[0]), (var, moved[1])):
                 running.mul_(keep ** sum(each)).add_(more)
             count.add_(sum(each))
+
+    def _share(self, layer: NormAct2d, groups: list[int], keep: float) -> Tensor:
+        """What is left of each contribution when all later ones have been applied, (len(groups), 1, 1).
+
+        Args:
+            groups: the number of groups of each contribution.
+            keep: what a group leaves of the running statistics.
+        """
+        key = (self._layers.index(layer), *groups)
+        if key not in self._shares:
+            assert layer.running_mean is not None
+            later = [sum(groups[index + 1 :]) for index in range(len(groups))]
+            self._shares[key] = layer.running_mean.new_tensor([keep**number for number in later]).view(-1, 1, 1)
+        return self._shares[key]

@@ -216,7 +216,8 @@ def _group_that_shares(plan: BatchPlan) -> dist.ProcessGroup | None:
         return None
     ranks = range(plan.process.world_size)
     made = [dist.new_group(ranks[first : first + plan.sharing]) for first in ranks[:: plan.sharing]]
-    return made[plan.process.rank // plan.sharing]
+    own: dist.ProcessGroup = made[plan.process.rank // plan.sharing]
+    return own
 
 
 def _rows(batch: GeneratedBatch, part: Part) -> GeneratedBatch:
