@@ -56,7 +56,7 @@ class Call(NamedTuple):
         flops: of a product; a multiplication and an addition count as two.
         line: the line of this package that causes the call, "models.py:77 judge"; of the iteration's file if there is
             no other. Empty unless asked for.
-        caller: the line of the iteration from which it is reached, "step.py:172 _train_d". Empty unless asked for.
+        caller: the line of the iteration from which it is reached, "step.py:190 _backward_d". Empty unless asked for.
     """
 
     operator: str

@@ -14,6 +14,7 @@ Besides the fused operators, these differences from the reference save time and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,25 +28,31 @@ from igan_fast.ops.convolution import filters_kept
 from igan_fast.reference import beyond as reference
 from igan_fast.reference.beyond import flipped_label_loss, gradient_penalty
 from igan_fast.reference.edited_rebuilds import GeneratedBatch
-from igan_fast.reference.precision import frozen, tf32_mode
+from igan_fast.reference.precision import frozen
 from igan_fast.reference.step import StepConfig, StepLosses
 
-__all__ = ["StepConfig", "StepLosses", "TrainStep"]
+__all__ = ["ReadPhotos", "Stage1", "StepConfig", "StepLosses", "TrainStep"]
 
 
-class _Stage1(NamedTuple):
-    """The results of stage 1. All except ``x_fake`` are detached."""
+class ReadPhotos(NamedTuple):
+    """What stage 1 has read from the photos, detached."""
+
+    features: list[Tensor]
+    """h¹..h⁴."""
+    shared: Tensor
+    """D's shared layer."""
+    z: Tensor
+    """z̃."""
+    c: Tensor
+    """σ(c̃)."""
+
+
+class Stage1(NamedTuple):
+    """The results of stage 1."""
 
     x_fake: Tensor
     """G's images, with their autograd graph where stage 2 needs it."""
-    features: list[Tensor]
-    """h¹..h⁴ of the photos."""
-    shared: Tensor
-    """D's shared layer of the photos."""
-    z: Tensor
-    """z̃ of the photos."""
-    c: Tensor
-    """σ(c̃) of the photos."""
+    photos: ReadPhotos
     losses: tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -100,58 +107,60 @@ class TrainStep(reference.TrainStep):
         """Both stages, with a generated batch that is given. Arguments and results are those of the reference."""
         if self._plain:
             return super().iterate(images, labels, z, c, flips, penalise=penalise)
-        config, model, batch = self.config, self.model, GeneratedBatch(z, c, flips)
-        with tf32_mode(config.precision, images.device):
-            x_fake, features, shared, z_photos, c_photos, losses_d = self._train_d(
-                images, labels, batch, penalise=penalise
-            )
+        model, batch = self.model, GeneratedBatch(z, c, flips)
+        with self._computing(images.device):
+            self.optimizer_d.zero_grad(set_to_none=True)
+            x_fake, photos, losses_d = self._backward_d(images, labels, batch, penalise=penalise)
+            self._step(self.optimizer_d)
             # Both branches use each transformed filter. Only those of G's forward pass are used once, by the rebuild.
             with filters_kept(uses=2), frozen(model.discriminator):
                 self.optimizer_g.zero_grad(set_to_none=True)
-                adversarial, label, latent = self._backward_through_d_and_c(x_fake, batch)
+                adversarial, label, latent = self._backward_generated(x_fake, batch)
                 del x_fake
-                with self._autocast(images.device):
-                    z_rebuild = model.classifier.latent_code(shared) if self.optimizer_z is not None else z_photos
-                    with filters_kept(uses=1):
-                        x_rebuild = model.generator(z_rebuild, c_photos)
-                    perceptual = perceptual_loss(model.discriminator.features(x_rebuild), features)
-                del features
-                pixel = pixel_loss(x_rebuild, images)
-                torch.autograd.backward(config.lambdas[0] * perceptual + config.lambdas[1] * pixel)
-                _step(self.optimizer_g)
-                if self.optimizer_z is not None:
-                    _step(self.optimizer_z)
-        losses = StepLosses(*losses_d, adversarial, label, perceptual.detach(), pixel.detach(), latent)
-        return losses, z_photos
+                perceptual, pixel = self._backward_rebuilt(images, photos)
+                self._step_g()
+        return StepLosses(*losses_d, adversarial, label, perceptual, pixel, latent), photos.z
 
     def update_d(self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
         """Stage 1 alone, without the gradient penalty. The arguments are those of ``iterate``."""
         if self._plain:
             super().update_d(images, labels, z, c, flips)
             return
-        with tf32_mode(self.config.precision, images.device):
-            self._train_d(images, labels, GeneratedBatch(z, c, flips), for_stage2=False)
+        with self._computing(images.device):
+            self.optimizer_d.zero_grad(set_to_none=True)
+            self._backward_d(images, labels, GeneratedBatch(z, c, flips), for_stage2=False)
+            self._step(self.optimizer_d)
 
     def update_g(self, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
         """Stage 2 without the rebuild. The arguments are those of ``iterate``."""
         if self._plain:
             super().update_g(z, c, flips)
             return
-        with tf32_mode(self.config.precision, z.device), frozen(self.model.discriminator):
+        with self._computing(z.device), frozen(self.model.discriminator):
             with self._autocast(z.device):
                 x_fake = self.model.generator(z, c)
             self.optimizer_g.zero_grad(set_to_none=True)
-            self._backward_through_d_and_c(x_fake, GeneratedBatch(z, c, flips))
-            _step(self.optimizer_g)
+            self._backward_generated(x_fake, GeneratedBatch(z, c, flips))
+            self._step(self.optimizer_g)
 
-    def _train_d(
-        self, images: Tensor, labels: Tensor, batch: GeneratedBatch, *, penalise: bool = False, for_stage2: bool = True
-    ) -> _Stage1:
-        """Train D and C on the photos and the generated images, by one Adam step for the parameters of both.
+    def _backward_d(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch: GeneratedBatch,
+        *,
+        penalise: bool = False,
+        for_stage2: bool = True,
+        apart: bool = False,
+        weight: float = 1.0,
+    ) -> Stage1:
+        """Compute L_D of the photos and the generated images, and add its gradients to those of D and C.
 
         Args:
             penalise: add the gradient penalty.
             for_stage2: record G's forward pass in the autograd graph, because stage 2 uses G's images.
+            apart: pass photos and generated images through D one after the other. It is so with the penalty too.
+            weight: the gradients are multiplied by it.
         """
         config, discriminator, n = self.config, self.model.discriminator, len(images)
         if penalise:
@@ -161,11 +170,11 @@ class TrainStep(reference.TrainStep):
                 x_fake = self.model.generator(batch.z, batch.c)
             photos = images.contiguous(memory_format=torch.channels_last)
             generated = x_fake.detach()
-            if penalise:
+            if penalise or apart:
                 features = [discriminator.features(photos), discriminator.features(generated)]
                 source, shared = map(torch.cat, zip(*(discriminator.judge(h[-1]) for h in features), strict=True))
             else:
-                with normalised_apart(discriminator, 2):
+                with normalised_apart(discriminator, 2 * config.norm_groups):
                     both = torch.cat([photos.to(generated.dtype), generated])  # D rounds to this dtype in any case
                     features = [discriminator.features(both)]
                 source, shared = discriminator.judge(features[0][-1])
@@ -178,22 +187,22 @@ class TrainStep(reference.TrainStep):
         loss = adversarial + labelled + config.lambdas[2] * latent
         if penalise:
             loss = loss + config.r1_every * gradient_penalty(source[:n], images, config.r1)
-        self.optimizer_d.zero_grad(set_to_none=True)
         # Without inputs, the penalty's backward pass would also compute the gradient of the images.
         trained = [parameter for parameter in self._parameters_d if parameter.requires_grad] if penalise else None
-        torch.autograd.backward(loss, inputs=trained)
-        _step(self.optimizer_d)
-        return _Stage1(
-            x_fake,
+        _backward(loss, weight, trained)
+        read = ReadPhotos(
             [h[:n].detach() for h in features[0]],
             shared[:n].detach(),
             codes.z[:n].detach(),
             torch.sigmoid(codes.label_logits[:n].detach()),
-            (adversarial.detach(), label_real.detach(), label_fake.detach(), latent.detach()),
         )
+        losses = (adversarial.detach(), label_real.detach(), label_fake.detach(), latent.detach())
+        return Stage1(x_fake, read, losses)
 
-    def _backward_through_d_and_c(self, x_fake: Tensor, batch: GeneratedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the loss terms of G's images that depend on D and C (source, labels, noise), and run their backward.
+    def _backward_generated(
+        self, x_fake: Tensor, batch: GeneratedBatch, weight: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the terms of L_G that depend on G's images (source, labels, noise), and add their gradients to G's.
 
         Returns:
             The adversarial, label and latent terms, detached.
@@ -205,8 +214,38 @@ class TrainStep(reference.TrainStep):
             adversarial = adversarial_loss(source, real=True)
             label = flipped_label_loss(codes.label_logits, batch, self.config.flip_weight)
             latent = latent_loss(codes.z, batch.z)
-            torch.autograd.backward(adversarial + self.config.label_weight_g * label + self.config.lambdas[2] * latent)
+            loss = adversarial + self.config.label_weight_g * label + self.config.lambdas[2] * latent
+            _backward(loss, weight)
         return adversarial.detach(), label.detach(), latent.detach()
+
+    def _backward_rebuilt(self, images: Tensor, photos: ReadPhotos, weight: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Compute the terms of L_G that depend on the rebuilt photos, and add their gradients to G's, and to those of
+        C's layer of z̃ if it learns from the rebuild. The features in ``photos`` are freed before the backward pass.
+
+        Returns:
+            The perceptual and pixel terms, detached.
+        """
+        model, lambdas = self.model, self.config.lambdas
+        with self._autocast(images.device):
+            z = photos.z if self.optimizer_z is None else model.classifier.latent_code(photos.shared)
+            with filters_kept(uses=1):
+                x_rebuild = model.generator(z, photos.c)
+            perceptual = perceptual_loss(model.discriminator.features(x_rebuild), photos.features)
+        photos.features.clear()
+        pixel = pixel_loss(x_rebuild, images)
+        _backward(lambdas[0] * perceptual + lambdas[1] * pixel, weight)
+        return perceptual.detach(), pixel.detach()
+
+    @staticmethod
+    def _step(optimizer: torch.optim.Optimizer) -> None:
+        """Take one optimiser step, and then free the gradients."""
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _step_g(self) -> None:
+        self._step(self.optimizer_g)
+        if self.optimizer_z is not None:
+            self._step(self.optimizer_z)
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         """Fused Adam, which updates many parameters in one kernel. On a GPU it is capturable: its step count is a GPU
@@ -216,7 +255,6 @@ class TrainStep(reference.TrainStep):
         return torch.optim.Adam(parameters, lr=lr, betas=self.config.betas, fused=True, capturable=on_gpu)
 
 
-def _step(optimizer: torch.optim.Optimizer) -> None:
-    """Take one optimiser step, and then free the gradients."""
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+def _backward(loss: Tensor, weight: float, inputs: Sequence[Tensor] | None = None) -> None:
+    """Add the gradients of ``weight`` · ``loss`` to those of ``inputs``, or of all parameters."""
+    torch.autograd.backward(loss, torch.full_like(loss, weight), inputs=inputs)

@@ -304,8 +304,8 @@ def test_the_precision_flags_of_a_gpu_are_set_during_a_step_and_restored(
 ):
     """The flags exist on a CPU too, where nothing reads them. The step runs as if its device were a GPU."""
     tf32_mode = reference.precision.tf32_mode
-    for module in (reference.beyond, igan_fast.step):
-        monkeypatch.setattr(module, "tf32_mode", lambda precision, _: tf32_mode(precision, torch.device("cuda")))
+    on_gpu = torch.device("cuda")
+    monkeypatch.setattr(reference.beyond, "tf32_mode", lambda precision, _: tf32_mode(precision, on_gpu))
     monkeypatch.setattr(reference.step, "check_precision", lambda *_: None)
     set_product_flags(before, before)
     step = make_step(impl, config=StepConfig(precision=precision), width=4)

@@ -28,6 +28,7 @@ from igan_fast.app.interpolate import Interpolate
 from igan_fast.app.results import SomePhotosFailed
 from igan_fast.app.web_command import Web
 from igan_fast.baselines.config import BaselineConfig
+from igan_fast.distributed.process import ProcessLost, ToldElsewhere, first_tells, this_process
 from igan_fast.errors import InputError, option, printable
 from igan_fast.train.config import PRESETS, TrainConfig
 from igan_fast.train.run_config import Config, RunConfig
@@ -82,20 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if words[:1] == ["--version"]:
                 print(f"igan-fast {__version__}")
             else:
-                command = _parse(words)
+                with first_tells(this_process()):  # all processes of torchrun get the same words
+                    command = _parse(words)
                 command.run()
             sys.stdout.flush()  # inside of try, because the reader may have exited
+        except ToldElsewhere:
+            return 2
         except InputError as error:
             return _refuse(_as_typed(str(error), command), 2)
         except SomePhotosFailed as error:
             return _refuse(str(error), 1)
         except KeyboardInterrupt:
-            print("igan-fast: interrupted", file=sys.stderr)
+            if this_process().is_first:
+                print("igan-fast: interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:  # the reader of the output has exited (`| head`)
             _drop_output()
             return 141
         except (MemoryError, RuntimeError) as error:
+            if isinstance(error, ProcessLost):
+                return _refuse(str(error), 1)
             if not _out_of_memory(error):
                 raise
             return _refuse(f"there is not enough memory for this: {_first_line(error)}", 2)

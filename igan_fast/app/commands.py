@@ -46,6 +46,7 @@ from igan_fast.app.results import (
 )
 from igan_fast.data.attributes import parse_changes
 from igan_fast.data.photos import PHOTO_SUFFIXES, expand_photos
+from igan_fast.distributed.process import this_process
 from igan_fast.edit_arguments import check_edit
 from igan_fast.errors import InputError, printable
 from igan_fast.faces import by_photo
@@ -247,6 +248,8 @@ class Train:
         result = train(self.config, beside=beside_others)
         if result.interrupted:
             raise KeyboardInterrupt
+        if not this_process().is_first:
+            return
         print(f"run: {printable(result.run)}")
         print(f"checkpoint: {printable(result.checkpoint)}")
         print(f"samples: {printable(result.samples)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from igan_fast.baselines.registry import BaselineName, baseline
+from igan_fast.distributed.process import this_process
 from igan_fast.errors import InputError
 from igan_fast.train.config_checks import expect
 from igan_fast.train.run_config import RunConfig
@@ -38,6 +39,11 @@ class BaselineConfig(RunConfig):
         return BaselineMethod
 
     def check_own(self, device: torch.device) -> None:
+        if not (process := this_process()).is_alone:
+            raise InputError(
+                f"igan-fast baseline: found {process.world_size} processes, expected one: the authors' steps take the "
+                "whole batch; start it without torchrun"
+            )
         if self.precision == "bf16":
             raise InputError("--precision: found bf16, baselines train in fp32 or tf32")
         if self.method == "cyclegan" and len(self.attributes) != 1:

@@ -21,6 +21,7 @@ from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.checkpoint.tensor_specs import Specs, specs_of
 from igan_fast.data.loader import BatchLoader
 from igan_fast.data.store import FaceStore
+from igan_fast.distributed.process import Process
 from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
@@ -43,7 +44,13 @@ class BaselineMethod(Method[BaselineConfig]):
 
     networks: BaselineNetworks
 
-    def __init__(self, config: BaselineConfig, store: FaceStore, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: BaselineConfig,
+        store: FaceStore,
+        device: torch.device,
+        process: Process = Process(),  # noqa: B008
+    ) -> None:
         self.config, self.store, self.device = config, store, device
         parts = baseline(config.method)
         self.batch_size = config.photos_per_iteration

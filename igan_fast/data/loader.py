@@ -27,7 +27,7 @@ RESIDENT_CHUNK = 4096
 class Batch(NamedTuple):
     """One batch on the loader's device."""
 
-    images: Tensor  #: (B, S, S, 3) uint8, RGB
+    images: Tensor  #: (B, S, S, 3) uint8, RGB; with ``part`` as many as it has rows
     labels: Tensor  #: (B, A) float32, values 0 and 1
 
 
@@ -46,6 +46,8 @@ class BatchLoader:
         seed: seed of the order and the flips, at least 0.
         flip: flip each example horizontally with probability 1/2.
         device: the device of the batches.
+        part: the rows of each batch whose images are returned; the labels are those of all rows. So several processes
+            can share the batches of one stream.
         resident: keep all images on the device, so that a batch needs no transfer. None keeps them there if the device
             is a GPU and they take at most a third of its free memory. On a CPU it has no effect.
 
@@ -62,12 +64,14 @@ class BatchLoader:
         seed: int,
         flip: bool = True,
         device: str | torch.device = "cpu",
+        part: slice = slice(None),
         resident: bool | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.seed = check_seed(seed)
         self.flip = flip
         self.device = torch.device(device)
+        self.part = part
         self.position = 0  #: the number of examples that were returned so far
         self._rows = _checked_rows(rows, len(store.images))
         if batch_size < 1:
@@ -97,11 +101,12 @@ class BatchLoader:
         """The next ``batch_size`` examples. On a GPU, the copies are asynchronous."""
         order, flips = self._next_indices(self.batch_size)
         labels = self._labels.index_select(0, order)
+        order, flips = order[self.part], flips[self.part]
         if self._resident_images is not None:
             return Batch(pick(self._resident_images, order, flips), labels)
 
         pin = self.device.type == "cuda"
-        images = torch.empty((self.batch_size, *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pin)
+        images = torch.empty((len(order), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         # mode="clip" lets NumPy write into `out` directly. The constructor has checked the rows.
         np.take(self._images, self._rows[order.numpy()], axis=0, out=images.numpy(), mode="clip")
         selected = flips.nonzero().squeeze(1)
@@ -124,7 +129,7 @@ class BatchLoader:
             batch = self.next()
             return to_float(batch.images), batch.labels
         order, flips = self._next_indices(self.batch_size)
-        images = gather_images(self._resident_images, order, flips)
+        images = gather_images(self._resident_images, order[self.part], flips[self.part])
         return images, self._labels.index_select(0, order)
 
     def state_dict(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from igan_fast.metrics.identity import (
     other_people,
 )
 from igan_fast.metrics.images import ImageQuality, box_blur, grain, image_quality
-from igan_fast.metrics.models import finite_results, in_eval_mode, quick_validation
+from igan_fast.metrics.models import finite_results, in_eval_mode, quick_validation, validation_sums
 from igan_fast.metrics.recognition import (
     AttributeScores,
     attribute_scores,
@@ -50,4 +50,5 @@ __all__ = [
     "majority_labels",
     "other_people",
     "quick_validation",
+    "validation_sums",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from igan_fast.data.loader import to_float
 from igan_fast.errors import InputError
 
-__all__ = ["Autoencoder", "finite_results", "in_eval_mode", "quick_validation"]
+__all__ = ["Autoencoder", "finite_results", "in_eval_mode", "quick_validation", "validation_sums"]
 
 
 class _Modes(Protocol):
@@ -46,17 +46,28 @@ def quick_validation(model: Autoencoder, images: Tensor, labels: Tensor, *, batc
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"found {len(images)} images and {len(labels)} rows of labels; expected as many, at least one")
-    wrong = torch.zeros((), dtype=torch.float64, device=images.device)
-    distance = torch.zeros_like(wrong)
+    wrong, distance = validation_sums(model, images, labels, batch_size=batch_size).tolist()
+    return {"hamming_loss": wrong / labels.numel(), "rebuild_l1": distance / images.numel()}
+
+
+def validation_sums(model: Autoencoder, images: Tensor, labels: Tensor, *, batch_size: int = 100) -> Tensor:
+    """Return the sums of which ``quick_validation`` returns the means, so that several processes can share its work.
+
+    Args:
+        model, images, labels, batch_size: as of ``quick_validation``; there may be no images.
+
+    Returns:
+        (2,) float64, on the device of the images: the number of wrong attributes, and Σ|rebuilt − real|.
+    """
+    sums = torch.zeros(2, dtype=torch.float64, device=images.device)
     with in_eval_mode(model):
         for start in range(0, len(images), batch_size):
             x = to_float(images[start : start + batch_size])
             truth = labels[start : start + batch_size]
             z, logits = model.encode(x)
-            wrong += ((logits > 0) != (truth > 0.5)).sum()
-            distance += (model.generate(z, torch.sigmoid(logits)) - x).abs().sum(dtype=torch.float64)
-    pixels = images.numel()
-    return {"hamming_loss": wrong.item() / labels.numel(), "rebuild_l1": distance.item() / pixels}
+            sums[0] += ((logits > 0) != (truth > 0.5)).sum()
+            sums[1] += (model.generate(z, torch.sigmoid(logits)) - x).abs().sum(dtype=torch.float64)
+    return sums
 
 
 @contextmanager

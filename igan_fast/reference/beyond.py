@@ -28,10 +28,15 @@ of the previous iteration.
    the shared layer of stage 1, with its weights after stage 1.
 5. *Weight of flipped attributes* (``flip_weight``): the label loss of the flipped entries of edited rebuilds counts
    more, because most of the others show already: mean(w · BCE), w = ``flip_weight`` where flipped, else 1.
+6. *Parts of the batch that are normalised apart* (``norm_groups``): in each pass, batch normalisation takes the mean
+   and the variance of each part alone. The losses stay means over the whole batch. So several processes can compute
+   the parts, and their result is that of one process (``igan_fast.distributed``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -40,6 +45,7 @@ from torch import Tensor
 
 from igan_fast.reference.config import StepConfig
 from igan_fast.reference.edited_rebuilds import EditedRebuilds, GeneratedBatch
+from igan_fast.reference.layers import normalised_apart
 from igan_fast.reference.losses import (
     adversarial_loss,
     integrated_loss,
@@ -144,7 +150,7 @@ class TrainStep(PaperStep):
         Returns:
             The loss terms, and z̃ of the photos (N, latent); detached.
         """
-        with tf32_mode(self.config.precision, images.device):
+        with self._computing(images.device):
             if not self.config.goes_beyond:
                 paper = self._stage1(images, labels, z)
                 return _detached(paper.losses, self._stage2(images, labels, z, paper)), paper.codes.z.detach()
@@ -154,7 +160,7 @@ class TrainStep(PaperStep):
 
     def update_d(self, images: Tensor, labels: Tensor, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
         """Stage 1 alone, without (3). The arguments are those of ``iterate``."""
-        with tf32_mode(self.config.precision, images.device):
+        with self._computing(images.device):
             if self.config.goes_beyond:
                 self._discriminator_stage(images, labels, GeneratedBatch(z, c, flips), penalise=False)
             else:
@@ -162,12 +168,22 @@ class TrainStep(PaperStep):
 
     def update_g(self, z: Tensor, c: Tensor, flips: Tensor | None) -> None:
         """Stage 2 without the rebuild. The arguments are those of ``iterate``."""
-        with tf32_mode(self.config.precision, z.device):
+        with self._computing(z.device):
             with self._autocast(z.device):
                 x_fake = self.model.generator(z, c)
             adversarial, label, latent = self._losses_of_generated(x_fake, GeneratedBatch(z, c, flips))
             loss = adversarial + self.config.label_weight_g * label + self.config.lambdas[2] * latent
             self._update(self.optimizer_g, self._parameters_g, loss)
+
+    @contextmanager
+    def _computing(self, device: torch.device) -> Iterator[None]:
+        """Run the block with the config's TF32 mode and groups of normalisation."""
+        with tf32_mode(self.config.precision, device):
+            if self.config.norm_groups == 1:
+                yield
+                return
+            with normalised_apart(self.model, self.config.norm_groups):
+                yield
 
     def penalises_now(self) -> bool:
         """Whether the next iteration computes the gradient penalty (3)."""

@@ -49,6 +49,8 @@ class StepConfig:
     """Iterations from one gradient penalty to the next."""
     latent_lr_scale: float = 0.0
     """Learning rate with which C's layer of z̃ learns from the rebuild, as a multiple of ``lr``. 0: it does not."""
+    norm_groups: int = 1
+    """Number of contiguous parts of each batch that batch normalisation normalises apart, in every network."""
 
     @property
     def goes_beyond(self) -> bool:
@@ -74,7 +76,8 @@ class StepConfig:
             optional = name == "label_weight_fake" and value is None
             self._expect(name, optional or _is_number(value), "a number that is not negative, and finite")
         self._expect("edited_share", _is_number(self.edited_share) and self.edited_share <= 1, "a number in [0, 1]")
-        self._expect("r1_every", _is_count(self.r1_every), "a whole number from 1 up")
+        for name in ("r1_every", "norm_groups"):
+            self._expect(name, _is_count(getattr(self, name)), "a whole number from 1 up")
         self._expect("precision", self.precision in ("fp32", "tf32", "bf16"), "one of fp32, tf32, bf16")
 
     def _expect(self, name: str, holds: bool, expected: str) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from igan_fast.checkpoint.additions import options_missing, with_older_values
+from igan_fast.distributed.plan import BatchPlan
+from igan_fast.distributed.process import Process, this_process
+from igan_fast.errors import InputError
 from igan_fast.reference import StepConfig
 from igan_fast.train.balance import Balance
 from igan_fast.train.config_checks import expect, named_as_options
@@ -52,12 +55,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: Options that older versions did not have; their runs had the defaults.
+ADDED = ("norm_groups", "accumulate", "exact", "process_timeout")
+
+#: The longest timeout that fits PyTorch's numbers: some 30 years.
+MOST_SECONDS = 10**9
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """Train the Iterative GAN on labelled faces."""
 
     COMMAND: ClassVar[str] = "train"
+    MAY_CHANGE: ClassVar[frozenset[str]] = RunConfig.MAY_CHANGE | {"accumulate", "exact", "process_timeout"}
     NETWORK_OPTIONS: ClassVar[Mapping[str, Any]] = {
         **RunConfig.NETWORK_OPTIONS,
         "latent": 100,
@@ -69,7 +79,18 @@ class TrainConfig(RunConfig):
     latent: int = FILLED_IN
     """Size of the noise z. By default that of --init, otherwise 100."""
     batch_size: int = 64
-    """Photos per iteration."""
+    """Photos per iteration, of all processes together."""
+    norm_groups: int = 1
+    """Into how many parts batch normalisation splits each batch: a multiple of the number of processes, or a divisor of
+    it. It belongs to the run, the number of processes does not."""
+    accumulate: int = 1
+    """Compute the norm groups of a process in so many portions, one after the other: a larger batch fits into the
+    memory."""
+    exact: bool = False
+    """Sum in an order that does not depend on the number of processes, so that the run has the same bits with any; on
+    CPUs, with the same number of threads each. Slower."""
+    process_timeout: float = 600.0
+    """Seconds after which a process that does not answer counts as lost, where torchrun has started several."""
 
     # What an iteration minimises. None means: as the preset has it (signed_labels and film: as the networks of init).
     preset: Literal["default", "paper"] = "default"
@@ -135,6 +156,12 @@ class TrainConfig(RunConfig):
         for name in ("latent", "validation_images"):
             expect(self, name, getattr(self, name) >= 1, "at least 1")
         expect(self, "batch_size", self.batch_size >= 2, "at least 2: batch normalisation compares images")
+        expect(self, "process_timeout", 0 < self.process_timeout <= MOST_SECONDS, f"above 0, at most {MOST_SECONDS:,}")
+        if not self.batch_plan(this_process()).is_whole and self.impl == "reference":
+            raise InputError(
+                "--impl: found reference, which computes the whole batch at once in one process; expected auto with "
+                "several processes, with --accumulate, with --exact, or with norm groups of different sizes"
+            )
         with named_as_options():
             self.step_config()
             self.balance_rule()
@@ -144,11 +171,21 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def with_older_values(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        return with_older_values(super().with_older_values(saved))
+        return {name: cls.__dataclass_fields__[name].default for name in ADDED} | with_older_values(
+            super().with_older_values(saved)
+        )
 
     @classmethod
     def added_since(cls, saved: Mapping[str, Any]) -> list[str]:
         return options_missing(saved)
+
+    def batch_plan(self, process: Process) -> BatchPlan:
+        """Which part of each batch a process computes.
+
+        Raises:
+            InputError: batch size, norm groups, processes and portions do not fit.
+        """
+        return BatchPlan(self.batch_size, self.norm_groups, process, self.accumulate, self.exact)
 
     def step_config(self) -> StepConfig:
         """The options of one iteration."""
@@ -165,6 +202,7 @@ class TrainConfig(RunConfig):
             r1=_given(self.r1),
             r1_every=self.r1_every,
             latent_lr_scale=_given(self.latent_lr_scale),
+            norm_groups=self.norm_groups,
         )
 
     def balance_rule(self) -> Balance:

@@ -18,11 +18,15 @@ from igan_fast.checkpoint.labels import LABELS, companions_of_counts, counted_la
 from igan_fast.checkpoint.tensor_specs import Spec, Specs, check_specs, specs_of
 from igan_fast.data.loader import BatchLoader
 from igan_fast.data.store import FaceStore, spread
+from igan_fast.distributed.agreement import copy_to_all
+from igan_fast.distributed.gradients import gathered
+from igan_fast.distributed.process import Process
+from igan_fast.distributed.step import PartedStep
 from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.graphs import GraphedStep
 from igan_fast.json_files import Natural, check_json
-from igan_fast.metrics import quick_validation
+from igan_fast.metrics import validation_sums
 from igan_fast.train.config import TrainConfig
 from igan_fast.train.ema import EMA
 from igan_fast.train.method import Losses, Method, adam_specs
@@ -47,12 +51,20 @@ class IterativeGANMethod(Method[TrainConfig]):
 
     Attributes:
         model: the networks that are trained.
-        step: the training step, on the fused operators or of the reference; on a GPU it replays CUDA graphs.
+        step: the training step, on the fused operators or of the reference; on a GPU it replays CUDA graphs, unless the
+            batch is computed in parts.
         ema: the average of the weights; None without one.
     """
 
-    def __init__(self, config: TrainConfig, store: FaceStore, device: torch.device) -> None:
-        self.config, self.store, self.device = config, store, device
+    def __init__(
+        self,
+        config: TrainConfig,
+        store: FaceStore,
+        device: torch.device,
+        process: Process = Process(),  # noqa: B008
+    ) -> None:
+        self.config, self.store, self.device, self.process = config, store, device, process
+        self.plan = config.batch_plan(process)
         networks: Any = reference if config.impl == "reference" else models
         self.model: reference.IterativeGAN = networks.IterativeGAN(
             image_size=config.image_size,
@@ -62,11 +74,14 @@ class IterativeGANMethod(Method[TrainConfig]):
             signed_labels=bool(config.signed_labels),
             film=bool(config.film),
         ).to(device)
+        copy_to_all(self.model, process)  # the random numbers of two kinds of machines may differ
         self.networks = self.model
         self.step = self._make_step()
         self.ema = EMA(self.model, config.ema_decay) if config.ema_decay else None
         self.balance = config.balance_rule()
-        self.loader = BatchLoader(store, store.splits["train"], config.batch_size, seed=config.seed, device=device)
+        self.loader = BatchLoader(
+            store, store.splits["train"], config.batch_size, seed=config.seed, device=device, part=self.plan.rows
+        )
         self.random = RandomInputs(config, len(store.attributes), device)
         self.batch_size = config.batch_size
         self.iterations = config.iterations or math.ceil(
@@ -77,6 +92,8 @@ class IterativeGANMethod(Method[TrainConfig]):
     def _make_step(self) -> reference.TrainStep | step.TrainStep | GraphedStep:
         if not isinstance(self.model, models.IterativeGAN):
             return reference.TrainStep(self.model, self.config.step_config())
+        if not self.plan.is_whole:
+            return PartedStep(self.model, self.config.step_config(), self.plan)
         plain = step.TrainStep(self.model, self.config.step_config())
         return GraphedStep(plain) if plain.recordable else plain
 
@@ -201,9 +218,17 @@ class IterativeGANMethod(Method[TrainConfig]):
         rows = spread(self.store.splits["val"], self.config.validation_images)
         if not len(rows):
             return {}
-        images = torch.from_numpy(self.store.images[rows]).to(self.device)
-        labels = torch.from_numpy(self.store.labels[rows]).to(self.device)
-        return quick_validation(self.evaluated_model, images, labels)
+        rank, world = self.process.rank, self.process.world_size
+        own = rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
+        images = torch.from_numpy(self.store.images[own]).to(self.device)
+        labels = torch.from_numpy(self.store.labels[own]).to(self.device)
+        sums = gathered(validation_sums(self.evaluated_model, images, labels).unsqueeze(0), self.process).sum(0)
+        wrong, distance = sums.tolist()
+        count = len(rows)
+        return {
+            "hamming_loss": wrong / (count * len(self.store.attributes)),
+            "rebuild_l1": distance / (count * self.store.images[0].size),
+        }
 
     def samples(self) -> Image.Image:
         return draw_samples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from igan_fast.checkpoint.meta_model import model_on_meta
+from igan_fast.distributed.process import this_process
 from igan_fast.errors import InputError, option
 
 if TYPE_CHECKING:
@@ -27,14 +29,21 @@ def check_memory(config: TrainConfig, device: torch.device) -> None:
     Raises:
         InputError: names the option that takes most memory.
     """
-    there, needed = machine_memory(device), least_training_bytes(config)
+    process = this_process()
+    sharing = process.local_world_size if device.type == "cpu" else 1
+
+    def needed_by(config: TrainConfig) -> float:
+        """The bytes that all processes take that share the memory. Each holds all weights, and its part of a batch."""
+        return sharing * least_training_bytes(config, math.ceil(config.batch_size / process.world_size))
+
+    there, needed = machine_memory(device), needed_by(config)
     if there is None or needed <= there:
         return
 
     usual = type(config)()
 
     def without(name: str) -> float:
-        return least_training_bytes(dataclasses.replace(config, **{name: getattr(usual, name)}))
+        return needed_by(dataclasses.replace(config, **{name: getattr(usual, name)}))
 
     name = min(_SIZES, key=without)
     raise InputError(
@@ -43,8 +52,13 @@ def check_memory(config: TrainConfig, device: torch.device) -> None:
     )
 
 
-def least_training_bytes(config: TrainConfig) -> float:
-    """Return a lower bound of the bytes that a run takes. A real run takes a few times as many."""
+def least_training_bytes(config: TrainConfig, photos: int | None = None) -> float:
+    """Return a lower bound of the bytes that a process takes. A real run takes a few times as many.
+
+    Args:
+        config: of the run.
+        photos: the photos of each batch that the process computes; by default all.
+    """
     arguments: dict[str, int] = {name: getattr(config, name) for name in ("image_size", "latent", "width")}
     try:
         model = model_on_meta({**arguments, "attributes": len(config.attributes) or 1})
@@ -56,7 +70,7 @@ def least_training_bytes(config: TrainConfig) -> float:
     # D saves h¹ … h⁴ of each photo for its backward pass; each has half as many elements as the one before.
     features = config.width * pixels * (8 + 4 + 2 + 1) // 32
     each = 3 * 4 * pixels + features * (2 if config.precision == "bf16" else 4) + 4 * config.latent
-    return float(weights + config.batch_size * each)
+    return float(weights + (config.batch_size if photos is None else photos) * each)
 
 
 def machine_memory(device: torch.device) -> int | None:

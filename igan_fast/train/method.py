@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.checkpoint.tensor_specs import Spec, Specs
 from igan_fast.data.store import FaceStore
+from igan_fast.distributed.process import Process
 from igan_fast.train.run_config import Config
 
 __all__ = ["Described", "Losses", "Method", "adam_specs"]
@@ -54,6 +55,8 @@ class Method(ABC, Generic[Config]):
         config: the checked config of the run.
         store: the images to train on.
         device: where the networks compute. PyTorch's global random numbers were seeded with ``config.seed`` before.
+        process: this process. The process group was made before if there are others. They make the same method, and
+            call ``iterate``, ``load`` and ``scores`` alike; the first one calls the rest.
 
     Attributes:
         networks: all networks; a checkpoint holds their ``state_dict`` as the group ``"model"``.
@@ -66,7 +69,13 @@ class Method(ABC, Generic[Config]):
     iterations: int
 
     @abstractmethod
-    def __init__(self, config: Config, store: FaceStore, device: torch.device) -> None: ...
+    def __init__(
+        self,
+        config: Config,
+        store: FaceStore,
+        device: torch.device,
+        process: Process = Process(),  # noqa: B008
+    ) -> None: ...
 
     @classmethod
     @abstractmethod

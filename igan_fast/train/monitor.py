@@ -74,14 +74,18 @@ class Monitor:
         self._sums: list[float] = []  # of the rows that were read since the previous line
         self._read = 0
         self._counts: dict[str, int] = {}
-        with clear_write_errors(str(run)):
-            run.mkdir(parents=True, exist_ok=True)
-        self._log = RunLog(run / "log.jsonl", start=start)
-        self._board = Board(run, start=start)
         self._is_terminal = sys.stderr.isatty()
+        self._open(start)
         self._bar = tqdm(total=total, initial=start, unit="it", dynamic_ncols=True, disable=not self._is_terminal)
         self._interval_began = time.perf_counter()
         self._last_line = -LINE_EVERY
+
+    def _open(self, start: int) -> None:
+        """Open the files."""
+        with clear_write_errors(str(self._run)):
+            self._run.mkdir(parents=True, exist_ok=True)
+        self._log = RunLog(self._run / "log.jsonl", start=start)
+        self._board = Board(self._run, start=start)
 
     def record(
         self, iteration: int, losses: Mapping[str, Tensor] | _NamedTuple, counts: Mapping[str, int] | None = None

@@ -98,8 +98,14 @@ def locked(folder: Path, *, called: str = "--run") -> Iterator[None]:
         lock.release()
 
 
-def open_data(config: Config) -> tuple[FaceStore, Config]:
+def open_data(config: Config, *, progress: bool = True) -> tuple[FaceStore, Config]:
     """Return the decoded images at the run's size, and the config, completed with the options that depend on the data.
+
+    If several processes of a machine open the same images, one prepares them and the others wait.
+
+    Args:
+        config: of the run.
+        progress: show a progress bar on stderr.
 
     Raises:
         InputError: the data cannot be used, an attribute is unknown, or there is no photo to train on.
@@ -120,7 +126,7 @@ def open_data(config: Config) -> tuple[FaceStore, Config]:
     attribute_indices(config.sample_attributes or (), source.attributes, where="--sample-attributes")
     if not len(source.splits["train"]):
         raise InputError(f"--data {config.data}: no photo is left to train on")
-    return build_store(source, config.image_size, cache=config.cache, strict=config.strict), config
+    return build_store(source, config.image_size, cache=config.cache, strict=config.strict, progress=progress), config
 
 
 def start_run(folder: Path, config: RunConfig, checkpoint: Path | None) -> None:

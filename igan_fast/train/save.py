@@ -25,7 +25,12 @@ from igan_fast.files import clear_write_errors, sync_folder, temporary_path, wri
 from igan_fast.train.diverged import TrainingDiverged
 from igan_fast.train.retention import retire
 
-__all__ = ["save_checkpoint"]
+__all__ = ["checkpoint_folder", "save_checkpoint"]
+
+
+def checkpoint_folder(run: Path, iteration: int) -> Path:
+    """Return the folder of the checkpoint of ``iteration`` in ``run``."""
+    return run / "checkpoints" / f"step-{iteration:08d}"
 
 
 def save_checkpoint(
@@ -52,8 +57,8 @@ def save_checkpoint(
         TrainingDiverged: a floating-point tensor holds NaN or Inf. No incomplete files are left.
         TypeError, ValueError: ``state`` holds a value that JSON cannot hold, such as NaN or Inf.
     """
-    checkpoints = run / "checkpoints"
-    final = checkpoints / f"step-{iteration:08d}"
+    final = checkpoint_folder(run, iteration)
+    checkpoints = final.parent
     temporary = temporary_path(final)
     consequence = f"the checkpoint of iteration {iteration} was not written, older ones are untouched"
     with clear_write_errors(str(checkpoints), consequence):

@@ -17,15 +17,18 @@ from igan_fast.checkpoint.find import best_checkpoint
 from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.data.store import FaceStore
 from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
+from igan_fast.distributed.agreement import Processes, StopVote
+from igan_fast.distributed.process import Process, ToldElsewhere
 from igan_fast.errors import InputError, printable
 from igan_fast.train.diverged import TrainingDiverged
+from igan_fast.train.follower import Follower
 from igan_fast.train.method import Method
 from igan_fast.train.monitor import Monitor
 from igan_fast.train.optimizer_state import optimizer_to_tensors
 from igan_fast.train.resume import check_data, data_fingerprint
 from igan_fast.train.retention import checkpoint_score, mark_best, prune_checkpoints
 from igan_fast.train.run_config import RunConfig
-from igan_fast.train.save import save_checkpoint
+from igan_fast.train.save import checkpoint_folder, save_checkpoint
 from igan_fast.train.signals import graceful_stop
 from igan_fast.train.warm_start import Initial
 
@@ -55,7 +58,7 @@ class TrainResult:
         return self.iteration < self.iterations
 
 
-def make_method(config: RunConfig, store: FaceStore) -> Method[Any]:
+def make_method(config: RunConfig, store: FaceStore, process: Process = Process()) -> Method[Any]:  # noqa: B008
     """Make what a run trains, in a process that is prepared for training.
 
     The number of threads and PyTorch's global seed are those of ``config``. On a CPU glibc keeps freed memory: without
@@ -64,6 +67,7 @@ def make_method(config: RunConfig, store: FaceStore) -> Method[Any]:
     Args:
         config: the checked config of the run.
         store: the images to train on.
+        process: this process. The process group was made before if there are others.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -71,7 +75,7 @@ def make_method(config: RunConfig, store: FaceStore) -> Method[Any]:
     if device.type == "cpu" and config.impl == "auto":
         keep_freed_memory()
     torch.manual_seed(config.seed)
-    method: Method[Any] = config.method_class()(config, store, device)
+    method: Method[Any] = config.method_class()(config, store, device, process)
     return method
 
 
@@ -82,16 +86,33 @@ class Trainer:
         config: the checked config of the run.
         folder: the run's folder.
         store: the images to train on.
+        processes: all processes of the run.
+
+    Raises:
+        InputError: the processes have different images.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, store: FaceStore) -> None:
-        self.config, self.folder, self.store = config, folder, store
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        store: FaceStore,
+        processes: Processes = Processes(Process(), None),  # noqa: B008
+    ) -> None:
+        self.config, self.folder, self.store, self.processes = config, folder, store, processes
         self.device = resolve_device(config.device)
-        self.method = make_method(config, store)
+        self.method = make_method(config, store, processes.process)
         self.iteration, self.iterations = 0, self.method.iterations
         self.metrics: dict[str, float] = {}
         named = config.data if config.data == "drawn" else str(Path(config.data).expanduser().resolve())
         self.data = data_fingerprint(store, named)
+        processes.expect_alike(
+            {name: value for name, value in self.data.items() if name != "named"},
+            lambda name, own, first: (
+                f"--data {named}: its {name} are others than those of the first process: {str(own)[:12]}, "
+                f"expected {str(first)[:12]}"
+            ),
+        )
         self._checkpoint: Path | None = None
         self._samples: Path | None = None
         self._origin: dict[str, Any] = {}
@@ -103,6 +124,8 @@ class Trainer:
             device = torch.cuda.get_device_name(self.device)
         elif self.device.type == "cpu":
             device = f"{torch.get_num_threads()} CPU threads"
+        if (count := self.processes.process.world_size) > 1:
+            device = f"{count} processes, each on {device}"
         if self.config.impl == "reference":
             return f"{device} in {self.config.precision}: plain PyTorch"
         graphs = ", CUDA graphs" if self.method.graphed else ""
@@ -112,7 +135,7 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train to the last iteration, or until Ctrl-C, and save."""
         config = self.config
-        monitor = Monitor(
+        monitor = (Monitor if self.processes.is_first else Follower)(
             self.folder,
             total=self.iterations,
             start=self.iteration,
@@ -125,14 +148,15 @@ class Trainer:
             if config.precision == "bf16" and self.device.type == "cpu" and not has_bfloat16():
                 monitor.message("this CPU has no bfloat16 instructions: --precision fp32 is faster here")
             monitor.event("start", computing_on=self._described(), **self._origin)
-            last = False
+            last, vote = False, StopVote(self.processes, stop)
             while not last:
+                vote.ask()
                 losses, counts = self.method.iterate()
                 self.iteration += 1
                 monitor.record(self.iteration, losses, counts)
                 # Read once per iteration. If a signal comes later, the next iteration is the last one.
-                last = self.iteration == self.iterations or stop.is_set()
-                if last or self.iteration % config.sample_every == 0:
+                last = vote.answer() or self.iteration == self.iterations
+                if self.processes.is_first and (last or self.iteration % config.sample_every == 0):
                     self._samples = monitor.image("samples", self.method.samples())
                 if last or self.iteration % config.checkpoint_every == 0:
                     self._save(monitor)
@@ -185,6 +209,10 @@ class Trainer:
         no checkpoint is saved after a NaN."""
         monitor.flush()
         self.metrics = self._validate()
+        self.processes.from_first(lambda: self._write(monitor))
+        self._checkpoint = checkpoint_folder(self.folder, self.iteration)
+
+    def _write(self, monitor: Monitor) -> None:
         method = self.method
         named = list(method.networks.named_parameters())
         tensors: dict[str, Mapping[str, Tensor]] = {
@@ -193,7 +221,7 @@ class Trainer:
             **method.tensors(),
         }
         state = {**method.state(), "config": self.config.to_json(), "data": self.data, "metrics": self.metrics}
-        self._checkpoint = save_checkpoint(self.folder, self.iteration, tensors, state)
+        save_checkpoint(self.folder, self.iteration, tensors, state)
         monitor.event("checkpoint", iteration=self.iteration, **self.metrics)
         if self.metrics:
             score = checkpoint_score(self.metrics)
@@ -214,8 +242,10 @@ class Trainer:
 
     @contextmanager
     def _adding_the_last_checkpoint(self) -> Iterator[None]:
-        """Add the last good checkpoint to the message of a ``TrainingDiverged``."""
+        """Add the last good checkpoint to the message of a ``TrainingDiverged``, which all processes raise alike."""
         try:
             yield
         except TrainingDiverged as error:
+            if not self.processes.is_first:
+                raise ToldElsewhere(str(error)) from None
             raise TrainingDiverged(error.iteration, error.values, self._checkpoint) from None

@@ -126,6 +126,21 @@ def test_the_batch_size_does_not_change_the_stream() -> None:
     assert torch.equal(joined, large.next().images)
 
 
+def test_parts_of_a_batch_are_rows_of_it_and_labels_are_those_of_all() -> None:
+    store = make_store(7)
+    whole = BatchLoader(store, np.arange(7), 5, seed=3)
+    parts = [BatchLoader(store, np.arange(7), 5, seed=3, part=part) for part in (slice(0, 3), slice(3, 5))]
+    for _ in range(4):
+        batch, found = whole.next(), [loader.next() for loader in parts]
+        assert torch.equal(torch.cat([each.images for each in found]), batch.images)
+        assert all(torch.equal(each.labels, batch.labels) for each in found)
+    images, labels = whole.next_images()
+    found_images, found_labels = zip(*(loader.next_images() for loader in parts), strict=True)
+    assert torch.equal(torch.cat(found_images), images)
+    assert all(torch.equal(each, labels) for each in found_labels)
+    assert all(loader.state_dict() == whole.state_dict() for loader in parts)
+
+
 def test_changing_a_batch_does_not_change_the_store(tmp_path: Path) -> None:
     store = make_store(4, tmp_path)
     before = np.array(store.images)

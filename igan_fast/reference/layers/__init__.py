@@ -6,6 +6,6 @@ normalised separately; ``conv_groups`` is the number of groups of channels of a 
 """
 
 from igan_fast.reference.layers.conv import ConvNormAct2d, ConvTransposeNormAct2d
-from igan_fast.reference.layers.norm import NormAct2d, set_process_group
+from igan_fast.reference.layers.norm import NormAct2d, normalised_apart, set_process_group
 
-__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "set_process_group"]
+__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart", "set_process_group"]

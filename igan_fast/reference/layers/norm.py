@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
     from igan_fast.reference.processes import ProcessGroup
 
-__all__ = ["NormAct2d", "check_input", "set_process_group"]
+__all__ = ["NormAct2d", "TakeStatistics", "check_input", "normalised_apart", "set_process_group"]
+
+#: Called by a layer in training, with the layer and its number of groups, before each batch. It returns a mean and a
+#: variance (C,), which the batch updates in place of the running statistics.
+TakeStatistics: TypeAlias = "Callable[[NormAct2d, int], tuple[Tensor, Tensor]]"
 
 
 class NormAct2d(FxLeaf):
@@ -43,6 +48,10 @@ class NormAct2d(FxLeaf):
             see ``ops.norm_act``. It is an attribute, which ``set_process_group`` changes; it is not part of the
             ``state_dict``, and a pickled module has none. None: this process alone.
 
+    Attributes:
+        take_statistics: where set, the batches update what it returns, and the running statistics and their count stay
+            as they are. So statistics can be collected from many parts of a batch before they are applied in order.
+
     Raises:
         ValueError: ``groups`` is neither a positive number nor "instance"; ``momentum`` is None with running statistics
             of instances; or there is a ``process_group`` for instances.
@@ -59,6 +68,7 @@ class NormAct2d(FxLeaf):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
+    take_statistics: TakeStatistics | None = None
     process_group: ProcessGroup | None = None
 
     def __init__(
@@ -177,14 +187,17 @@ class NormAct2d(FxLeaf):
         tracking = self.training and self.track_running_stats
         momentum, average = self.momentum, self.groups == "instance"
         groups = max(len(x), 1) if self.groups == "instance" else self.groups
-        if tracking and not average and self.num_batches_tracked is not None:
+        use = self.track_running_stats or not self.training
+        mean, var = (self.running_mean, self.running_var) if use else (None, None)
+        if tracking and self.take_statistics is not None:
+            mean, var = self.take_statistics(self, groups)
+        elif tracking and not average and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(groups)
             if momentum is None:  # the weight of the groups' mean statistics is the groups' share of all batches so far
                 momentum, average = groups / float(self.num_batches_tracked), True
-        use = self.track_running_stats or not self.training
         return {
-            "running_mean": self.running_mean if use else None,
-            "running_var": self.running_var if use else None,
+            "running_mean": mean,
+            "running_var": var,
             "training": self.training,
             "momentum": 0.0 if momentum is None else momentum,
             "eps": self.eps,
@@ -222,6 +235,25 @@ class NormAct2d(FxLeaf):
             on_meta = self.num_batches_tracked.is_meta
             state_dict[key] = torch.tensor(0) if on_meta else self.num_batches_tracked
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+@contextmanager
+def normalised_apart(module: nn.Module, groups: int) -> Iterator[None]:
+    """Inside the block, every batch normalisation (``NormAct2d``) of ``module`` splits its batch into ``groups`` equal
+    parts, and normalises each part by its mean and variance. Several batches can then pass through the network in one
+    call, with the same results as in separate calls.
+
+    Instance normalisations do not change: they always normalise each image separately.
+    """
+    norms = [p for p in module.modules() if isinstance(p, NormAct2d) and p.groups != "instance"]
+    before = [norm.groups for norm in norms]
+    for norm in norms:
+        norm.groups = groups
+    try:
+        yield
+    finally:
+        for norm, count in zip(norms, before, strict=True):
+            norm.groups = count
 
 
 def set_process_group(module: nn.Module, process_group: ProcessGroup | None) -> None:
