@@ -16,16 +16,25 @@ from igan_fast.ops import backend
 from igan_fast.ops.convolution import pytorch
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
-from igan_fast.ops.convolution.plan import Implementation, InputGradient, Plan, Problem, WeightGradient
+from igan_fast.ops.convolution.plan import (
+    ActivationGradients,
+    Implementation,
+    InputGradient,
+    Plan,
+    Problem,
+    WeightGradient,
+)
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 from igan_fast.ops.convolution.subpixel import Subpixel
 from igan_fast.ops.convolution.triton import Triton, asked_for
+from igan_fast.ops.convolution.triton_images import TritonImages
 from igan_fast.ops.convolution.winograd import Winograd
 
-__all__ = ["IMPLEMENTATIONS", "convolve", "gradients", "plan_of"]
+__all__ = ["IMPLEMENTATIONS", "activation_gradients", "convolve", "gradients", "plan_of"]
 
 #: In the order in which they are tried. PyTorch's convolution computes the problems that none of them can.
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    TritonImages(),
     Triton(),
     Winograd(),
     Subpixel(),
@@ -41,9 +50,10 @@ class _GradientPlan(NamedTuple):
 
     input_gradient: InputGradient | None
     weight_gradient: WeightGradient | None
+    activation_gradients: ActivationGradients | None
 
 
-_PYTORCH_GRADIENTS = _GradientPlan(None, None)
+_PYTORCH_GRADIENTS = _GradientPlan(None, None, None)
 
 
 def convolve(
@@ -142,6 +152,34 @@ def gradients(
     return dx, dweight
 
 
+def activation_gradients(
+    grad: Tensor,
+    signs: Tensor,
+    negative_slope: float,
+    x: Tensor | None,
+    weight: Tensor,
+    settings: ConvSettings,
+    input_spec: InputSpec,
+    *,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
+    """The gradients of input, weight and bias of LeakyReLU(convolution + bias), where an implementation computes them
+    without storing the gradient of the LeakyReLU's input; else None, and ``gradients`` has to compute them from it.
+
+    Args:
+        grad: the gradient of the LeakyReLU's output.
+        signs: of grad's shape, with the signs of the LeakyReLU's input, such as its output.
+        negative_slope: of the LeakyReLU, 0 or more.
+        needs: whether the input, the weight and the bias need a gradient.
+
+    The other arguments are those of ``gradients``.
+    """
+    if (needs[2] and not needs[1]) or not any(needs):  # the bias's gradient alone is a sum
+        return None
+    run = _gradient_plan_of(grad, x, weight, settings, input_spec).activation_gradients
+    return run and run(grad, signs.to(grad.dtype), negative_slope, x, weight, input_spec, needs)
+
+
 def _gradient_plan_of(
     grad: Tensor, x: Tensor | None, weight: Tensor, settings: ConvSettings, input_spec: InputSpec
 ) -> _GradientPlan:
@@ -179,11 +217,12 @@ def _choose(problem: Problem) -> Plan:
 
 
 def _choose_gradients(problem: Problem) -> _GradientPlan:
-    input_gradient, weight_gradient = None, None
+    input_gradient, weight_gradient, fused = None, None, None
     for implementation in _candidates(problem):
         input_gradient = input_gradient or implementation.input_gradient(problem)
         weight_gradient = weight_gradient or implementation.weight_gradient(problem)
-    return _GradientPlan(input_gradient, weight_gradient)
+        fused = fused or implementation.activation_gradients(problem)
+    return _GradientPlan(input_gradient, weight_gradient, fused)
 
 
 _kept = functools.lru_cache(maxsize=1024)(_choose)

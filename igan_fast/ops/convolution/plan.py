@@ -13,7 +13,7 @@ from torch import Tensor
 
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 
-__all__ = ["Convolve", "Implementation", "InputGradient", "Plan", "Problem", "WeightGradient"]
+__all__ = ["ActivationGradients", "Convolve", "Implementation", "InputGradient", "Plan", "Problem", "WeightGradient"]
 
 #: Called with the input, the weight, the bias and the slope of the LeakyReLU after the convolution (1 for none).
 Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
@@ -23,6 +23,15 @@ InputGradient: TypeAlias = Callable[[Tensor, Tensor, InputSpec], Tensor]
 
 #: Called with the gradient of the output, and the input.
 WeightGradient: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+#: Called with the gradient of the LeakyReLU's output, the signs of its input (of the same dtype), its slope, the input
+#: (None where the weight needs no gradient), the weight, the input's specification, and whether the input, the weight
+#: and the bias need a gradient. The bias needs none where the weight does not. Returns these gradients, or None.
+ActivationGradients: TypeAlias = Callable[
+    [Tensor, Tensor, float, Tensor | None, Tensor, InputSpec, tuple[bool, bool, bool]],
+    tuple[Tensor | None, Tensor | None, Tensor | None],
+]
 
 
 class Problem(NamedTuple):
@@ -83,6 +92,11 @@ class Implementation:
 
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
         """The gradient of the weight."""
+        return None
+
+    def activation_gradients(self, problem: Problem) -> ActivationGradients | None:
+        """The gradients of input, weight and bias of a convolution with a LeakyReLU, from that of the LeakyReLU's
+        output, without a pass over it."""
         return None
 
 

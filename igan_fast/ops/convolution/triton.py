@@ -16,7 +16,7 @@ from igan_fast.ops import backend
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 
-__all__ = ["CHOICES", "MOST_POSITIONS", "Triton", "asked_for"]
+__all__ = ["CHOICES", "MOST_POSITIONS", "Triton", "asked_for", "operators", "takes"]
 
 #: The values of the environment variable: the fastest of the other implementations, or this one.
 CHOICES = ("auto", "triton")
@@ -48,47 +48,49 @@ class Triton(Implementation):
     own_kernels = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
-        if not _takes(problem):
+        if not takes(problem):
             return None
         settings = problem.settings
         size = settings.output_size(problem.input_shape, problem.weight_shape)
         geometry = size, settings.stride, settings.padding, settings.transposed
 
         def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
-            y: Tensor = _operators().convolution(x, weight, bias, *geometry, negative_slope)
+            y: Tensor = operators().convolution(x, weight, bias, *geometry, negative_slope)
             return y
 
         return run
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
-        if not _takes(problem):
+        if not takes(problem):
             return None
         settings = problem.settings
         geometry = list(problem.input_shape[2:]), settings.stride, settings.padding, not settings.transposed
 
         def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
-            dx: Tensor = _operators().convolution(grad, weight, None, *geometry, 1.0)
+            dx: Tensor = operators().convolution(grad, weight, None, *geometry, 1.0)
             return dx.contiguous() if input_spec.contiguous else dx
 
         return run
 
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
-        if not _takes(problem):
+        if not takes(problem):
             return None
         settings = problem.settings
         geometry = list(problem.weight_shape[2:]), settings.stride, settings.padding, settings.transposed
 
         def run(grad: Tensor, x: Tensor) -> Tensor:
-            dweight: Tensor = _operators().convolution_weight_gradient(grad, x, *geometry)
+            dweight: Tensor = operators().convolution_weight_gradient(grad, x, *geometry)
             return dweight
 
         return run
 
 
-def _takes(problem: Problem) -> bool:
+def takes(problem: Problem) -> bool:
+    """Whether Triton's convolutions are asked for, and can solve the problem."""
     settings = problem.settings
     if not (
         problem.triton
+        and problem.input_dtype == problem.weight_dtype
         and len(problem.input_shape) == len(problem.weight_shape) == 4
         and settings.groups == 1
         and list(settings.dilation) == [1, 1]
@@ -103,5 +105,6 @@ def _takes(problem: Problem) -> bool:
         return False
 
 
-def _operators() -> Any:
+def operators() -> Any:
+    """The dispatcher's operators in Triton."""
     return getattr(torch.ops, backend.TRITON)
