@@ -4,13 +4,14 @@
 - ``dispatch``: the choice
 - ``triton_images``, ``triton``, ``winograd``, ``subpixel``, ``onednn``, ``few_channels``, ``pytorch``: the
   implementations, in the order in which they are tried; the first two only where the user asks for them
+- ``measured``: the choice between the first two and the others by measurement
 - ``plan``: the base class of implementations, and the input and the result of the choice
 """
 
 from igan_fast.ops.convolution.dispatch import activation_gradients, convolve, gradients, plan_of
 from igan_fast.ops.convolution.plan import Plan
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
-from igan_fast.ops.convolution.triton import asked_for as triton_asked_for
+from igan_fast.ops.convolution.triton import asked_for
 from igan_fast.ops.convolution.winograd import filters_kept
 
 __all__ = [
@@ -18,9 +19,9 @@ __all__ = [
     "InputSpec",
     "Plan",
     "activation_gradients",
+    "asked_for",
     "convolve",
     "filters_kept",
     "gradients",
     "plan_of",
-    "triton_asked_for",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.convolution import pytorch
+from igan_fast.ops.convolution import measured, pytorch
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
 from igan_fast.ops.convolution.plan import (
@@ -44,16 +44,18 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
 
 _PYTORCH = pytorch.PyTorch()
 
+#: Those that are compared with the others by measurement, where that is asked for.
+_ON_DEMAND = [each for each in IMPLEMENTATIONS if each.on_demand]
+
 
 class _GradientPlan(NamedTuple):
     """The functions that were chosen for the gradients of a problem; None for PyTorch's."""
 
     input_gradient: InputGradient | None
     weight_gradient: WeightGradient | None
-    activation_gradients: ActivationGradients | None
 
 
-_PYTORCH_GRADIENTS = _GradientPlan(None, None, None)
+_PYTORCH_GRADIENTS = _GradientPlan(None, None)
 
 
 def convolve(
@@ -111,9 +113,10 @@ def plan_of(
         bias=bias is not None,
         activation=negative_slope != 1,
         differentiable=differentiable or compiling,
-        triton=asked_for(),
+        triton=asked_for() == "triton",
+        measured=_is_measured(x.device.type, differentiable or compiling),
     )
-    return _choose(problem) if compiling else _kept(problem)
+    return (_kept if _is_decided(problem) else _choose)(problem)
 
 
 def gradients(
@@ -138,7 +141,10 @@ def gradients(
     """
     if not (needs_input or needs_weight):
         return None, None  # PyTorch's function would still copy grad into its own memory format
-    plan = _gradient_plan_of(grad, x, weight, settings, input_spec)
+    problem = _gradient_problem(grad, x, weight, settings, input_spec)
+    plan = _PYTORCH_GRADIENTS
+    if problem is not None:
+        plan = (_kept_gradients if _is_decided(problem) else _choose_gradients)(problem)
     dx = dweight = None
     if needs_input and plan.input_gradient is not None:
         dx = plan.input_gradient(grad, weight, input_spec)
@@ -176,17 +182,21 @@ def activation_gradients(
     """
     if (needs[2] and not needs[1]) or not any(needs):  # the bias's gradient alone is a sum
         return None
-    run = _gradient_plan_of(grad, x, weight, settings, input_spec).activation_gradients
+    problem = _gradient_problem(grad, x, weight, settings, input_spec)
+    if problem is None:
+        return None
+    run = (_kept_fused if _is_decided(problem) else _choose_fused)(problem, needs)
     return run and run(grad, signs.to(grad.dtype), negative_slope, x, weight, input_spec, needs)
 
 
-def _gradient_plan_of(
+def _gradient_problem(
     grad: Tensor, x: Tensor | None, weight: Tensor, settings: ConvSettings, input_spec: InputSpec
-) -> _GradientPlan:
+) -> Problem | None:
+    """The problem of the gradients; None if PyTorch's own functions have to compute them."""
     if backend.plain_only(grad, x, weight):
-        return _PYTORCH_GRADIENTS
-    compiling = torch.compiler.is_compiling()
-    problem = Problem(
+        return None
+    differentiable = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return Problem(
         settings,
         native=settings.native and backend.has_native_cpu(),
         input_shape=input_spec.shape,
@@ -197,10 +207,22 @@ def _gradient_plan_of(
         weight_contiguous=weight.is_contiguous(),
         bias=False,
         activation=False,
-        differentiable=torch.is_grad_enabled() or compiling,
-        triton=asked_for(),
+        differentiable=differentiable,
+        triton=asked_for() == "triton",
+        measured=_is_measured(weight.device.type, differentiable),
     )
-    return _choose_gradients(problem) if compiling else _kept_gradients(problem)
+
+
+def _is_measured(device: str, differentiable: bool) -> bool:
+    return asked_for() == "measure" and not differentiable and measured.has_choices(device)
+
+
+def _is_decided(problem: Problem) -> bool:
+    """Whether a choice that is made now may be kept. A compiler cannot trace the cache, and a choice that cannot be
+    measured now may be another later."""
+    if torch.compiler.is_compiling():
+        return False
+    return not problem.measured or measured.may_measure(problem.device)
 
 
 def _candidates(problem: Problem) -> list[Implementation]:
@@ -209,6 +231,8 @@ def _candidates(problem: Problem) -> list[Implementation]:
 
 
 def _choose(problem: Problem) -> Plan:
+    if problem.measured:
+        return _faster_plan(problem._replace(measured=False))
     for implementation in _candidates(problem):
         run = implementation.convolve(problem)
         if run is not None:
@@ -216,14 +240,51 @@ def _choose(problem: Problem) -> Plan:
     return Plan(problem.settings, _PYTORCH, _PYTORCH.convolve(problem))
 
 
+def _faster_plan(problem: Problem) -> Plan:
+    other, asked = _choose(problem), problem._replace(triton=True)
+    for implementation in _ON_DEMAND:
+        run = implementation.convolve(asked)
+        if run is not None:
+            faster = measured.faster_convolution(problem, run, other.run)
+            return Plan(problem.settings, implementation, run) if faster else other
+    return other
+
+
 def _choose_gradients(problem: Problem) -> _GradientPlan:
-    input_gradient, weight_gradient, fused = None, None, None
+    if problem.measured:
+        return _faster_gradients(problem._replace(measured=False))
+    input_gradient, weight_gradient = None, None
     for implementation in _candidates(problem):
         input_gradient = input_gradient or implementation.input_gradient(problem)
         weight_gradient = weight_gradient or implementation.weight_gradient(problem)
-        fused = fused or implementation.activation_gradients(problem)
-    return _GradientPlan(input_gradient, weight_gradient, fused)
+    return _GradientPlan(input_gradient, weight_gradient)
+
+
+def _faster_gradients(problem: Problem) -> _GradientPlan:
+    other, asked = _choose_gradients(problem), problem._replace(triton=True)
+    found = other
+    for implementation in _ON_DEMAND:
+        dx, dweight = implementation.input_gradient(asked), implementation.weight_gradient(asked)
+        if dx is not None and measured.faster_input_gradient(problem, dx, other.input_gradient):
+            found = found._replace(input_gradient=dx)
+        if dweight is not None and measured.faster_weight_gradient(problem, dweight, other.weight_gradient):
+            found = found._replace(weight_gradient=dweight)
+        if dx is not None or dweight is not None:
+            break
+    return found
+
+
+def _choose_fused(problem: Problem, needs: tuple[bool, bool, bool]) -> ActivationGradients | None:
+    asked = problem._replace(triton=problem.triton or problem.measured, measured=False)
+    found = (each.activation_gradients(asked) for each in _candidates(asked))
+    run = next((each for each in found if each is not None), None)
+    if run is not None and problem.measured:
+        apart = _choose_gradients(problem)
+        unmeasured = problem._replace(measured=False)
+        return run if measured.faster_activation_gradients(unmeasured, run, *apart, needs) else None
+    return run
 
 
 _kept = functools.lru_cache(maxsize=1024)(_choose)
 _kept_gradients = functools.lru_cache(maxsize=1024)(_choose_gradients)
+_kept_fused = functools.lru_cache(maxsize=1024)(_choose_fused)

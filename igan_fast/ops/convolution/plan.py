@@ -48,6 +48,7 @@ class Problem(NamedTuple):
         activation: whether a LeakyReLU follows. False where gradients are computed.
         differentiable: whether autograd or a compiler has to record the single functions of the computation.
         triton: whether the user asks for Triton's kernels.
+        measured: whether the user asks for Triton's kernels where they are faster.
     """
 
     settings: ConvSettings
@@ -62,6 +63,7 @@ class Problem(NamedTuple):
     activation: bool
     differentiable: bool
     triton: bool = False
+    measured: bool = False
 
 
 class Implementation:
@@ -76,11 +78,13 @@ class Implementation:
         composite: whether it consists of several of PyTorch's differentiable functions. Autograd and compilers then
             record these functions, and autograd computes the gradients. For the other implementations,
             ``dispatch.gradients`` computes the gradients.
+        on_demand: whether it is taken only where the user asks for it, or where it was measured to be faster.
     """
 
     name: ClassVar[str]
     own_kernels: ClassVar[bool] = False
     composite: ClassVar[bool] = False
+    on_demand: ClassVar[bool] = False
 
     def convolve(self, problem: Problem) -> Convolve | None:
         """The convolution, the bias and the LeakyReLU."""

@@ -1,7 +1,8 @@
 """Convolutions by this package's Triton kernels (``igan_fast.ops.triton.convolution``), only where they are asked for.
 
-The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them. They are not chosen without it: on an
-H100, cuDNN's are faster for all layers with many channels (docs/pages/gpu.md)."""
+The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them, and ``measure`` where they are faster
+(``measured``). They are not chosen without it: on an H100, cuDNN's were faster for all layers with many channels
+(docs/pages/gpu.md)."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from igan_fast.ops.convolution.settings import InputSpec
 
 __all__ = ["CHOICES", "MOST_POSITIONS", "Triton", "asked_for", "operators", "takes"]
 
-#: The values of the environment variable: the fastest of the other implementations, or this one.
-CHOICES = ("auto", "triton")
+#: The values of the environment variable: the fastest of the other implementations, this one, or the faster of the two.
+CHOICES = ("auto", "triton", "measure")
 
 #: The kernels number the positions of all images, of the input or the output, in 32 bits.
 MOST_POSITIONS = 2**30
@@ -28,8 +29,8 @@ MOST_POSITIONS = 2**30
 _CHOICE = os.environ.get("IGAN_FAST_CONVOLUTION") or "auto"
 
 
-def asked_for() -> bool:
-    """Whether the environment variable asks for Triton's convolutions.
+def asked_for() -> str:
+    """What the environment variable asks for, one of ``CHOICES``.
 
     Raises:
         ValueError: its value is unknown.
@@ -38,7 +39,7 @@ def asked_for() -> bool:
         raise ValueError(
             f"the environment variable IGAN_FAST_CONVOLUTION is {_CHOICE!r}; expected one of {', '.join(CHOICES)}"
         )
-    return _CHOICE == "triton"
+    return _CHOICE
 
 
 class Triton(Implementation):
@@ -46,6 +47,7 @@ class Triton(Implementation):
 
     name = "triton"
     own_kernels = True
+    on_demand = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
         if not takes(problem):

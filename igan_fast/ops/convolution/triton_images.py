@@ -33,6 +33,7 @@ class TritonImages(Implementation):
 
     name = "triton, images"
     own_kernels = True
+    on_demand = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
         if not _takes(problem):
