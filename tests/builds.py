@@ -43,6 +43,7 @@ ANY_BUILD = {
     "faces": "",
     "ops/triton/test_convolution.py": "",
     "ops/triton/test_convolution_cost.py": "",
+    "ops/triton/test_convolution_image.py": "",
     "ops/triton/test_compile.py": "it compiles Triton's kernels, for which there is one build",
     "ops/triton/test_indices.py": "",
     "ops/triton/test_convolution_compile.py": "it compiles Triton's kernels, for which there is one build",

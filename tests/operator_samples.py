@@ -83,6 +83,8 @@ def dispatched(
     kernel, affine = leaf(channels, channels, 3, 3), torch.randn(2, 3, channels, device=device, dtype=sums)
     size = ((side + 1) // 2, (side + 1) // 2)
     small = leaf(4, channels, *size)
+    picture, of_picture = leaf(2, 3, 2 * side, 2 * side), leaf(channels, 3, 5, 5)
+    drawn = leaf(2, channels, side, side)
     images = torch.randint(0, 255, (9, 8, 8, 3), dtype=torch.uint8, device=device)
     index, mirrored = torch.tensor([8, 0, 0, 3], device=device), torch.tensor([True, False, True, False], device=device)
     return {
@@ -140,5 +142,17 @@ def dispatched(
             (small, last, (3, 3), (2, 2), (1, 1), False),
             (small, last, (3, 3), (2, 2), (1, 1), False, affine, 0.2),
             (last, small, (3, 3), (2, 2), (1, 1), True, affine, 0.2),
+        ],
+        "convolution_from_image": [
+            (picture, of_picture, bias, (side, side), (2, 2), (2, 2), 0.2),
+            (picture, of_picture, None, (side, side), (2, 2), (2, 2), 1.0),
+        ],
+        "convolution_to_image": [
+            (drawn, of_picture, bias[:3], (2 * side, 2 * side), (2, 2), (2, 2), 1.0),
+            (drawn, of_picture, None, (2 * side, 2 * side), (2, 2), (2, 2), 1.0, drawn, 0.2),
+        ],
+        "convolution_image_weight_gradient": [
+            (drawn, picture, (5, 5), (2, 2), (2, 2), False),
+            (drawn, picture, (5, 5), (2, 2), (2, 2), True, drawn, 0.2),
         ],
     }

@@ -89,7 +89,24 @@ def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
                 (y, x, [5, 5], *geometry, False, affine, 0.2),
             ),
         ]
-    return found
+    image, weight, features = (
+        torch.empty(shape, dtype=dtype, device="meta")
+        for shape in ((BATCH, 3, 128, 128), (64, 3, 5, 5), (BATCH, 64, 64, 64))
+    )
+    bias, geometry = torch.empty(64, dtype=dtype, device="meta"), ([2, 2], [2, 2])
+    weight_gradient = "convolution_image_weight_gradient"
+    return [
+        *found,
+        ("from an image", "convolution_from_image", (image, weight, bias, [64, 64], *geometry, 0.2)),
+        ("to an image", "convolution_to_image", (features, weight, bias[:3], [128, 128], *geometry, 1.0)),
+        (
+            "input gradient of an image",
+            "convolution_to_image",
+            (features, weight, None, [128, 128], *geometry, 1.0, features, 0.2),
+        ),
+        ("weight gradient to an image", weight_gradient, (features, image, [5, 5], *geometry, False)),
+        ("weight gradient from an image", weight_gradient, (features, image, [5, 5], *geometry, True, features, 0.2)),
+    ]
 
 
 def main(capabilities: list[int], types: list[str]) -> None:
@@ -105,8 +122,10 @@ def main(capabilities: list[int], types: list[str]) -> None:
         product = next((name for name in ("wgmma.mma", "tcgen05.mma", "mma.sync") if name in ptx), "")
         # Loads of one bfloat16 number: of a factor whose neighbours are not known to be neighbours in memory.
         narrow = len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]16\b", ptx))
+        wide = len(re.findall(r"ld\.global\S*\.v4\.[bu]32|cp\.async\.cg\S* \[[^]]*\], \[[^]]*\], (?:0x10|16)", ptx))
+        pairs = len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]32\b|cp\.async\.ca\S* \[[^]]*\], \[[^]]*\], (?:0x4|4)", ptx))
         options = {"shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps}
-        found = options | {"product": product, "narrow": narrow}
+        found = options | {"product": product, "narrow": narrow, "pairs": pairs, "wide": wide}
         print(json.dumps(context | {"kernel": self.__name__} | usage(ptx) | found), flush=True)
         return kernel
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, gradients
+from igan_fast.ops.convolution import ConvSettings, InputSpec, activation_gradients, convolve, gradients
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference.ops import activate
 
@@ -112,7 +112,13 @@ class ConvAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, signs = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_x, needs_weight, needs_bias = needs = ctx.needs_input_grad[:3]
+        if signs is not None:
+            fused = activation_gradients(
+                grad, signs.detach(), ctx.negative_slope, x, weight, ctx.settings, ctx.input_spec, needs=needs
+            )
+            if fused is not None:
+                return *fused, *[None] * 3
         # Detached: the slope is constant for positive and for negative values, so its derivative is 0.
         dz = grad if signs is None else before_activation(grad, signs.detach().to(grad.dtype), ctx.negative_slope)
         dx, dweight = gradients(

@@ -19,6 +19,7 @@ __all__ = ["Line", "render", "sections"]
 _CUDA_PYTORCH = "only for an NVIDIA GPU: install PyTorch's build for CUDA (https://pytorch.org/get-started)"
 _NO_GPU = "PyTorch sees no GPU; nvidia-smi tells whether the driver does"
 _INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+_CONVOLUTION = "triton: Triton's convolutions, where they run; measure: where they are faster"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def settings() -> list[Line]:
     return [
         _setting("IGAN_FAST_IMPL", f"what auto stands for: {names}", backend.IMPLEMENTATIONS),
         _setting("IGAN_FAST_CPU_ISA", f"the most that the CPU kernels may use: {sets}", _INSTRUCTION_SETS),
-        _setting("IGAN_FAST_CONVOLUTION", "triton: Triton's convolutions, where they run", CHOICES),
+        _setting("IGAN_FAST_CONVOLUTION", _CONVOLUTION, CHOICES),
         _setting("TRITON_INTERPRET", "1 runs Triton's kernels on the CPU, slowly, for tests"),
     ]
 

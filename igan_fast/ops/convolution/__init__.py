@@ -2,14 +2,26 @@
 
 - ``settings``: a convolution's settings
 - ``dispatch``: the choice
-- ``triton``, ``winograd``, ``subpixel``, ``onednn``, ``few_channels``, ``pytorch``: the implementations, in the order
-  in which they are tried; ``triton`` only where the user asks for it
+- ``triton_images``, ``triton``, ``winograd``, ``subpixel``, ``onednn``, ``few_channels``, ``pytorch``: the
+  implementations, in the order in which they are tried; the first two only where the user asks for them
+- ``measured``: the choice between the first two and the others by measurement
 - ``plan``: the base class of implementations, and the input and the result of the choice
 """
 
-from igan_fast.ops.convolution.dispatch import convolve, gradients, plan_of
+from igan_fast.ops.convolution.dispatch import activation_gradients, convolve, gradients, plan_of
 from igan_fast.ops.convolution.plan import Plan
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
+from igan_fast.ops.convolution.triton import asked_for
 from igan_fast.ops.convolution.winograd import filters_kept
 
-__all__ = ["ConvSettings", "InputSpec", "Plan", "convolve", "filters_kept", "gradients", "plan_of"]
+__all__ = [
+    "ConvSettings",
+    "InputSpec",
+    "Plan",
+    "activation_gradients",
+    "asked_for",
+    "convolve",
+    "filters_kept",
+    "gradients",
+    "plan_of",
+]

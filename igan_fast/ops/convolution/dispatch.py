@@ -14,19 +14,28 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 from igan_fast.ops.constant import is_constant
-from igan_fast.ops.convolution import pytorch
+from igan_fast.ops.convolution import measured, pytorch
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
-from igan_fast.ops.convolution.plan import Implementation, InputGradient, Plan, Problem, WeightGradient
+from igan_fast.ops.convolution.plan import (
+    ActivationGradients,
+    Implementation,
+    InputGradient,
+    Plan,
+    Problem,
+    WeightGradient,
+)
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 from igan_fast.ops.convolution.subpixel import Subpixel
 from igan_fast.ops.convolution.triton import Triton, asked_for
+from igan_fast.ops.convolution.triton_images import TritonImages
 from igan_fast.ops.convolution.winograd import Winograd
 
-__all__ = ["IMPLEMENTATIONS", "convolve", "gradients", "plan_of"]
+__all__ = ["IMPLEMENTATIONS", "activation_gradients", "convolve", "gradients", "plan_of"]
 
 #: In the order in which they are tried. PyTorch's convolution computes the problems that none of them can.
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    TritonImages(),
     Triton(),
     Winograd(),
     Subpixel(),
@@ -35,6 +44,9 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
 )
 
 _PYTORCH = pytorch.PyTorch()
+
+#: Those that are compared with the others by measurement, where that is asked for.
+_ON_DEMAND = [each for each in IMPLEMENTATIONS if each.on_demand]
 
 
 class _GradientPlan(NamedTuple):
@@ -102,10 +114,11 @@ def plan_of(
         bias=bias is not None,
         activation=negative_slope != 1,
         differentiable=differentiable or compiling,
-        triton=asked_for(),
+        triton=asked_for() == "triton",
+        measured=_is_measured(x.device.type, differentiable or compiling),
         constant=is_constant(weight),
     )
-    return _choose(problem) if compiling else _kept(problem)
+    return (_kept if _is_decided(problem) else _choose)(problem)
 
 
 def gradients(
@@ -130,7 +143,10 @@ def gradients(
     """
     if not (needs_input or needs_weight):
         return None, None  # PyTorch's function would still copy grad into its own memory format
-    plan = _gradient_plan_of(grad, x, weight, settings, input_spec)
+    problem = _gradient_problem(grad, x, weight, settings, input_spec)
+    plan = _PYTORCH_GRADIENTS
+    if problem is not None:
+        plan = (_kept_gradients if _is_decided(problem) else _choose_gradients)(problem)
     dx = dweight = None
     if needs_input and plan.input_gradient is not None:
         dx = plan.input_gradient(grad, weight, input_spec)
@@ -144,13 +160,45 @@ def gradients(
     return dx, dweight
 
 
-def _gradient_plan_of(
+def activation_gradients(
+    grad: Tensor,
+    signs: Tensor,
+    negative_slope: float,
+    x: Tensor | None,
+    weight: Tensor,
+    settings: ConvSettings,
+    input_spec: InputSpec,
+    *,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
+    """The gradients of input, weight and bias of LeakyReLU(convolution + bias), where an implementation computes them
+    without storing the gradient of the LeakyReLU's input; else None, and ``gradients`` has to compute them from it.
+
+    Args:
+        grad: the gradient of the LeakyReLU's output.
+        signs: of grad's shape, with the signs of the LeakyReLU's input, such as its output.
+        negative_slope: of the LeakyReLU, 0 or more.
+        needs: whether the input, the weight and the bias need a gradient.
+
+    The other arguments are those of ``gradients``.
+    """
+    if (needs[2] and not needs[1]) or not any(needs):  # the bias's gradient alone is a sum
+        return None
+    problem = _gradient_problem(grad, x, weight, settings, input_spec)
+    if problem is None:
+        return None
+    run = (_kept_fused if _is_decided(problem) else _choose_fused)(problem, needs)
+    return run and run(grad, signs.to(grad.dtype), negative_slope, x, weight, input_spec, needs)
+
+
+def _gradient_problem(
     grad: Tensor, x: Tensor | None, weight: Tensor, settings: ConvSettings, input_spec: InputSpec
-) -> _GradientPlan:
+) -> Problem | None:
+    """The problem of the gradients; None if PyTorch's own functions have to compute them."""
     if backend.plain_only(grad, x, weight):
-        return _PYTORCH_GRADIENTS
-    compiling = torch.compiler.is_compiling()
-    problem = Problem(
+        return None
+    differentiable = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return Problem(
         settings,
         native=settings.native and backend.has_native_cpu(),
         input_shape=input_spec.shape,
@@ -161,11 +209,23 @@ def _gradient_plan_of(
         weight_contiguous=weight.is_contiguous(),
         bias=False,
         activation=False,
-        differentiable=torch.is_grad_enabled() or compiling,
-        triton=asked_for(),
+        differentiable=differentiable,
+        triton=asked_for() == "triton",
+        measured=_is_measured(weight.device.type, differentiable),
         constant=is_constant(weight),
     )
-    return _choose_gradients(problem) if compiling else _kept_gradients(problem)
+
+
+def _is_measured(device: str, differentiable: bool) -> bool:
+    return asked_for() == "measure" and not differentiable and measured.has_choices(device)
+
+
+def _is_decided(problem: Problem) -> bool:
+    """Whether a choice that is made now may be kept. A compiler cannot trace the cache, and a choice that cannot be
+    measured now may be another later."""
+    if torch.compiler.is_compiling():
+        return False
+    return not problem.measured or measured.may_measure(problem.device)
 
 
 def _candidates(problem: Problem) -> list[Implementation]:
@@ -174,6 +234,8 @@ def _candidates(problem: Problem) -> list[Implementation]:
 
 
 def _choose(problem: Problem) -> Plan:
+    if problem.measured:
+        return _faster_plan(problem._replace(measured=False))
     for implementation in _candidates(problem):
         run = implementation.convolve(problem)
         if run is not None:
@@ -181,7 +243,19 @@ def _choose(problem: Problem) -> Plan:
     return Plan(problem.settings, _PYTORCH, _PYTORCH.convolve(problem))
 
 
+def _faster_plan(problem: Problem) -> Plan:
+    other, asked = _choose(problem), problem._replace(triton=True)
+    for implementation in _ON_DEMAND:
+        run = implementation.convolve(asked)
+        if run is not None:
+            faster = measured.faster_convolution(problem, run, other.run)
+            return Plan(problem.settings, implementation, run) if faster else other
+    return other
+
+
 def _choose_gradients(problem: Problem) -> _GradientPlan:
+    if problem.measured:
+        return _faster_gradients(problem._replace(measured=False))
     input_gradient, weight_gradient = None, None
     for implementation in _candidates(problem):
         input_gradient = input_gradient or implementation.input_gradient(problem)
@@ -189,5 +263,31 @@ def _choose_gradients(problem: Problem) -> _GradientPlan:
     return _GradientPlan(input_gradient, weight_gradient)
 
 
+def _faster_gradients(problem: Problem) -> _GradientPlan:
+    other, asked = _choose_gradients(problem), problem._replace(triton=True)
+    found = other
+    for implementation in _ON_DEMAND:
+        dx, dweight = implementation.input_gradient(asked), implementation.weight_gradient(asked)
+        if dx is not None and measured.faster_input_gradient(problem, dx, other.input_gradient):
+            found = found._replace(input_gradient=dx)
+        if dweight is not None and measured.faster_weight_gradient(problem, dweight, other.weight_gradient):
+            found = found._replace(weight_gradient=dweight)
+        if dx is not None or dweight is not None:
+            break
+    return found
+
+
+def _choose_fused(problem: Problem, needs: tuple[bool, bool, bool]) -> ActivationGradients | None:
+    asked = problem._replace(triton=problem.triton or problem.measured, measured=False)
+    found = (each.activation_gradients(asked) for each in _candidates(asked))
+    run = next((each for each in found if each is not None), None)
+    if run is not None and problem.measured:
+        apart = _choose_gradients(problem)
+        unmeasured = problem._replace(measured=False)
+        return run if measured.faster_activation_gradients(unmeasured, run, *apart, needs) else None
+    return run
+
+
 _kept = functools.lru_cache(maxsize=1024)(_choose)
 _kept_gradients = functools.lru_cache(maxsize=1024)(_choose_gradients)
+_kept_fused = functools.lru_cache(maxsize=1024)(_choose_fused)

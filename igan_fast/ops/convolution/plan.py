@@ -13,7 +13,7 @@ from torch import Tensor
 
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 
-__all__ = ["Convolve", "Implementation", "InputGradient", "Plan", "Problem", "WeightGradient"]
+__all__ = ["ActivationGradients", "Convolve", "Implementation", "InputGradient", "Plan", "Problem", "WeightGradient"]
 
 #: Called with the input, the weight, the bias and the slope of the LeakyReLU after the convolution (1 for none).
 Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
@@ -23,6 +23,15 @@ InputGradient: TypeAlias = Callable[[Tensor, Tensor, InputSpec], Tensor]
 
 #: Called with the gradient of the output, and the input.
 WeightGradient: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+#: Called with the gradient of the LeakyReLU's output, the signs of its input (of the same dtype), its slope, the input
+#: (None where the weight needs no gradient), the weight, the input's specification, and whether the input, the weight
+#: and the bias need a gradient. The bias needs none where the weight does not. Returns these gradients, or None.
+ActivationGradients: TypeAlias = Callable[
+    [Tensor, Tensor, float, Tensor | None, Tensor, InputSpec, tuple[bool, bool, bool]],
+    tuple[Tensor | None, Tensor | None, Tensor | None],
+]
 
 
 class Problem(NamedTuple):
@@ -39,6 +48,7 @@ class Problem(NamedTuple):
         activation: whether a LeakyReLU follows. False where gradients are computed.
         differentiable: whether autograd or a compiler has to record the single functions of the computation.
         triton: whether the user asks for Triton's kernels.
+        measured: whether the user asks for Triton's kernels where they are faster.
         constant: whether results that depend on the weight alone are kept (``igan_fast.ops.constant``).
     """
 
@@ -54,6 +64,7 @@ class Problem(NamedTuple):
     activation: bool
     differentiable: bool
     triton: bool = False
+    measured: bool = False
     constant: bool = False
 
 
@@ -69,11 +80,13 @@ class Implementation:
         composite: whether it consists of several of PyTorch's differentiable functions. Autograd and compilers then
             record these functions, and autograd computes the gradients. For the other implementations,
             ``dispatch.gradients`` computes the gradients.
+        on_demand: whether it is taken only where the user asks for it, or where it was measured to be faster.
     """
 
     name: ClassVar[str]
     own_kernels: ClassVar[bool] = False
     composite: ClassVar[bool] = False
+    on_demand: ClassVar[bool] = False
 
     def convolve(self, problem: Problem) -> Convolve | None:
         """The convolution, the bias and the LeakyReLU."""
@@ -85,6 +98,11 @@ class Implementation:
 
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
         """The gradient of the weight."""
+        return None
+
+    def activation_gradients(self, problem: Problem) -> ActivationGradients | None:
+        """The gradients of input, weight and bias of a convolution with a LeakyReLU, from that of the LeakyReLU's
+        output, without a pass over it."""
         return None
 
 

@@ -1,7 +1,8 @@
 """Convolutions by this package's Triton kernels (``igan_fast.ops.triton.convolution``), only where they are asked for.
 
-The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them. They are not chosen without it: on an
-H100, cuDNN's are faster for all layers with many channels (docs/pages/gpu.md)."""
+The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them, and ``measure`` where they are faster
+(``measured``). They are not chosen without it: on an H100, cuDNN's were faster for all layers with many channels
+(docs/pages/gpu.md)."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from igan_fast.ops import backend
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 
-__all__ = ["CHOICES", "MOST_POSITIONS", "Triton", "asked_for"]
+__all__ = ["CHOICES", "MOST_POSITIONS", "Triton", "asked_for", "operators", "takes"]
 
-#: The values of the environment variable: the fastest of the other implementations, or this one.
-CHOICES = ("auto", "triton")
+#: The values of the environment variable: the fastest of the other implementations, this one, or the faster of the two.
+CHOICES = ("auto", "triton", "measure")
 
 #: The kernels number the positions of all images, of the input or the output, in 32 bits.
 MOST_POSITIONS = 2**30
@@ -28,8 +29,8 @@ MOST_POSITIONS = 2**30
 _CHOICE = os.environ.get("IGAN_FAST_CONVOLUTION") or "auto"
 
 
-def asked_for() -> bool:
-    """Whether the environment variable asks for Triton's convolutions.
+def asked_for() -> str:
+    """What the environment variable asks for, one of ``CHOICES``.
 
     Raises:
         ValueError: its value is unknown.
@@ -38,7 +39,7 @@ def asked_for() -> bool:
         raise ValueError(
             f"the environment variable IGAN_FAST_CONVOLUTION is {_CHOICE!r}; expected one of {', '.join(CHOICES)}"
         )
-    return _CHOICE == "triton"
+    return _CHOICE
 
 
 class Triton(Implementation):
@@ -46,49 +47,52 @@ class Triton(Implementation):
 
     name = "triton"
     own_kernels = True
+    on_demand = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
-        if not _takes(problem):
+        if not takes(problem):
             return None
         settings = problem.settings
         size = settings.output_size(problem.input_shape, problem.weight_shape)
         geometry = size, settings.stride, settings.padding, settings.transposed
 
         def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
-            y: Tensor = _operators().convolution(x, weight, bias, *geometry, negative_slope)
+            y: Tensor = operators().convolution(x, weight, bias, *geometry, negative_slope)
             return y
 
         return run
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
-        if not _takes(problem):
+        if not takes(problem):
             return None
         settings = problem.settings
         geometry = list(problem.input_shape[2:]), settings.stride, settings.padding, not settings.transposed
 
         def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
-            dx: Tensor = _operators().convolution(grad, weight, None, *geometry, 1.0)
+            dx: Tensor = operators().convolution(grad, weight, None, *geometry, 1.0)
             return dx.contiguous() if input_spec.contiguous else dx
 
         return run
 
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
-        if not _takes(problem):
+        if not takes(problem):
             return None
         settings = problem.settings
         geometry = list(problem.weight_shape[2:]), settings.stride, settings.padding, settings.transposed
 
         def run(grad: Tensor, x: Tensor) -> Tensor:
-            dweight: Tensor = _operators().convolution_weight_gradient(grad, x, *geometry)
+            dweight: Tensor = operators().convolution_weight_gradient(grad, x, *geometry)
             return dweight
 
         return run
 
 
-def _takes(problem: Problem) -> bool:
+def takes(problem: Problem) -> bool:
+    """Whether Triton's convolutions are asked for, and can solve the problem."""
     settings = problem.settings
     if not (
         problem.triton
+        and problem.input_dtype == problem.weight_dtype
         and len(problem.input_shape) == len(problem.weight_shape) == 4
         and settings.groups == 1
         and list(settings.dilation) == [1, 1]
@@ -103,5 +107,6 @@ def _takes(problem: Problem) -> bool:
         return False
 
 
-def _operators() -> Any:
+def operators() -> Any:
+    """The dispatcher's operators in Triton."""
     return getattr(torch.ops, backend.TRITON)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from igan_fast.ops.triton.common import grid, on_device, operator, triton_dtype, two_floats
 from igan_fast.ops.triton.convolution_forward import convolve
-from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of
+from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of, steps_of
 from igan_fast.ops.triton.convolution_statistics import affine_of, combine_tiles
 from igan_fast.reference.ops import accumulation_dtype
 
@@ -78,10 +78,7 @@ def _convolve(
     positions = images // groups * math.prod(triton.cdiv(n, p) for n, p in zip(to.size, phases, strict=True))
     check_numbers(positions=positions, terms=taps * channels)
     options = options_of(x, out_channels)
-    whole = channels % options["K"] == 0
-    if not whole:  # the step that reads fewer terms in vain; a longer one takes more registers than there are
-        steps = [k for k in (32, 16) if k <= options["K"]]
-        options |= {"K": min(steps, key=lambda k: triton.cdiv(taps * channels, k) * k), "num_warps": options["M"] // 16}
+    options, whole = steps_of(options, taps, channels)
     tiles = triton.cdiv(positions, options["M"])
     segments = tiles * math.prod(phases)
     y = new(x, images, out_channels, *to.size)
@@ -105,6 +102,8 @@ def _convolve(
         tiles,
         two_floats(input_slope),
         two_floats(negative_slope),
+        None,
+        None,
         TRANSPOSED=to.transposed,
         WHOLE=whole,
         **options,

@@ -83,6 +83,8 @@ def convolve(
     tiles,
     input_slope,
     slope,
+    signs,
+    pixels,
     TRANSPOSED: tl.constexpr,
     WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -93,7 +95,8 @@ def convolve(
 ):
     """y = LeakyReLU(convolution(x′) + bias), and where ``means`` is given the moments of each tile of y.
 
-    x′ is x, or where ``affine`` is given LeakyReLU((x − mean) · scale + shift), rounded to x's dtype.
+    x′ is x, or where ``affine`` is given LeakyReLU((x − mean) · scale + shift), rounded to x's dtype. Where ``signs``
+    is given, x is the gradient of a LeakyReLU's output, and x′ is the gradient of its input, rounded likewise.
 
     Args:
         bias: (C_out,), or None.
@@ -106,6 +109,11 @@ def convolve(
         weight_strides: of the weight's taps, input channels and output channels. The taps of a kernel are numbered row
             by row.
         tiles: in a phase of a group.
+        input_slope: of the LeakyReLU of ``affine`` or ``signs``.
+        signs: as x, with the signs of the LeakyReLU's input, or None.
+        pixels: None; or (rows of a block, columns of a block, colours, rows of the image, columns of the image). y is
+            then an image, a position is a block of its pixels, and an output channel is the number of a pixel and a
+            colour in the block.
         WHOLE: whether K divides the input channels. A step then takes K channels of one tap; else a step's channels
             may belong to several taps.
     """
@@ -164,20 +172,34 @@ def convolve(
         if affine is not None:
             a = activated(a, affine, group, channel, channels, input_slope, ACC, 0)
             a = tl.where(there, a, 0.0).to(x.dtype.element_ty)  # what is padded is 0 after the activation
+        if signs is not None:
+            sign = tl.load(signs + base + moved, mask=there, other=0.0).to(ACC)
+            a = leaky_relu(sign, a.to(ACC), sum_of(input_slope, ACC)).to(x.dtype.element_ty)
         of_tap = (at_y.to(tl.int64) * kernel_columns + at_x) * tap_stride
         offsets = of_tap + channel.to(tl.int64)[:, None] * in_stride + out_channel[None, :] * out_stride
         b = tl.load(weight + offsets, mask=some, other=0.0)
         acc = add_product(acc, a, b, PRECISION)
 
+    written = exists[:, None] & out_exists[None, :]
+    if pixels is None:
+        position = ((group * images + image) * out_height + out_row) * out_width + out_column
+        offsets = position[:, None] * out_channels + out_channel[None, :]
+        bias_channel = out_channel
+    else:
+        block_rows, block_columns, colours, image_height, image_width = pixels
+        pixel, bias_channel = out_channel // colours, out_channel % colours
+        first_row, first_column = out_row * block_rows, out_column * block_columns
+        pixel_row, pixel_column = pixel // block_columns, pixel % block_columns
+        written = written & (pixel_row[None, :] < (image_height - first_row)[:, None])
+        written = written & (pixel_column[None, :] < (image_width - first_column)[:, None])
+        # A sum of a row and of a column takes fewer registers than an offset of each number.
+        of_block = (((group * images + image) * image_height + first_row) * image_width + first_column) * colours
+        in_block = (pixel_row * image_width + pixel_column) * colours + bias_channel
+        offsets = of_block[:, None] + in_block[None, :]
     if bias is not None:
-        acc += tl.load(bias + out_channel, mask=out_exists, other=0.0).to(ACC)[None, :]
+        acc += tl.load(bias + bias_channel, mask=out_exists, other=0.0).to(ACC)[None, :]
     result = leaky_relu(acc, acc, sum_of(slope, ACC)).to(y.dtype.element_ty)
-    position = ((group * images + image) * out_height + out_row) * out_width + out_column
-    tl.store(
-        y + position[:, None] * out_channels + out_channel[None, :],
-        result,
-        mask=exists[:, None] & out_exists[None, :],
-    )
+    tl.store(y + offsets, result, mask=written)
     if means is not None:
         segment = group_tile * phases_y * phases_x + phase
         count = tl.sum(exists.to(tl.int32), axis=0)

@@ -37,6 +37,19 @@ def options_of(x: Tensor, columns: int) -> dict[str, Any]:
     }
 
 
+def steps_of(options: dict[str, Any], taps: int, channels: int) -> tuple[dict[str, Any], bool]:
+    """The options of ``convolve`` for so many taps and input channels, and whether each step is of one tap.
+
+    Where the channels of a step may be of several taps, the step is the one that reads fewer terms in vain. A longer
+    one takes more registers than there are.
+    """
+    if channels % options["K"] == 0:
+        return options, True
+    steps = [k for k in (32, 16) if k <= options["K"]]
+    shortest = min(steps, key=lambda k: triton.cdiv(taps * channels, k) * k)
+    return options | {"K": shortest, "num_warps": options["M"] // 16}, False
+
+
 def check_numbers(**numbers: int) -> None:
     """Check what the kernels keep in 32 bits.
 

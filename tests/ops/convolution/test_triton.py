@@ -84,7 +84,7 @@ def test_without_triton_others_are_chosen(asked: None, monkeypatch: pytest.Monke
 
 def test_an_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "_CHOICE", "cudnn")
-    with pytest.raises(ValueError, match="IGAN_FAST_CONVOLUTION is 'cudnn'; expected one of auto, triton"):
+    with pytest.raises(ValueError, match="IGAN_FAST_CONVOLUTION is 'cudnn'; expected one of auto, triton, measure"):
         plan_of(*given()[:2], None, given()[2])
 
 

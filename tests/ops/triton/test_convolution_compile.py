@@ -30,11 +30,19 @@ def test_products_run_on_tensor_cores_loads_are_wide_and_nothing_spills(capabili
         pytest.skip("Triton came without ptxas")
     assert finished.returncode == 0, finished.stderr
     kernels = [json.loads(line) for line in finished.stdout.splitlines()]
-    assert {kernel["kernel"] for kernel in kernels} == {"convolve", "combine_tiles", "weight_gradient", "add_segments"}
+    products = {"convolve", "weight_gradient", "convolve_image", "image_weight_gradient"}
+    rest = {"combine_tiles", "add_segments", "pack_taps", "add_many_segments"}
+    assert {kernel["kernel"] for kernel in kernels} == products | rest
     for kernel in kernels:
         assert kernel["spilled"] == 0, kernel
         assert kernel["shared"] <= shared, kernel
-        if kernel["kernel"] in ("convolve", "weight_gradient"):
+        if kernel["kernel"] in products:
             assert kernel["product"] == product, kernel
-            # Of an image with three channels a step's numbers are not neighbours in memory.
-            assert kernel["narrow"] == 0 or kernel["call"].startswith("3 to"), kernel
+        if kernel["kernel"] in ("convolve", "weight_gradient"):
+            assert kernel["wide"] > 0 or kernel["call"].startswith("3 to"), kernel
+            # Of an image with three channels a step's numbers are not neighbours in memory; the bias is of one colour.
+            assert kernel["narrow"] == 0 or kernel["call"].startswith(("3 to", "to an image")), kernel
+        if kernel["kernel"] in ("convolve_image", "image_weight_gradient"):
+            assert kernel["pairs"] >= 24, kernel  # of an image; of odd colours no more are neighbours at known places
+            assert kernel["narrow"] == 0 or kernel["call"] == "from an image", kernel  # the weight's
+            assert kernel["narrow"] < kernel["pairs"], kernel

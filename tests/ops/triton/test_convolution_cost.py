@@ -18,7 +18,14 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.runtime.interpreter import InterpretedFunction
 
-from igan_fast.ops.triton import common, convolution, convolution_launch, convolution_weight
+from igan_fast.ops.triton import (
+    common,
+    convolution,
+    convolution_image,
+    convolution_image_weight,
+    convolution_launch,
+    convolution_weight,
+)
 
 if not common.INTERPRETED:
     pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
@@ -73,6 +80,38 @@ def test_what_a_forward_pass_reads_and_writes(counted: Counter[str]) -> None:
     combining = 128 // convolution._COMBINE_CHANNELS
     # Both passes of each program read the numbers of values and the means, the second one M2 too.
     assert counted["read"] == plain["read"] + combining * 2 * tiles + moments // 2 * 3
+
+
+def test_what_convolutions_of_an_image_read_and_write(counted: Counter[str]) -> None:
+    """The features, which are 64 / 12 times as large as the image, are written once and read once; for an image four
+    times, because a block of 4 × 4 pixels takes 4 × 4 of them. Their gradient before a LeakyReLU is never written."""
+    image, features, weight = torch.randn(1, 3, 16, 16), torch.randn(1, 64, 8, 8), torch.randn(64, 3, 5, 5)
+    image, features, weight = image.double(), features.double(), weight.double()
+    terms = 25 * 3
+    # A step takes 16 numbers of a row; the last fills it up, and is read where it is in the image's row.
+    columns = sum(max(0, min(48, first + 16) - max(0, first)) for first in range(-6, 42, 6))
+    rows = sum(min(16, first + 5) - max(0, first) for first in range(-2, 14, 2))
+
+    convolution_image.convolution_from_image(image, weight, None, (8, 8), *GEOMETRY, 0.2)
+    assert counted.pop("written") == features.numel()
+    assert counted.pop("read") == rows * columns + weight.numel()
+    assert counted.pop("operations") == 2 * 64 * 64 * 5 * 16  # of 75 terms 80
+
+    gradient = convolution_image_weight.convolution_image_weight_gradient
+    gradient(features, image, (5, 5), *GEOMETRY, True, features, 0.2)
+    segments = 64 // 16
+    partial = segments * (64 * terms + 64)
+    parts = 128 // 64  # of the 5 · 16 columns; each reads the features, and of float64 has 64 columns
+    assert counted.pop("read") == parts * 2 * features.numel() + rows * columns + partial
+    assert counted.pop("written") == partial + weight.numel() + 64
+    counted.clear()
+
+    convolution_image.convolution_to_image(features, weight, None, (16, 16), *GEOMETRY, 1.0)
+    packed = 16 * 64 * 48
+    window = sum(min(8, first + 4) - max(0, first) for first in range(-1, 7, 2)) ** 2
+    assert counted.pop("read") == 4 * weight.numel() + 64 * window + packed
+    assert counted.pop("written") == packed + image.numel()
+    assert window * 64 <= 4 * features.numel()
 
 
 def test_the_operations_of_all_layers_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.triton import (
     common,
     convolution,
+    convolution_image,
+    convolution_image_weight,
     convolution_weight,
     feature_l1,
     gather_images,
@@ -148,6 +150,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         monkeypatch.setattr(norm_act_launches, name, value)
     monkeypatch.setattr(convolution, "_COMBINE_SEGMENTS", 2**15)
     monkeypatch.setattr(convolution_weight, "_PROGRAMS", 2**12)
+    monkeypatch.setattr(convolution_image_weight, "_PROGRAMS", 2**19)
+    monkeypatch.setattr(convolution_image_weight, "_SEGMENTS", 2**14)
     yield found
     found.check()
 
@@ -266,6 +270,23 @@ def test_convolution(seen: Seen, channels: int) -> None:
         convolution_weight.convolution_weight_gradient(small, large, (3, 3), stride, padding, False)
         assert seen["weight_gradient.large"] == (0, large.numel() - 1)
         assert seen["add_segments.out"] == (0, weight.numel() - 1)
+
+
+def test_convolution_of_images(seen: Seen) -> None:
+    image, features, weight = meta(48, 3, 4096, 4096), meta(48, 64, 2048, 2048), meta(64, 3, 5, 5)
+    geometry = (2, 2), (2, 2)
+    convolution_image.convolution_from_image(image, weight, None, (2048, 2048), *geometry, 0.2)
+    for where, tensor in (("image", image), ("y", features), ("weight", weight)):
+        assert seen[f"convolve_image.{where}"] == (0, tensor.numel() - 1), where
+    convolution_image.convolution_to_image(features, weight, None, (4096, 4096), *geometry, 1.0, features, 0.2)
+    for where, tensor in (("convolve.x", features), ("convolve.signs", features), ("convolve.y", image)):
+        assert seen[where] == (0, tensor.numel() - 1), where
+    convolution_image_weight.convolution_image_weight_gradient(features, image, (5, 5), *geometry, True, features, 0.2)
+    for where, tensor in (("features", features), ("signs", features), ("image", image)):
+        assert seen[f"image_weight_gradient.{where}"] == (0, tensor.numel() - 1), where
+    assert seen["image_weight_gradient.partial"][1] + 1 == seen.room["image_weight_gradient.partial"] > 2**31
+    assert seen["image_weight_gradient.sums"][1] + 1 == seen.room["image_weight_gradient.sums"]
+    assert seen["add_many_segments.out"] == (0, weight.numel() - 1)
 
 
 @pytest.mark.parametrize(("index", "inside"), [(199_999, True), (200_000, False), (-1, False), (2**40, False)])
