@@ -24,7 +24,7 @@ MIN_ELEMENTS_PER_INSTANCE = 1 << 8
 
 
 class FusedModule(nn.Module):
-    """A convolution or normalisation of a fused model: PyTorch's module with another ``forward``.
+    """A convolution, normalisation or linear layer of a fused model: PyTorch's module with another ``forward``.
 
     ``fuse`` sets the ``__class__`` of a module to a subclass of ``FusedModule`` and of the module's class. ``unfuse``
     sets it back.
@@ -36,6 +36,11 @@ class FusedModule(nn.Module):
     fused_class: ClassVar[type[FusedModule]]
 
     _expectation: Expectation
+
+    @classmethod
+    def gains_for(cls, module: nn.Module) -> bool:
+        """Whether ``fuse`` sets this class for ``module``, which is of PyTorch's class."""
+        return True
 
     def start_fusion(self) -> None:
         """Begin with an empty expectation."""

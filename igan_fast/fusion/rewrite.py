@@ -18,10 +18,10 @@ def fuse(model: nn.Module) -> FusionReport:
     """Run a model's convolutions, normalisations and the (Leaky)ReLUs after them on the fused operators.
 
     The model is changed in place, and its results stay the same up to rounding. ``fuse`` sets the class of every
-    convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and
-    ``nn.InstanceNorm1d/2d/3d`` to a fused class, which is derived from the module's class. Parameters and buffers stay
-    the same tensors under the same names: existing optimisers and checkpoints stay valid. Activations are not changed.
-    ``fuse`` does not run the model.
+    convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm``,
+    ``nn.InstanceNorm1d/2d/3d`` and large ``nn.Linear`` to a fused class, which is derived from the module's class.
+    Parameters and buffers stay the same tensors under the same names: existing optimisers and checkpoints stay valid.
+    Activations are not changed. ``fuse`` does not run the model.
 
     A fused module learns which operations to combine while the model runs. In its first call it records which operation
     uses its result. From the second call on:
@@ -30,6 +30,8 @@ def fuse(model: nn.Module) -> FusionReport:
     * in evaluation without gradients, a convolution computes the batch normalisation that follows it, and the
       (Leaky)ReLU after that;
     * a convolution runs on our own CPU kernels where these are faster, together with the (Leaky)ReLU that follows it.
+
+    On a CPU in float32, large linear layers run on the faster of MKL and oneDNN.
 
     If another operation than expected uses a result, that operation gets PyTorch's result, which costs a second
     computation. After three such calls, a module no longer combines operations.
@@ -67,11 +69,12 @@ def fuse(model: nn.Module) -> FusionReport:
     left_alone: dict[str, str] = {}
     for name, module in model.named_modules():
         changed: Any = module
-        if type(module) in FUSED_CLASSES:
-            changed.__class__ = FUSED_CLASSES[type(module)]
+        fused_class = FUSED_CLASSES.get(type(module))
+        if fused_class is not None and fused_class.gains_for(module):
+            changed.__class__ = fused_class
         if type(module) in FUSED_CLASSES.values():
             changed.start_fusion()
-        elif isinstance(module, tuple(FUSED_CLASSES)):
+        elif isinstance(module, tuple(FUSED_CLASSES)) and not isinstance(module, nn.Linear):
             left_alone[name] = _reason(changed)
     return FusionReport(model, left_alone)
 
