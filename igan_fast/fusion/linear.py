@@ -18,6 +18,8 @@ class FusedLinear(FusedModule):
     weight: Tensor
     bias: Tensor | None
 
+    may_be_parametrised = True
+
     @classmethod
     def gains_for(cls, module: nn.Module) -> bool:
         return isinstance(module, nn.Linear) and gains(module.in_features, module.out_features)
