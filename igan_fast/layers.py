@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from torch import Tensor, nn
+
 from igan_fast import ops
+from igan_fast.ops.linear import linear
 from igan_fast.reference import layers as reference
 from igan_fast.reference.layers import normalised_apart, set_process_group
 
-__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart", "set_process_group"]
+__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "Linear", "NormAct2d", "normalised_apart", "set_process_group"]
 
 
 class NormAct2d(reference.NormAct2d):
@@ -32,3 +35,11 @@ class ConvTransposeNormAct2d(reference.ConvTransposeNormAct2d):
 
     operators: ClassVar[Any] = ops
     norm_type: ClassVar[type[reference.NormAct2d]] = NormAct2d
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``, on a CPU in float32 by the faster of MKL and oneDNN."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x (..., in_features) → (..., out_features)."""
+        return linear(input, self.weight, self.bias)

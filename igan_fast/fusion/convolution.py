@@ -39,6 +39,7 @@ class FusedConvolution(FusedModule):
     out_channels: int
     weight: Tensor
     bias: Tensor | None
+    kernel_size: tuple[int, ...]
     stride: Any
     padding: Any
     output_padding: Any
@@ -47,15 +48,18 @@ class FusedConvolution(FusedModule):
     transposed: bool
     padding_mode: str
 
+    may_be_parametrised = True
+
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         x = to_ordinary(input)
         if output_size is not None:
             return self.plain_class.forward(self, x, output_size)  # type: ignore[no-any-return]
         if not self.is_fused() or self.has_backward_hooks():
             return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
+        # Read each once: a parametrisation computes it each time, and may count the calls (spectral normalisation).
         weight, bias, expectation = self.weight, self.bias, self._expectation
         if transformed(x, weight, bias) or memory_format_of(x) is None:
-            return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
+            return self._plain(x, weight, bias)
         recorded = is_recorded(x, weight, bias)
         if not recorded and expectation.norm is not None:
             folded = self._folded(x, weight, bias, expectation.norm)
@@ -63,7 +67,7 @@ class FusedConvolution(FusedModule):
                 return folded
         plan = self._plan(x, weight, bias)
         if plan is None:
-            y: Tensor = self.plain_class.forward(self, x)
+            y = self._plain(x, weight, bias)
             return y if recorded else watch(y, expectation)
         # A Deferred clones the weights to be able to compute the plain result. For large weights that costs too much.
         may_defer = x.numel() >= weight.numel() and not may_change_unseen(x)
@@ -74,6 +78,12 @@ class FusedConvolution(FusedModule):
         else:
             y = _convolve(x, weight, bias, call)
         return watch(y, expectation)
+
+    def _plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The result of PyTorch's module, whose weight and bias are ``weight`` and ``bias``."""
+        compute = self._convolution() if self.transposed else self._conv_forward
+        y: Tensor = compute(x, weight, bias)  # type: ignore[operator]
+        return y
 
     def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Plan | None:
         """The plan, if kernels of this package compute the convolution; None if PyTorch's module has to."""
@@ -95,7 +105,7 @@ class FusedConvolution(FusedModule):
         """The present settings of the module, with this padding; None for values that only PyTorch supports."""
         try:
             return ConvSettings.cached(
-                self.weight.dim() - 2,
+                len(self.kernel_size),
                 transposed=self.transposed,
                 stride=self.stride,
                 padding=padding,
@@ -135,7 +145,7 @@ class FusedConvolution(FusedModule):
         if self.padding == "same" and any(stride != 1 for stride in settings.stride):
             return None  # PyTorch raises an error
         state, slope = norm.folding_state(), norm._expectation.slope
-        padded, padding = self._padded(x, settings)
+        padded, padding = self._padded(x, weight, settings)
         y = conv_norm_act(
             padded,
             weight,
@@ -164,7 +174,7 @@ class FusedConvolution(FusedModule):
 
     def _convolution(self) -> Callable[..., Tensor]:
         """PyTorch's function with the present settings of the module."""
-        function = getattr(F, f"conv{'_transpose' * self.transposed}{self.weight.dim() - 2}d")
+        function = getattr(F, f"conv{'_transpose' * self.transposed}{len(self.kernel_size)}d")
         settings = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         if self.transposed:
             return functools.partial(function, padding=self.padding, output_padding=self.output_padding, **settings)
@@ -174,7 +184,7 @@ class FusedConvolution(FusedModule):
         pad = functools.partial(F.pad, pad=sides, mode=self.padding_mode)
         return lambda x, *parameters: function(pad(x), *parameters, **settings)
 
-    def _padded(self, x: Tensor, settings: ConvSettings) -> tuple[Tensor, Any]:
+    def _padded(self, x: Tensor, weight: Tensor, settings: ConvSettings) -> tuple[Tensor, Any]:
         """x and the ``padding`` argument for the operator. If the operator does not support the padding, x is a padded
         copy: another ``padding_mode`` than zeros, or "same" with an odd number of rows or columns to add."""
         if self.padding_mode != "zeros":
@@ -182,7 +192,7 @@ class FusedConvolution(FusedModule):
             return F.pad(x, sides, mode=self.padding_mode), 0
         if self.padding != "same":
             return x, settings.padding
-        total = [d * (k - 1) for d, k in zip(settings.dilation, self.weight.shape[2:], strict=True)]
+        total = [d * (k - 1) for d, k in zip(settings.dilation, weight.shape[2:], strict=True)]
         if not any(n % 2 for n in total):
             return x, [n // 2 for n in total]
         return F.pad(x, [side for n in reversed(total) for side in (n // 2, n - n // 2)]), 0

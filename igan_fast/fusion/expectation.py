@@ -26,6 +26,10 @@ class Expectation:
         self._norm: weakref.ref[Any] | None = None
         self.unknown, self._misses = True, 0
 
+    def __deepcopy__(self, _: Any) -> Expectation:
+        """A new expectation, because other modules follow the copy of a module."""
+        return Expectation()
+
     @property
     def norm(self) -> Any:
         return None if self._norm is None else self._norm()

@@ -14,7 +14,15 @@ from torch.nn.modules import module as torch_module
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.ops.layout import CHANNELS_LAST
 
-__all__ = ["FusedModule", "fused_class_of", "is_small", "may_change_unseen", "memory_format_of"]
+__all__ = [
+    "FusedModule",
+    "derived_class",
+    "fused_class_of",
+    "is_parametrised",
+    "is_small",
+    "may_change_unseen",
+    "memory_format_of",
+]
 
 #: Tensors with fewer elements are left to PyTorch, which is as fast there (measured).
 MIN_ELEMENTS = 1 << 17
@@ -24,7 +32,7 @@ MIN_ELEMENTS_PER_INSTANCE = 1 << 8
 
 
 class FusedModule(nn.Module):
-    """A convolution or normalisation of a fused model: PyTorch's module with another ``forward``.
+    """A convolution, normalisation or linear layer of a fused model: PyTorch's module with another ``forward``.
 
     ``fuse`` sets the ``__class__`` of a module to a subclass of ``FusedModule`` and of the module's class. ``unfuse``
     sets it back.
@@ -32,10 +40,17 @@ class FusedModule(nn.Module):
 
     #: PyTorch's class, which the module had before ``fuse`` and has after ``unfuse``.
     plain_class: ClassVar[type[nn.Module]]
-    #: The class that ``fuse`` sets. A later parametrisation sets a class derived from it; then PyTorch's forward runs.
+    #: The class that ``fuse`` sets. A parametrisation sets a class derived from it (``is_parametrised``).
     fused_class: ClassVar[type[FusedModule]]
+    #: Whether fused operators may run on parametrised tensors. ``forward`` then has to read each of them exactly once.
+    may_be_parametrised: ClassVar[bool] = False
 
     _expectation: Expectation
+
+    @classmethod
+    def gains_for(cls, module: nn.Module) -> bool:
+        """Whether ``fuse`` sets this class for ``module``, which is of PyTorch's class."""
+        return True
 
     def start_fusion(self) -> None:
         """Begin with an empty expectation."""
@@ -48,10 +63,17 @@ class FusedModule(nn.Module):
         vars(self).pop("_expectation", None), vars(self).pop("__module__", None)
         if type(self) is self.fused_class:
             self.__class__ = self.plain_class  # type: ignore[assignment]
+        elif is_parametrised(self, self.fused_class):
+            self.__class__ = derived_class(type(self), self.plain_class)
+
+    def has_fused_class(self) -> bool:
+        """Whether the module has its fused class, or a class derived from it by a parametrisation that it supports."""
+        kind = type(self)
+        return kind is self.fused_class or (self.may_be_parametrised and is_parametrised(self, self.fused_class))
 
     def is_fused(self) -> bool:
-        """Whether fused operators may run now: not while compiling, after a parametrisation, or after ``unfuse``."""
-        return not torch.compiler.is_compiling() and type(self) is self.fused_class and "_expectation" in self.__dict__
+        """Whether fused operators may run now: not while compiling, and not after ``unfuse``."""
+        return not torch.compiler.is_compiling() and self.has_fused_class() and "_expectation" in self.__dict__
 
     def has_backward_hooks(self) -> bool:
         """Whether there are backward hooks on this module or on all modules. They need an ordinary tensor as result."""
@@ -73,6 +95,18 @@ class FusedModule(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "_expectation" in state:
             self.start_fusion()
+
+
+def is_parametrised(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the module is parametrised (``torch.nn.utils.parametrize``), and was of the class ``kind`` before. Its
+    class is then derived from ``kind``, and has the parametrised tensors as properties."""
+    return "parametrizations" in module._modules and type(module).__bases__ == (kind,)
+
+
+def derived_class(derived: type[nn.Module], base: type[nn.Module]) -> Any:
+    """A class like ``derived``, but derived from ``base``."""
+    own = {name: value for name, value in vars(derived).items() if name not in ("__dict__", "__weakref__")}
+    return type(derived.__name__, (base,), own)
 
 
 def is_small(x: Tensor) -> bool:

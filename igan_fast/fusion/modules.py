@@ -1,4 +1,4 @@
-"""The classes that ``fuse`` gives to convolutions and normalisations.
+"""The classes that ``fuse`` gives to convolutions, normalisations and linear layers.
 
 Each of PyTorch's classes has one fused class of the same name. ``fuse`` changes only the class of a module object: its
 parameters, buffers and hooks stay. The results of a fused module do not depend on the modules before and after it:
@@ -11,6 +11,7 @@ from torch import nn
 
 from igan_fast.fusion.convolution import FusedConvolution
 from igan_fast.fusion.fused_module import FusedModule, fused_class_of
+from igan_fast.fusion.linear import FusedLinear
 from igan_fast.fusion.normalization import FusedBatchNorm, FusedInstanceNorm, FusedSyncBatchNorm
 
 __all__ = ["FUSED_CLASSES"]
@@ -23,6 +24,7 @@ _PLAIN_CLASSES: dict[type[FusedModule], tuple[type[nn.Module], ...]] = {
         *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
         *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     ),
+    FusedLinear: (nn.Linear,),
 }
 
 #: For each class of PyTorch, the fused class of the same name.

@@ -9,12 +9,13 @@ from torch import nn
 
 from igan_fast.fusion.convolution import FusedConvolution
 from igan_fast.fusion.fused_module import FusedModule
+from igan_fast.fusion.linear import FusedLinear
 
 __all__ = ["Entry", "FusionReport"]
 
 
 class Entry(NamedTuple):
-    """One convolution or normalisation.
+    """One convolution, normalisation or large linear layer.
 
     name: the module's qualified name, as in ``named_modules``.
     kind: the name of its class in ``torch.nn``.
@@ -29,7 +30,8 @@ class Entry(NamedTuple):
 
 
 class FusionReport(Sequence[Entry]):
-    """One entry per convolution or normalisation, in the order of ``named_modules``. Prints as a table.
+    """One entry per convolution, normalisation and large linear layer, in the order of ``named_modules``. It prints as
+    a table.
 
     The entries are read from the model at each access: they show the operations that it combines at that time.
     """
@@ -69,7 +71,7 @@ class FusionReport(Sequence[Entry]):
     def __str__(self) -> str:
         entries = self._entries()
         if not entries:
-            return "nothing to fuse: no convolution or normalisation of torch.nn"
+            return "nothing to fuse: no convolution, normalisation or large linear layer of torch.nn"
         rows = [("Module", "Kind", "Result"), *((e.name or "(the model)", e.kind, e.result) for e in entries)]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in rows]
@@ -84,6 +86,8 @@ def _learnt(module: FusedModule, names: Mapping[int, str]) -> str:
         return f"with the {f'LeakyReLU({expectation.slope:g})' if expectation.slope else 'ReLU'} after it"
     if expectation.norm is not None and id(expectation.norm) in names:
         return f"folded with {names[id(expectation.norm)]} in evaluation without gradients"
+    if isinstance(module, FusedLinear):
+        return "alone, by the faster of MKL and oneDNN"
     if expectation.unknown:
         return "not called yet with a tensor large enough to gain"
     return "alone" if not isinstance(module, FusedConvolution) else "alone, by the faster of our kernels and PyTorch's"

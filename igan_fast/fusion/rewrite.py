@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from igan_fast.fusion.fused_module import FusedModule
+from igan_fast.fusion.fused_module import FusedModule, derived_class, is_parametrised
 from igan_fast.fusion.modules import FUSED_CLASSES
 from igan_fast.fusion.report import FusionReport
 
@@ -18,10 +18,10 @@ def fuse(model: nn.Module) -> FusionReport:
     """Run a model's convolutions, normalisations and the (Leaky)ReLUs after them on the fused operators.
 
     The model is changed in place, and its results stay the same up to rounding. ``fuse`` sets the class of every
-    convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and
-    ``nn.InstanceNorm1d/2d/3d`` to a fused class, which is derived from the module's class. Parameters and buffers stay
-    the same tensors under the same names: existing optimisers and checkpoints stay valid. Activations are not changed.
-    ``fuse`` does not run the model.
+    convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm``,
+    ``nn.InstanceNorm1d/2d/3d`` and large ``nn.Linear`` to a fused class, which is derived from the module's class.
+    Parameters and buffers stay the same tensors under the same names: existing optimisers and checkpoints stay valid.
+    Activations are not changed. ``fuse`` does not run the model.
 
     A fused module learns which operations to combine while the model runs. In its first call it records which operation
     uses its result. From the second call on:
@@ -31,14 +31,17 @@ def fuse(model: nn.Module) -> FusionReport:
       (Leaky)ReLU after that;
     * a convolution runs on our own CPU kernels where these are faster, together with the (Leaky)ReLU that follows it.
 
+    On a CPU in float32, large linear layers run on the faster of MKL and oneDNN.
+
     If another operation than expected uses a result, that operation gets PyTorch's result, which costs a second
     computation. After three such calls, a module no longer combines operations.
 
-    Modules of derived classes are left as they are: your own subclasses, parametrised modules (``parametrizations``),
-    and lazy modules that are not initialised yet. Hooks, ``copy.deepcopy``, pickling, checkpointing, ``DataParallel``,
-    ``DistributedDataParallel`` and autocast work as before. Under ``torch.compile``, ``torch.func``'s
-    transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export, the model runs PyTorch's functions. It
-    also does so for small tensors, for which fusion gains nothing.
+    Convolutions and linear layers may be under spectral or weight normalisation, or any other parametrisation, from
+    before ``fuse`` or later. Modules of derived classes are left as they are: your own subclasses, parametrised
+    normalisations, and lazy modules that are not initialised yet. Hooks, ``copy.deepcopy``, pickling, checkpointing,
+    ``DataParallel``, ``DistributedDataParallel`` and autocast work as before. Under ``torch.compile``,
+    ``torch.func``'s transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export, the model runs
+    PyTorch's functions. It also does so for small tensors, for which fusion gains nothing.
 
     A fused ``SyncBatchNorm`` normalises by the statistics of all processes, as PyTorch's does. It also runs on CPUs
     (gloo), where PyTorch's raises an error. The processes may have batches of different sizes, also empty ones. Call
@@ -67,11 +70,10 @@ def fuse(model: nn.Module) -> FusionReport:
     left_alone: dict[str, str] = {}
     for name, module in model.named_modules():
         changed: Any = module
-        if type(module) in FUSED_CLASSES:
-            changed.__class__ = FUSED_CLASSES[type(module)]
-        if type(module) in FUSED_CLASSES.values():
-            changed.start_fusion()
-        elif isinstance(module, tuple(FUSED_CLASSES)):
+        _set_fused_class(changed)
+        if isinstance(module, FusedModule) and module.has_fused_class():
+            module.start_fusion()
+        elif isinstance(module, tuple(FUSED_CLASSES)) and not isinstance(module, nn.Linear):
             left_alone[name] = _reason(changed)
     return FusionReport(model, left_alone)
 
@@ -90,6 +92,20 @@ def unfuse(model: nn.Module) -> int:
     for module in fused:
         module.end_fusion()
     return len(fused)
+
+
+def _set_fused_class(module: Any) -> None:
+    """Set the class of one of PyTorch's modules to its fused class. A parametrised module gets a class derived from it,
+    as if it had been parametrised after ``fuse``."""
+    kind: Any = type(module)
+    plain_class: Any = kind if kind in FUSED_CLASSES else kind.__base__
+    fused_class = FUSED_CLASSES.get(plain_class)
+    if fused_class is None or not fused_class.gains_for(module):
+        return
+    if kind is plain_class:
+        module.__class__ = fused_class
+    elif fused_class.may_be_parametrised and is_parametrised(module, plain_class):
+        module.__class__ = derived_class(kind, fused_class)
 
 
 def _check(model: nn.Module) -> None:

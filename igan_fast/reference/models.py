@@ -60,7 +60,7 @@ class Generator(Unscriptable):
         _check_sizes(image_size, attributes, latent, width)
         self.first_map = (8 * width, image_size // 16, image_size // 16)
         self.signed_labels = signed_labels
-        self.project = nn.Linear(latent + attributes, 8 * width * (image_size // 16) ** 2, bias=False)
+        self.project = self.layers.Linear(latent + attributes, 8 * width * (image_size // 16) ** 2, bias=False)
         self.norm = self.layers.NormAct2d(8 * width, negative_slope=0.0)
         self.up1 = self.layers.ConvTransposeNormAct2d(8 * width, 4 * width)
         self.up2 = self.layers.ConvTransposeNormAct2d(4 * width, 2 * width)
@@ -134,7 +134,7 @@ class Discriminator(Unscriptable):
         self.down4 = self.layers.ConvNormAct2d(4 * width, 8 * width, negative_slope=LEAK)
         flat = 8 * width * (image_size // 16) ** 2
         self.source = nn.Linear(flat, 1)
-        self.shared = nn.Linear(flat, SHARED)
+        self.shared = self.layers.Linear(flat, SHARED)
         _initialise(self)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from operator_counts import LARGE, operators, ours
 from plain_and_fused import SHAPE, Net, images, pair, randomised
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from igan_fast import ops
 
@@ -18,8 +18,6 @@ pytestmark = [
     pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"]),
 ]
 
-#: An input whose feature maps have 16 channels of 32 × 32, in a batch of 8: large enough that fusing is faster.
-LARGE = (8, 16, 32, 32)
 SPELLINGS = {
     "module": lambda net, x: net.act(net.norm(net.conv(x))),
     "function": lambda net, x: F.relu(net.norm(net.conv(x))),
@@ -32,19 +30,6 @@ SPELLINGS = {
     "in a Sequential": lambda net, x: nn.Sequential(net.conv, net.norm, net.act)(x),
     "through a list": lambda net, x: net.act([net.norm(net.conv(x))][0]),
 }
-
-
-def operators(net, way, x, backward: bool) -> Counter[str]:
-    """How often each operator was called, by the profiler's names."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        y = way(net, x)
-        if backward:
-            y.square().sum().backward()
-    return Counter({event.key: event.count for event in profiled.key_averages()})
-
-
-def ours(counts: Counter[str]) -> Counter[str]:
-    return Counter({name: n for name, n in counts.items() if name.startswith("igan_fast::")})
 
 
 def passes(counts: Counter[str]) -> list[str]:

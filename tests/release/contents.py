@@ -14,6 +14,9 @@ from pathlib import Path
 
 __all__ = ["inspect_sdist", "inspect_wheel", "needs"]
 
+#: The files that every wheel needs, besides its code.
+FILES = ("igan_fast/__init__.py", "igan_fast/py.typed", "igan_fast/ops/linear_limits.json")
+
 #: The libraries that the extension may be linked with. Those of CUDA occur in a CUDA build only.
 _LIBRARIES = re.compile(
     r"(libc10|libtorch_cpu|libc10_cuda|libtorch_cuda)\.so|lib(cudart|stdc\+\+|gcc_s|c|m|pthread|dl)\.so\.\d+|ld-linux.*"
@@ -39,7 +42,7 @@ def inspect_wheel(wheel: Path, *, extension: bool) -> list[str]:
             if re.search(r"(^|/)(tests?|bench|docs|csrc|photos)/|\.(jpe?g|png|cpp|h|cu|cuh|inl)$|__pycache__", name)
         ]
         note, binaries = "igan_fast/_build_failure.txt", [n for n in names if re.match(r"igan_fast/_C\..*(so|pyd)$", n)]
-        wrong += [f"it lacks {name}" for name in ("igan_fast/py.typed", "igan_fast/__init__.py") if name not in names]
+        wrong += [f"it lacks {name}" for name in FILES if name not in names]
         if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
             wrong.append("it lacks the licence")
         if extension and len(binaries) != 1:

@@ -15,6 +15,7 @@ from release import contents, elsewhere
 RIGHT = {
     "igan_fast/__init__.py": b"",
     "igan_fast/py.typed": b"",
+    "igan_fast/ops/linear_limits.json": b"{}",
     "igan_fast-0.1.0.dist-info/METADATA": b"",
     "igan_fast-0.1.0.dist-info/licenses/LICENSE": b"",
 }
@@ -63,7 +64,7 @@ def test_files_that_do_not_belong_in_a_wheel(tmp_path: Path, name: str) -> None:
     assert all(name.partition("/")[0] in line for line in wrong)
 
 
-@pytest.mark.parametrize("name", ["igan_fast/py.typed", "igan_fast-0.1.0.dist-info/licenses/LICENSE"])
+@pytest.mark.parametrize("name", [*contents.FILES, "igan_fast-0.1.0.dist-info/licenses/LICENSE"])
 def test_files_that_must_be_in_a_wheel(tmp_path: Path, name: str) -> None:
     files = {other: content for other, content in (RIGHT | NOTE).items() if other != name}
     assert len(contents.inspect_wheel(wheel(tmp_path, files), extension=False)) == 1

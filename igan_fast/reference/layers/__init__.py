@@ -5,7 +5,9 @@ normalisation (``norm``). Two names differ from PyTorch's: ``groups`` is the num
 normalised separately; ``conv_groups`` is the number of groups of channels of a convolution.
 """
 
+from torch.nn import Linear
+
 from igan_fast.reference.layers.conv import ConvNormAct2d, ConvTransposeNormAct2d
 from igan_fast.reference.layers.norm import NormAct2d, normalised_apart, set_process_group
 
-__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "NormAct2d", "normalised_apart", "set_process_group"]
+__all__ = ["ConvNormAct2d", "ConvTransposeNormAct2d", "Linear", "NormAct2d", "normalised_apart", "set_process_group"]
