@@ -14,6 +14,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -131,7 +132,9 @@ def main() -> None:
             f"{computation}: {limits}; {len(taken)} of {len(samples)} by oneDNN, in {mean:.2f} of MKL's time; "
             f"the slowest {slowest.ratio:.2f}, {slowest.sizes}"
         )
-    entry["measured_on"] = f"{processor()}, one thread, PyTorch {torch.__version__}"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    limited = "" if limit is None else f", oneDNN limited to {limit}"
+    entry["measured_on"] = f"{processor()}{limited}, one thread, PyTorch {torch.__version__}"
     known[instruction_set()] = entry
     options.out.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 

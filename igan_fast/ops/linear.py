@@ -54,9 +54,9 @@ def _applies(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN can compute the layer, and is faster in the forward pass or for a gradient that may follow."""
     if (
         torch.compiler.is_compiling()
+        or backend.plain_only(x, weight, bias)  # before any size: torch.jit.trace warns of decisions by sizes
         or weight.dim() != 2
         or not gains(weight.shape[1], weight.shape[0])
-        or backend.plain_only(x, weight, bias)
         or x.dim() < 2
         or x.shape[-1] != weight.shape[1]
         or torch.is_autocast_enabled("cpu")

@@ -113,6 +113,22 @@ def test_batched_gradients_and_transforms():
         assert torch.equal(a, e)
 
 
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_traced_and_exported_it_is_pytorchs(monkeypatch):
+    """Nothing is decided by sizes, which are unknown there: the results hold for other batches."""
+    monkeypatch.undo()  # with the measured limits
+    layer, x = layers.Linear(140, 32768, bias=False), torch.randn(2, 140)
+    traced = torch.jit.trace(layer, x)
+    assert "aten::linear" in str(traced.inlined_graph)
+    batch = {"input": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(layer, (x,), dynamic_shapes=batch)
+    assert "aten.linear" in str(exported.graph)
+    for run in (traced, exported.module()):
+        more = torch.randn(5, 140)
+        assert torch.equal(run(more), F.linear(more, layer.weight))
+
+
 @needs_onednn
 def test_nan_and_inf_are_where_torch_has_them():
     x, weight, bias = (t.detach() for t in leaves((4, 40), 30))
