@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
-from igan_fast.distributed.group import joined
 from igan_fast.distributed.process import Process, this_process
 
 #: What the server imports, so that no process has to. PyTorch's optimisers import ``torch._dynamo`` when they are made.
@@ -27,25 +25,17 @@ LIMIT = 600
 
 
 class Started:
-    """Processes that were started, and the store at which they meet. It outlives them, as torchrun's.
+    """Processes that were started, and the store at which they meet. It outlives them, as torchrun's."""
 
-    Args:
-        before: if given, these meet at the store of those, as after a restart.
-    """
-
-    def __init__(self, world: int, target: Callable[..., None], *arguments: Any, before: Started | None = None) -> None:
+    def __init__(self, world: int, target: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        self.restarts = before.restarts + 1 if before else 0
-        self.store = (
-            TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if before is None else before.store
-        )
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.processes: list[BaseProcess] = []
         for rank in range(world):
             variables = {
                 "RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world,
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "TORCHELASTIC_USE_AGENT_STORE": True,
-                "TORCHELASTIC_RESTART_COUNT": self.restarts,
             }  # fmt: skip
             self.processes.append(context.Process(target=_run, args=(variables, target, arguments)))
             self.processes[-1].start()
@@ -68,15 +58,6 @@ def run_processes(world: int, target: Callable[..., None], *arguments: Any) -> N
         AssertionError: one of them failed; its traceback is on stderr.
     """
     assert Started(world, _in_group, target, arguments).ends() == [0] * world
-
-
-def meet(killed: int | None) -> None:
-    """Join the others as a training does, and compare ranks with them. Then the process of rank ``killed`` dies."""
-    process = this_process()
-    with joined(process, 60, on_gpu=False) as processes:
-        assert processes.collect(process.rank) == list(range(process.world_size))
-        if process.rank == killed:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _run(variables: dict[str, object], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
