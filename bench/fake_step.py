@@ -8,7 +8,8 @@ this package chooses by the device.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -18,13 +19,15 @@ from torch._subclasses import FakeTensorMode
 
 import igan_fast
 from bench.counting import Call, Counter
-from igan_fast.ops import backend, layout
+from igan_fast.distributed.plan import BatchPlan
+from igan_fast.distributed.step import PartedStep
+from igan_fast.ops import backend, layout, norm_act_processes
 from igan_fast.ops.convolution import dispatch
 from igan_fast.ops.convolution.plan import Problem
 from igan_fast.reference.losses import paper
 from igan_fast.train import TrainConfig
 
-__all__ = ["calls_of_an_iteration", "choices_of_a_gpu"]
+__all__ = ["calls_of_an_iteration", "choices_of_a_gpu", "fake_iteration"]
 
 
 def calls_of_an_iteration(
@@ -43,20 +46,53 @@ def calls_of_an_iteration(
     Raises:
         RuntimeError: there is no implementation of the fused operators, or they are switched off.
     """
+    with fake_iteration(image_size, width, batch, precision, preset=preset, lines=lines) as iterate:
+        counter = Counter(lines=lines)
+        with counter:
+            iterate()
+    return counter.calls
+
+
+@contextlib.contextmanager
+def fake_iteration(
+    image_size: int,
+    width: int,
+    batch: int,
+    precision: str,
+    *,
+    preset: str = "paper",
+    lines: bool = False,
+    plan: BatchPlan | None = None,
+) -> Iterator[Callable[[], None]]:
+    """Inside the block, a function that computes an iteration as ``calls_of_an_iteration`` counts it.
+
+    Args:
+        image_size, width, batch, precision, preset, lines: as of ``calls_of_an_iteration``.
+        plan: computes the parts of one process in it, with ``PartedStep``; ``batch`` is the whole batch.
+
+    Raises:
+        RuntimeError: as ``calls_of_an_iteration``.
+    """
     with FakeTensorMode(), choices_of_a_gpu(), contextlib.ExitStack() as stack:
         config = TrainConfig(preset=preset, precision="bf16" if precision == "bf16" else "fp32")
         model = igan_fast.IterativeGAN(image_size=image_size, width=width, film=config.film)
         _to_channels_last(model)
-        step = igan_fast.TrainStep(model, config.step_config())
-        images = torch.empty(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+        settings = config.step_config()
+        if plan is None:
+            step, own = igan_fast.TrainStep(model, settings), batch
+        else:
+            step = PartedStep(model, dataclasses.replace(settings, norm_groups=plan.norm_groups), plan)
+            own = plan.rows.stop - plan.rows.start
+        images = torch.empty(own, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
         labels, z = torch.empty(batch, 40), torch.empty(batch, 100)
+
+        def iterate() -> None:
+            step.iterate(images, labels, z, labels, None, penalise=False)
+
         if lines:
             stack.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
-        step.iterate(images, labels, z, labels, None, penalise=False)
-        counter = Counter(lines=lines)
-        with counter:
-            step.iterate(images, labels, z, labels, None, penalise=False)
-    return counter.calls
+        iterate()
+        yield iterate
 
 
 @contextlib.contextmanager
@@ -83,6 +119,7 @@ def choices_of_a_gpu() -> Iterator[None]:
             (dispatch, "Problem", on_gpu),
             (layout, "_can_transpose", lambda _: False),
             (paper, "check_labels", lambda _: None),  # it reads the values of labels on the CPU
+            (norm_act_processes, "check_count", lambda *_: None),  # and this one a number
         ):
             stack.enter_context(mock.patch.object(owner, name, replacement))
         yield

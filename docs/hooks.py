@@ -7,6 +7,7 @@ In a page these lines are replaced:
 - ``<!-- tables: RESULTS -->`` by the tables of a file of bench/results;
 - ``<!-- expected: RESULTS -->`` by what an iteration should take on the machine of such a file, or on one that is
   named (``bench.expected``);
+- ``<!-- scaling: table -->`` by the model of training on many GPUs (``bench.scaling``);
 - ``<!-- passes: BATCH, PRECISION -->`` by the passes of an iteration that only move memory (``bench.passes``);
 - ``<!-- architecture: picture -->`` and ``<!-- architecture: table -->`` by what architecture.py reads from the code.
 
@@ -38,7 +39,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import architecture  # noqa: E402
 
-from bench import expected, passes, table  # noqa: E402
+from bench import expected, passes, scaling, table  # noqa: E402
 from igan_fast.__main__ import main  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks")
@@ -61,6 +62,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "help": _help,
         "tables": _tables,
         "expected": _expected,
+        "scaling": lambda _: scaling.render(),
         "passes": _passes,
         "architecture": _architecture,
     }

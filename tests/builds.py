@@ -60,7 +60,7 @@ ANY_BUILD = {
 }
 
 #: The folders of the second kind.
-ABOVE_OPERATORS = ("app", "checkpoint", "export", "train")
+ABOVE_OPERATORS = ("app", "checkpoint", "distributed", "export", "train")
 
 _FACTS = ("_NATIVE_CPU", "_BUILD_INFO", "_CUDA_TARGETS")
 _PROCESSES = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")

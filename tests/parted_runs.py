@@ -19,10 +19,10 @@ from igan_fast.train.ema import EMA
 
 SIZES = {"image_size": 32, "attributes": 3, "latent": 4, "width": 2, "film": True, "signed_labels": True}
 
-#: The additions of the default preset, with the gradient penalty in every third iteration.
+#: The additions of the default preset, with the gradient penalty in every fifth iteration.
 CONFIG = {
     "lambdas": (10.0, 4.0, 20.0), "label_weight_d": 40.0, "label_weight_g": 40.0, "edited_share": 0.75,
-    "label_weight_fake": 0.0, "flip_weight": 4.0, "r1": 0.1, "r1_every": 3, "latent_lr_scale": 3.0,
+    "label_weight_fake": 0.0, "flip_weight": 4.0, "r1": 0.1, "r1_every": 5, "latent_lr_scale": 3.0,
 }  # fmt: skip
 
 
@@ -43,15 +43,9 @@ class Case(NamedTuple):
         return StepConfig(**more, norm_groups=self.norm_groups)
 
 
-def wholes(process: Process, folder: Path, cases: dict[str, Case]) -> None:
-    """Train each case with the reference, and write what it ends with to NAME-whole.pt."""
-    for name, case in cases.items():
-        torch.save(whole(case), folder / f"{name}-whole.pt")
-
-
-def whole(case: Case, wing: Any = reference) -> dict[str, Tensor]:
-    """Train with the step of one process on the whole batch."""
-    return _train(case, wing, None)
+def whole(case: Case) -> dict[str, Tensor]:
+    """Train with the reference's step on the whole batch."""
+    return _train(case, reference, None)
 
 
 def in_parts(process: Process, folder: Path, cases: dict[str, Case]) -> None:

@@ -17,6 +17,9 @@ from torch.distributed import TCPStore
 
 from igan_fast.distributed.process import Process, this_process
 
+#: What the server imports, so that no process has to. PyTorch's optimisers import ``torch._dynamo`` when they are made.
+PRELOADED = ["igan_fast.app.cli", "igan_fast.train.loop", "torch._dynamo", "torch.distributed"]
+
 #: Seconds after which the processes of a test are ended.
 LIMIT = 600
 
@@ -26,7 +29,7 @@ class Started:
 
     def __init__(self, world: int, target: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["igan_fast.distributed.step", "igan_fast.train.loop", "torch.distributed"])
+        context.set_forkserver_preload(PRELOADED)
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.processes: list[BaseProcess] = []
         for rank in range(world):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
         _take_gpu(process)
     limit = timedelta(seconds=timeout)
     try:
-        store, _, _ = next(rendezvous("env://", timeout=limit))
+        store = _place_to_meet(process, limit)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(
             backend,
@@ -87,6 +88,14 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
     finally:
         if not (lost and on_gpu):  # NCCL may wait for the lost process
             dist.destroy_process_group()
+
+
+def _place_to_meet(process: Process, limit: timedelta) -> Any:
+    """The store of these processes. torchrun's outlives them, and still has the addresses of those that a restart
+    replaced, so each start has a part of its own."""
+    store, _, _ = next(rendezvous("env://", timeout=limit))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"start {start} of {process.world_size} processes", store)  # type: ignore[attr-defined]
 
 
 def _take_gpu(process: Process) -> None:

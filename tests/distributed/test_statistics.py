@@ -11,6 +11,7 @@ from igan_fast.distributed.statistics import CollectedStatistics
 from igan_fast.reference import layers as reference
 
 
+@pytest.mark.every_build
 @pytest.mark.parametrize("room", [reference, layers])
 @pytest.mark.parametrize("groups", [[1, 1, 1], [2, 2], [4], [1, 2]])
 def test_statistics_are_applied_in_the_order_of_passes_and_groups(room, groups) -> None:

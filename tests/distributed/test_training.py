@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -55,23 +54,22 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
     return made
 
 
-def test_a_killed_process_is_named_and_others_go_on_with_the_same_run(trainings: Trainings) -> None:
-    """Three times, with another process, another iteration and another number of processes each time."""
-    chance = random.Random(5)
-    for number, (before, after) in enumerate([(2, 4), (4, 1), (4, 2)]):
-        run, killed, iteration = f"killed-{number}", chance.randrange(before), chance.randrange(3, ITERATIONS + 1)
-        dead = {killed: (iteration, int(signal.SIGKILL))}
-        statuses, output = trainings(run, before, dead, iterations=ITERATIONS, exact=True)
-        for rank, (status, text) in enumerate(zip(statuses, output, strict=True)):
-            if rank == killed:
-                assert status == -signal.SIGKILL
-            else:
-                assert status == 1
-                assert f"igan-fast: error: process {killed} has ended, or did not answer within 600 s" in text
-                assert "Traceback" not in text
-        statuses, output = trainings(run, after, iterations=ITERATIONS, exact=True, resume=True)
-        assert statuses == [0] * after, output
-        assert trainings.differing(run, "alone") == []
+@pytest.mark.parametrize(("before", "after", "killed", "iteration"), [(2, 1, 0, 3), (4, 2, 2, 6)])
+def test_a_killed_process_is_named_and_others_go_on_with_the_same_run(
+    trainings: Trainings, before: int, after: int, killed: int, iteration: int
+) -> None:
+    run, dead = f"killed-{killed}", {killed: (iteration, int(signal.SIGKILL))}
+    statuses, output = trainings(run, before, dead, iterations=ITERATIONS, exact=True)
+    for rank, (status, text) in enumerate(zip(statuses, output, strict=True)):
+        if rank == killed:
+            assert status == -signal.SIGKILL
+        else:
+            assert status == 1
+            assert f"igan-fast: error: process {killed} has ended, or did not answer within 600 s" in text
+            assert "Traceback" not in text
+    statuses, output = trainings(run, after, iterations=ITERATIONS, exact=True, resume=True)
+    assert statuses == [0] * after, output
+    assert trainings.differing(run, "alone") == []
 
 
 def test_ctrl_c_at_one_process_stops_all_after_the_same_iteration(trainings: Trainings) -> None:
@@ -88,6 +86,7 @@ def test_ctrl_c_at_one_process_stops_all_after_the_same_iteration(trainings: Tra
     assert trainings.differing("stopped", "alone") == []
 
 
+@pytest.mark.every_build
 def test_without_exact_the_run_is_the_same_up_to_rounding(trainings: Trainings) -> None:
     """Three iterations: the extra updates are decided by the losses of earlier ones."""
     statuses, output = trainings("fast-2", 2, iterations=3)
