@@ -142,7 +142,7 @@ def test_a_backward_pass_is_counted_with_its_lines(gradients: bool) -> None:
 def test_our_operators_read_what_their_kernels_read(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is counted is what the interpreter's kernels load and store, but for the sums and parameters of channels."""
     pytest.importorskip("triton", reason="Triton is not installed")
-    from igan_fast.ops.triton import common, norm_act
+    from igan_fast.ops.triton import common, norm_act_launches
 
     if not common.INTERPRETED:
         pytest.skip("Triton's kernels are compiled here")
@@ -156,7 +156,7 @@ def test_our_operators_read_what_their_kernels_read(operator: str, monkeypatch: 
     watch("create_masked_load", lambda pointers, mask, *_: {"read": bytes_of(pointers, mask)})
     watch("create_masked_store", lambda pointers, value, mask, *_: {"written": bytes_of(pointers, mask)})
     # Segments of several tiles, as in large tensors: the first tile of a segment is read once more, for its mean.
-    monkeypatch.setattr(norm_act, "_PROGRAMS", 2)
+    monkeypatch.setattr(norm_act_launches, "_PROGRAMS", 2)
     operators = torch.ops.igan_fast_triton
     x, y, grad = (torch.randn(2, 8, 64, 64) for _ in range(3))
     one = torch.ones(())

@@ -159,9 +159,12 @@ def test_the_penalty_computes_no_gradient_of_the_images(monkeypatch):
     images, labels, noise, flips = next(batches(1))
     seen = []
     backward = torch.autograd.backward
-    monkeypatch.setattr(
-        torch.autograd, "backward", lambda loss, inputs=None: (seen.append(inputs), backward(loss, inputs=inputs))
-    )
+
+    def watched(*arguments, inputs=None):
+        seen.append(inputs)
+        backward(*arguments, inputs=inputs)
+
+    monkeypatch.setattr(torch.autograd, "backward", watched)
     step(images, labels, noise, flips)
     assert len(seen[0]) == len(step._parameters_d)
     assert images.grad is None

@@ -81,6 +81,8 @@ class FusedConvolution(FusedModule):
 
     def _plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The result of PyTorch's module, whose weight and bias are ``weight`` and ``bias``."""
+        if type(self) is self.fused_class:  # not parametrised
+            return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
         compute = self._convolution() if self.transposed else self._conv_forward
         y: Tensor = compute(x, weight, bias)  # type: ignore[operator]
         return y

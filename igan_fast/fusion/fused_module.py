@@ -104,9 +104,17 @@ def is_parametrised(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def derived_class(derived: type[nn.Module], base: type[nn.Module]) -> Any:
-    """A class like ``derived``, but derived from ``base``."""
-    own = {name: value for name, value in vars(derived).items() if name not in ("__dict__", "__weakref__")}
-    return type(derived.__name__, (base,), own)
+    """A class like ``derived``, but derived from ``base``: the one from which ``derived`` was made, if it still has the
+    same attributes."""
+    own = {name: value for name, value in vars(derived).items() if name not in _OF_ONE_CLASS}
+    origin = vars(derived).get("_made_from")
+    if origin is not None and origin.__bases__ == (base,) and own.keys() == vars(origin).keys() - _OF_ONE_CLASS:
+        return origin
+    return type(derived.__name__, (base,), {**own, "_made_from": derived})
+
+
+#: The attributes of a class that ``derived_class`` does not copy.
+_OF_ONE_CLASS = {"__dict__", "__weakref__", "_made_from"}
 
 
 def is_small(x: Tensor) -> bool:

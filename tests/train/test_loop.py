@@ -436,11 +436,11 @@ def test_a_run_that_came_to_be_while_the_data_were_opened(
     """It is not written over: refused, or with ``resume`` continued."""
     run, open_data, others = tmp_path / "run", loop.open_data, []
 
-    def slowly(config: TrainConfig) -> Any:
+    def slowly(config: TrainConfig, **more: Any) -> Any:
         if not others:
             others.append(options(tiny, run, iterations=2))
             train(others[0])
-        return open_data(config)
+        return open_data(config, **more)
 
     monkeypatch.setattr(loop, "open_data", slowly)
     ours = options(tiny, run, iterations=3, resume=resume)

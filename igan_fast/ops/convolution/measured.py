@@ -17,7 +17,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import statistics
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -294,4 +293,4 @@ def _seconds(call: Callable[[], Any]) -> float:
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+    return sorted(times)[len(times) // 2]
