@@ -18,9 +18,11 @@ from torch import Tensor, nn
 import igan_fast
 from igan_fast import reference
 from igan_fast.layers import ConvNormAct2d
-from igan_fast.ops import constant
+from igan_fast.ops import backend, constant
 from igan_fast.ops.constant import derived, freeze, is_constant
 from igan_fast.ops.convolution import ConvSettings, convolve
+
+NATIVE = backend.has_native_cpu()
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,7 @@ def test_a_frozen_network_computes_the_same_and_from_its_weights_only_once(batch
     x = torch.randn(batch, 16, 16, 16)
     for _ in range(3):
         assert error(made(x), expected(made, x)) < 1e-5
-    assert computed.count("folded") == 1
+    assert computed.count("folded") == (1 if NATIVE else 0)  # PyTorch's functions fold nothing
     assert computed.count("winograd") <= 1
     assert not any(parameter.requires_grad for parameter in made.parameters())
 
@@ -79,7 +81,7 @@ def test_a_frozen_network_computes_the_same_and_from_its_weights_only_once(batch
 def test_without_freeze_nothing_is_kept(computed: list[str]) -> None:
     made, x = block(), torch.randn(2, 16, 16, 16)
     made(x), made(x)
-    assert computed.count("folded") == 2
+    assert computed.count("folded") == (2 if NATIVE else 0)
     assert not is_constant(made.conv.weight)
 
 
@@ -149,7 +151,7 @@ def test_weights_that_are_trained_again_are_no_longer_constant(computed: list[st
     computed.clear()
     assert error(made(x), expected(made, x)) < 1e-5
     made(x)
-    assert computed.count("folded") == 2
+    assert computed.count("folded") == (2 if NATIVE else 0)
     freeze(made)
     assert is_constant(made.conv.weight)
 
