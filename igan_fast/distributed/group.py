@@ -86,7 +86,7 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
         lost = True
         raise _loss(process, store, timeout) from error
     finally:
-        if not (lost and on_gpu):  # NCCL may wait for the lost process
+        if not lost:  # it may wait for the lost process, and torchrun may end this one before it has told of the loss
             dist.destroy_process_group()
 
 

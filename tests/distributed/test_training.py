@@ -131,6 +131,6 @@ def test_torchrun_starts_all_processes_again_after_a_death(trainings: Trainings)
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert "process 1 has ended" in done.stderr
+    assert "process 1 has ended" in done.stderr, done.stderr
     assert f"continuing {run} at iteration 4 of {ITERATIONS}" in done.stdout
     assert trainings.differing("restarted", "alone") == []
