@@ -98,7 +98,7 @@ class FaceEditor(FaceGenerator):
     ) -> FaceEditor:
         """Load the model of a run (its best checkpoint), a checkpoint folder, or an export (``igan-fast export``).
 
-        The model is frozen, see ``igan_fast.freeze``: a photo alone is edited twice as fast.
+        The model is frozen, see ``igan_fast.freeze``: it is faster with a photo alone.
 
         Args:
             path: the folder. If a run has no best checkpoint, its newest one is loaded. Of an export the ONNX files are

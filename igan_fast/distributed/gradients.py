@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from igan_fast.distributed.process import Process
+from igan_fast.reference.processes import gather
 
 __all__ = ["GradientSum", "OrderedSum", "OverlappedSum", "gathered"]
 
@@ -165,9 +166,9 @@ def gathered(own: Tensor, process: Process) -> Tensor:
     """Return the vectors (M, n) of all processes, in the order of their ranks: (W · M, n)."""
     if process.is_alone:
         return own
-    every = own.new_empty(process.world_size, *own.shape)
-    dist.all_gather(list(every), own.contiguous())
-    return every.flatten(0, 1)
+    world = dist.group.WORLD
+    assert world is not None, "the process group is made before"
+    return gather(own, world).flatten(0, 1)
 
 
 def _in_buckets(parameters: Sequence[nn.Parameter], most: int) -> list[list[nn.Parameter]]:

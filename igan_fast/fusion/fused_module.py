@@ -30,6 +30,9 @@ MIN_ELEMENTS = 1 << 17
 #: As ``MIN_ELEMENTS``, but for the number of elements in one mean of instance normalisation.
 MIN_ELEMENTS_PER_INSTANCE = 1 << 8
 
+#: The attributes of a class that ``derived_class`` does not copy.
+_OF_ONE_CLASS = {"__dict__", "__weakref__", "_made_from"}
+
 
 class FusedModule(nn.Module):
     """A convolution, normalisation or linear layer of a fused model: PyTorch's module with another ``forward``.
@@ -111,10 +114,6 @@ def derived_class(derived: type[nn.Module], base: type[nn.Module]) -> Any:
     if origin is not None and origin.__bases__ == (base,) and own.keys() == vars(origin).keys() - _OF_ONE_CLASS:
         return origin
     return type(derived.__name__, (base,), {**own, "_made_from": derived})
-
-
-#: The attributes of a class that ``derived_class`` does not copy.
-_OF_ONE_CLASS = {"__dict__", "__weakref__", "_made_from"}
 
 
 def is_small(x: Tensor) -> bool:

@@ -186,7 +186,7 @@ class FusedBatchNorm(FusedNorm):
 
 class FusedSyncBatchNorm(FusedBatchNorm):
     """Batch normalisation, in training by the statistics of the batches of all processes. Unlike PyTorch's module, it
-    also runs on a CPU.
+    also runs on a CPU, with the native extension.
 
     The processes wait for each other's statistics, so all have to take the same path. None of the conditions in
     ``forward`` may therefore depend on the number of images, which may differ.

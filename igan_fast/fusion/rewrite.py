@@ -43,9 +43,10 @@ def fuse(model: nn.Module) -> FusionReport:
     ``torch.func``'s transforms, forward-mode derivatives, ``torch.jit``, ``torch.fx`` and export, the model runs
     PyTorch's functions. It also does so for small tensors, for which fusion gains nothing.
 
-    A fused ``SyncBatchNorm`` normalises by the statistics of all processes, as PyTorch's does. It also runs on CPUs
-    (gloo), where PyTorch's raises an error. The processes may have batches of different sizes, also empty ones. Call
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` before ``fuse``, because it replaces modules.
+    A fused ``SyncBatchNorm`` normalises by the statistics of all processes, as PyTorch's does. With the native
+    extension it also runs on CPUs (gloo), where PyTorch's raises an error. The processes may have batches of different
+    sizes, also empty ones. Call ``nn.SyncBatchNorm.convert_sync_batchnorm`` before ``fuse``, because it replaces
+    modules.
 
     Call ``unfuse`` before ``torch.ao.quantization.fuse_modules``, which looks for PyTorch's own classes.
 

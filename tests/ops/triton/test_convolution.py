@@ -13,30 +13,14 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from igan_fast.ops.triton import common, convolution, convolution_launch, convolution_weight
+from igan_fast.ops.triton import convolution, convolution_launch, convolution_weight
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter, of Inf
 
 
 @pytest.fixture
-def device() -> torch.device:
-    """A GPU, or the CPU in Triton's interpreter."""
-    if common.INTERPRETED:
-        import triton_interpreter
-
-        triton_interpreter.speed_up()
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device, and Triton's kernels are compiled here")
-    return torch.device("cuda")
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small parts of the products, so that small inputs have many, and edges in all places."""
-    for name in ("_SIDE", "_WIDE_SIDE"):
-        monkeypatch.setattr(convolution_launch, name, 16)
-    monkeypatch.setattr(convolution_launch, "_STEP_BYTES", 32)
+def small_parts(monkeypatch: pytest.MonkeyPatch, small_products: None) -> None:
+    """Small inputs have many parts, and edges in all places."""
     monkeypatch.setattr(convolution, "_COMBINE_SEGMENTS", 4)
     monkeypatch.setattr(convolution_weight, "_BLOCK", 64)
 

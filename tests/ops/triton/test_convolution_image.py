@@ -13,7 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from igan_fast.ops.triton import common, convolution_image, convolution_image_weight, convolution_launch
+from igan_fast.ops.triton import convolution_image, convolution_image_weight
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter, of Inf
 
@@ -33,24 +33,8 @@ CASES = {
 
 
 @pytest.fixture
-def device() -> torch.device:
-    """A GPU, or the CPU in Triton's interpreter."""
-    if common.INTERPRETED:
-        import triton_interpreter
-
-        triton_interpreter.speed_up()
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device, and Triton's kernels are compiled here")
-    return torch.device("cuda")
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small parts of the products, so that small inputs have many, and edges in all places."""
-    for name in ("_SIDE", "_WIDE_SIDE"):
-        monkeypatch.setattr(convolution_launch, name, 16)
-    monkeypatch.setattr(convolution_launch, "_STEP_BYTES", 32)
+def small_parts(monkeypatch: pytest.MonkeyPatch, small_products: None) -> None:
+    """Small inputs have many parts, and edges in all places."""
     monkeypatch.setattr(convolution_image, "_BLOCK", 64)
     monkeypatch.setattr(convolution_image_weight, "_PROGRAMS", 8)
     monkeypatch.setattr(convolution_image_weight, "_SEGMENTS", 2)
