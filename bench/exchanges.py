@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -82,7 +83,7 @@ def share_of_an_iteration(
         RuntimeError: as ``calls_of_an_iteration``.
     """
     plan = BatchPlan(world * rows, norm_groups, Process(0, world, 0, world))
-    noted = _Noted()
+    noted = _Noted(dist.ProcessGroup(0, world))
     with _replaced(noted), fake_iteration(image_size, width, world * rows, precision, preset=preset, plan=plan) as step:
         noted.counter, noted.events = Counter(), []
         with noted.counter:
@@ -91,9 +92,14 @@ def share_of_an_iteration(
 
 
 class _Noted:
-    """Has functions in place of those of ``torch.distributed``."""
+    """Has functions in place of those of ``torch.distributed``.
 
-    def __init__(self) -> None:
+    Args:
+        world: stands in for the group of all processes.
+    """
+
+    def __init__(self, world: dist.ProcessGroup) -> None:
+        self.world = world
         self.counter = Counter()
         self.events: list[Event] = []
 
@@ -110,7 +116,7 @@ class _Noted:
         return dist.ProcessGroup(0, len(ranks))
 
     def _begin(self, kind: str, tensor: Tensor, group: Any) -> _Work:
-        exchange = Exchange(len(self.events), kind, tensor.nbytes, group is not None)
+        exchange = Exchange(len(self.events), kind, tensor.nbytes, group not in (None, self.world))
         self.note(exchange, waits=False)
         return _Work(self, exchange)
 
@@ -131,6 +137,7 @@ class _Work:
 @contextlib.contextmanager
 def _replaced(noted: _Noted) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(dist, "group", SimpleNamespace(WORLD=noted.world)))
         for name, function in (
             ("all_reduce", noted.all_reduce),
             ("all_gather", noted.all_gather),
