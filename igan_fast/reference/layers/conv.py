@@ -200,8 +200,9 @@ class ConvTransposeNormAct2d(_ConvNormAct2d):
         in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation: as of ``nn.ConvTranspose2d``,
             numbers or pairs of numbers; kernel, stride and paddings are the paper's where omitted. Another kernel size
             (4×4, say) needs another ``output_padding``.
-        conv_groups, conv_bias, device, dtype, eps, momentum, affine, track_running_stats, negative_slope, groups,
-            process_group: as of ``ConvNormAct2d``; the default ``negative_slope`` of 0 is a ReLU.
+        conv_groups, conv_bias, device, dtype, eps, momentum, affine, track_running_stats, groups, process_group: as of
+            ``ConvNormAct2d``.
+        negative_slope: as of ``ConvNormAct2d``; the default of 0 is a ReLU.
 
     Raises:
         ValueError, TypeError: as ``ConvNormAct2d``.
