@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from igan_fast.data.image_files import take
 from igan_fast.data.shuffle import check_seed, random_bits
 from igan_fast.data.store import FaceStore
 from igan_fast.errors import InputError
@@ -80,7 +81,7 @@ class BatchLoader:
             resident = self._fits_on_device(store)
         self.resident = resident and self.device.type != "cpu"
 
-        self._images: NDArray[np.uint8] = store.images
+        self._images = store.images
         self._resident_images: Tensor | None = self._upload() if self.resident else None
         self._index_device = self.device if self.resident else torch.device("cpu")  # of labels, order and flips
         self._labels = torch.from_numpy(store.labels[self._rows].astype(np.float32)).to(self._index_device)
@@ -107,8 +108,7 @@ class BatchLoader:
 
         pin = self.device.type == "cuda"
         images = torch.empty((len(order), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pin)
-        # mode="clip" lets NumPy write into `out` directly. The constructor has checked the rows.
-        np.take(self._images, self._rows[order.numpy()], axis=0, out=images.numpy(), mode="clip")
+        take(self._images, self._rows[order.numpy()], out=images.numpy())  # the constructor has checked the rows
         selected = flips.nonzero().squeeze(1)
         # PyTorch flips three-channel images with a vectorised kernel if they are NCHW in channels_last layout.
         flipped = images.index_select(0, selected).permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)

@@ -1,8 +1,9 @@
-"""Decodes, crops and resizes all images of a dataset once, into one memory-mapped file that training reads.
+"""Decodes, crops and resizes all images of a dataset once, into memory-mapped files that training reads.
 
-A store is a folder in the cache. ``images.npy`` holds the images, (M, S, S, 3) uint8; ``store.json``, the manifest,
-holds the source's fingerprint and the checksums of both files. Labels and splits always come from the source, so a
-change of attributes needs no new store.
+A store is a folder in the cache. ``images.npy`` holds the images, (M, S, S, 3) uint8. If they take more than 2 GiB,
+they are divided into ``images-00000.npy`` and so on. ``store.json``, the manifest, holds the source's fingerprint, and
+the checksums of the images and of itself. Labels and splits always come from the source, so a change of attributes
+needs no new store.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from igan_fast.data.decode import BrokenImage, ImageFile, decode_all
+from igan_fast.data.decode import BrokenImage, decode_all
+from igan_fast.data.image_files import IMAGES, ImageFile, Images, checksums, new_files, opened
 from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError, printable
-from igan_fast.files import clear_write_errors, open_regular, sync_file, sync_folder, write_durably
+from igan_fast.files import clear_write_errors, sync_file, sync_folder, write_durably
 from igan_fast.json_files import read_json
 from igan_fast.paths import given_path
 from igan_fast.progress import progress_bar
@@ -39,19 +40,12 @@ __all__ = ["FaceStore", "build_store", "cache_folder", "spread"]
 #: The version of the folder's layout. It is part of every store's name and manifest.
 STORE_FORMAT = 2
 
-IMAGES = "images.npy"
 MANIFEST = "store.json"
-
-#: The number of bytes of ``images.npy`` per CRC-32. Computing the checksums takes 0.3 s per GB.
-CHECKSUM_BLOCK_BYTES = 2**22
 
 #: The keys of a manifest and the types of their values. "seal" is the digest of all other keys.
 MANIFEST_SCHEMA = {
     "format": int, "fingerprint": str, "size": int, "count": int, "broken": list, "checksums": [int], "seal": str,
 }  # fmt: skip
-
-#: Verifying the checksums of a larger file shows a progress bar.
-PROGRESS_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class FaceStore:
     Row r of the store is image ``positions[r]`` of the source. The two numbers differ if broken images were skipped.
     """
 
-    images: NDArray[np.uint8]  #: (M, S, S, 3) RGB, read-only and memory-mapped
+    images: Images  #: (M, S, S, 3) uint8, RGB, read-only and memory-mapped
     labels: NDArray[np.uint8]  #: (M, A), values 0 and 1
     identities: NDArray[np.int64] | None  #: (M,), the number of the person, −1 if unknown
     splits: Mapping[str, NDArray[np.int64]]  #: the rows of "train", "val" and, if there is one, "test", ascending
@@ -167,15 +161,17 @@ def _build(
         )
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
     try:
-        file = ImageFile(temporary / IMAGES, size, count)
-        file.create()
+        files = new_files(temporary, size, count)
+        for file in files:
+            file.create()
         with progress_bar(total=count, shown=progress, desc=f"Preparing {size}×{size} pictures", unit="img") as bar:
-            broken = decode_all(source, file, workers=workers, strict=strict, report=bar.update)
+            broken = decode_all(source, files, workers=workers, strict=strict, report=bar.update)
         if len(broken) == count:
             raise InputError(f"none of the {count:,} pictures can be read; the first: {broken[0][1]}")
-        file.remove([position for position, _ in broken])
-        sync_file(file.path)
-        manifest = {**identity, "broken": broken, "checksums": _checksums(file.path, False)}
+        left = _without(files, [position for position, _ in broken])
+        for file in left:
+            sync_file(file.path)
+        manifest = {**identity, "broken": broken, "checksums": checksums(left, progress=False)}
         manifest["seal"] = _seal(manifest)
         write_durably(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         sync_folder(temporary)
@@ -199,20 +195,20 @@ def _open(
         if manifest.pop("seal") != _seal(manifest):
             return f"{MANIFEST} is damaged: it has changed since it was written"
         broken: list[BrokenImage] = [(position, reason) for position, reason in manifest.pop("broken")]
-        checksums = manifest.pop("checksums")
+        expected = manifest.pop("checksums")
         if manifest != identity:
             return f"{MANIFEST} belongs to other pictures"
-        if _checksums(folder / IMAGES, progress) != checksums:
-            return f"{IMAGES} is damaged: it has changed since it was written"
-        images = np.load(folder / IMAGES, mmap_mode="r")
+        images = opened(folder, size, expected, progress=progress)
+        if isinstance(images, str):
+            return f"{images} is damaged: it has changed since it was written"
     except FileNotFoundError:
         return f"{IMAGES} is missing"
     except InputError as error:
         return str(error).removeprefix(f"{printable(folder)}{os.sep}")
     except (OSError, ValueError) as error:
         return f"{IMAGES} cannot be read: {error}"
-    if images.shape != (count - len(broken), size, size, 3) or images.dtype != np.uint8:
-        return f"{IMAGES} holds {images.dtype} of shape {images.shape}"
+    if len(images) != count - len(broken):
+        return f"{folder.name} holds {len(images):,} pictures, expected {count - len(broken):,}"
     if _can_read_any(source, size, broken):
         return "a picture that was broken can be read now"
     positions = np.delete(np.arange(count, dtype=np.int64), [position for position, _ in broken])
@@ -229,22 +225,22 @@ def _open(
         positions=positions,
         size=size,
         path=folder,
-        digest=hashlib.sha256(json.dumps([images.shape, checksums]).encode()).hexdigest(),
+        digest=hashlib.sha256(json.dumps([images.shape, expected]).encode()).hexdigest(),
     )
 
 
-def _checksums(path: Path, progress: bool) -> list[int]:
-    """The CRC-32 of each block of ``CHECKSUM_BLOCK_BYTES`` of the file, including its header."""
-    checksums = []
-    with open_regular(path) as file:
-        total = os.fstat(file.fileno()).st_size
-        buffer = bytearray(CHECKSUM_BLOCK_BYTES)
-        shown = progress and total > PROGRESS_BYTES
-        with progress_bar(total=total, shown=shown, desc="Checking the pictures", unit="B", unit_scale=True) as bar:
-            while read := file.readinto(buffer):
-                checksums.append(zlib.crc32(memoryview(buffer)[:read]))
-                bar.update(read)
-    return checksums
+def _without(files: list[ImageFile], positions: list[int]) -> list[ImageFile]:
+    """Remove the images at ``positions`` (ascending) of the source. Returns the files that still hold any."""
+    left, first = [], 0
+    for file in files:
+        last = first + file.count
+        kept = file.without([position - first for position in positions if first <= position < last])
+        if kept.count:
+            left.append(kept)
+        else:
+            file.path.unlink()
+        first = last
+    return left
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -62,7 +63,7 @@ def data_fingerprint(store: FaceStore, named: str) -> dict[str, Any]:
         named: the user's name for the data.
     """
     digests = {
-        "photos": store.digest or hashlib.sha256(store.images.tobytes()).hexdigest(),
+        "photos": store.digest or hashlib.sha256(np.asarray(store.images).tobytes()).hexdigest(),
         "labels": hashlib.sha256(store.labels.astype("u1").tobytes()).hexdigest(),
         **{name: hashlib.sha256(store.splits[name].astype("<i8").tobytes()).hexdigest() for name in ("train", "val")},
     }

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from ramp_source import RampSource, contents
 
-from igan_fast.data import decode
+from igan_fast.data.image_files import ImageFile
 from igan_fast.data.store import build_store, cache_folder, spread
 from igan_fast.errors import InputError
 
@@ -132,7 +132,7 @@ def test_a_full_disk_is_an_input_error(code: int, moment: str, tmp_path: Path, m
     def fail(*arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(decode.ImageFile, moment, fail)
+    monkeypatch.setattr(ImageFile, moment, fail)
     with pytest.raises(InputError, match=r"the disk is full .*set IGAN_FAST_CACHE"):
         build_store(RampSource(130), 6, cache=tmp_path, progress=False)
     assert contents(tmp_path) == []

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from ramp_source import RampSource, contents
 
-from igan_fast.data import store as store_module
+from igan_fast.data import image_files
 from igan_fast.data.store import build_store
 
 
@@ -112,17 +112,62 @@ def test_rebuilding_a_store_behind_a_link_keeps_the_target(tmp_path: Path) -> No
     assert sorted(file.name for file in (tmp_path / "elsewhere").iterdir()) == ["images.npy", "store.json"]
 
 
-def test_every_byte_of_a_large_store_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "CHECKSUM_BLOCK_BYTES", 1000)  # several blocks in a small file
-    images = tmp_path / "images.npy"
-    images.write_bytes(np.random.default_rng(0).bytes(4321))
-    before = store_module._checksums(images, progress=False)
-    assert len(before) == 5
-    for position in range(0, 4321, 97):
-        flip_bit(images, position)
-        found = store_module._checksums(images, progress=False)
-        assert [one != other for one, other in zip(found, before, strict=True)].index(True) == position // 1000
-        flip_bit(images, position)
+@pytest.mark.parametrize("per_file", [100, 40, 7])
+def test_every_byte_of_a_large_store_is_checked(per_file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several blocks and files. The first file that is named holds the first byte of the damaged block."""
+    size, count = 6, 70
+    row = size * size * 3
+    monkeypatch.setattr(image_files, "CHECKSUM_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(image_files, "FILE_BYTES", per_file * row)
+    store = build_store(RampSource(count), size, cache=tmp_path, progress=False)
+    assert store.path is not None
+    files = image_files.new_files(store.path, size, count)
+    expected = image_files.checksums(files, progress=False)
+    assert len(expected) == -(-(128 + count * row) // 1000)
+    for position in range(0, count * row, 97):
+        number, place = divmod(position, per_file * row)
+        flip_bit(files[number].path, 128 + place)
+        found = image_files.checksums(files, progress=False)
+        block = (128 + position) // 1000
+        assert [one != other for one, other in zip(found, expected, strict=True)].index(True) == block
+        first = files[max(0, block * 1000 - 128) // (per_file * row)]
+        assert image_files.opened(store.path, size, expected, progress=False) == first.path.name
+        flip_bit(files[number].path, 128 + place)
+
+
+SEVERAL = {
+    "images of the first": (lambda folder: flip_bit(folder / "images-00000.npy", 128), "images-00000.npy is damaged"),
+    "images of the last": (lambda folder: flip_bit(folder / "images-00002.npy", -1), "images-0000.*.npy is damaged"),
+    "header of the second": (lambda folder: flip_bit(folder / "images-00001.npy", 20), "images-00001.npy is damaged"),
+    "second cut": (lambda folder: os.truncate(folder / "images-00001.npy", 500), "images-00001.npy is damaged"),
+    "second shorter by an image": (
+        lambda folder: resave(folder / "images-00001.npy", lambda images: images[1:]), "images-0000.*.npy is damaged"),
+    "first gone": (lambda folder: (folder / "images-00000.npy").unlink(), "images-0000.*.npy is damaged"),
+    "last gone": (lambda folder: (folder / "images-00002.npy").unlink(), "images-0000.*.npy is damaged"),
+    "all gone": (lambda folder: [file.unlink() for file in folder.glob("images*")], "images.npy is missing"),
+    "second a folder": (lambda folder: replace(folder / "images-00001.npy"), "images-00001.npy: found a folder"),
+    "one too many": (
+        lambda folder: shutil.copy(folder / "images-00002.npy", folder / "images-00003.npy"),
+        "images-0000.*.npy is damaged"),
+    "the first twice": (
+        lambda folder: shutil.copy(folder / "images-00000.npy", folder / "images.npy"), "images.npy is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_damaged_store_of_several_files_is_built_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "FILE_BYTES", 8 * 6 * 6 * 3)
+    path = build_store(RampSource(20), 6, cache=tmp_path, progress=False).path
+    assert path is not None
+    act, reason = SEVERAL[name]
+    act(path)
+    source = RampSource(20)
+    with pytest.warns(UserWarning, match=f"{reason}.*prepared again"):
+        store = build_store(source, 6, cache=tmp_path, progress=False)
+    assert source.calls == list(range(20))
+    np.testing.assert_array_equal(store.images, [source.image(index, 6) for index in range(20)])
 
 
 class Brighter(RampSource):
@@ -158,3 +203,11 @@ def test_a_repaired_image_is_added_to_the_store(tmp_path: Path) -> None:
         assert len(build_store(Repaired(9, broken=frozenset({4})), 4, cache=tmp_path, workers=1, progress=False)) == 8
     with pytest.warns(UserWarning, match="a picture that was broken can be read now; the pictures are prepared again"):
         assert len(build_store(Repaired(9), 4, cache=tmp_path, workers=1, progress=False)) == 9
+
+
+def test_the_digest_does_not_depend_on_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = set()
+    for rows in (20, 7, 1):
+        monkeypatch.setattr(image_files, "FILE_BYTES", rows * 6 * 6 * 3)
+        digests.add(build_store(RampSource(20), 6, cache=tmp_path / str(rows), progress=False).digest)
+    assert len(digests) == 1
