@@ -46,8 +46,8 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
         on_gpu: whether each process computes on a GPU.
 
     Raises:
-        InputError: a machine has fewer GPUs than processes, or not all processes came.
-        ProcessLost: another process has ended, or has not answered in time.
+        InputError: a machine has fewer GPUs than processes.
+        ProcessLost: another process has ended, did not come, or has not answered in time.
         ToldElsewhere: another process has ended with a message.
     """
     if process.is_alone:
@@ -68,8 +68,9 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
         )
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (dist.DistError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{process} could not join the others within {timeout:g} s: {next(iter(str(error).splitlines()), '')}"
+        raise ProcessLost(
+            f"{process} could not join the others: one has ended, or did not come within {timeout:g} s; PyTorch says: "
+            f"{next(iter(str(error).splitlines()), '')}"
         ) from error
     lost = False
     try:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import distributed_trainings
@@ -17,6 +18,9 @@ from safetensors.torch import load_file
 
 ITERATIONS = 6
 
+#: Seconds in which processes end by themselves after a death.
+GRACE = 10
+
 
 class Trainings:
     """Runs trainings in one folder, which share their prepared images."""
@@ -25,14 +29,33 @@ class Trainings:
         self.folder, self._count = folder, 0
 
     def __call__(
-        self, run: str, world: int, signals: dict[int, tuple[int, int]] | None = None, **options: Any
+        self,
+        run: str,
+        world: int,
+        signals: dict[int, tuple[int, int]] | None = None,
+        killed: tuple[int, float] | None = None,
+        **options: Any,
     ) -> tuple[list[int | None], list[str]]:
-        """Train. Returns the exit status of each process, and what it printed."""
+        """Train. Returns the exit status of each process, and what it printed.
+
+        Args:
+            signals: as of ``distributed_trainings.command``.
+            killed: a process, and the seconds after which it is killed, if it still runs. Those that wait for it when
+                they start are then ended too, as torchrun does.
+        """
         self._count += 1
         output = self.folder / f"output-{self._count}"
         words = distributed_trainings.words(self.folder / run, self.folder / "cache", **options)
-        statuses = Started(world, distributed_trainings.command, words, output, signals).ends()
-        return statuses, [Path(f"{output}-{rank}.txt").read_text() for rank in range(world)]
+        started = Started(world, distributed_trainings.command, words, output, signals)
+        if killed is not None:
+            rank, seconds = killed
+            started.processes[rank].join(seconds)
+            started.processes[rank].kill()
+            for each in started.processes:
+                each.join(GRACE)
+                each.kill()
+        printed = [Path(f"{output}-{rank}.txt") for rank in range(world)]
+        return started.ends(), [path.read_text() if path.exists() else "" for path in printed]
 
     def tensors(self, run: str, iteration: int = ITERATIONS) -> dict[str, torch.Tensor]:
         folder = self.folder / run / "checkpoints" / f"step-{iteration:08d}"
@@ -70,6 +93,36 @@ def test_a_killed_process_is_named_and_others_go_on_with_the_same_run(
     statuses, output = trainings(run, after, iterations=ITERATIONS, exact=True, resume=True)
     assert statuses == [0] * after, output
     assert trainings.differing(run, "alone") == []
+
+
+@pytest.mark.slow
+def test_twenty_processes_killed_at_any_moment_change_nothing(trainings: Trainings) -> None:
+    """A process is killed wherever it is: while it starts, computes, waits, or writes a checkpoint. Every start has
+    another number of processes."""
+    random, kills, runs = Random(0), 0, 0
+    while kills < 20:
+        runs += 1
+        statuses: list[int | None] = [None]
+        world = 1
+        while statuses != [0] * world:
+            world = random.choice([number for number in (1, 2, 4) if number != world])
+            killed = random.randrange(world), random.uniform(0, 6)
+            statuses, output = trainings(
+                f"random-{runs}", world, killed=killed, iterations=ITERATIONS, exact=True, resume=True
+            )
+            kills += -signal.SIGKILL in statuses
+            assert all(status in (0, 1, -signal.SIGKILL) for status in statuses), output
+            assert not any("Traceback" in text for text in output), output
+        assert trainings.differing(f"random-{runs}", "alone") == []
+
+
+def test_a_process_that_never_came_is_told_of(trainings: Trainings) -> None:
+    statuses, output = trainings("lonely", 2, killed=(1, 0), iterations=2, process_timeout=2)
+    assert statuses == [1, -signal.SIGKILL]
+    assert "process 0 of 2" in output[0]
+    assert "could not join the others: one has ended, or did not come within 2 s; PyTorch says: " in output[0]
+    assert output[0].count("\n") == 1
+    assert not (trainings.folder / "lonely").exists()
 
 
 def test_ctrl_c_at_one_process_stops_all_after_the_same_iteration(trainings: Trainings) -> None:
