@@ -22,10 +22,10 @@ from igan_fast.errors import InputError
 CASES = {
     "default": (Case(), (2, 4)),
     "paper": (Case(beyond=False, iterations=4), (2,)),
-    "uneven": (Case(batch_size=11), (4,)),
+    "uneven": (Case(batch_size=11), (2, 4)),
     "shared by all": (Case(norm_groups=1), (2, 4)),
     "shared by two": (Case(norm_groups=2, batch_size=10), (2, 4)),
-    "accumulated": (Case(accumulate=2, norm_groups=8, batch_size=16), (2,)),
+    "accumulated": (Case(accumulate=2, norm_groups=8, batch_size=16), (2, 4)),
     "exact": (Case(exact=True, iterations=6), (2, 4)),
     "exact in float32": (Case(exact=True, dtype=torch.float32, iterations=4), (4,)),
 }
