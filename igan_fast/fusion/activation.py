@@ -33,7 +33,7 @@ def _activate(x: Any, slope: float | None, in_place: bool) -> Any:
         result.activated is None
         or slope is None
         or result.slope != slope
-        or result.is_expected_norm is not None
+        or result.folded_norm is not None
         or torch.is_inference_mode_enabled() != result.inference_mode
         or transformed()
     ):

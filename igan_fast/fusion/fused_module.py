@@ -13,13 +13,16 @@ from torch.nn.modules import module as torch_module
 
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.ops.layout import CHANNELS_LAST
+from igan_fast.ops.transforms import transformed
 
 __all__ = [
     "FusedModule",
     "derived_class",
     "fused_class_of",
+    "is_few",
     "is_parametrised",
     "is_small",
+    "kind_of_call",
     "may_change_unseen",
     "memory_format_of",
 ]
@@ -100,6 +103,14 @@ class FusedModule(nn.Module):
             self.start_fusion()
 
 
+def kind_of_call(module: nn.Module, x: Any) -> Any:
+    """All that decides whether a call with the input x gains anything, for ``Expectation.left``. None where x is no
+    ordinary tensor, and where PyTorch's functions have to compute the result for other reasons."""
+    if torch.compiler.is_compiling() or transformed(x) or x.is_nested:
+        return None
+    return x.shape, x.stride(), x.dtype, x.device, module.training, torch.is_grad_enabled()
+
+
 def is_parametrised(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether the module is parametrised (``torch.nn.utils.parametrize``), and was of the class ``kind`` before. Its
     class is then derived from ``kind``, and has the parametrised tensors as properties."""
@@ -118,7 +129,12 @@ def derived_class(derived: type[nn.Module], base: type[nn.Module]) -> Any:
 
 def is_small(x: Tensor) -> bool:
     """Whether x has so few elements that PyTorch is as fast."""
-    return x.numel() < max(MIN_ELEMENTS, 1)
+    return is_few(x.numel())
+
+
+def is_few(elements: int) -> bool:
+    """Whether PyTorch is as fast for a tensor of so many elements."""
+    return elements < max(MIN_ELEMENTS, 1)
 
 
 def may_change_unseen(x: Tensor) -> bool:

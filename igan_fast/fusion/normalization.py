@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.fusion import fused_module
-from igan_fast.fusion.autograd import is_recorded
 from igan_fast.fusion.deferred import Deferred, to_ordinary
 from igan_fast.fusion.fused_module import FusedModule, is_small, may_change_unseen, memory_format_of
 from igan_fast.fusion.normalize import NormCall, RunningUpdate, Shared, Statistics, normalize, operators_of
-from igan_fast.fusion.result import Result, clones
+from igan_fast.fusion.result import Result
 from igan_fast.fusion.watched import guard, to_ordinary_for_norm, watch
 from igan_fast.ops import backend, norm_act_processes
 from igan_fast.ops.layout import channels_first, dense
@@ -47,6 +46,8 @@ class FusedNorm(FusedModule):
     per_instance: ClassVar[bool] = False
 
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is Tensor and not torch.compiler.is_compiling() and not input.is_nested and is_small(input):
+            return self.plain_class.forward(self, input)  # type: ignore[no-any-return]
         if not self.is_fused() or self.has_backward_hooks():
             return self.plain_class.forward(self, to_ordinary(input))  # type: ignore[no-any-return]
         folded = self._folded_result(input)
@@ -134,47 +135,49 @@ class FusedBatchNorm(FusedNorm):
         update = None if running_mean is None or running_var is None else (running_mean, running_var, momentum)
         return None, update
 
+    def folding_tensors(self) -> tuple[Tensor | None, ...]:
+        """Weight, bias, running mean and running variance."""
+        parameters, buffers = self._parameters, self._buffers
+        try:  # faster than ``nn.Module.__getattr__``
+            return parameters["weight"], parameters["bias"], buffers["running_mean"], buffers["running_var"]
+        except KeyError:
+            return self.weight, self.bias, self.running_mean, self.running_var
+
     def can_fold(self, dtype: torch.dtype) -> bool:
         """Whether a convolution in ``dtype`` may compute this normalisation, by a scale and a shift of each channel."""
-        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
-        return (
-            self.is_fused()
-            and not self.training
-            and self.running_mean is not None
-            and self.running_var is not None
-            and not self.has_backward_hooks()
-            and not self._forward_pre_hooks  # they may change this module after the convolution's call
-            and not is_recorded(self.weight, self.bias)
-            and not transformed(*tensors)
-            and not any(t is not None and t.is_inference() for t in tensors)  # they have no version counter
-            and all(
-                t is None or t.dtype == dtype or (t.dtype == torch.float32 and dtype in HALF_DTYPES) for t in tensors
-            )
-        )
-
-    def folding_state(self) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
-        """All that the result in evaluation depends on: the identities and version counters of the tensors. On a CPU
-        also clones of their values, because version counters do not count changes through ``.data``. On a GPU there are
-        no clones: a comparison of values would synchronise."""
-        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
-        counted = (self.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None))
-        return counted, clones(*tensors) if self.running_mean.device.type == "cpu" else ()
+        if self.training or not self.is_fused() or self.has_backward_hooks():
+            return False
+        if self._forward_pre_hooks:  # they may change this module after the convolution's call
+            return False
+        tensors = self.folding_tensors()
+        if tensors[2] is None or tensors[3] is None or transformed(*tensors):
+            return False
+        records = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        for t in tensors:
+            if t is not None and (
+                (t.dtype is not dtype and not (t.dtype is torch.float32 and dtype in HALF_DTYPES))
+                or t.is_inference()  # it has no version counter
+                or (records and t.requires_grad)
+            ):
+                return False
+        return True
 
     def _folded_result(self, input: Tensor) -> Tensor | None:
         if type(input) is not Deferred or input.is_computed():  # C++ may have written into the computed data
             return None
         result = input.result
+        folded = result.folded_norm
         if (
-            result.is_expected_norm is None
+            folded is None
             or result.activated is None
-            or not result.is_expected_norm(self)
+            or not folded.is_still(self)
             or torch.is_inference_mode_enabled() != result.inference_mode
         ):
             return None
         y = result.take_activated()
         if result.slope is None:
             return watch(y, self._expectation)
-        mean, var, weight, bias = clones(self.running_mean, self.running_var, self.weight, self.bias)
+        weight, bias, mean, var = folded.copies
         eps, convolve = self.eps, result.compute
 
         def plain() -> Tensor:

@@ -82,6 +82,8 @@ class FusionReport(Sequence[Entry]):
 def _learnt(module: FusedModule, names: Mapping[int, str]) -> str:
     """The operation that a fused module computes together with itself, in words."""
     expectation = module._expectation
+    if expectation.left and not expectation.gains:
+        return "by PyTorch, which is as fast for the calls so far"
     if expectation.slope is not None:
         return f"with the {f'LeakyReLU({expectation.slope:g})' if expectation.slope else 'ReLU'} after it"
     if expectation.norm is not None and id(expectation.norm) in names:

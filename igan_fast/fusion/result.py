@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from igan_fast.fusion.expectation import Expectation
 
-__all__ = ["Result", "clones", "version_of"]
+__all__ = ["FoldedNorm", "Result", "clones", "version_of"]
+
+
+class FoldedNorm(Protocol):
+    """A normalisation that a convolution has computed together with itself."""
+
+    def is_still(self, norm: Any) -> bool:
+        """Whether a module is this normalisation, and its parameters and statistics have not changed since."""
+
+    @property
+    def copies(self) -> tuple[Tensor | None, ...]:
+        """Weight, bias, running mean and running variance, as they were then."""
 
 
 class Result:
@@ -27,8 +38,7 @@ class Result:
         activated: the result with the expected activation, or with the expected normalisation (and its activation).
         slope: negative slope of the expected activation. Where a normalisation is expected: of the activation that is
             expected after it, or None.
-        is_expected_norm: tells whether a module is the expected normalisation, and its parameters and statistics have
-            not changed since the call. None where an activation is expected.
+        folded_norm: the expected normalisation, which ``activated`` includes. None where an activation is expected.
         recompute: whether the activation's backward pass recomputes the plain result. If False, ``activated`` is saved
             for it.
         autocast: the dtype of autocast during the call; None where autocast was off.
@@ -49,9 +59,9 @@ class Result:
         "compute",
         "consumed",
         "expectation",
+        "folded_norm",
         "inference_mode",
         "inputs",
-        "is_expected_norm",
         "recompute",
         "saved",
         "slope",
@@ -67,13 +77,13 @@ class Result:
         activated: Tensor,
         slope: float | None,
         *,
-        is_expected_norm: Callable[[Any], bool] | None = None,
+        folded_norm: FoldedNorm | None = None,
         recompute: bool = True,
         autocast: torch.dtype | None = None,
     ) -> None:
         self.expectation, self.inputs, self.compute, self.slope = expectation, inputs, compute, slope
         self.activated: Tensor | None = activated
-        self.is_expected_norm, self.recompute, self.autocast = is_expected_norm, recompute, autocast
+        self.folded_norm, self.recompute, self.autocast = folded_norm, recompute, autocast
         self.consumed = False
         self.anchor: Tensor | None = None
         self.value: Tensor | None = None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["derived", "freeze", "is_constant"]
+__all__ = ["State", "derived", "freeze", "is_constant", "own"]
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -87,16 +87,21 @@ def derived(name: Hashable, sources: tuple[Tensor | None, ...], compute: Callabl
             return value  # type: ignore[no-any-return]
     # In inference mode it could not be used later where gradients of the input are recorded.
     with torch.inference_mode(False), torch.no_grad():
-        states = tuple(None if source is None else _State(source) for source in sources)
+        states = tuple(None if source is None else State(source) for source in sources)
         value = compute()
     for tensor in value if isinstance(value, tuple) else (value,):
         if isinstance(tensor, Tensor):
-            _constants[tensor] = _Derived(owned=True)
+            own(tensor)
     found.values[name] = value, states
     return value
 
 
-class _State:
+def own(tensor: Tensor) -> None:
+    """Keep results that depend on this tensor. Nobody but the caller has it, and the caller never changes it."""
+    _constants[tensor] = _Derived(owned=True)
+
+
+class State:
     """A tensor as it was when something was computed from it."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -132,7 +137,7 @@ class _Derived:
 
     def __init__(self, owned: bool) -> None:
         self.owned = owned
-        self.values: dict[Hashable, tuple[Any, tuple[_State | None, ...]]] = {}
+        self.values: dict[Hashable, tuple[Any, tuple[State | None, ...]]] = {}
 
 
 #: The frozen weights and the kept results. A tensor's entry goes with it.

@@ -22,7 +22,7 @@ from igan_fast.reference.processes import is_shared
 if TYPE_CHECKING:
     from igan_fast.reference.processes import ProcessGroup
 
-__all__ = ["conv_norm_act"]
+__all__ = ["conv_norm_act", "fold"]
 
 
 @overridable
@@ -252,28 +252,40 @@ def _folded(
     eps: float,
     negative_slope: float,
 ) -> Tensor:
-    """LeakyReLU(conv(x, conv_weight · scale) + shift) with scale = weight / √(running_var + eps) and
-    shift = bias − (running_mean − conv_bias) · scale. For a frozen weight both are computed once."""
-
-    def fold() -> tuple[Tensor, Tensor]:
-        wide = reference.accumulation_dtype(x)
-        scale = (running_var.to(wide) + eps).rsqrt()
-        if weight is not None:
-            scale = scale * weight.to(wide)
-        shift = -running_mean.to(wide) * scale
-        if conv_bias is not None:
-            shift = shift + conv_bias.to(wide) * scale
-        if bias is not None:
-            shift = shift + bias.to(wide)
-        if settings.transposed:  # (C_in, C_out / groups, …): each group of input channels has other output channels
-            by_group = conv_weight.to(wide).reshape(settings.groups, -1, *conv_weight.shape[1:])
-            scaled = by_group * scale.view(settings.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
-            folded = scaled.flatten(0, 1).to(x.dtype)
-        else:
-            folded = (conv_weight.to(wide) * scale.view(-1, *[1] * (conv_weight.dim() - 1))).to(x.dtype)
-        return folded, shift.to(x.dtype)
-
-    sources = (conv_weight, weight, bias, running_mean, running_var, conv_bias)
+    """The convolution, normalisation and LeakyReLU by one convolution. For a frozen weight its weight and bias are
+    computed once."""
+    sources = (conv_weight, conv_bias, weight, bias, running_mean, running_var)
     name = ("folded", settings.transposed, settings.groups, eps, x.dtype)
-    folded, shift = derived(name, sources, fold)
+    folded, shift = derived(name, sources, lambda: fold(*sources, settings, eps, x.dtype))
     return convolve(x, folded, shift, settings, negative_slope)
+
+
+def fold(
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    settings: ConvSettings,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The weight and the bias, in ``dtype``, of the convolution that also normalises by the running statistics:
+    conv_weight · scale and bias − (running_mean − conv_bias) · scale, with scale = weight / √(running_var + eps)."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    scale = (running_var.to(wide) + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.to(wide)
+    shift = -running_mean.to(wide) * scale
+    if conv_bias is not None:
+        shift = shift + conv_bias.to(wide) * scale
+    if bias is not None:
+        shift = shift + bias.to(wide)
+    if settings.transposed:  # (C_in, C_out / groups, …): each group of input channels has other output channels
+        by_group = conv_weight.to(wide).reshape(settings.groups, -1, *conv_weight.shape[1:])
+        scaled = by_group * scale.view(settings.groups, 1, -1, *[1] * (conv_weight.dim() - 2))
+        folded = scaled.flatten(0, 1).to(dtype)
+    else:
+        folded = (conv_weight.to(wide) * scale.view(-1, *[1] * (conv_weight.dim() - 1))).to(dtype)
+    return folded, shift.to(dtype)

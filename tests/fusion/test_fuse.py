@@ -37,7 +37,7 @@ def test_the_report_prints_as_a_table():
     assert [entry.result for entry in report] == [
         "folded with 0.1 in evaluation without gradients",
         "with the LeakyReLU(0.2) after it",
-        "alone, by the faster of our kernels and PyTorch's",
+        "by PyTorch, which is as fast for the calls so far",
         "left alone: Subclass is a derived class",
     ]
     assert report.left_alone == (report[3],)
@@ -470,7 +470,8 @@ def test_same_padding_copies_the_input_only_where_its_two_sides_differ(kernel, c
     )
     fused, _ = pair(nn.Sequential(nn.Conv2d(3, 4, kernel, padding="same"), nn.BatchNorm2d(4)).eval())
     with torch.no_grad():
-        fused(torch.randn(2, 3, 8, 8))  # the convolution learns that the normalisation follows
+        for _ in range(2):  # the convolution learns that the normalisation follows, then finds its way to compute both
+            fused(torch.randn(2, 3, 8, 8))
         padded.clear()
         fused(torch.randn(2, 3, 8, 8))
     assert len(padded) == copies

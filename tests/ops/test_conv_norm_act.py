@@ -242,7 +242,8 @@ def far_from_zero(*tensors: Tensor, **options) -> Tensor:
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("training", "groups"), [(True, 1), (True, 2), (True, 4), (False, 1)])
-def test_our_own_convolution_equals_the_reference(transposed, training, groups):
+def test_our_own_convolution_equals_the_reference(transposed, training, groups, monkeypatch):
+    count_winograd(monkeypatch)  # so that it runs for small convolutions too
     tensors, options = wide(transposed)
     options |= {"training": training, "groups": groups}
     settings = ConvSettings(2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed))

@@ -15,7 +15,12 @@ from pathlib import Path
 __all__ = ["inspect_sdist", "inspect_wheel", "needs"]
 
 #: The files that every wheel needs, besides its code.
-FILES = ("igan_fast/__init__.py", "igan_fast/py.typed", "igan_fast/ops/linear_limits.json")
+FILES = (
+    "igan_fast/__init__.py",
+    "igan_fast/py.typed",
+    "igan_fast/ops/linear_limits.json",
+    "igan_fast/ops/convolution/winograd_costs.json",
+)
 
 #: The libraries that the extension may be linked with. Those of CUDA occur in a CUDA build only.
 _LIBRARIES = re.compile(

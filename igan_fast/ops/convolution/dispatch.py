@@ -15,6 +15,7 @@ from torch import Tensor
 from igan_fast.ops import backend
 from igan_fast.ops.constant import is_constant
 from igan_fast.ops.convolution import measured, pytorch
+from igan_fast.ops.convolution.dilated import Dilated
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
 from igan_fast.ops.convolution.plan import (
@@ -38,6 +39,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     TritonImages(),
     Triton(),
     Winograd(),
+    Dilated(),
     Subpixel(),
     OneDNN(),
     FewChannels(),
@@ -94,10 +96,15 @@ def plan_of(
     negative_slope: float = 1.0,
     *,
     differentiable: bool = False,
+    constant: bool = False,
 ) -> Plan:
     """The plan that ``convolve`` would use for these arguments now.
 
     It is for callers that compute the same convolution several times, or that depend on the implementation.
+
+    Args:
+        constant: whether results that depend on the weight alone will be kept (``igan_fast.ops.constant``), although
+            they are not yet.
     """
     if backend.plain_only(x, weight, bias):
         return Plan(settings, _PYTORCH, functools.partial(pytorch.convolve, settings))
@@ -116,7 +123,7 @@ def plan_of(
         differentiable=differentiable or compiling,
         triton=asked_for() == "triton",
         measured=_is_measured(x.device.type, differentiable or compiling),
-        constant=is_constant(weight),
+        constant=constant or is_constant(weight),
     )
     return (_kept if _is_decided(problem) else _choose)(problem)
 

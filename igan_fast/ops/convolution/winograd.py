@@ -42,6 +42,7 @@ from igan_fast.ops import backend
 from igan_fast.ops.constant import derived
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
+from igan_fast.ops.convolution.winograd_costs import Work, best_tile
 from igan_fast.ops.layout import channels_first, channels_last, no_view
 
 __all__ = ["FILTERS", "Winograd", "filters_kept"]
@@ -51,14 +52,6 @@ FILTERS = ((5, 2), (4, 2), (3, 1), (3, 2))
 
 #: With fewer input or output channels the transforms cost more than the multiplications that they save.
 MIN_CHANNELS = 16
-
-#: The cost of computing and reading a transformed filter, as a number of tiles with the same cost, and that of reading
-#: a kept one (measured).
-FILTER_TILES, KEPT_FILTER_TILES = 25, 6
-
-#: The cost of a multiplication in PyTorch's convolution relative to one here. It was measured with few multiplications,
-#: where the choice matters.
-DIRECT_COST = 1.3
 
 
 class _Call(NamedTuple):
@@ -89,12 +82,12 @@ class Winograd(Implementation):
     own_kernels = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
-        if not _applies(problem):
-            return None
         settings = problem.settings
-        call = _call_of(
-            problem, settings.output_size(problem.input_shape, problem.weight_shape), transposed=settings.transposed
-        )
+        tile = _tile(problem, "transposed" if settings.transposed else "convolution")
+        if tile is None:
+            return None
+        size = settings.output_size(problem.input_shape, problem.weight_shape)
+        call = _call_of(problem, size, tile, transposed=settings.transposed)
 
         def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
             return _convolve(x, weight, None if bias is None else bias.detach().contiguous(), negative_slope, call)
@@ -102,9 +95,11 @@ class Winograd(Implementation):
         return run
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
-        if not _applies(problem):
+        transposed = not problem.settings.transposed
+        tile = _tile(problem, "transposed" if transposed else "convolution")
+        if tile is None:
             return None
-        call = _call_of(problem, problem.input_shape[2:], transposed=not problem.settings.transposed)
+        call = _call_of(problem, problem.input_shape[2:], tile, transposed=transposed)
 
         def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
             dx = _convolve(grad, weight, None, 1.0, call)
@@ -113,11 +108,11 @@ class Winograd(Implementation):
         return run
 
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
-        if not _applies(problem):
+        tile = _tile(problem, "weight_gradient")
+        if tile is None:
             return None
-        settings, kernel, batch = problem.settings, problem.weight_shape[2], problem.input_shape[0]
+        settings, kernel = problem.settings, problem.weight_shape[2]
         stride, padding, transposed = settings.stride[0], settings.padding[0], settings.transposed
-        tile = _tile(batch, _small_size(problem), kernel, stride, FILTER_TILES)
 
         def run(grad: Tensor, x: Tensor) -> Tensor:
             large, small = (grad, x) if transposed else (x, grad)
@@ -177,7 +172,7 @@ _thread = _Thread()
 
 
 def _applies(problem: Problem) -> bool:
-    """Whether the kernels can compute the convolution and its gradients, and are faster than PyTorch's."""
+    """Whether the kernels can compute the convolution and its gradients."""
     settings, weight_shape = problem.settings, problem.weight_shape
     if not (
         problem.native
@@ -196,29 +191,39 @@ def _applies(problem: Problem) -> bool:
         and min(weight_shape[:2]) >= MIN_CHANNELS
     ):
         return False
-    output_size = settings.output_size(problem.input_shape, weight_shape)
-    return min(problem.input_shape) > 0 and min(output_size) > 0 and _pays(problem)
+    return min(problem.input_shape) > 0 and min(settings.output_size(problem.input_shape, weight_shape)) > 0
 
 
-def _small_size(problem: Problem) -> Sequence[int]:
-    """Height and width of the small feature map."""
-    if problem.settings.transposed:
-        return problem.input_shape[2:]
-    return problem.settings.output_size(problem.input_shape, problem.weight_shape)
+def _tile(problem: Problem, computation: str) -> int | None:
+    """The size of the tiles for one of ``winograd_costs.COMPUTATIONS``; None where PyTorch's own convolution is faster,
+    or the kernels cannot compute it."""
+    if not _applies(problem):
+        return None
+    settings, weight_shape = problem.settings, problem.weight_shape
+    given, result = problem.input_shape[2:], settings.output_size(problem.input_shape, weight_shape)
+    large, small = (result, given) if settings.transposed else (given, result)
+    work = Work(
+        batch=problem.input_shape[0],
+        large=large,
+        small=small,
+        large_channels=weight_shape[1],
+        small_channels=weight_shape[0],
+        kernel=weight_shape[2],
+        stride=settings.stride[0],
+    )
+    return best_tile(work, computation, kept=problem.constant, channels_last=not problem.weight_contiguous)
 
 
-def _call_of(problem: Problem, size: Sequence[int], *, transposed: bool) -> _Call:
+def _call_of(problem: Problem, size: Sequence[int], tile: int, *, transposed: bool) -> _Call:
     """The call of the kernel that computes an output of height and width ``size``."""
-    kernel, stride = problem.weight_shape[2], problem.settings.stride[0]
-    small = [-(-side // stride) for side in size] if transposed else size
     return _Call(
         size=list(size),
         channels=problem.weight_shape[1 if transposed else 0],
-        kernel=kernel,
-        stride=stride,
+        kernel=problem.weight_shape[2],
+        stride=problem.settings.stride[0],
         padding=problem.settings.padding[0],
         transposed=transposed,
-        tile=_tile(problem.input_shape[0], small, kernel, stride, _filter_tiles(problem)),
+        tile=tile,
     )
 
 
@@ -229,37 +234,6 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: fl
         _channels_last_view(x), filter, size, channels, kernel, stride, padding, bias, negative_slope, transposed, tile
     )
     return no_view(y.permute(0, 3, 1, 2))
-
-
-def _filter_tiles(problem: Problem) -> int:
-    return KEPT_FILTER_TILES if problem.constant else FILTER_TILES
-
-
-def _cost(batch: int, small: Sequence[int], kernel: int, stride: int, tile: int, filter_tiles: int) -> int:
-    """The cost of a convolution, as a number of multiplications for each pair of input and output channels.
-
-    Args:
-        small: height and width of the small feature map.
-        filter_tiles: the cost of the transformed filter, as a number of tiles.
-    """
-    tiles = batch * -(-small[0] // tile) * -(-small[1] // tile)
-    products: int = (stride * (tile - 1) + kernel) ** 2
-    return products * (tiles + filter_tiles)
-
-
-def _tile(batch: int, small: Sequence[int], kernel: int, stride: int, filter_tiles: int) -> int:
-    """The size of a tile, in values of the small feature map. Tiles of 4 need fewer products. Tiles of 2 extend less
-    beyond the edge of the feature map, and their transformed filter is smaller."""
-    return min((2, 4), key=lambda tile: _cost(batch, small, kernel, stride, tile, filter_tiles))
-
-
-def _pays(problem: Problem) -> bool:
-    """Whether minimal filtering is faster than PyTorch's own convolution."""
-    batch, kernel, stride = problem.input_shape[0], problem.weight_shape[2], problem.settings.stride[0]
-    small, filter_tiles = _small_size(problem), _filter_tiles(problem)
-    direct = DIRECT_COST * kernel**2 * batch * small[0] * small[1]
-    tile = _tile(batch, small, kernel, stride, filter_tiles)
-    return _cost(batch, small, kernel, stride, tile, filter_tiles) < direct
 
 
 def _transform_filter(weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:

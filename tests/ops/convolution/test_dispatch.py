@@ -101,7 +101,7 @@ def test_a_plan_is_kept():
 @pytest.mark.skipif(not backend.has_native_cpu(), reason="there are no kernels to choose")
 def test_what_differs_from_call_to_call_is_asked_at_each_call(monkeypatch):
     """The same tensors and settings every time, which have a plan already."""
-    x, weight = torch.randn(8, 16, 16, 16), torch.randn(16, 16, 5, 5)
+    x, weight = torch.randn(8, 64, 16, 16), torch.randn(64, 64, 5, 5)
     seen = []
 
     def look(x):
@@ -123,7 +123,7 @@ def test_what_differs_from_call_to_call_is_asked_at_each_call(monkeypatch):
     with torch.autograd.forward_ad.dual_level():
         look(x)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        look(torch.empty(8, 16, 16, 16))
+        look(torch.empty(8, 64, 16, 16))
     torch.jit.trace(look, x, check_trace=False)
     look(x.as_subclass(type("Named", (torch.Tensor,), {})))
     look(x.to_sparse())

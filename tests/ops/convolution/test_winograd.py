@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from igan_fast import ops
 from igan_fast.ops import backend
-from igan_fast.ops.convolution import ConvSettings, InputSpec, filters_kept, plan_of, winograd
+from igan_fast.ops.convolution import ConvSettings, InputSpec, filters_kept, plan_of, winograd, winograd_costs
 from igan_fast.ops.convolution.plan import Problem
 
 pytestmark = pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
@@ -54,13 +55,13 @@ def name_of(filter: Filter) -> str:
 
 
 IMPLEMENTATION = winograd.Winograd()
-PAYS = winograd._pays
 
 
 @pytest.fixture(autouse=True)
 def always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels compute every problem, however small."""
-    monkeypatch.setattr(winograd, "_pays", lambda *_: True)
+    monkeypatch.setattr(winograd_costs, "MARGIN", math.inf)
+    monkeypatch.setattr(winograd_costs, "FEWEST", 0)
 
 
 def settings_of(filter: Filter, **others: Any) -> ConvSettings:
@@ -94,7 +95,7 @@ def weight_gradient(grad: Tensor, x: Tensor, weight_shape: Sequence[int], settin
 @pytest.fixture(params=[2, 4])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every call uses tiles of this size."""
-    monkeypatch.setattr(winograd, "_tile", lambda *_: request.param)
+    monkeypatch.setattr(winograd, "best_tile", lambda *_, **__: request.param)
     return request.param
 
 
@@ -242,41 +243,14 @@ def test_nothing_remains_in_the_scratch_memory_of_a_thread(tile, usual):
         assert torch.equal(a, e)
 
 
-def test_which_tiles_are_taken():
-    """Tiles of 4 where there are many; tiles of 2 for few outputs, and where much of a tile lies beyond the edge."""
-    for kernel, stride in winograd.FILTERS:
-        for batch, height, width, expected in (
-            (16, 32, 32, 4),
-            (1, 128, 128, 4),
-            (16, 33, 31, 4),
-            (1, 8, 8, 2),
-            (16, 2, 2, 2),
-            (4000, 2, 2, 2),
-            (4000, 1, 6, 2),
-            (1000, 4, 4, 4),
-        ):
-            assert winograd._tile(batch, (height, width), kernel, stride, winograd.FILTER_TILES) == expected, (
-                kernel,
-                stride,
-                height,
-            )
-
-
 def test_filter_feature_map_and_gradient_agree_about_the_tiles(usual, monkeypatch):
     """Also where a convolution and its transposed convolution have tiles of different sizes."""
-    found = {}
-    for size, filter_tiles in ((4, 0), (2, 1000)):
-        monkeypatch.setattr(winograd, "FILTER_TILES", filter_tiles)
-        c = case(usual, (2, 18, 20, 16, 8))
-        assert winograd._tile(2, c.small.shape[2:], usual.kernel, usual.stride, filter_tiles) == size
-        found[size] = three(c)
-        for a, e in zip(found[size], expected_three(c), strict=True):
-            assert error(a, e) < ALLOWED[size]
-    monkeypatch.setattr(winograd, "FILTER_TILES", 5)
-    c = case(Filter(3, 1, 0), (1, 16, 16, 10, 10))
-    assert winograd._tile(1, (8, 8), 3, 1, 5) != winograd._tile(1, (10, 10), 3, 1, 5)
-    for a, e in zip(three(c), expected_three(c), strict=True):
-        assert error(a, e) < ALLOWED[4]
+    c = case(usual, (2, 18, 20, 16, 8))
+    for tiles in ((2, 4, 2), (4, 2, 4)):
+        of = dict(zip(winograd_costs.COMPUTATIONS, tiles, strict=True))
+        monkeypatch.setattr(winograd, "best_tile", lambda work, computation, of=of, **_: of[computation])
+        for a, e in zip(three(c), expected_three(c), strict=True):
+            assert error(a, e) < ALLOWED[4]
 
 
 def test_the_same_bits_each_time_and_on_any_number_of_threads(tile, usual, threads):
@@ -312,7 +286,6 @@ def applies(x: Tensor, weight: Tensor, **settings: Any) -> bool:
 
 
 def test_where_it_applies(usual, monkeypatch):
-    monkeypatch.setattr(winograd, "_pays", PAYS)
     kernel, stride, padding = usual
     x, weight = torch.randn(40, 16, 16, 16), torch.randn(16, 16, kernel, kernel)
     plain = usual.settings | {"transposed": False, "output_padding": 0}
@@ -351,7 +324,6 @@ def test_where_it_applies(usual, monkeypatch):
         (x, weight[..., :-1]),
         (x, torch.randn(16, 16, 7, 7)),
         (x.to("meta"), weight.to("meta")),
-        (x[:1, :, :4, :4], weight),  # too few values to be worth a filter
         (x[:0], weight),
         (torch.randn(40, 32, 16, 16), weight),  # two groups
         (x[0], weight[0]),
@@ -535,10 +507,10 @@ def test_a_call_that_runs_out_of_memory_does_not_disturb_the_next():
     code = """
 import resource
 import torch
-from igan_fast.ops.convolution import ConvSettings, winograd
+from igan_fast.ops.convolution import ConvSettings, winograd, winograd_costs
 from igan_fast.ops.convolution.plan import Problem
 torch.set_num_threads(1)
-winograd._pays = lambda *_: True
+winograd_costs.MARGIN, winograd_costs.FEWEST = float("inf"), 0
 settings = ConvSettings(2, stride=2, padding=2)
 def solution(kind, x, w):
     problem = Problem(settings, True, x.shape, w.shape, x.dtype, w.dtype, "cpu", True, False, False, False)

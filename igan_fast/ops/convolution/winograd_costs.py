@@ -1,0 +1,188 @@
+"""The times of minimal filtering and of PyTorch's own convolutions, predicted from the work that each has to do.
+
+A time is a sum of terms. Each term is a count, such as the number of multiplications, times a constant. The constants
+are data in ``winograd_costs.json``, which ``python -m bench.winograd_costs`` measures and writes for each instruction
+set. Nothing is timed in a running process, and the number of threads does not count: the same convolution is always
+computed in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from igan_fast.ops import backend
+
+__all__ = [
+    "COMPUTATIONS",
+    "DIRECT_TERMS",
+    "FILE",
+    "FILTER_TERMS",
+    "INSTRUCTION_SET",
+    "TILES",
+    "WINOGRAD_TERMS",
+    "Work",
+    "best_tile",
+    "direct_counts",
+    "filter_counts",
+    "seconds_of",
+    "winograd_counts",
+]
+
+#: From the large feature map to the small one, back, and the gradient of the weight.
+COMPUTATIONS = ("convolution", "transposed", "weight_gradient")
+
+#: The outputs of a tile in each direction, in values of the small feature map.
+TILES = (2, 4)
+
+FILE = Path(__file__).with_name("winograd_costs.json")
+
+#: Minimal filtering has to be predicted to take at most so much of PyTorch's time. Predictions are about so exact.
+MARGIN = 0.95
+
+#: The constants are those of contiguous weights. For channels_last ones PyTorch's convolutions take less time, and a
+#: filter's transform takes more: nanoseconds per weight (measured with 128 to 512 channels and AVX-512).
+SAVED_BY_CHANNELS_LAST, FILTER_OF_CHANNELS_LAST = 0.7, 0.8
+
+#: With fewer multiplications, a convolution takes less than 0.1 ms, and what surrounds its call counts more.
+FEWEST = 1 << 22
+
+#: What the counts of PyTorch's convolution are, in their order.
+DIRECT_TERMS = ("call", "multiplications", "values", "weights")
+
+#: What the counts of minimal filtering with a transformed filter are, in their order.
+WINOGRAD_TERMS = ("call", "multiplications", "transforms", "filter_reads")
+
+#: What the counts of a filter's transform are, in their order.
+FILTER_TERMS = ("call", "filter", "weights")
+
+#: Of csrc/cpu/winograd: the bytes of a block of tiles, the fewest tiles of a block of one thread, and the most tiles of
+#: a block that threads share.
+_BLOCK_BYTES, _MIN_TILES, _MAX_SHARED_TILES = 3 << 20, 24, 128
+
+#: Of csrc/cpu/winograd: the output channels and the rows (tiles) that are computed together, by the instruction set.
+_PANELS = {"avx512": 32, "avx2": 16, "baseline": 8}
+_ROWS = {"avx512": 12, "avx2": 6, "baseline": 6}
+
+#: Fewer rows take as long: the processor waits for each sum.
+_FEWEST_ROWS = 4
+
+
+class Work(NamedTuple):
+    """The sizes of one computation. A convolution reads the large feature map, and its output is the small one.
+
+    Attributes:
+        batch: the number of images.
+        large, small: height and width of the feature maps.
+        large_channels, small_channels: their channels.
+        kernel, stride: of the filter, in both directions.
+    """
+
+    batch: int
+    large: Sequence[int]
+    small: Sequence[int]
+    large_channels: int
+    small_channels: int
+    kernel: int
+    stride: int
+
+
+def direct_counts(work: Work) -> list[float]:
+    """The counts of PyTorch's convolution: ``DIRECT_TERMS``."""
+    weights = work.kernel**2 * work.large_channels * work.small_channels
+    pixels = work.batch * math.prod(work.small)
+    values = pixels * work.small_channels + work.batch * math.prod(work.large) * work.large_channels
+    return [1, pixels * weights, values, weights]
+
+
+def winograd_counts(work: Work, tile: int, computation: str) -> list[float]:
+    """The counts of minimal filtering with a transformed filter: ``WINOGRAD_TERMS``."""
+    tiles = work.batch * _divided_up(work.small[0], tile) * _divided_up(work.small[1], tile)
+    planes = (work.stride * (tile - 1) + work.kernel) ** 2
+    panel = _PANELS[INSTRUCTION_SET]
+    inputs, outputs = work.large_channels, work.small_channels
+    if computation == "transposed":
+        inputs, outputs = outputs, inputs
+    padded = _divided_up(outputs, panel) * panel
+    blocks = _blocks(tiles, planes * 4 * (inputs + padded))
+    rows = tiles if computation == "weight_gradient" else blocks * _rows(_divided_up(tiles, blocks))
+    return [
+        1,
+        planes * rows * inputs * padded,
+        planes * tiles * (inputs + padded),
+        planes * blocks * inputs * padded,
+    ]
+
+
+def filter_counts(work: Work, tile: int) -> list[float]:
+    """The counts of a filter's transform: ``FILTER_TERMS``."""
+    planes = (work.stride * (tile - 1) + work.kernel) ** 2
+    channels = work.large_channels * work.small_channels
+    return [1, planes * channels, work.kernel**2 * channels]
+
+
+def _blocks(tiles: int, tile_bytes: int) -> int:
+    """The number of blocks of tiles, for each of which the filter is read."""
+    most = max(_BLOCK_BYTES // tile_bytes, 1)
+    blocks = 8 * _divided_up(_divided_up(tiles, most), 8)
+    return blocks if tiles // blocks >= _MIN_TILES else _divided_up(tiles, _MAX_SHARED_TILES)
+
+
+def _rows(tiles: int) -> int:
+    """The number of rows that take as long as those of a block of tiles."""
+    full, rest = divmod(tiles, _ROWS[INSTRUCTION_SET])
+    return full * _ROWS[INSTRUCTION_SET] + (max(rest, _FEWEST_ROWS) if rest else 0)
+
+
+def best_tile(work: Work, computation: str, *, kept: bool = False, channels_last: bool = False) -> int | None:
+    """The size of the tiles with which minimal filtering is faster than PyTorch's convolution; None if none is.
+
+    Args:
+        computation: one of ``COMPUTATIONS``.
+        kept: whether the transformed filter is there already.
+        channels_last: whether the weight is channels_last.
+    """
+    if math.prod((work.batch, *work.small, work.kernel**2, work.small_channels, work.large_channels)) < FEWEST:
+        return None
+    direct, *ways = seconds_of(work, computation, kept=kept, channels_last=channels_last)
+    seconds, tile = min(zip(ways, TILES, strict=True))
+    return tile if seconds < MARGIN * direct else None
+
+
+def seconds_of(work: Work, computation: str, *, kept: bool = False, channels_last: bool = False) -> list[float]:
+    """The predicted times of PyTorch's convolution, and of minimal filtering with each of ``TILES``. The arguments are
+    those of ``best_tile``."""
+    costs = _COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"][computation]
+    weights = work.kernel**2 * work.large_channels * work.small_channels * channels_last * 1e-9
+    seconds = [_sum(costs["direct"], direct_counts(work)) - SAVED_BY_CHANNELS_LAST * weights]
+    for tile in TILES:
+        needed = _sum(costs["winograd"], winograd_counts(work, tile, computation))
+        if computation != "weight_gradient" and not kept:
+            needed += _sum(costs["filter"], filter_counts(work, tile)) + FILTER_OF_CHANNELS_LAST * weights
+        seconds.append(needed)
+    return seconds
+
+
+def _sum(costs: Sequence[float], counts: Sequence[float]) -> float:
+    return sum(cost * count for cost, count in zip(costs, counts, strict=True)) * 1e-9
+
+
+def _divided_up(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def _load() -> dict[str, dict[str, dict[str, list[float]]]]:
+    """The constants of this machine's instruction set, or AVX2's if it was not measured."""
+    measured = json.loads(FILE.read_text(encoding="utf-8"))
+    entry = measured.get(INSTRUCTION_SET, measured["avx2"])
+    return entry["costs"]  # type: ignore[no-any-return]
+
+
+#: Of our kernels.
+INSTRUCTION_SET = backend.build_info().get("cpu_instruction_set_used", "avx2")
+
+#: Loaded with this module, because a compiler cannot trace the reading of a file.
+_COSTS = _load()

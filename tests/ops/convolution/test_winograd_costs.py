@@ -1,0 +1,123 @@
+"""The predicted times of minimal filtering and of PyTorch's convolutions, and the choices that they make."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from igan_fast.ops.convolution import winograd, winograd_costs
+from igan_fast.ops.convolution.winograd_costs import (
+    COMPUTATIONS,
+    DIRECT_TERMS,
+    FILE,
+    FILTER_TERMS,
+    WINOGRAD_TERMS,
+    Work,
+    best_tile,
+    direct_counts,
+    filter_counts,
+    seconds_of,
+    winograd_counts,
+)
+
+KNOWN = json.loads(FILE.read_text(encoding="utf-8"))
+
+#: A 3×3 convolution of one 8 × 8 image with 32 channels to 64 channels.
+WORK = Work(1, (8, 8), (8, 8), 32, 64, 3, 1)
+
+
+@pytest.fixture
+def costs(monkeypatch):
+    """A function that sets the constants of each way."""
+
+    def set_to(direct, winograd_, filter):
+        of = {"direct": direct, "winograd": winograd_, "filter": filter}
+        monkeypatch.setattr(winograd_costs, "_COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, of)})
+
+    return set_to
+
+
+def test_the_counts_of_a_small_convolution(monkeypatch):
+    monkeypatch.setattr(winograd_costs, "INSTRUCTION_SET", "avx512")
+    weights = 9 * 32 * 64
+    assert direct_counts(WORK) == [1, 64 * weights, 64 * (32 + 64), weights]
+    # 16 tiles of 2 × 2 outputs, each of 4 × 4 products; one block of tiles, of 12 and of 4 rows
+    assert winograd_counts(WORK, 2, "convolution") == [1, 16 * 16 * 32 * 64, 16 * 16 * 96, 16 * 32 * 64]
+    # 4 tiles of 4 × 4 outputs, each of 6 × 6 products
+    assert winograd_counts(WORK, 4, "convolution") == [1, 36 * 4 * 32 * 64, 36 * 4 * 96, 36 * 32 * 64]
+    # 32 output channels fill one panel; 40 need two
+    transposed = winograd_counts(WORK._replace(large_channels=40), 4, "transposed")
+    assert transposed == [1, 36 * 4 * 64 * 64, 36 * 4 * 128, 36 * 64 * 64]
+    # 12 tiles are 12 rows; two more take as long as four
+    wider = [winograd_counts(WORK._replace(small=(8, width)), 4, "convolution")[1] for width in (24, 26)]
+    assert [count / (36 * 32 * 64) for count in wider] == [12, 12 + 4]
+    assert winograd_counts(WORK, 4, "weight_gradient")[1] == 36 * 4 * 32 * 64
+    assert filter_counts(WORK, 4) == [1, 36 * 32 * 64, weights]
+
+
+def test_a_filter_is_read_once_for_each_block_of_tiles():
+    assert winograd_costs._blocks(1, 1 << 10) == 1
+    assert winograd_costs._blocks(129, 1 << 20) == 2  # shared by threads, at most 128 tiles each
+    assert winograd_costs._blocks(1000, 1 << 10) == 8  # a multiple of 8, so that threads get as many
+    assert winograd_costs._blocks(3072, 1 << 15) == 32  # 96 tiles of 32 KiB are 3 MiB
+
+
+def test_times_are_sums_of_counts_and_constants(costs):
+    costs([1000, 0, 1, 0], [0, 0, 0, 0], [3000, 0, 0])
+    assert seconds_of(WORK, "convolution") == pytest.approx([1e-6 + 64 * 96e-9, 3e-6, 3e-6])
+    assert seconds_of(WORK, "convolution", kept=True) == pytest.approx([1e-6 + 64 * 96e-9, 0, 0])
+    assert seconds_of(WORK, "weight_gradient") == pytest.approx([1e-6 + 64 * 96e-9, 0, 0])  # transforms no filter
+
+
+def test_a_channels_last_weight_suits_pytorch_better(costs):
+    costs([1000, 0, 0, 2], [0, 0, 0, 0], [100, 0, 0])
+    weights = 9 * 32 * 64
+    direct, *ways = seconds_of(WORK, "transposed", channels_last=True)
+    assert direct == pytest.approx(1e-6 + (2 - winograd_costs.SAVED_BY_CHANNELS_LAST) * weights * 1e-9)
+    assert ways == pytest.approx([1e-7 + winograd_costs.FILTER_OF_CHANNELS_LAST * weights * 1e-9] * 2)
+    assert seconds_of(WORK, "transposed", kept=True, channels_last=True)[1:] == [0, 0]
+
+
+def test_small_convolutions_are_left_to_pytorch(costs):
+    costs([1e9, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0])
+    assert best_tile(WORK, "convolution") is None
+    assert best_tile(WORK._replace(batch=4), "convolution") == 2
+
+
+def test_the_choice(costs, monkeypatch):
+    monkeypatch.setattr(winograd_costs, "FEWEST", 0)
+    costs([1000, 0, 0, 0], [900, 0, 0, 0], [40, 0, 0])
+    assert best_tile(WORK, "convolution") == 2  # both take as long
+    costs([1000, 0, 0, 0], [900, 0, 0, 0], [60, 0, 0])  # 960: within the margin
+    assert best_tile(WORK, "convolution") is None
+    assert best_tile(WORK, "convolution", kept=True) == 2
+    costs([1e6, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0])  # tiles of 4 need fewer products
+    assert best_tile(WORK, "convolution") == 4
+    costs([1e9, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0])  # tiles of 2 have a smaller filter
+    assert best_tile(WORK, "convolution") == 2
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_was_measured(name, monkeypatch):
+    """Large convolutions of well-known networks by minimal filtering, tiny ones by PyTorch."""
+    monkeypatch.setattr(winograd_costs, "INSTRUCTION_SET", name)
+    monkeypatch.setattr(winograd_costs, "_COSTS", KNOWN[name]["costs"])
+    terms = {"direct": len(DIRECT_TERMS), "winograd": len(WINOGRAD_TERMS), "filter": len(FILTER_TERMS)}
+    for kernel, stride in winograd.FILTERS:
+        for computation in COMPUTATIONS:
+            measured = KNOWN[name]["costs"][f"{kernel}x{kernel} stride {stride}"][computation]
+            for way, constants in measured.items():
+                without_filter = way == "filter" and computation == "weight_gradient"
+                assert len(constants) == (0 if without_filter else terms[way])
+                assert all(constant >= 0 for constant in constants)
+                assert without_filter or any(constants)
+            tiny = Work(1, (4 * stride,) * 2, (4, 4), 16, 16, kernel, stride)
+            assert best_tile(tiny, computation) is None
+            large = Work(16, (32 * stride,) * 2, (32, 32), 256, 256, kernel, stride)
+            assert best_tile(large, computation) is not None
+
+
+def test_an_instruction_set_that_was_not_measured_has_the_constants_of_avx2(monkeypatch):
+    monkeypatch.setattr(winograd_costs, "INSTRUCTION_SET", "baseline")
+    assert winograd_costs._load() == KNOWN["avx2"]["costs"]
