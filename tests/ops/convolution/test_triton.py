@@ -84,8 +84,14 @@ def test_without_triton_others_are_chosen(asked: None, monkeypatch: pytest.Monke
 
 def test_an_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "_CHOICE", "cudnn")
-    with pytest.raises(ValueError, match="IGAN_FAST_CONVOLUTION is 'cudnn'; expected one of auto, triton, measure"):
+    with pytest.raises(ValueError, match="'cudnn'; expected one of auto, triton, measure, blocks"):
         plan_of(*given()[:2], None, given()[2])
+
+
+def test_it_is_chosen_with_blocks_too(asked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions that are no part of a network of blocks, such as those of evaluation."""
+    monkeypatch.setattr(triton, "_CHOICE", "blocks")
+    assert plan_of(*given()[:2], None, given()[2]).implementation.name == "triton"
 
 
 @pytest.mark.parametrize("frozen", [False, True])
