@@ -10,8 +10,8 @@ Besides the fused operators, these differences from the reference save time and 
 * The generator's loss has two branches, one for the generated and one for the rebuilt images. The backward pass of a
   branch runs as soon as its loss is computed, so the saved tensors of both branches are never in memory at the same
   time.
-* With ``IGAN_FAST_CONVOLUTION=blocks``, G and D are networks of blocks (``igan_fast.ops.blocks``), except where the
-  gradient penalty needs second derivatives.
+* With ``IGAN_FAST_CONVOLUTION=blocks``, G and D are networks of blocks (``igan_fast.ops.blocks``), except for photos
+  whose gradient penalty needs second derivatives.
 """
 
 from __future__ import annotations
