@@ -33,6 +33,7 @@ from igan_fast.ops.triton.convolution_launch import (
     new,
     options_of,
     steps_of,
+    with_registers,
 )
 from igan_fast.reference.ops import accumulation_dtype
 
@@ -166,6 +167,7 @@ def launch_from_image(
     tiles = triton.cdiv(positions, options["M"])
     y, sums = new(x, images, channels, *size), []
     if before is not None:
+        options = with_registers(options, options["N"])
         sums = [x.new_empty((groups, tiles, channels), dtype=accumulation_dtype(x)) for _ in range(3)]
         before = *before, *sums
     convolve_image[grid(triton.cdiv(channels, options["N"]) * tiles * groups)](

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -27,23 +27,30 @@ from igan_fast.ops.triton import (
 )
 from igan_fast.reference import ops as reference
 
-if not common.INTERPRETED:
-    pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
+DEVICE = torch.device("cpu" if common.INTERPRETED else "cuda")
+if DEVICE.type == "cuda" and not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device, and Triton's kernels are compiled here", allow_module_level=True)
 
 EPS, MOMENTUM = 1e-5, 0.1
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks are asked for, and the launches have few programs, each of which takes the interpreter long."""
-    import triton_interpreter
-
-    triton_interpreter.speed_up()
-    triton_interpreter.round_to_nearest(monkeypatch)
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Blocks are asked for, and new tensors are on the device. The launches have few programs, each of which takes the
+    interpreter long."""
     torch.manual_seed(0)
     monkeypatch.setattr(triton, "_CHOICE", "blocks")
     for module in (convolution_weight, convolution_image_weight):
         monkeypatch.setattr(module, "_PROGRAMS", 4)
+    if DEVICE.type == "cuda":
+        with DEVICE:
+            yield
+        return
+    import triton_interpreter
+
+    triton_interpreter.speed_up()
+    triton_interpreter.round_to_nearest(monkeypatch)
+    yield
 
 
 @pytest.fixture
@@ -346,7 +353,7 @@ def test_where_blocks_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not can_run_blocks(results.x[:, :1], pairs)
     assert not can_run_blocks(results.x[:0], pairs)
     assert not can_run_blocks(results.x, [(ConvSettings(2, stride=9, padding=0), torch.randn(3, 2, 5, 5))])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         assert can_run_blocks(results.x, pairs)
     monkeypatch.setattr(triton, "MOST_POSITIONS", 31)
     assert not can_run_blocks(results.x, pairs)
@@ -362,7 +369,7 @@ def test_where_blocks_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_autocast() -> None:
     """Float32 parameters, of which the convolutions take bfloat16: as if these were given in bfloat16."""
     results, _ = small_network()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         found = block_features(results.x, results.blocks(0.2, 1))
     assert found.last.dtype == torch.bfloat16
     found.last.sum().backward()
