@@ -14,6 +14,8 @@ from triton.runtime.interpreter import InterpretedFunction
 
 import igan_fast
 from igan_fast import models, reference
+from igan_fast.distributed.plan import BatchPlan
+from igan_fast.distributed.step import PartedStep
 from igan_fast.ops.blocks import RawMap
 from igan_fast.ops.convolution import triton
 from igan_fast.ops.triton import common, convolution_image_weight, convolution_launch, convolution_weight
@@ -103,6 +105,18 @@ def test_the_gradient_penalty_and_several_groups(called: list[str]) -> None:
     assert all(abs(a - b) < 1e-10 for a, b in zip(ours(*arguments), plain(*arguments), strict=True))
     assert called == ["block_image", *["block_features"] * 2, "block_image", "block_features"]
     assert_equal(ours, plain, 1e-8)
+
+
+def test_a_batch_in_portions(called: list[str]) -> None:
+    """Each group of the batch passes by itself; its statistics are collected, and move the running ones at the end."""
+    whole = steps(norm_groups=2)[1]
+    torch.manual_seed(3)
+    model = igan_fast.IterativeGAN(**SIZES, width=1).double()
+    parted = PartedStep(model, StepConfig(**CONFIG, norm_groups=2), BatchPlan(4, 2, accumulate=2))
+    arguments = batch()
+    assert all(abs(a - b) < 1e-10 for a, b in zip(parted(*arguments), whole(*arguments), strict=True))
+    assert called.count("block_features") == 2 * 4
+    assert_equal(parted, whole, 1e-8)
 
 
 def test_layers_that_are_no_blocks(called: list[str]) -> None:
