@@ -21,8 +21,9 @@ from igan_fast.ops.convolution import triton
 from igan_fast.ops.triton import common, convolution_image_weight, convolution_launch, convolution_weight
 from igan_fast.reference.step import StepConfig
 
-if not common.INTERPRETED:
-    pytest.skip("Triton's kernels are compiled here", allow_module_level=True)
+DEVICE = torch.device("cpu" if common.INTERPRETED else "cuda")
+if DEVICE.type == "cuda" and not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device, and Triton's kernels are compiled here", allow_module_level=True)
 
 CONFIG = {"lr": 1e-5, "lambdas": (2.0, 0.5, 1.5), "label_weight_d": 3.0, "label_weight_g": 7.0}
 SIZES = {"image_size": 32, "attributes": 3, "latent": 4}
@@ -31,19 +32,9 @@ SIZES = {"image_size": 32, "attributes": 3, "latent": 4}
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Blocks are asked for; the networks that they compute are noted."""
-    import triton_interpreter
-
-    triton_interpreter.speed_up()
-    triton_interpreter.round_to_nearest(monkeypatch)
     monkeypatch.setattr(triton, "_CHOICE", "blocks")
-    for module, name, value in (  # few programs and steps, each of which takes the interpreter long
-        (convolution_launch, "_SIDE", 1024),
-        (convolution_launch, "_WIDE_SIDE", 1024),
-        (convolution_launch, "_LEAST", 64),
-        (convolution_weight, "_PROGRAMS", 2),
-        (convolution_image_weight, "_PROGRAMS", 2),
-    ):
-        monkeypatch.setattr(module, name, value)
+    if common.INTERPRETED:
+        interpret(monkeypatch)
     found: list[str] = []
 
     def note(name: str) -> None:
@@ -60,12 +51,28 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare Triton's interpreter."""
+    import triton_interpreter
+
+    triton_interpreter.speed_up()
+    triton_interpreter.round_to_nearest(monkeypatch)
+    for module, name, value in (  # few programs and steps, each of which takes the interpreter long
+        (convolution_launch, "_SIDE", 1024),
+        (convolution_launch, "_WIDE_SIDE", 1024),
+        (convolution_launch, "_LEAST", 64),
+        (convolution_weight, "_PROGRAMS", 2),
+        (convolution_image_weight, "_PROGRAMS", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
 def steps(dtype: torch.dtype = torch.float64, width: int = 1, **config: Any) -> tuple[Any, Any]:
     """A step with blocks and one of the reference, from the same weights."""
     made = []
     for wing in (igan_fast, reference):
         torch.manual_seed(3)
-        model = wing.IterativeGAN(**SIZES, width=width).to(dtype)
+        model = wing.IterativeGAN(**SIZES, width=width).to(DEVICE, dtype)
         made.append(wing.TrainStep(model, StepConfig(**(CONFIG | config))))
     return made[0], made[1]
 
@@ -73,7 +80,7 @@ def steps(dtype: torch.dtype = torch.float64, width: int = 1, **config: Any) -> 
 def batch(dtype: torch.dtype = torch.float64, n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(7)
     images, labels, noise = torch.rand(n, 3, 32, 32) * 2 - 1, torch.rand(n, 3).round(), torch.rand(n, 4) * 2 - 1
-    return images.to(dtype), labels.to(dtype), noise.to(dtype)
+    return images.to(DEVICE, dtype), labels.to(DEVICE, dtype), noise.to(DEVICE, dtype)
 
 
 def assert_equal(ours: Any, plain: Any, tolerance: float) -> None:
@@ -111,7 +118,7 @@ def test_a_batch_in_portions(called: list[str]) -> None:
     """Each group of the batch passes by itself; its statistics are collected, and move the running ones at the end."""
     whole = steps(norm_groups=2)[1]
     torch.manual_seed(3)
-    model = igan_fast.IterativeGAN(**SIZES, width=1).double()
+    model = igan_fast.IterativeGAN(**SIZES, width=1).to(DEVICE, torch.float64)
     parted = PartedStep(model, StepConfig(**CONFIG, norm_groups=2), BatchPlan(4, 2, accumulate=2))
     arguments = batch()
     assert all(abs(a - b) < 1e-10 for a, b in zip(parted(*arguments), whole(*arguments), strict=True))
@@ -151,6 +158,7 @@ def test_maps_of_either_kind_are_compared(called: list[str], monkeypatch: pytest
     assert max(distances) - min(distances) < 1e-10 * max(distances)
 
 
+@pytest.mark.skipif(not common.INTERPRETED, reason="the interpreter tells which kernels are launched")
 def test_in_evaluation_a_block_is_one_kernel(called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The normalisation is folded into the convolution's weight and bias, and the LeakyReLU is part of its launch."""
     ours, plain = steps(torch.float32, width=8)
