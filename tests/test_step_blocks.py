@@ -16,6 +16,7 @@ import igan_fast
 from igan_fast import models, reference
 from igan_fast.distributed.plan import BatchPlan
 from igan_fast.distributed.step import PartedStep
+from igan_fast.ops import backend
 from igan_fast.ops.blocks import RawMap
 from igan_fast.ops.convolution import triton
 from igan_fast.ops.triton import common, convolution_image_weight, convolution_launch, convolution_weight
@@ -159,6 +160,7 @@ def test_maps_of_either_kind_are_compared(called: list[str], monkeypatch: pytest
 
 
 @pytest.mark.skipif(not common.INTERPRETED, reason="the interpreter tells which kernels are launched")
+@pytest.mark.skipif(not backend.has_native_cpu(), reason="on a CPU, conv_norm_act is fused with the extension only")
 def test_in_evaluation_a_block_is_one_kernel(called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The normalisation is folded into the convolution's weight and bias, and the LeakyReLU is part of its launch."""
     ours, plain = steps(torch.float32, width=8)
