@@ -14,10 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.triton.common import grid, on_device, operator, program, sum_of, triton_dtype, two_floats
 from igan_fast.ops.triton.convolution_launch import channels_last
-from igan_fast.ops.triton.feature_l1 import _BLOCK, _starts, add_up, packed
+from igan_fast.ops.triton.feature_l1 import BLOCK_ELEMENTS, add_up, packed, program_starts, sign_mask_starts
 from igan_fast.ops.triton.norm_act_forward import leaky_relu
 from igan_fast.reference.ops import accumulation_dtype
 
@@ -113,9 +112,7 @@ def feature_l1_raw(
                 raise ValueError(f"found an affine {tuple(affine.shape)} of a map {tuple(f.shape)}")
     wide = accumulation_dtype(*fake, *real)
     numels = [f.numel() for f in fake]
-    starts, mask_starts = _starts(numels), [0]
-    for numel in numels:
-        mask_starts.append(mask_starts[-1] + sign_mask_bytes(numel))
+    starts, mask_starts = program_starts(numels), sign_mask_starts(numels)
     loss = fake[0].new_zeros((), dtype=torch.float64)
     signs = fake[0].new_empty((mask_starts[-1],), dtype=torch.uint8)
     partial = loss.new_empty((starts[-1],), dtype=wide)
@@ -126,11 +123,11 @@ def feature_l1_raw(
             tuple(numels),
             tuple(f.shape[1] for f in fake),
             starts,
-            tuple(mask_starts[:-1]),
+            mask_starts[:-1],
             partial,
             signs,
             ACC=triton_dtype(wide),
-            BLOCK=_BLOCK,
+            BLOCK=BLOCK_ELEMENTS,
             num_warps=8,
         )
         scales = tuple(two_floats(weight / numel) for weight, numel in zip(weights, numels, strict=True))
