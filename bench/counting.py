@@ -9,6 +9,7 @@ read once, and every result is written once. The exceptions are listed below.
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["BIAS", "Call", "Counter"]
+__all__ = ["BIAS", "Call", "Counter", "beside_product"]
 
 PACKAGE = str(Path(__file__).resolve().parents[1] / "igan_fast") + "/"
 
@@ -29,8 +30,26 @@ PACKAGE = str(Path(__file__).resolve().parents[1] / "igan_fast") + "/"
 ITERATION, WRAPPER = "step.py", "ops/transforms.py"
 
 #: The arguments that an operator reads twice, by position. norm_act computes the statistics of x, and then normalises
-#: it; its backward pass computes two sums over the gradient and x, and then the gradient of x.
-READ_TWICE = {"norm_act": (0,), "norm_act_backward": (0, 1)}
+#: it; its backward pass computes two sums over the gradient and x, and then the gradient of x. So does PyTorch's.
+READ_TWICE = {
+    "norm_act": (0,),
+    "norm_act_backward": (0, 1),
+    "native_batch_norm": (0,),
+    "native_batch_norm_backward": (0, 1),
+}
+
+#: The convolutions, whose first two arguments are the factors of a product, and whose first result is the product. Some
+#: of ours read and write more (``beside_product``).
+CONVOLUTIONS = (
+    "convolution",
+    "convolution_statistics",
+    "convolution_from_image",
+    "convolution_to_image",
+    "convolution_weight_gradient",
+    "convolution_image_weight_gradient",
+    "convolution_block_gradient",
+    "convolution_image_block_gradient",
+)
 
 #: Operators that fill their result first, and then copy the input into a part of it.
 FILL_AND_COPY = ("constant_pad_nd", "select_backward", "slice_backward")
@@ -98,6 +117,16 @@ class Counter(TorchDispatchMode):
             found = [call._replace(line=line, caller=caller) for call in found]
         self.calls += found
         return result
+
+
+def beside_product(call: Call) -> int:
+    """The bytes that a call moves beside a convolution's product: all but its two factors and its result. They are what
+    a block of one launch reads for the normalisation and activation around the product."""
+    if call.operator == "convolution_backward":
+        return 0
+    if call.operator not in CONVOLUTIONS:
+        return call.moved
+    return call.moved - call.dtype.itemsize * sum(map(math.prod, (*call.shapes[:2], call.results[0])))
 
 
 def _calls(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Iterator[Call]:

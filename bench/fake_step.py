@@ -19,10 +19,12 @@ from torch._subclasses import FakeTensorMode
 
 import igan_fast
 from bench.counting import Call, Counter
+from igan_fast import reference
 from igan_fast.distributed.plan import BatchPlan
 from igan_fast.distributed.step import PartedStep
 from igan_fast.ops import backend, layout, norm_act_processes
-from igan_fast.ops.convolution import dispatch
+from igan_fast.ops.blocks import network
+from igan_fast.ops.convolution import dispatch, triton
 from igan_fast.ops.convolution.plan import Problem
 from igan_fast.reference.losses import paper
 from igan_fast.train import TrainConfig
@@ -31,7 +33,15 @@ __all__ = ["calls_of_an_iteration", "choices_of_a_gpu", "fake_iteration"]
 
 
 def calls_of_an_iteration(
-    image_size: int, width: int, batch: int, precision: str, *, preset: str = "paper", lines: bool = False
+    image_size: int,
+    width: int,
+    batch: int,
+    precision: str,
+    *,
+    preset: str = "paper",
+    lines: bool = False,
+    convolution: str = "auto",
+    fused: bool = True,
 ) -> list[Call]:
     """The calls of one iteration of ``igan_fast.TrainStep``, without gradient penalty.
 
@@ -42,11 +52,14 @@ def calls_of_an_iteration(
         precision: "bf16", "tf32" or "fp32". The calls of the last two are the same.
         preset: of ``TrainConfig``.
         lines: as of ``Counter``.
+        convolution: the value of IGAN_FAST_CONVOLUTION.
+        fused: False for ``igan_fast.reference.TrainStep``, which is plain PyTorch.
 
     Raises:
         RuntimeError: there is no implementation of the fused operators, or they are switched off.
     """
-    with fake_iteration(image_size, width, batch, precision, preset=preset, lines=lines) as iterate:
+    options: dict[str, Any] = {"preset": preset, "lines": lines, "convolution": convolution, "fused": fused}
+    with fake_iteration(image_size, width, batch, precision, **options) as iterate:
         counter = Counter(lines=lines)
         with counter:
             iterate()
@@ -63,23 +76,26 @@ def fake_iteration(
     preset: str = "paper",
     lines: bool = False,
     plan: BatchPlan | None = None,
+    convolution: str = "auto",
+    fused: bool = True,
 ) -> Iterator[Callable[[], None]]:
     """Inside the block, a function that computes an iteration as ``calls_of_an_iteration`` counts it.
 
     Args:
-        image_size, width, batch, precision, preset, lines: as of ``calls_of_an_iteration``.
+        image_size, width, batch, precision, preset, lines, convolution, fused: as of ``calls_of_an_iteration``.
         plan: computes the parts of one process in it, with ``PartedStep``; ``batch`` is the whole batch.
 
     Raises:
         RuntimeError: as ``calls_of_an_iteration``.
     """
-    with FakeTensorMode(), choices_of_a_gpu(), contextlib.ExitStack() as stack:
+    wing: Any = igan_fast if fused else reference
+    with FakeTensorMode(), choices_of_a_gpu(convolution), contextlib.ExitStack() as stack:
         config = TrainConfig(preset=preset, precision="bf16" if precision == "bf16" else "fp32")
-        model = igan_fast.IterativeGAN(image_size=image_size, width=width, film=config.film)
+        model = wing.IterativeGAN(image_size=image_size, width=width, film=config.film)
         _to_channels_last(model)
         settings = config.step_config()
         if plan is None:
-            step, own = igan_fast.TrainStep(model, settings), batch
+            step, own = wing.TrainStep(model, settings), batch
         else:
             step = PartedStep(model, dataclasses.replace(settings, norm_groups=plan.norm_groups), plan)
             own = plan.rows.stop - plan.rows.start
@@ -96,8 +112,11 @@ def fake_iteration(
 
 
 @contextlib.contextmanager
-def choices_of_a_gpu() -> Iterator[None]:
+def choices_of_a_gpu(convolution: str = "auto") -> Iterator[None]:
     """Inside the block this package chooses for tensors on the CPU, fake ones too, what it would choose on a GPU.
+
+    Args:
+        convolution: the value of IGAN_FAST_CONVOLUTION.
 
     Raises:
         RuntimeError: there is no implementation of the fused operators, or they are switched off.
@@ -116,7 +135,9 @@ def choices_of_a_gpu() -> Iterator[None]:
         for owner, name, replacement in (
             (backend, "transformed", lambda *_: False),  # a fake tensor is no transform
             (backend, "_best", lambda *_: namespace),
+            (triton, "_CHOICE", convolution),
             (dispatch, "Problem", on_gpu),
+            (network, "Problem", on_gpu),
             (layout, "_can_transpose", lambda _: False),
             (paper, "check_labels", lambda _: None),  # it reads the values of labels on the CPU
             (norm_act_processes, "check_count", lambda *_: None),  # and this one a number

@@ -6,21 +6,27 @@ and feature maps are channels_last, the memory format in which the kernels are f
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igan_fast import layers
+from igan_fast.losses import perceptual_loss
 from igan_fast.ops import backend
+from igan_fast.ops.blocks import Features, RawMap, block_features, block_image, can_run_blocks
 from igan_fast.ops.conv_act import conv_act
 from igan_fast.ops.convolution import ConvSettings, asked_for, convolve
 from igan_fast.reference import models as reference
 from igan_fast.reference.layers.untouched import untouched
 from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
 
-__all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "Generator", "IterativeGAN"]
+__all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "FeatureMap", "Generator", "IterativeGAN"]
+
+#: One of h¹..h⁴, detached: as a tensor, or as the raw map that it is computed from.
+FeatureMap: TypeAlias = Tensor | RawMap
 
 
 class Generator(reference.Generator):
@@ -32,7 +38,33 @@ class Generator(reference.Generator):
         """Generate images (N, 3, S, S) in [−1, 1] from noise z (N, latent) and attributes c (N, A) in [0, 1]."""
         if backend.plain_only(z, c):
             return super().forward(z, c)
+        return self._drawn(*self.inputs(z, c))
+
+    def images(self, z: Tensor, c: Tensor) -> Tensor:
+        """What calling G returns, but with first derivatives only. Where blocks are asked for
+        (``igan_fast.ops.blocks``), they compute it."""
+        blocks: tuple[Any, ...] = (self.up1, self.up2, self.up3)
+        rgb = self.to_rgb
+        plain = (
+            untouched(self)
+            and self._compiled_call_impl is None
+            and not len(self.film)
+            and layers.are_blocks(self.norm, *blocks)
+            and _is_unmodified(rgb, nn.ConvTranspose2d)
+        )
+        if asked_for() != "blocks" or not plain or backend.plain_only(z, c):
+            images: Tensor = self(z, c)
+            return images
         first, films = self.inputs(z, c)
+        convolutions = [(layers.settings_of(conv), conv.weight) for conv in (*(block.conv for block in blocks), rgb)]
+        parameters = [t for layer in (self.norm, *blocks) for t in layer.parameters()]
+        if not can_run_blocks(first, convolutions, *parameters, rgb.bias):
+            return self._drawn(first, films)
+        norm, described = layers.norm_of(self.norm, first), [layers.block_of(block, first) for block in blocks]
+        return torch.tanh(block_image(first, norm, described, rgb.weight, rgb.bias, convolutions[-1][0]))
+
+    def _drawn(self, first: Tensor, films: Sequence[Tensor | None]) -> Tensor:
+        """The images, from what ``inputs`` returns."""
         x = self.last_map(first.contiguous(memory_format=torch.channels_last), films)
         rgb = self.to_rgb
         if not _is_unmodified(rgb, nn.ConvTranspose2d):
@@ -62,16 +94,56 @@ class Discriminator(reference.Discriminator):
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The features h¹..h⁴ of images (N, 3, S, S): the outputs of D's four convolutional layers."""
-        down1 = self.down1
-        if backend.plain_only(x) or not _is_unmodified(down1, nn.Conv2d):
-            h1 = F.leaky_relu(down1(x), LEAK)
-        else:
-            x = x.contiguous(memory_format=torch.channels_last)
-            stride, padding = down1.stride[0], int(down1.padding[0])
-            h1 = conv_act(x, down1.weight, down1.bias, stride=stride, padding=padding, negative_slope=LEAK)
+        h1 = self._first(x)
         h2 = self.down2(h1)
         h3 = self.down3(h2)
         return h1, h2, h3, self.down4(h3)
+
+    def read(self, x: Tensor, *, twice: bool = False) -> tuple[Tensor, list[FeatureMap]]:
+        """The features h⁴ of images (N, 3, S, S), and h¹..h⁴, detached, as ``perceptual`` takes them. Where blocks are
+        asked for (``igan_fast.ops.blocks``), they compute them.
+
+        Args:
+            twice: whether h⁴ needs second derivatives, which blocks do not have.
+        """
+        if not twice and self._runs_blocks(x):
+            found = self._by_blocks(x)
+            return found.last, [*found.maps]
+        features = self.features(x)
+        return features[-1], [h.detach() for h in features]
+
+    def perceptual(self, x: Tensor, maps: Sequence[FeatureMap]) -> Tensor:
+        """Σᵢ mean|hⁱ(x) − hⁱ| (Sec. 3.3.2) of images x (N, 3, S, S), with first derivatives only.
+
+        Args:
+            maps: h¹..h⁴ of other images, as ``read`` returns them.
+        """
+        if self._runs_blocks(x):
+            found = self._by_blocks(x, [h if isinstance(h, RawMap) else RawMap(h) for h in maps])
+            assert found.distance is not None
+            return found.distance
+        return perceptual_loss(self.features(x), [h.activation() if isinstance(h, RawMap) else h for h in maps])
+
+    def _first(self, x: Tensor) -> Tensor:
+        """The features h¹ of images."""
+        down1 = self.down1
+        if backend.plain_only(x) or not _is_unmodified(down1, nn.Conv2d):
+            return F.leaky_relu(down1(x), LEAK)
+        x = x.contiguous(memory_format=torch.channels_last)
+        stride, padding = down1.stride[0], int(down1.padding[0])
+        return conv_act(x, down1.weight, down1.bias, stride=stride, padding=padding, negative_slope=LEAK)
+
+    def _runs_blocks(self, x: Tensor) -> bool:
+        """Whether blocks are asked for, and can compute the features h²..h⁴ of images from h¹."""
+        down: tuple[Any, ...] = (self.down2, self.down3, self.down4)
+        if asked_for() != "blocks" or not _is_unmodified(self.down1, nn.Conv2d) or not layers.are_blocks(*down):
+            return False
+        convolutions = [(layers.settings_of(conv), conv.weight) for conv in (self.down1, *(each.conv for each in down))]
+        return can_run_blocks(x, convolutions, *(t for each in down for t in each.parameters()))
+
+    def _by_blocks(self, x: Tensor, targets: Sequence[RawMap] | None = None) -> Features:
+        h1, down = self._first(x), (self.down2, self.down3, self.down4)
+        return block_features(h1, [layers.block_of(each, h1) for each in down], targets)
 
     def judge(self, h4: Tensor) -> tuple[Tensor, Tensor]:
         """The source logit (N,) and the output of the shared layer (N, 1024), from the features h⁴."""

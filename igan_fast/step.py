@@ -10,6 +10,8 @@ Besides the fused operators, these differences from the reference save time and 
 * The generator's loss has two branches, one for the generated and one for the rebuilt images. The backward pass of a
   branch runs as soon as its loss is computed, so the saved tensors of both branches are never in memory at the same
   time.
+* With ``IGAN_FAST_CONVOLUTION=blocks``, G and D are networks of blocks (``igan_fast.ops.blocks``), except for photos
+  whose gradient penalty needs second derivatives.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from igan_fast.layers import normalised_apart
-from igan_fast.losses import adversarial_loss, label_loss, latent_loss, perceptual_loss, pixel_loss
-from igan_fast.models import Discriminator, IterativeGAN
+from igan_fast.losses import adversarial_loss, label_loss, latent_loss, pixel_loss
+from igan_fast.models import Discriminator, FeatureMap, Generator, IterativeGAN
 from igan_fast.ops import backend
+from igan_fast.ops.blocks import RawMap
 from igan_fast.ops.convolution import filters_kept
 from igan_fast.reference import beyond as reference
 from igan_fast.reference.beyond import flipped_label_loss, gradient_penalty
@@ -37,8 +40,8 @@ __all__ = ["ReadPhotos", "Stage1", "StepConfig", "StepLosses", "TrainStep"]
 class ReadPhotos(NamedTuple):
     """What stage 1 has read from the photos, detached."""
 
-    features: list[Tensor]
-    """h¹..h⁴."""
+    features: list[FeatureMap]
+    """h¹..h⁴, as ``Discriminator.read`` returns them."""
     shared: Tensor
     """D's shared layer."""
     z: Tensor
@@ -67,8 +70,8 @@ class TrainStep(reference.TrainStep):
         config: weights of the losses, settings of Adam, precision; ``StepConfig()`` where omitted.
 
     Raises:
-        TypeError: the discriminator of ``model`` is not ``igan_fast.models.Discriminator``, whose methods ``features``
-            and ``judge`` are called here.
+        TypeError: the discriminator of ``model`` is not ``igan_fast.models.Discriminator``, whose methods
+            ``features``, ``read``, ``perceptual`` and ``judge`` are called here.
         ValueError: the model's device does not support ``config.precision``.
 
     Attributes:
@@ -138,7 +141,7 @@ class TrainStep(reference.TrainStep):
             return
         with self._computing(z.device), frozen(self.model.discriminator):
             with self._autocast(z.device):
-                x_fake = self.model.generator(z, c)
+                x_fake = self._generated(z, c)
             self.optimizer_g.zero_grad(set_to_none=True)
             self._backward_generated(x_fake, GeneratedBatch(z, c, flips))
             self._step(self.optimizer_g)
@@ -167,17 +170,18 @@ class TrainStep(reference.TrainStep):
             images = images.detach().requires_grad_()
         with self._autocast(images.device):
             with torch.set_grad_enabled(for_stage2):
-                x_fake = self.model.generator(batch.z, batch.c)
+                x_fake = self._generated(batch.z, batch.c)
             photos = images.contiguous(memory_format=torch.channels_last)
             generated = x_fake.detach()
             if penalise or apart:
-                features = [discriminator.features(photos), discriminator.features(generated)]
-                source, shared = map(torch.cat, zip(*(discriminator.judge(h[-1]) for h in features), strict=True))
+                h4, features = discriminator.read(photos, twice=penalise)
+                judged = discriminator.judge(h4), discriminator.judge(discriminator.read(generated)[0])
+                source, shared = map(torch.cat, zip(*judged, strict=True))
             else:
                 with normalised_apart(discriminator, 2 * config.norm_groups):
                     both = torch.cat([photos.to(generated.dtype), generated])  # D rounds to this dtype in any case
-                    features = [discriminator.features(both)]
-                source, shared = discriminator.judge(features[0][-1])
+                    h4, features = discriminator.read(both)
+                source, shared = discriminator.judge(h4)
             codes = self.model.classifier(shared)
         adversarial = adversarial_loss(source[:n], real=True) + adversarial_loss(source[n:], real=False)
         label_real = label_loss(codes.label_logits[:n], labels)
@@ -191,7 +195,7 @@ class TrainStep(reference.TrainStep):
         trained = [parameter for parameter in self._parameters_d if parameter.requires_grad] if penalise else None
         _backward(loss, weight, trained)
         read = ReadPhotos(
-            [h[:n].detach() for h in features[0]],
+            [h.first(n) if isinstance(h, RawMap) else h[:n] for h in features],
             shared[:n].detach(),
             codes.z[:n].detach(),
             torch.sigmoid(codes.label_logits[:n].detach()),
@@ -209,7 +213,7 @@ class TrainStep(reference.TrainStep):
         """
         with frozen(self.model.classifier):
             with self._autocast(x_fake.device):
-                source, shared = self.model.discriminator.judge(self.model.discriminator.features(x_fake)[-1])
+                source, shared = self.model.discriminator.judge(self.model.discriminator.read(x_fake)[0])
                 codes = self.model.classifier(shared)
             adversarial = adversarial_loss(source, real=True)
             label = flipped_label_loss(codes.label_logits, batch, self.config.flip_weight)
@@ -229,12 +233,17 @@ class TrainStep(reference.TrainStep):
         with self._autocast(images.device):
             z = photos.z if self.optimizer_z is None else model.classifier.latent_code(photos.shared)
             with filters_kept(uses=1):
-                x_rebuild = model.generator(z, photos.c)
-            perceptual = perceptual_loss(model.discriminator.features(x_rebuild), photos.features)
+                x_rebuild = self._generated(z, photos.c)
+            perceptual = model.discriminator.perceptual(x_rebuild, photos.features)
         photos.features.clear()
         pixel = pixel_loss(x_rebuild, images)
         _backward(lambdas[0] * perceptual + lambdas[1] * pixel, weight)
         return perceptual.detach(), pixel.detach()
+
+    def _generated(self, z: Tensor, c: Tensor) -> Tensor:
+        generator = self.model.generator
+        images: Tensor = generator.images(z, c) if isinstance(generator, Generator) else generator(z, c)
+        return images
 
     @staticmethod
     def _step(optimizer: torch.optim.Optimizer) -> None:

@@ -41,6 +41,7 @@ ANY_BUILD = {
     "baselines": "",
     "data": "",
     "faces": "",
+    "ops/blocks": "",
     "ops/triton/test_convolution.py": "",
     "ops/triton/test_convolution_cost.py": "",
     "ops/triton/test_convolution_image.py": "",

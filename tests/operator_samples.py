@@ -85,6 +85,10 @@ def dispatched(
     small = leaf(4, channels, *size)
     picture, of_picture = leaf(2, 3, 2 * side, 2 * side), leaf(channels, 3, 5, 5)
     drawn = leaf(2, channels, side, side)
+    terms = torch.randn(2, 2, channels, device=device, dtype=sums)
+    gradient = small, affine, terms
+    masks = torch.randint(0, 255, (x.numel() // 4 + 16,), dtype=torch.uint8, device=device)
+    distance = masks, torch.ones((), device=device), 0.5
     images = torch.randint(0, 255, (9, 8, 8, 3), dtype=torch.uint8, device=device)
     index, mirrored = torch.tensor([8, 0, 0, 3], device=device), torch.tensor([True, False, True, False], device=device)
     return {
@@ -142,6 +146,20 @@ def dispatched(
             (small, last, (3, 3), (2, 2), (1, 1), False),
             (small, last, (3, 3), (2, 2), (1, 1), False, affine, 0.2),
             (last, small, (3, 3), (2, 2), (1, 1), True, affine, 0.2),
+            (small, last, (3, 3), (2, 2), (1, 1), False, affine, 0.2, small, affine, terms),
+            (last, small, (3, 3), (2, 2), (1, 1), True, affine, 0.2, last, affine, terms),
+        ],
+        "convolution_block_gradient": [
+            (small, kernel, (side, side), (2, 2), (1, 1), True, *gradient, last, affine, var, 0.2, 1e-5, *distance),
+            (small, kernel, (side, side), (2, 2), (1, 1), True, *[None] * 6, 1.0, 0.0, *distance),
+            (last, kernel, size, (2, 2), (1, 1), False, *[None] * 3, small, affine, var, 0.2, 1e-5, None, None, 1.0),
+        ],
+        "convolution_image_block_gradient": [
+            (picture[:, :3], of_picture, (side, side), (2, 2), (2, 2), drawn, affine, var, 0.0, 1e-5)
+        ],
+        "convolution_norm_gradient": [(last, last, weight, mean, var, 1e-5, terms)],
+        "feature_l1_raw": [
+            ([x, y], [y, last], [affine, None], [affine[:1].clone(), None], [0.2, 1.0], [0.0, 1.0], [1.0, 0.5])
         ],
         "convolution_from_image": [
             (picture, of_picture, bias, (side, side), (2, 2), (2, 2), 0.2),
@@ -150,9 +168,11 @@ def dispatched(
         "convolution_to_image": [
             (drawn, of_picture, bias[:3], (2 * side, 2 * side), (2, 2), (2, 2), 1.0),
             (drawn, of_picture, None, (2 * side, 2 * side), (2, 2), (2, 2), 1.0, drawn, 0.2),
+            (drawn, of_picture, bias[:3], (2 * side, 2 * side), (2, 2), (2, 2), 1.0, None, 0.2, affine),
         ],
         "convolution_image_weight_gradient": [
             (drawn, picture, (5, 5), (2, 2), (2, 2), False),
             (drawn, picture, (5, 5), (2, 2), (2, 2), True, drawn, 0.2),
+            (drawn, picture, (5, 5), (2, 2), (2, 2), False, None, 0.2, affine),
         ],
     }

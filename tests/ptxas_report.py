@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,6 +68,20 @@ def usage(ptx: str) -> dict[str, int]:
     return {"registers": int(registers[1]), "spilled": int(spilled[1])}
 
 
+class OfChannels(NamedTuple):
+    """What a normalisation of so many channels has."""
+
+    affine: Tensor
+    var: Tensor
+    terms: Tensor
+    one: Tensor
+
+
+def channels_of(channels: int, wide: torch.dtype) -> OfChannels:
+    shapes = (1, 3, channels), (1, channels), (2, 1, channels), ()
+    return OfChannels(*(torch.empty(shape, dtype=wide, device="meta") for shape in shapes))
+
+
 def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
     """A name, an operator and its arguments, for each layer."""
     found: list[tuple[str, str, tuple[Any, ...]]] = []
@@ -78,6 +92,9 @@ def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
         affine = torch.empty(1, 3, channels, dtype=wide, device="meta")
         size, large, geometry = [side // 2] * 2, [side] * 2, ([2, 2], [2, 2])
         layer = f"{channels} to {out} channels, "
+        of_x, of_y = (channels_of(n, wide) for n in (channels, out))
+        gradient = y, of_y.affine, of_y.terms
+        nothing = None, None, 1.0
         found += [
             (layer + "forward", "convolution", (x, weight, None, size, *geometry, False, 1.0)),
             (layer + "fused forward", "convolution_statistics", (x, weight, size, *geometry, False, 1, affine, 0.2)),
@@ -89,12 +106,53 @@ def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
                 (y, x, [5, 5], *geometry, False, affine, 0.2),
             ),
         ]
+        if channels != 64:  # the kernels of the wider layer have the same tiles
+            continue
+        before = x, of_x.affine, of_x.var, 0.2, 1e-5
+        distance = torch.empty(x.numel() // 4, dtype=torch.uint8, device="meta"), of_x.one, 0.5
+        block = "convolution_block_gradient"
+        found += [
+            (layer + "block gradient", block, (y, weight, large, *geometry, True, *gradient, *before, *distance)),
+            (
+                layer + "block gradient of the first",
+                block,
+                (y, weight, large, *geometry, True, *gradient, *[None] * 3, 1.0, 0.0, *distance),
+            ),
+            (
+                layer + "block gradient of the last",
+                block,
+                (y, weight, large, *geometry, True, *[None] * 3, *before, *nothing),
+            ),
+            (
+                layer + "block weight gradient",
+                "convolution_weight_gradient",
+                (y, x, [5, 5], *geometry, False, affine, 0.2, *gradient),
+            ),
+        ]
+        # G's layer of the same weight: its input is y, its output x.
+        found += [
+            (
+                layer + "transposed block forward",
+                "convolution_statistics",
+                (y, weight, large, *geometry, True, 1, of_y.affine, 0.0),
+            ),
+            (
+                layer + "transposed block gradient",
+                block,
+                (x, weight, size, *geometry, False, x, *of_x[::2], y, *of_y[:2], 0.0, 1e-5, *nothing),
+            ),
+            (
+                layer + "transposed block weight gradient",
+                "convolution_weight_gradient",
+                (x, y, [5, 5], *geometry, True, of_y.affine, 0.0, x, of_x.affine, of_x.terms),
+            ),
+        ]
     image, weight, features = (
         torch.empty(shape, dtype=dtype, device="meta")
         for shape in ((BATCH, 3, 128, 128), (64, 3, 5, 5), (BATCH, 64, 64, 64))
     )
     bias, geometry = torch.empty(64, dtype=dtype, device="meta"), ([2, 2], [2, 2])
-    weight_gradient = "convolution_image_weight_gradient"
+    weight_gradient, of_features = "convolution_image_weight_gradient", channels_of(64, wide)
     return [
         *found,
         ("from an image", "convolution_from_image", (image, weight, bias, [64, 64], *geometry, 0.2)),
@@ -106,6 +164,26 @@ def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
         ),
         ("weight gradient to an image", weight_gradient, (features, image, [5, 5], *geometry, False)),
         ("weight gradient from an image", weight_gradient, (features, image, [5, 5], *geometry, True, features, 0.2)),
+        (
+            "to an image, of a raw map",
+            "convolution_to_image",
+            (features, weight, bias[:3], [128, 128], *geometry, 1.0, None, 0.0, of_features.affine),
+        ),
+        (
+            "from an image, block gradient",
+            "convolution_image_block_gradient",
+            (image, weight, [64, 64], *geometry, features, of_features.affine, of_features.var, 0.0, 1e-5),
+        ),
+        (
+            "weight gradient of a raw map to an image",
+            weight_gradient,
+            (features, image, [5, 5], *geometry, False, None, 0.0, of_features.affine),
+        ),
+        (
+            "distance of raw maps",
+            "feature_l1_raw",
+            ([features] * 2, [features] * 2, [of_features.affine] * 2, [of_features.affine] * 2, *[[0.2] * 2] * 3),
+        ),
     ]
 
 

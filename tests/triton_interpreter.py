@@ -1,4 +1,4 @@
-"""Triton's interpreter in tests: about twice as fast, and counting what it is asked for."""
+"""Triton's interpreter in tests: about twice as fast, counting what it is asked for, and rounding as a GPU does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-__all__ = ["count_calls", "speed_up"]
+__all__ = ["count_calls", "round_to_nearest", "speed_up"]
 
 
 def count_calls(
@@ -27,6 +29,23 @@ def count_calls(
         return before(*arguments)
 
     patch.setattr(interpreter_builder, name, wrapper)
+
+
+def round_to_nearest(patch: pytest.MonkeyPatch) -> None:
+    """Round float32 numbers to the nearest bfloat16 numbers, as a GPU does. The interpreter cuts off their last bits,
+    so that the errors of several kernels in a row add up."""
+    from triton.runtime import interpreter
+
+    builder, language = type(interpreter.interpreter_builder), interpreter.tl
+    cast = builder.cast_impl
+
+    def rounding(self: Any, source: Any, kind: Any) -> Any:
+        if (source.dtype.scalar, kind.scalar) != (language.float32, language.bfloat16):
+            return cast(self, source, kind)
+        values = torch.from_numpy(np.array(source.data)).bfloat16().view(torch.int16).numpy()
+        return interpreter.TensorHandle(values.view(np.uint16), kind.scalar)
+
+    patch.setattr(builder, "cast_impl", rounding)
 
 
 @functools.cache

@@ -36,8 +36,8 @@ PROGRESS_BYTES = 2**31
 _MOVED = 64
 
 
-class OtherHeader(Exception):
-    """The header of a file is another than its length needs. The message is the file's name."""
+class OtherContent(Exception):
+    """A file's length or header is that of no such file. The message is the file's name."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def checksums(files: Sequence[ImageFile], *, progress: bool) -> list[int]:
     They do not depend on how the images are divided into files.
 
     Raises:
-        OtherHeader: the header of a file is another than its length needs.
+        OtherContent: the header of a file is another than its length needs.
     """
     found: list[int] = []
     checksum, left = 0, CHECKSUM_BLOCK_BYTES
@@ -191,7 +191,7 @@ def checksums(files: Sequence[ImageFile], *, progress: bool) -> list[int]:
     return [*found, checksum] if left < CHECKSUM_BLOCK_BYTES else found
 
 
-def opened(folder: Path, size: int, expected: Sequence[int], *, progress: bool) -> Images | str:
+def opened(folder: Path, size: int, expected: list[int], *, progress: bool) -> Images | str:
     """The images in a store's folder, (M, S, S, 3) uint8, read-only and memory-mapped, if they have the ``expected``
     checksums. Else the name of the damaged file, of several of the first.
 
@@ -200,16 +200,19 @@ def opened(folder: Path, size: int, expected: Sequence[int], *, progress: bool) 
         InputError: a file is a folder or a device.
         OSError: a file cannot be read.
     """
-    files = _present_files(folder, size)
-    name = files if isinstance(files, str) else _damaged(files, expected, progress)
-    if isinstance(files, str) or name is not None:
-        return str(name)
+    try:
+        files = _present_files(folder, size)
+        found = checksums(files, progress=progress)
+    except OtherContent as error:
+        return str(error)
+    if found != expected:
+        return _first_damaged(files, found, expected)
     parts = [np.load(file.path, mmap_mode="r") for file in files]
     return parts[0] if len(parts) == 1 else JoinedImages(parts)
 
 
-def _present_files(folder: Path, size: int) -> list[ImageFile] | str:
-    """The files in order, or the name of one whose length is that of no such file."""
+def _present_files(folder: Path, size: int) -> list[ImageFile]:
+    """The files in order. Raises ``OtherContent`` if the length of one is that of no such file."""
     paths = [folder / IMAGES]
     if not os.path.lexists(paths[0]):
         paths = sorted(folder.glob(IMAGES.replace(".", "-*."))) or paths
@@ -220,22 +223,16 @@ def _present_files(folder: Path, size: int) -> list[ImageFile] | str:
         empty = ImageFile(path, size, 0)
         count, rest = divmod(total - len(empty.header), empty.row_bytes)
         if count < 0 or rest:
-            return path.name
+            raise OtherContent(path.name)
         found.append(ImageFile(path, size, count))
     return found
 
 
-def _damaged(files: Sequence[ImageFile], expected: Sequence[int], progress: bool) -> str | None:
-    """The name of the first file whose images do not have the ``expected`` checksums; None if all have them."""
-    try:
-        found = checksums(files, progress=progress)
-    except OtherHeader as error:
-        return str(error)
+def _first_damaged(files: Sequence[ImageFile], found: Sequence[int], expected: Sequence[int]) -> str:
+    """The name of the file in which the first block begins that has another checksum than ``expected``."""
     if len(found) != len(expected):
         return files[-1].path.name
-    position = next((i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]), None)
-    if position is None:
-        return None
+    position = next(i for i, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other)
     start = position * CHECKSUM_BLOCK_BYTES - len(files[0].header)
     for file in files:
         start -= file.count * file.row_bytes
@@ -256,6 +253,6 @@ def _pieces(files: Sequence[ImageFile]) -> Iterator[memoryview]:
     for each in files:
         with open_regular(each.path) as file:
             if file.read(len(each.header)) != each.header:
-                raise OtherHeader(each.path.name)
+                raise OtherContent(each.path.name)
             while read := file.readinto(buffer):
                 yield buffer[:read]

@@ -60,7 +60,7 @@ def test_json_holds_the_same_and_goes_where_it_is_sent(tmp_path: Path, capsys: p
     [
         ("IGAN_FAST_IMPL", "nonsense", "'nonsense' is not one of auto, native, triton, reference"),
         ("IGAN_FAST_CPU_ISA", "AVX2", "'AVX2' is not one of baseline, avx2, avx512"),
-        ("IGAN_FAST_CONVOLUTION", "cudnn", "'cudnn' is not one of auto, triton, measure"),
+        ("IGAN_FAST_CONVOLUTION", "cudnn", "'cudnn' is not one of auto, triton, measure, blocks"),
         pytest.param(
             "IGAN_FAST_IMPL",
             "triton",

@@ -28,7 +28,7 @@ from igan_fast.ops.convolution.plan import (
 )
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
 from igan_fast.ops.convolution.subpixel import Subpixel
-from igan_fast.ops.convolution.triton import Triton, asked_for
+from igan_fast.ops.convolution.triton import ALWAYS, Triton, asked_for
 from igan_fast.ops.convolution.triton_images import TritonImages
 from igan_fast.ops.convolution.winograd import Winograd
 
@@ -121,7 +121,7 @@ def plan_of(
         bias=bias is not None,
         activation=negative_slope != 1,
         differentiable=differentiable or compiling,
-        triton=asked_for() == "triton",
+        triton=asked_for() in ALWAYS,
         measured=_is_measured(x.device.type, differentiable or compiling),
         constant=constant or is_constant(weight),
     )
@@ -217,7 +217,7 @@ def _gradient_problem(
         bias=False,
         activation=False,
         differentiable=differentiable,
-        triton=asked_for() == "triton",
+        triton=asked_for() in ALWAYS,
         measured=_is_measured(weight.device.type, differentiable),
         constant=is_constant(weight),
     )

@@ -1,8 +1,9 @@
 """Convolutions by this package's Triton kernels (``igan_fast.ops.triton.convolution``), only where they are asked for.
 
 The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them, and ``measure`` where they are faster
-(``measured``). They are not chosen without it: on an H100, cuDNN's were faster for all layers with many channels
-(docs/pages/gpu.md)."""
+(``measured``). With ``blocks`` the training step computes whole blocks by them (``igan_fast.ops.blocks``), and other
+convolutions as with ``triton``. They are not chosen without it: on an H100, cuDNN's were faster for all layers with
+many channels (docs/pages/gpu.md)."""
 
 from __future__ import annotations
 
@@ -17,10 +18,14 @@ from igan_fast.ops import backend
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 
-__all__ = ["CHOICES", "MOST_POSITIONS", "Triton", "asked_for", "operators", "takes"]
+__all__ = ["ALWAYS", "CHOICES", "MOST_POSITIONS", "Triton", "asked_for", "operators", "takes"]
 
-#: The values of the environment variable: the fastest of the other implementations, this one, or the faster of the two.
-CHOICES = ("auto", "triton", "measure")
+#: The values of the environment variable: the fastest of the other implementations, this one, the faster of the two, or
+#: this one and blocks.
+CHOICES = ("auto", "triton", "measure", "blocks")
+
+#: Those for which this implementation computes all convolutions that it can.
+ALWAYS = ("triton", "blocks")
 
 #: The kernels number the positions of all images, of the input or the output, in 32 bits.
 MOST_POSITIONS = 2**30

@@ -8,8 +8,8 @@ Tensors are read and written channels_last; others are copied first. The order o
 dtypes, so the same input gives the same bits. Products of float32 numbers round them to tf32 where PyTorch's
 convolutions do: where ``torch.backends.cudnn.conv.fp32_precision`` is "tf32".
 
-``igan_fast.ops.convolution.triton`` calls the operators ``convolution`` and ``convolution_weight_gradient``. Nothing
-calls the others yet.
+``igan_fast.ops.convolution.triton`` calls the operators ``convolution`` and ``convolution_weight_gradient``. The others
+are those of blocks (``igan_fast.ops.blocks``); their gradients are in ``convolution_blocks``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -24,7 +25,15 @@ from torch import Tensor
 
 from igan_fast.ops.triton.common import grid, on_device, operator, triton_dtype, two_floats
 from igan_fast.ops.triton.convolution_forward import convolve
-from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of, steps_of
+from igan_fast.ops.triton.convolution_launch import (
+    FEW_COLUMNS,
+    channels_last,
+    check_numbers,
+    new,
+    options_of,
+    steps_of,
+    with_registers,
+)
 from igan_fast.ops.triton.convolution_statistics import affine_of, combine_tiles
 from igan_fast.reference.ops import accumulation_dtype
 
@@ -33,7 +42,7 @@ _COMBINE_SEGMENTS = 128  # tiles that such a program loads at the same time
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class Geometry:
     """The convolution that a launch computes."""
 
     size: Sequence[int]  # of the result
@@ -55,18 +64,26 @@ def _check(x: Tensor, weight: Tensor, dimension: int, affine: Tensor | None, gro
         raise ValueError(f"affine has shape {tuple(affine.shape)}; expected {(groups, 3, channels)}")
 
 
-def _convolve(
+def launch(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    to: _Geometry,
+    to: Geometry,
     negative_slope: float,
     affine: Tensor | None,
     input_slope: float,
     groups: int,
     statistics: bool,
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-    """The result (N, C_out, *size), and if asked for the means, M2s and numbers of values of its tiles."""
+    gradient: tuple[Any, ...] | None = None,
+    before: tuple[Any, ...] | None = None,
+    distance: tuple[Any, ...] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The result (N, C_out, *size), and if asked for the means, M2s and numbers of values of its tiles.
+
+    Args:
+        gradient, distance: as ``convolve`` takes them.
+        before: (raw, affine, slope), as ``convolve`` takes it but for the sums, which are then returned instead.
+    """
     _check(x, weight, 0 if to.transposed else 1, affine, groups)
     x, weight = channels_last(x), channels_last(weight)
     images, channels, height, width = x.shape
@@ -79,20 +96,28 @@ def _convolve(
     check_numbers(positions=positions, terms=taps * channels)
     options = options_of(x, out_channels)
     options, whole = steps_of(options, taps, channels)
+    if gradient is not None or before is not None:
+        options = with_registers(options, FEW_COLUMNS)
+    elif affine is not None:
+        options = with_registers(options, options["N"])
     tiles = triton.cdiv(positions, options["M"])
     segments = tiles * math.prod(phases)
     y = new(x, images, out_channels, *to.size)
-    moments = None
+    found: list[Tensor] = []
     if statistics:
-        means, m2s = (x.new_empty((groups, segments, out_channels), dtype=torch.float64) for _ in range(2))
-        moments = means, m2s, x.new_empty((groups, segments), dtype=torch.int32)
+        found = [x.new_empty((groups, segments, out_channels), dtype=torch.float64) for _ in range(2)]
+        found.append(x.new_empty((groups, segments), dtype=torch.int32))
+    if before is not None:
+        wide = accumulation_dtype(x)
+        found = [x.new_empty((groups, segments, out_channels), dtype=wide) for _ in range(3)]
+        before = *before, *found
     convolve[grid(triton.cdiv(out_channels, options["N"]) * segments * groups)](
         x,
         weight,
         None if bias is None else bias.contiguous(),
         affine,
         y,
-        *(moments or (None, None, None)),
+        *(found if statistics else (None, None, None)),
         (images // groups, height, width, channels),
         (*to.size, out_channels),
         tuple(weight.shape[2:]),
@@ -104,11 +129,14 @@ def _convolve(
         two_floats(negative_slope),
         None,
         None,
+        gradient,
+        before,
+        distance,
         TRANSPOSED=to.transposed,
         WHOLE=whole,
         **options,
     )
-    return y, moments
+    return y, found
 
 
 @operator(
@@ -146,10 +174,10 @@ def convolution(
         ValueError: shapes or dtypes that do not match.
         RuntimeError: the tensors are too large for one launch.
     """
-    to = _Geometry(size, stride, padding, transposed)
+    to = Geometry(size, stride, padding, transposed)
     groups = 1 if affine is None else affine.shape[0]
     with on_device(x):
-        return _convolve(x, weight, bias, to, negative_slope, affine, input_slope, groups, False)[0]
+        return launch(x, weight, bias, to, negative_slope, affine, input_slope, groups, False)[0]
 
 
 @operator(
@@ -170,12 +198,11 @@ def convolution_statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``convolution`` without bias and activation, and its output's mean and variance over each of ``groups`` groups of
     images, (groups, C_out). The output is read by no other kernel for that."""
-    to = _Geometry(size, stride, padding, transposed)
+    to = Geometry(size, stride, padding, transposed)
     with on_device(x):
-        z, moments = _convolve(x, weight, None, to, 1.0, affine, input_slope, groups, True)
+        z, moments = launch(x, weight, None, to, 1.0, affine, input_slope, groups, True)
         channels = z.shape[1]
         mean, var = (x.new_empty((groups, channels), dtype=accumulation_dtype(x)) for _ in range(2))
-        assert moments is not None
         combine_tiles[grid(triton.cdiv(channels, _COMBINE_CHANNELS) * groups)](
             *moments,
             mean,

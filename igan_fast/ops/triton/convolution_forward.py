@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from igan_fast.ops.triton.common import INTERPRETED, places, sum_of
+from igan_fast.ops.triton.convolution_gradient import before_block, block_gradient
 from igan_fast.ops.triton.convolution_statistics import moments_of
 from igan_fast.ops.triton.norm_act_forward import leaky_relu
 
@@ -85,6 +86,9 @@ def convolve(
     slope,
     signs,
     pixels,
+    gradient,
+    before,
+    distance,
     TRANSPOSED: tl.constexpr,
     WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -96,7 +100,10 @@ def convolve(
     """y = LeakyReLU(convolution(x′) + bias), and where ``means`` is given the moments of each tile of y.
 
     x′ is x, or where ``affine`` is given LeakyReLU((x − mean) · scale + shift), rounded to x's dtype. Where ``signs``
-    is given, x is the gradient of a LeakyReLU's output, and x′ is the gradient of its input, rounded likewise.
+    is given, x is the gradient of a LeakyReLU's output, and x′ is the gradient of its input, rounded likewise. Where
+    ``gradient`` is given, x is the gradient of a block's LeakyReLU's input, and x′ that of its raw map
+    (``block_gradient``). Where ``before`` or ``distance`` is given, the result is the gradient of what the block takes,
+    and goes on to the block before (``before_block``).
 
     Args:
         bias: (C_out,), or None.
@@ -114,6 +121,8 @@ def convolve(
         pixels: None; or (rows of a block, columns of a block, colours, rows of the image, columns of the image). y is
             then an image, a position is a block of its pixels, and an output channel is the number of a pixel and a
             colour in the block.
+        gradient: None, or (raw, affine, mean_grads, slopes), as of ``block_gradient``; raw is as x.
+        before, distance: as of ``before_block``, or None; their maps are as y.
         WHOLE: whether K divides the input channels. A step then takes K channels of one tap; else a step's channels
             may belong to several taps.
     """
@@ -175,6 +184,10 @@ def convolve(
         if signs is not None:
             sign = tl.load(signs + base + moved, mask=there, other=0.0).to(ACC)
             a = leaky_relu(sign, a.to(ACC), sum_of(input_slope, ACC)).to(x.dtype.element_ty)
+        if gradient is not None:
+            v = tl.load(gradient[0] + base + moved, mask=there, other=0.0)
+            a = block_gradient(a, v, gradient, group, channel, channels, ACC, 0)
+            a = tl.where(there, a, 0.0).to(x.dtype.element_ty)
         of_tap = (at_y.to(tl.int64) * kernel_columns + at_x) * tap_stride
         offsets = of_tap + channel.to(tl.int64)[:, None] * in_stride + out_channel[None, :] * out_stride
         b = tl.load(weight + offsets, mask=some, other=0.0)
@@ -198,10 +211,16 @@ def convolve(
         offsets = of_block[:, None] + in_block[None, :]
     if bias is not None:
         acc += tl.load(bias + bias_channel, mask=out_exists, other=0.0).to(ACC)[None, :]
-    result = leaky_relu(acc, acc, sum_of(slope, ACC)).to(y.dtype.element_ty)
+    segment = group_tile * phases_y * phases_x + phase
+    if before is None and distance is None:
+        result = leaky_relu(acc, acc, sum_of(slope, ACC)).to(y.dtype.element_ty)
+    else:
+        dtype: tl.constexpr = y.dtype.element_ty
+        result = before_block(
+            acc, offsets, written, group, segment, out_channel, out_channels, before, distance, dtype, ACC
+        )
     tl.store(y + offsets, result, mask=written)
     if means is not None:
-        segment = group_tile * phases_y * phases_x + phase
         count = tl.sum(exists.to(tl.int32), axis=0)
         mean, m2 = moments_of(result.to(ACC), exists[:, None], count)
         tl.store(means + segment * out_channels + out_channel, mean, mask=out_exists)

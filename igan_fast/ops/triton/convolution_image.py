@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 from torch import Tensor
@@ -26,7 +26,16 @@ from torch import Tensor
 from igan_fast.ops.triton.common import grid, on_device, operator, two_floats
 from igan_fast.ops.triton.convolution_forward import convolve
 from igan_fast.ops.triton.convolution_image_kernels import convolve_image, pack_taps
-from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of, steps_of
+from igan_fast.ops.triton.convolution_launch import (
+    channels_last,
+    check_numbers,
+    groups_of,
+    new,
+    options_of,
+    steps_of,
+    with_registers,
+)
+from igan_fast.reference.ops import accumulation_dtype
 
 _COLUMNS = 64  # pixels and colours of a block, at most
 _BLOCK = 1024  # elements of a program that packs taps
@@ -125,37 +134,63 @@ def convolution_from_image(
         ValueError: shapes or dtypes that do not match.
         RuntimeError: the tensors are too large for one launch.
     """
+    with on_device(x):
+        return launch_from_image(x, weight, bias, size, stride, padding, negative_slope, 1, None)[0]
+
+
+def launch_from_image(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    negative_slope: float,
+    groups: int,
+    before: tuple[Any, ...] | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The result of ``convolution_from_image``.
+
+    Args:
+        groups: into which the images are divided.
+        before: (raw, affine, slope), as ``convolve_image`` takes it but for the sums, which are then returned too.
+    """
     _check(x, weight, 1)
     x, weight = channels_last(x), channels_last(weight)
     images, colours, height, width = x.shape
-    channels, positions = weight.shape[0], images * math.prod(size)
+    channels, positions = weight.shape[0], images // groups * math.prod(size)
     geometry = Geometry.of(weight.shape[2:], colours, stride, padding)
-    check_numbers(positions=positions, pixels=images * height * width, terms=geometry.kernel_rows * geometry.row_terms)
+    pixels = images // groups * height * width
+    check_numbers(positions=positions, pixels=pixels, terms=geometry.kernel_rows * geometry.row_terms)
     options = options_of(x, channels)
     del options["K"]
     tiles = triton.cdiv(positions, options["M"])
-    y = new(x, images, channels, *size)
-    with on_device(x):
-        convolve_image[grid(triton.cdiv(channels, options["N"]) * tiles)](
-            x,
-            weight,
-            None if bias is None else bias.contiguous(),
-            y,
-            images,
-            (height, width),
-            (*size, channels),
-            tiles,
-            two_floats(negative_slope),
-            GEOMETRY=tuple(geometry),
-            ROW=max(_LEAST_ROW, triton.next_power_of_2(geometry.row_terms)),
-            **options,
-        )
-    return y
+    y, sums = new(x, images, channels, *size), []
+    if before is not None:
+        options = with_registers(options, options["N"])
+        sums = [x.new_empty((groups, tiles, channels), dtype=accumulation_dtype(x)) for _ in range(3)]
+        before = *before, *sums
+    convolve_image[grid(triton.cdiv(channels, options["N"]) * tiles * groups)](
+        x,
+        weight,
+        None if bias is None else bias.contiguous(),
+        y,
+        images // groups,
+        (height, width),
+        (*size, channels),
+        tiles,
+        two_floats(negative_slope),
+        before,
+        GEOMETRY=tuple(geometry),
+        ROW=max(_LEAST_ROW, triton.next_power_of_2(geometry.row_terms)),
+        **options,
+    )
+    return y, sums
 
 
 @operator(
     "convolution_to_image(Tensor x, Tensor weight, Tensor? bias, SymInt[] size, SymInt[] stride, SymInt[] padding, "
-    "float negative_slope, Tensor? signs=None, float signs_slope=1.0) -> Tensor"
+    "float negative_slope, Tensor? signs=None, float signs_slope=1.0, Tensor? affine=None) -> Tensor"
 )
 def convolution_to_image(
     x: Tensor,
@@ -167,6 +202,7 @@ def convolution_to_image(
     negative_slope: float,
     signs: Tensor | None = None,
     signs_slope: float = 1.0,
+    affine: Tensor | None = None,
 ) -> Tensor:
     """LeakyReLU(transposed convolution(x′, weight) + bias), channels_last: an image.
 
@@ -178,7 +214,9 @@ def convolution_to_image(
         bias: (colours,), or None.
         signs: as x. x is then the gradient of a LeakyReLU's output, ``signs`` has the signs of its input, and x′ is the
             gradient of its input, rounded to x's dtype. Without it x′ is x.
-        signs_slope: of that LeakyReLU, 0 or more.
+        signs_slope: of that LeakyReLU, 0 or more; or of the one of ``affine``.
+        affine: (groups, 3, C_in), as of ``convolution_affine``. x′ is then LeakyReLU(x normalised), rounded to x's
+            dtype.
 
     The other arguments are those of ``convolution_from_image``.
     """
@@ -189,8 +227,9 @@ def convolution_to_image(
     blocks = _Blocks.of(kernel, colours, stride, padding)
     taps, columns = math.prod(blocks.taps), math.prod(blocks.pixels) * colours
     block_size = tuple(triton.cdiv(n, p) for n, p in zip(size, blocks.pixels, strict=True))
-    positions = images * math.prod(block_size)
-    check_numbers(positions=positions, pixels=images * math.prod(size), terms=taps * channels)
+    groups = groups_of(x, affine)
+    positions = images // groups * math.prod(block_size)
+    check_numbers(positions=positions, pixels=images // groups * math.prod(size), terms=taps * channels)
     options, whole = steps_of(options_of(x, columns), taps, channels)
     options["num_warps"] = 8  # with 4, the offsets of the pixels take more registers than there are
     tiles = triton.cdiv(positions, options["M"])
@@ -210,16 +249,16 @@ def convolution_to_image(
             blocks.taps[1],
             BLOCK=_BLOCK,
         )
-        convolve[grid(triton.cdiv(columns, options["N"]) * tiles)](
+        convolve[grid(triton.cdiv(columns, options["N"]) * tiles * groups)](
             x,
             packed,
             None if bias is None else bias.contiguous(),
-            None,
+            None if affine is None else affine.contiguous(),
             y,
             None,
             None,
             None,
-            (images, height, width, channels),
+            (images // groups, height, width, channels),
             (*block_size, columns),
             blocks.taps,
             blocks.step,
@@ -230,6 +269,9 @@ def convolution_to_image(
             two_floats(negative_slope),
             None if signs is None else channels_last(signs),
             (*blocks.pixels, colours, *size),
+            None,
+            None,
+            None,
             TRANSPOSED=False,
             WHOLE=whole,
             **options,

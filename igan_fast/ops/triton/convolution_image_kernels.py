@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 
 from igan_fast.ops.triton.common import places, program, sum_of
-from igan_fast.ops.triton.convolution_forward import add_product
+from igan_fast.ops.triton.convolution_forward import activated, add_product
+from igan_fast.ops.triton.convolution_gradient import before_block
 from igan_fast.ops.triton.norm_act_forward import leaky_relu
 
 
@@ -49,6 +50,7 @@ def convolve_image(
     out_sizes,
     tiles,
     slope,
+    before,
     GEOMETRY: tl.constexpr,
     ROW: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -58,20 +60,25 @@ def convolve_image(
 ):
     """y = LeakyReLU(convolution(image) + bias). A program computes N channels of M positions.
 
+    Where ``before`` is given, the result is the gradient of what a convolution to an image takes, and goes on to the
+    block before (``before_block``).
+
     Args:
         weight: (C_out, rows, columns, colours), contiguous.
         bias: (C_out,), or None.
-        images: their number.
+        images: of a group.
         sizes: (height, width) of the image.
         out_sizes: (height, width, channels) of y.
-        tiles: of M positions.
+        tiles: of M positions, of a group.
+        before: as of ``before_block``, or None; its map is as y.
         GEOMETRY: as of ``load_row``.
     """
     out_height, out_width, out_channels = out_sizes
-    block, tile, _ = places(tl.cdiv(out_channels, N), tiles)
+    block, tile, group = places(tl.cdiv(out_channels, N), tiles)
     m = (tile * M).to(tl.int32) + tl.arange(0, M)
     j, i, number = m % out_width, m // out_width % out_height, m // out_width // out_height
     exists = number < images
+    number = group * images + number
     out_channel = block * N + tl.arange(0, N)
     out_exists = out_channel < out_channels
     term = tl.arange(0, ROW)
@@ -85,9 +92,18 @@ def convolve_image(
         acc = add_product(acc, a, b, PRECISION)
     if bias is not None:
         acc += tl.load(bias + out_channel, mask=out_exists, other=0.0).to(ACC)[None, :]
-    result = leaky_relu(acc, acc, sum_of(slope, ACC)).to(y.dtype.element_ty)
-    position = (tile * M + tl.arange(0, M))[:, None]
-    tl.store(y + position * out_channels + out_channel[None, :], result, mask=exists[:, None] & out_exists[None, :])
+    position = group * images * out_height * out_width + tile * M + tl.arange(0, M)
+    offsets = position[:, None] * out_channels + out_channel[None, :]
+    written = exists[:, None] & out_exists[None, :]
+    if before is None:
+        result = leaky_relu(acc, acc, sum_of(slope, ACC)).to(y.dtype.element_ty)
+    else:
+        dtype: tl.constexpr = y.dtype.element_ty
+        segment = group * tiles + tile
+        result = before_block(
+            acc, offsets, written, group, segment, out_channel, out_channels, before, None, dtype, ACC
+        )
+    tl.store(y + offsets, result, mask=written)
 
 
 @triton.jit
@@ -127,6 +143,8 @@ def image_weight_gradient(
     sizes,
     steps,
     slope,
+    affine,
+    segments,
     GEOMETRY: tl.constexpr,
     ROW: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -135,17 +153,21 @@ def image_weight_gradient(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """partial (segments, C, rows · numbers in a row) = Σ over the segment's positions of features′ · image, and where
-    ``sums`` (segments, C) is given the sums of features′.
+    """partial (groups · segments, C, rows · numbers in a row) = Σ over the segment's positions of features′ · image,
+    and where ``sums`` (groups · segments, C) is given the sums of features′.
 
     features′ is ``features``, or where ``signs`` is given the gradient of a LeakyReLU's input whose output has the
-    gradient ``features``, rounded to its dtype.
+    gradient ``features``, or where ``affine`` is given LeakyReLU((features − mean) · scale + shift); rounded to its
+    dtype.
 
     Args:
         signs: as features, with the signs of the LeakyReLU's input, or None.
-        out_sizes: (images, height, width, channels) of the features.
+        out_sizes: (images of a group, height, width, channels) of the features.
         sizes: (height, width) of the image.
         steps: of K positions, in a segment.
+        slope: of the LeakyReLU.
+        affine: (groups, 3, C): mean, scale and shift, or None.
+        segments: of a group.
     """
     images, out_height, out_width, channels = out_sizes
     block_m, block_n, segment = places(tl.cdiv(channels, M), tl.cdiv(GEOMETRY[0] * ROW, N))
@@ -154,7 +176,8 @@ def image_weight_gradient(
     column = (block_n * N).to(tl.int32) + tl.arange(0, N)
     row, term = column // ROW, column % ROW
     in_kernel = (row < GEOMETRY[0])[None, :]
-    begin = (segment * steps * K).to(tl.int32)
+    group = segment // segments
+    begin = (segment % segments * steps * K).to(tl.int32)
 
     acc = tl.zeros((M, N), dtype=ACC)
     total = tl.zeros((K, M), dtype=ACC)  # one sum for each position of a step, added up at the end
@@ -162,12 +185,17 @@ def image_weight_gradient(
         k = start + tl.arange(0, K)
         j, i, number = k % out_width, k // out_width % out_height, k // out_width // out_height
         exists = number < images
-        at = k.to(tl.int64)[:, None] * channels + channel[None, :]
+        number = group * images + number
+        position = group * images * out_height * out_width + k
+        at = position[:, None] * channels + channel[None, :]
         there = exists[:, None] & in_channels
         a = tl.load(features + at, mask=there, other=0.0)
         if signs is not None:
             sign = tl.load(signs + at, mask=there, other=0.0).to(ACC)
             a = leaky_relu(sign, a.to(ACC), sum_of(slope, ACC)).to(features.dtype.element_ty)
+        if affine is not None:
+            a = activated(a, affine, group, channel, channels, slope, ACC, 0)
+            a = tl.where(there, a, 0.0).to(features.dtype.element_ty)
         b = load_row(image, number, i, j, exists[:, None] & in_kernel, row[None, :], term, sizes, GEOMETRY)
         acc = add_product(acc, tl.trans(a), b, PRECISION)
         if sums is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from igan_fast.ops.triton.common import grid, on_device, operator, two_floats
 from igan_fast.ops.triton.convolution_image import Geometry, check_signs
 from igan_fast.ops.triton.convolution_image_kernels import add_many_segments, image_weight_gradient
-from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of
+from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, groups_of, new, options_of
 from igan_fast.reference.ops import accumulation_dtype
 
 _PROGRAMS = 512  # wanted number of programs: several for each multiprocessor
@@ -29,7 +29,7 @@ _LEAST = 16  # the smallest side of a product of tensor cores
 
 @operator(
     "convolution_image_weight_gradient(Tensor features, Tensor x, SymInt[] kernel, SymInt[] stride, SymInt[] padding, "
-    "bool sums, Tensor? signs=None, float signs_slope=1.0) -> (Tensor dweight, Tensor sums)"
+    "bool sums, Tensor? signs=None, float signs_slope=1.0, Tensor? affine=None) -> (Tensor dweight, Tensor sums)"
 )
 def convolution_image_weight_gradient(
     features: Tensor,
@@ -40,6 +40,7 @@ def convolution_image_weight_gradient(
     sums: bool,
     signs: Tensor | None = None,
     signs_slope: float = 1.0,
+    affine: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the weight of ``convolution_from_image`` or ``convolution_to_image``, and Σ features′.
 
@@ -52,7 +53,9 @@ def convolution_image_weight_gradient(
         sums: whether the sums are needed.
         signs: as features. They are then the gradient of a LeakyReLU's output, ``signs`` has the signs of its input,
             and features′ is the gradient of its input, rounded to their dtype. Without it features′ are the features.
-        signs_slope: of that LeakyReLU, 0 or more.
+        signs_slope: of that LeakyReLU, 0 or more; or of the one of ``affine``.
+        affine: (groups, 3, C), as of ``convolution_affine``. features′ is then LeakyReLU(features normalised), rounded
+            to their dtype.
 
     Returns:
         (C, colours, *kernel), channels_last; and (C,), or without ``sums`` (0,).
@@ -72,30 +75,33 @@ def convolution_image_weight_gradient(
     colours, height, width = x.shape[1:]
     geometry = Geometry.of(kernel, colours, stride, padding)
     row = triton.next_power_of_2(geometry.row_terms)
-    positions, terms = images * math.prod(size), geometry.kernel_rows * geometry.row_terms
-    check_numbers(positions=positions, pixels=images * height * width, terms=geometry.kernel_rows * row)
+    groups = groups_of(x, affine)
+    positions, terms = images // groups * math.prod(size), geometry.kernel_rows * geometry.row_terms
+    check_numbers(positions=positions, pixels=images // groups * height * width, terms=geometry.kernel_rows * row)
     options = options_of(x, geometry.kernel_rows * row)
     side = min(options["M"], _CHANNELS, max(_LEAST, triton.next_power_of_2(channels)))
     options |= {"M": side, "K": max(_LEAST, options["K"] // 2)}  # a longer step takes more registers than there are
     steps = triton.cdiv(positions, options["K"])
     parts = triton.cdiv(channels, side) * triton.cdiv(geometry.kernel_rows * row, options["N"])
-    per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts)))
+    per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts * groups)))
     segments = triton.cdiv(steps, per_segment)
     wide = accumulation_dtype(x)
     dweight, total = new(x, channels, colours, *kernel), x.new_empty((channels if sums else 0,))
-    partial = x.new_empty((segments, channels, terms), dtype=wide)
-    partial_sums = x.new_empty((segments, channels), dtype=wide) if sums else None
+    partial = x.new_empty((groups * segments, channels, terms), dtype=wide)
+    partial_sums = x.new_empty((groups * segments, channels), dtype=wide) if sums else None
     with on_device(x):
-        image_weight_gradient[grid(parts * segments)](
+        image_weight_gradient[grid(parts * segments * groups)](
             features,
             None if signs is None else channels_last(signs),
             x,
             partial,
             partial_sums,
-            (images, *size, channels),
+            (images // groups, *size, channels),
             (height, width),
             per_segment,
             two_floats(signs_slope),
+            None if affine is None else affine.contiguous(),
+            segments,
             GEOMETRY=tuple(geometry),
             ROW=row,
             **options,
@@ -103,6 +109,6 @@ def convolution_image_weight_gradient(
         for source, out in ((partial, dweight), (partial_sums, total)):
             if source is not None:
                 add_many_segments[grid(triton.cdiv(out.numel(), _BLOCK))](
-                    source, out, out.numel(), segments, BLOCK=_BLOCK, SEGMENTS=_SEGMENTS
+                    source, out, out.numel(), groups * segments, BLOCK=_BLOCK, SEGMENTS=_SEGMENTS
                 )
     return dweight, total

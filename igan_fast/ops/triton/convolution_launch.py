@@ -14,6 +14,7 @@ from igan_fast.ops.triton.common import triton_dtype
 _SIDE = 128  # rows of the part of a matrix product that a program computes, and its columns at most
 _WIDE_SIDE = 64  # the same for float64, and for float32 that is not rounded to tf32: larger parts spill registers
 _STEP_BYTES = 128  # of a row of a factor that a program reads at once
+FEW_COLUMNS = 64  # of the products of blocks' gradients; with more, they spill registers
 _LEAST = 16  # the smallest side of a product of tensor cores
 
 
@@ -50,6 +51,12 @@ def steps_of(options: dict[str, Any], taps: int, channels: int) -> tuple[dict[st
     return options | {"K": shortest, "num_warps": options["M"] // 16}, False
 
 
+def with_registers(options: dict[str, Any], columns: int) -> dict[str, Any]:
+    """The options of a product whose factors are computed while they are read, or that has more to do with its result:
+    with at most so many columns and with more warps, because each thread has to hold more numbers."""
+    return options | {"N": min(options["N"], columns), "num_warps": 8}
+
+
 def check_numbers(**numbers: int) -> None:
     """Check what the kernels keep in 32 bits.
 
@@ -72,3 +79,41 @@ def channels_last(x: Tensor) -> Tensor:
 def new(x: Tensor, *shape: int) -> Tensor:
     """A new channels_last tensor of x's dtype and device."""
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def groups_of(x: Tensor, *affines: Tensor | None) -> int:
+    """The number of groups into which the images are divided: that of the affines (groups, 3, C); 1 without any.
+
+    Raises:
+        ValueError: two of them differ, or do not divide the number of images.
+    """
+    counts = {affine.shape[0] for affine in affines if affine is not None} or {1}
+    if len(counts) > 1 or x.shape[0] % max(counts):
+        raise ValueError(
+            f"found {x.shape[0]} images and {sorted(counts)} groups; expected one number that divides them"
+        )
+    return counts.pop()
+
+
+def gradient_operand(
+    grad: Tensor, raw: Tensor | None, affine: Tensor | None, terms: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """The kernels' argument ``gradient``; None if ``grad`` is that of the convolution's output itself.
+
+    Raises:
+        ValueError: some of the three are missing, or do not fit ``grad``.
+    """
+    if raw is None and affine is None and terms is None:
+        return None
+    if raw is None or affine is None or terms is None:
+        raise ValueError("raw, affine and terms: some are None; expected all or none")
+    groups, channels = affine.shape[0], grad.shape[1]
+    if raw.shape != grad.shape or raw.dtype != grad.dtype:
+        raise ValueError(f"raw is {tuple(raw.shape)} in {raw.dtype}; expected {tuple(grad.shape)} in {grad.dtype}")
+    if affine.shape != (groups, 3, channels) or terms.shape != (2, groups, channels):
+        raise ValueError(
+            f"affine has shape {tuple(affine.shape)}, terms {tuple(terms.shape)}; expected (groups, 3, {channels}) and "
+            f"(2, groups, {channels})"
+        )
+    mean_grads, slopes = terms.contiguous().unbind()
+    return channels_last(raw), affine.contiguous(), mean_grads, slopes

@@ -18,7 +18,17 @@ from torch import Tensor
 
 from igan_fast.ops.triton.common import grid, on_device, operator, places, program, two_floats
 from igan_fast.ops.triton.convolution_forward import activated, add_product
-from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, new, options_of
+from igan_fast.ops.triton.convolution_gradient import block_gradient
+from igan_fast.ops.triton.convolution_launch import (
+    FEW_COLUMNS,
+    channels_last,
+    check_numbers,
+    gradient_operand,
+    groups_of,
+    new,
+    options_of,
+    with_registers,
+)
 from igan_fast.reference.ops import accumulation_dtype
 
 _PROGRAMS = 512  # wanted number of programs: several for each multiprocessor
@@ -30,6 +40,7 @@ def weight_gradient(
     small,
     large,
     affine,
+    gradient,
     partial,
     sizes,
     large_sizes,
@@ -40,7 +51,7 @@ def weight_gradient(
     segments,
     steps,
     slope,
-    AFFINE: tl.constexpr,
+    X: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
     M: tl.constexpr,
@@ -50,12 +61,15 @@ def weight_gradient(
     """partial (groups · segments, A, columns) = the sums of the segments: ``steps`` times K positions each.
 
     Args:
-        affine: (groups, 3, channels): mean, scale and shift. LeakyReLU((v − mean) · scale + shift), rounded to v's
-            dtype, is then taken for the side that AFFINE names, "small" or "large". None without AFFINE.
+        affine: None; or (groups, 3, channels) with mean, scale and shift. For the side that is the convolution's input,
+            LeakyReLU((v − mean) · scale + shift) is then taken, rounded to v's dtype.
+        gradient: None; or (raw, affine, mean_grads, slopes), as of ``block_gradient``. The other side is then the
+            gradient of a block's LeakyReLU's input, and that of its raw map is taken, rounded likewise.
         sizes: (images of a group, h, w, A) of the smaller side.
         large_sizes: (H, W, B).
         columns: taps · B.
         segments: of a group.
+        X: the side that is the convolution's input, "small" or "large".
     """
     images, height, width, channels = sizes
     large_height, large_width, large_channels = large_sizes
@@ -78,17 +92,28 @@ def weight_gradient(
         exists = image < images
         position = ((group * images + image) * height + i) * width + j
         a_exists = in_channels & exists[None, :]
-        a = tl.load(small + position[None, :] * channels + channel[:, None], mask=a_exists, other=0.0)
+        at_a = position[None, :] * channels + channel[:, None]
+        a = tl.load(small + at_a, mask=a_exists, other=0.0)
         row, place = i[:, None] * stride_y + tap_y, j[:, None] * stride_x + tap_x
         inside = (row >= 0) & (row < large_height) & (place >= 0) & (place < large_width)
         b_exists = exists[:, None] & in_columns & inside
         in_image = ((group * images + image)[:, None] * large_height + row) * large_width + place
-        b = tl.load(large + in_image * large_channels + large_channel[None, :], mask=b_exists, other=0.0)
-        if AFFINE == "small":
-            a = activated(a, affine, group, channel, channels, slope, ACC, 1)
+        at_b = in_image * large_channels + large_channel[None, :]
+        b = tl.load(large + at_b, mask=b_exists, other=0.0)
+        if affine is not None:
+            if X == "small":
+                a = activated(a, affine, group, channel, channels, slope, ACC, 1)
+            else:
+                b = activated(b, affine, group, large_channel, large_channels, slope, ACC, 0)
+        if gradient is not None:
+            if X == "small":
+                v = tl.load(gradient[0] + at_b, mask=b_exists, other=0.0)
+                b = block_gradient(b, v, gradient, group, large_channel, large_channels, ACC, 0)
+            else:
+                v = tl.load(gradient[0] + at_a, mask=a_exists, other=0.0)
+                a = block_gradient(a, v, gradient, group, channel, channels, ACC, 1)
+        if affine is not None or gradient is not None:
             a = tl.where(a_exists, a, 0.0).to(small.dtype.element_ty)
-        if AFFINE == "large":
-            b = activated(b, affine, group, large_channel, large_channels, slope, ACC, 0)
             b = tl.where(b_exists, b, 0.0).to(large.dtype.element_ty)
         acc = add_product(acc, a, b, PRECISION)
     offsets = (segment * channels + channel)[:, None] * columns + column[None, :]
@@ -111,7 +136,8 @@ def add_segments(partial, out, numel, segments, BLOCK: tl.constexpr):
 
 @operator(
     "convolution_weight_gradient(Tensor grad, Tensor x, SymInt[] kernel, SymInt[] stride, SymInt[] padding, "
-    "bool transposed, Tensor? affine=None, float input_slope=1.0) -> Tensor"
+    "bool transposed, Tensor? affine=None, float input_slope=1.0, Tensor? raw=None, Tensor? raw_affine=None, "
+    "Tensor? terms=None) -> Tensor"
 )
 def convolution_weight_gradient(
     grad: Tensor,
@@ -122,12 +148,16 @@ def convolution_weight_gradient(
     transposed: bool,
     affine: Tensor | None = None,
     input_slope: float = 1.0,
+    raw: Tensor | None = None,
+    raw_affine: Tensor | None = None,
+    terms: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the weight of ``convolution(x, …)``, in the weight's shape and channels_last.
 
     Args:
         grad: (N, C_out, *size), the gradient of the output without LeakyReLU; of x's dtype.
         kernel: height and width of the weight.
+        raw, raw_affine, terms: as of ``convolution_block_gradient``, of the output; or None.
 
     The other arguments are those of ``convolution``.
     """
@@ -137,13 +167,16 @@ def convolution_weight_gradient(
             "dimensions, one dtype and the same number of images"
         )
     small, large = (channels_last(t) for t in ((x, grad) if transposed else (grad, x)))
+    gradient = gradient_operand(grad, raw, raw_affine, terms)
     images, channels, height, width = small.shape
     large_channels = large.shape[1]
-    groups = 1 if affine is None else affine.shape[0]
+    groups = groups_of(x, affine, raw_affine)
     columns = math.prod(kernel) * large_channels
     positions = images // groups * height * width
     check_numbers(positions=positions, columns=columns)
     options = options_of(x, columns)
+    if gradient is not None:
+        options = with_registers(options, FEW_COLUMNS)
     steps = triton.cdiv(positions, options["K"])
     parts = triton.cdiv(channels, options["M"]) * triton.cdiv(columns, options["N"])
     per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts * groups)))
@@ -155,6 +188,7 @@ def convolution_weight_gradient(
             small,
             large,
             affine,
+            gradient,
             partial,
             (images // groups, height, width, channels),
             (*large.shape[2:], large_channels),
@@ -165,7 +199,7 @@ def convolution_weight_gradient(
             segments,
             per_segment,
             two_floats(input_slope),
-            AFFINE="" if affine is None else "small" if transposed else "large",
+            X="small" if transposed else "large",
             **options,
         )
         add_segments[grid(triton.cdiv(out.numel(), _BLOCK))](

@@ -7,6 +7,7 @@ the mask.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.triton.common import grid, on_device, operator, program, sum_of, triton_dtype, two_floats
 from igan_fast.reference.ops import accumulation_dtype
 
-_BLOCK = 4096  # elements of one program, a multiple of 64
+BLOCK_ELEMENTS = 4096  # elements of one program, a multiple of 64
 _MAX_PAIRS = 16  # of one launch; the kernel is compiled for each number of pairs
 _MAX_DIMS = 6  # of a pair whose sides differ in layout, after dimensions that are contiguous in both are merged
 
@@ -149,12 +150,17 @@ def _layout(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor, tuple[Any, Any,
     return fake, real, (sizes, fake_strides, real_strides)
 
 
-def _starts(numels: list[int]) -> tuple[int, ...]:
+def program_starts(numels: list[int]) -> tuple[int, ...]:
     """The first program of each pair, and at the end the number of programs."""
     starts = [0]
     for numel in numels:
-        starts.append(starts[-1] + triton.cdiv(numel, _BLOCK))
+        starts.append(starts[-1] + triton.cdiv(numel, BLOCK_ELEMENTS))
     return tuple(starts)
+
+
+def sign_mask_starts(numels: list[int]) -> tuple[int, ...]:
+    """The first byte of each pair's sign mask, and at the end the number of bytes."""
+    return tuple(itertools.accumulate(map(sign_mask_bytes, numels), initial=0))
 
 
 @operator("feature_l1(Tensor[] fake, Tensor[] real, float[] weights, bool save_signs) -> (Tensor loss, Tensor signs)")
@@ -162,16 +168,14 @@ def feature_l1(fake: list[Tensor], real: list[Tensor], weights: list[float], sav
     """See ``igan_fast.ops.feature_l1``."""
     wide = accumulation_dtype(*fake, *real)
     loss = fake[0].new_zeros((), dtype=torch.float64)
-    mask_starts = [0]
-    for tensor in fake:
-        mask_starts.append(mask_starts[-1] + (sign_mask_bytes(tensor.numel()) if save_signs else 0))
+    mask_starts = sign_mask_starts([f.numel() if save_signs else 0 for f in fake])
     signs = fake[0].new_empty((mask_starts[-1],), dtype=torch.uint8)
     with on_device(loss):
         for begin in range(0, len(fake), _MAX_PAIRS):
             chunk = slice(begin, begin + _MAX_PAIRS)
             pairs = [_layout(f, r) for f, r in zip(fake[chunk], real[chunk], strict=True)]
             numels = [f.numel() for f, _, _ in pairs]
-            starts = _starts(numels)
+            starts = program_starts(numels)
             partial = loss.new_empty((starts[-1],), dtype=wide)
             if starts[-1]:
                 forward[grid(starts[-1])](
@@ -179,13 +183,13 @@ def feature_l1(fake: list[Tensor], real: list[Tensor], weights: list[float], sav
                     tuple(r for _, r, _ in pairs),
                     tuple(numels),
                     starts,
-                    tuple(mask_starts[chunk]),
+                    mask_starts[chunk],
                     tuple(shape for _, _, shape in pairs),
                     partial,
                     signs,
                     SAVE=save_signs,
                     ACC=triton_dtype(wide),
-                    BLOCK=_BLOCK,
+                    BLOCK=BLOCK_ELEMENTS,
                     num_warps=8,
                 )
             scales = [w / n if n else float("nan") for w, n in zip(weights[chunk], numels, strict=True)]
@@ -207,7 +211,7 @@ def feature_l1_backward(
     with on_device(signs):
         for begin in range(0, len(outputs), _MAX_PAIRS):
             chunk = slice(begin, begin + _MAX_PAIRS)
-            starts = _starts(numels[chunk])
+            starts = program_starts(numels[chunk])
             if starts[-1]:
                 backward[grid(starts[-1])](
                     tuple(outputs[chunk]),
@@ -218,7 +222,7 @@ def feature_l1_backward(
                     grad,
                     signs,
                     ACC=triton_dtype(dtype),
-                    BLOCK=_BLOCK,
+                    BLOCK=BLOCK_ELEMENTS,
                     num_warps=8,
                 )
     return outputs

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from operator_samples import dispatched
 from oracles import error
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -84,8 +87,38 @@ def test_without_triton_others_are_chosen(asked: None, monkeypatch: pytest.Monke
 
 def test_an_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "_CHOICE", "cudnn")
-    with pytest.raises(ValueError, match="IGAN_FAST_CONVOLUTION is 'cudnn'; expected one of auto, triton, measure"):
+    with pytest.raises(ValueError, match="'cudnn'; expected one of auto, triton, measure, blocks"):
         plan_of(*given()[:2], None, given()[2])
+
+
+def test_it_is_chosen_with_blocks_too(asked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions that are no part of a network of blocks, such as those of evaluation."""
+    monkeypatch.setattr(triton, "_CHOICE", "blocks")
+    assert plan_of(*given()[:2], None, given()[2]).implementation.name == "triton"
+
+
+SAMPLES = {
+    name: calls
+    for name, calls in dispatched(torch.device("cpu")).items()
+    if name.startswith("convolution") or name == "feature_l1_raw"
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_tensors_without_data_have_the_same_shapes(name: str) -> None:
+    assert name in common.OPERATORS
+    operator, mode = getattr(torch.ops.igan_fast_triton, name), FakeTensorMode()
+
+    def described(results: object) -> list[tuple[object, ...]]:
+        return [(t.shape, t.stride(), t.dtype) for t in tree_leaves(results)]
+
+    for arguments in SAMPLES[name]:
+        with torch.no_grad():
+            real = operator(*arguments)
+            fakes = tree_map_only(Tensor, mode.from_tensor, arguments)
+            with mode:
+                fake = operator(*fakes)
+        assert described(real) == described(fake)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -21,6 +21,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from igan_fast.ops.triton import (
     common,
     convolution,
+    convolution_blocks,
     convolution_image,
     convolution_image_weight,
     convolution_launch,
@@ -112,6 +113,29 @@ def test_what_convolutions_of_an_image_read_and_write(counted: Counter[str]) -> 
     assert counted.pop("read") == 4 * weight.numel() + 64 * window + packed
     assert counted.pop("written") == packed + image.numel()
     assert window * 64 <= 4 * features.numel()
+
+
+def test_what_the_gradient_of_a_block_reads_and_writes(counted: Counter[str]) -> None:
+    """Beside the plain input gradient it reads the block's raw map where it reads the gradient, and the raw map before
+    once; it writes three sums for each channel and tile."""
+    x, weight, grad = layer(1, 64)
+    plain_arguments = grad, weight, (16, 16), *GEOMETRY, True
+    convolution.convolution(grad, weight, None, (16, 16), *GEOMETRY, True, 1.0)
+    plain = Counter(counted)
+    counted.clear()
+    affine, var, terms = torch.rand(1, 3, 64), torch.rand(1, 64), torch.rand(2, 1, 64)
+    of_block = [t.double() for t in (affine, terms)]
+    convolution_blocks.convolution_block_gradient(
+        *plain_arguments, grad, *of_block, x, affine.double(), var.double(), 0.2, 1e-5, None, None, 1.0
+    )
+    tiles = 4  # one for each phase
+    sums, combined = 3 * tiles * 64, 4 * 64
+    assert counted["operations"] == plain["operations"]
+    assert counted["written"] == plain["written"] + sums + combined
+    of_grad = plain["read"] - 25 * 64 * 64 * (tiles // 4)  # each tap's weights are read in one phase
+    steps = 25 * 64 // 16
+    channels = 4 * 16 * steps + 3 * 64 * tiles  # of each step, and of the map before
+    assert counted["read"] == plain["read"] + of_grad + x.numel() + channels + sums + 64
 
 
 def test_the_operations_of_all_layers_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:

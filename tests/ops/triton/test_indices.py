@@ -32,10 +32,12 @@ from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.triton import (
     common,
     convolution,
+    convolution_blocks,
     convolution_image,
     convolution_image_weight,
     convolution_weight,
     feature_l1,
+    feature_l1_raw,
     gather_images,
     norm_act,
     norm_act_launches,
@@ -148,7 +150,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     # So that no program loops for long.
     for name, value in (("_TILE", 2**16), ("_COMBINE_SEGMENTS", 2**10), ("_PROGRAMS", 2**13)):
         monkeypatch.setattr(norm_act_launches, name, value)
-    monkeypatch.setattr(convolution, "_COMBINE_SEGMENTS", 2**15)
+    for module in (convolution, convolution_blocks):
+        monkeypatch.setattr(module, "_COMBINE_SEGMENTS", 2**15)
     monkeypatch.setattr(convolution_weight, "_PROGRAMS", 2**12)
     monkeypatch.setattr(convolution_image_weight, "_PROGRAMS", 2**19)
     monkeypatch.setattr(convolution_image_weight, "_SEGMENTS", 2**14)
@@ -270,6 +273,36 @@ def test_convolution(seen: Seen, channels: int) -> None:
         convolution_weight.convolution_weight_gradient(small, large, (3, 3), stride, padding, False)
         assert seen["weight_gradient.large"] == (0, large.numel() - 1)
         assert seen["add_segments.out"] == (0, weight.numel() - 1)
+
+
+def test_blocks(seen: Seen) -> None:
+    stride, padding, side, groups = (2, 2), (1, 1), 4608, 2
+    large, small, weight = meta(2, 64, side, side), meta(2, 256, side // 2, side // 2), meta(256, 64, 3, 3)
+    wide = {"dtype": torch.float32}
+    of_large, of_small = ((meta(groups, 3, c, **wide), meta(groups, c, **wide)) for c in (64, 256))
+    terms = meta(2, groups, 256, **wide)
+    signs, one = meta(sign_mask_bytes(large.numel()), dtype=torch.uint8), meta(**wide)
+    gradient = small, of_small[0], terms
+    convolution_blocks.convolution_block_gradient(
+        small, weight, (side, side), stride, padding, True, *gradient, large, *of_large, 0.2, 1e-5, signs, one, 0.5
+    )
+    assert seen["convolve.y"] == seen["convolve.before"] == (0, large.numel() - 1)
+    assert seen["convolve.gradient"] == (0, small.numel() - 1)
+    assert seen["convolve.distance"] == (0, signs.numel() - 1)
+    convolution_weight.convolution_weight_gradient(
+        small, large, (3, 3), stride, padding, False, of_large[0], 0.2, *gradient
+    )
+    assert seen["weight_gradient.gradient"] == (0, small.numel() - 1)
+    assert seen["weight_gradient.affine"] == (0, of_large[0].numel() - 1)
+    picture, of_picture = meta(2, 3, 2 * side, 2 * side), meta(64, 3, 5, 5)
+    convolution_blocks.convolution_image_block_gradient(
+        picture, of_picture, (side, side), (2, 2), (2, 2), large, *of_large, 0.0, 1e-5
+    )
+    assert seen["convolve_image.before"] == seen["convolve_image.y"] == (0, large.numel() - 1)
+    feature_l1_raw.feature_l1_raw([large], [large], [of_large[0]], [of_large[0]], [0.2], [0.2], [1.0])
+    for where in ("fakes", "reals"):
+        assert seen[f"forward_raw.{where}"] == (0, large.numel() - 1), where
+    assert seen["forward_raw.masks"] == (0, signs.numel() - 1)
 
 
 def test_convolution_of_images(seen: Seen) -> None:

@@ -1,0 +1,19 @@
+"""Networks of blocks as one autograd node, in Triton: each block's activation is computed where it is read.
+
+A block is a convolution, a normalisation by the batch's statistics and a LeakyReLU. Of each block one tensor is
+written, the convolution's output (its raw map). The statistics are computed in the same launch. The next convolution
+reads the raw map, and normalises and activates what it reads; so do the weight's gradient and the L1 distance of two
+maps. In the backward pass one tensor is written for each block too, the gradient of the LeakyReLU's input
+(``igan_fast.ops.triton.convolution_gradient``).
+
+``IGAN_FAST_CONVOLUTION=blocks`` asks for it, and the training step uses it then.
+
+- ``description``: blocks and their maps
+- ``network``: the functions that compute a network of blocks
+- ``node``: its autograd node
+"""
+
+from igan_fast.ops.blocks.description import Block, Features, Norm, RawMap
+from igan_fast.ops.blocks.network import block_features, block_image, can_run_blocks
+
+__all__ = ["Block", "Features", "Norm", "RawMap", "block_features", "block_image", "can_run_blocks"]

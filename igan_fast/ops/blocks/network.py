@@ -1,0 +1,141 @@
+"""The functions that compute a network of blocks. Both are differentiable once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops import backend
+from igan_fast.ops.blocks.description import Block, Features, Norm, RawMap
+from igan_fast.ops.blocks.node import Network, Plan
+from igan_fast.ops.convolution import ConvSettings, asked_for
+from igan_fast.ops.convolution.plan import Problem
+from igan_fast.ops.convolution.triton import operators, takes
+from igan_fast.ops.norm_act import check_arguments, launchable
+
+__all__ = ["block_features", "block_image", "can_run_blocks"]
+
+
+def can_run_blocks(x: Tensor, convolutions: Sequence[tuple[ConvSettings, Tensor]], *others: Tensor | None) -> bool:
+    """Whether blocks are asked for (``IGAN_FAST_CONVOLUTION``), and Triton's kernels can compute these.
+
+    They cannot under a compiler, and where PyTorch's own functions have to compute the result
+    (``backend.plain_only``).
+
+    Args:
+        x: the input (N, C, H, W) of the first convolution.
+        convolutions: settings and weight of each.
+        others: the other tensors that take part.
+    """
+    if asked_for() != "blocks" or torch.compiler.is_compiling() or x.dim() != 4 or not x.numel():
+        return False
+    if backend.plain_only(x, *(weight for _, weight in convolutions), *others):
+        return False
+    dtype, shape = _dtype_of(x), x.shape
+    for settings, weight in convolutions:
+        channels, out = settings.channels(weight) if weight.dim() == 4 else (0, 0)
+        converted = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        if not (
+            (converted or weight.dtype == x.dtype)
+            and weight.numel()
+            and weight.device == x.device
+            and shape[1] == channels
+        ):
+            return False
+        problem = Problem(
+            settings,
+            native=False,
+            input_shape=shape,
+            weight_shape=weight.shape,
+            input_dtype=dtype,
+            weight_dtype=dtype,
+            device=x.device.type,
+            weight_contiguous=False,
+            bias=False,
+            activation=False,
+            differentiable=False,
+            triton=True,
+        )
+        size = settings.output_size(shape, weight.shape)
+        if min(size) < 1 or not takes(problem):
+            return False
+        shape = torch.Size((shape[0], out, *size))
+        if not launchable(backend.TRITON, torch.device("cuda"), shape, 1, film=False):
+            return False
+    return True
+
+
+def block_features(x: Tensor, blocks: Sequence[Block], targets: Sequence[RawMap] | None = None) -> Features:
+    """The feature maps of blocks, one after the other.
+
+    Args:
+        x: (N, C, H, W), of a floating dtype: an activation. Under autocast it is converted, as the weights are.
+        blocks: at least one. The running statistics of their normalisations are updated.
+        targets: maps of the shapes of x and of the blocks' outputs, to which the distance is computed. They are not
+            differentiated.
+
+    Raises:
+        ValueError: as ``norm_act``; or a target has another shape.
+    """
+    dtype = _dtype_of(x)
+    x = x.to(dtype)
+    blocks = _prepared(x, blocks)
+    if targets is not None:
+        shape = x.shape
+        shapes = [shape, *((shape := block.output_shape(shape)) for block in blocks)]
+        for index, (target, expected) in enumerate(zip(targets, shapes, strict=True)):
+            if target.y.shape != expected:
+                raise ValueError(f"target {index} has shape {tuple(target.y.shape)}; expected {tuple(expected)}")
+    plan = Plan(operators(), blocks, None, None, targets)
+    last, distance, *maps = _apply(plan, x, None, None)
+    raw = [RawMap(x.detach())]
+    for block, y, affine in zip(blocks, maps[::2], maps[1::2], strict=True):
+        raw.append(RawMap(y, affine, block.norm.negative_slope))
+    return Features(last, raw, distance if targets is not None else None)
+
+
+def block_image(
+    x: Tensor, norm: Norm, blocks: Sequence[Block], weight: Tensor, bias: Tensor | None, settings: ConvSettings
+) -> Tensor:
+    """The image (N, colours, H', W') that a transposed convolution makes of the last map of blocks.
+
+    Args:
+        x: (N, C, H, W), of a floating dtype: ``norm`` normalises and activates it for the first block.
+        blocks: as of ``block_features``.
+        weight, bias, settings: of the transposed convolution to the image.
+
+    Raises:
+        ValueError: as ``norm_act``.
+    """
+    dtype = _dtype_of(x)
+    x = x.to(dtype)
+    check_arguments(x, x.shape[1], *norm[:4], norm.groups, None)
+    plan = Plan(operators(), _prepared(x, blocks), norm, settings, None)
+    image, *_ = _apply(plan, x, weight.to(dtype), None if bias is None else bias.to(dtype))
+    return image
+
+
+def _prepared(x: Tensor, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The blocks, checked, with their weights in x's dtype."""
+    for block in blocks:
+        channels = block.settings.channels(block.conv_weight)[1]
+        check_arguments(x, channels, *block.norm[:4], block.norm.groups, None)
+    return tuple(block._replace(conv_weight=block.conv_weight.to(x.dtype)) for block in blocks)
+
+
+def _dtype_of(x: Tensor) -> torch.dtype:
+    """The dtype of the computation."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def _apply(plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
+    head = plan.norm
+    parameters = [] if head is None else [head.weight, head.bias]
+    for block in plan.blocks:
+        parameters += [block.conv_weight, block.norm.weight, block.norm.bias]
+    found: tuple[Tensor, ...] = Network.apply(plan, x, weight, bias, *parameters)  # type: ignore[no-untyped-call]
+    return found
