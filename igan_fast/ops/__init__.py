@@ -5,6 +5,7 @@
   scale and a shift for each channel of each image
 - ``conv_norm_act``: a (transposed) convolution, then ``norm_act``
 - ``backends``: which implementations this machine has, and why the others are missing
+- ``explain``: which of them computes a convolution, and why
 
 Both normalisations can use the statistics of several processes (``process_group``).
 
@@ -51,7 +52,8 @@ A conditional block, whose result is scaled and shifted as a code (N, K) says:
 
 from igan_fast.ops.backend import backends
 from igan_fast.ops.conv_norm_act import conv_norm_act
+from igan_fast.ops.explain import explain
 from igan_fast.ops.feature_l1 import feature_l1
 from igan_fast.ops.norm_act import norm_act
 
-__all__ = ["backends", "conv_norm_act", "feature_l1", "norm_act"]
+__all__ = ["backends", "conv_norm_act", "explain", "feature_l1", "norm_act"]

@@ -50,6 +50,8 @@ class Dilated(Implementation):
     """Convolutions of the same dilation in both directions, whose padding is a multiple of it, and their gradients."""
 
     name = "dilated"
+    purpose = f"a dilated convolution of {MIN_CHANNELS} or more channels, as images for minimal filtering"
+    devices = ("cpu",)
     own_kernels = True
 
     def convolve(self, problem: Problem) -> Convolve | None:

@@ -32,7 +32,16 @@ from igan_fast.ops.convolution.triton import ALWAYS, Triton, asked_for
 from igan_fast.ops.convolution.triton_images import TritonImages
 from igan_fast.ops.convolution.winograd import Winograd
 
-__all__ = ["IMPLEMENTATIONS", "activation_gradients", "convolve", "gradients", "plan_of"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "activation_gradients",
+    "candidates",
+    "chosen",
+    "convolve",
+    "gradients",
+    "plan_of",
+    "problem_of",
+]
 
 #: In the order in which they are tried. PyTorch's convolution computes the problems that none of them can.
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
@@ -52,10 +61,12 @@ _ON_DEMAND = [each for each in IMPLEMENTATIONS if each.on_demand]
 
 
 class _GradientPlan(NamedTuple):
-    """The functions that were chosen for the gradients of a problem; None for PyTorch's."""
+    """The functions that were chosen for the gradients of a problem; None for PyTorch's. Then their implementations."""
 
     input_gradient: InputGradient | None
     weight_gradient: WeightGradient | None
+    of_input: Implementation = _PYTORCH
+    of_weight: Implementation = _PYTORCH
 
 
 _PYTORCH_GRADIENTS = _GradientPlan(None, None)
@@ -108,8 +119,23 @@ def plan_of(
     """
     if backend.plain_only(x, weight, bias):
         return Plan(settings, _PYTORCH, functools.partial(pytorch.convolve, settings))
+    problem = problem_of(x, weight, bias, settings, negative_slope, differentiable=differentiable, constant=constant)
+    return (_kept if _is_decided(problem) else _choose)(problem)
+
+
+def problem_of(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: ConvSettings,
+    negative_slope: float = 1.0,
+    *,
+    differentiable: bool = False,
+    constant: bool = False,
+) -> Problem:
+    """What the choice for ``convolve`` with these arguments depends on."""
     compiling = torch.compiler.is_compiling()
-    problem = Problem(
+    return Problem(
         settings,
         native=settings.native and backend.has_native_cpu(),
         input_shape=x.shape,
@@ -125,7 +151,6 @@ def plan_of(
         measured=_is_measured(x.device.type, differentiable or compiling),
         constant=constant or is_constant(weight),
     )
-    return (_kept if _is_decided(problem) else _choose)(problem)
 
 
 def gradients(
@@ -198,6 +223,24 @@ def activation_gradients(
     return run and run(grad, signs.to(grad.dtype), negative_slope, x, weight, input_spec, needs)
 
 
+def chosen(problem: Problem) -> dict[str, Implementation]:
+    """The implementations that compute a convolution and its gradients, by the names of ``Implementation``'s methods.
+
+    Args:
+        problem: of the convolution.
+    """
+    backward = problem._replace(bias=False, activation=False, input_dtype=problem.weight_dtype)
+    plan = _choose_gradients(backward)
+    forward = _choose(problem).implementation
+    return {"convolve": forward, "input_gradient": plan.of_input, "weight_gradient": plan.of_weight}
+
+
+def candidates(problem: Problem) -> list[Implementation]:
+    """The implementations that can be taken for a problem on its device, in the order in which they are tried."""
+    asked = problem.triton or problem.measured
+    return [each for each in _candidates(problem) if problem.device in each.devices and (asked or not each.on_demand)]
+
+
 def _gradient_problem(
     grad: Tensor, x: Tensor | None, weight: Tensor, settings: ConvSettings, input_spec: InputSpec
 ) -> Problem | None:
@@ -263,11 +306,13 @@ def _faster_plan(problem: Problem) -> Plan:
 def _choose_gradients(problem: Problem) -> _GradientPlan:
     if problem.measured:
         return _faster_gradients(problem._replace(measured=False))
-    input_gradient, weight_gradient = None, None
-    for implementation in _candidates(problem):
-        input_gradient = input_gradient or implementation.input_gradient(problem)
-        weight_gradient = weight_gradient or implementation.weight_gradient(problem)
-    return _GradientPlan(input_gradient, weight_gradient)
+    found = _PYTORCH_GRADIENTS
+    for each in _candidates(problem):
+        if found.input_gradient is None and (dx := each.input_gradient(problem)) is not None:
+            found = found._replace(input_gradient=dx, of_input=each)
+        if found.weight_gradient is None and (dweight := each.weight_gradient(problem)) is not None:
+            found = found._replace(weight_gradient=dweight, of_weight=each)
+    return found
 
 
 def _faster_gradients(problem: Problem) -> _GradientPlan:
@@ -276,9 +321,9 @@ def _faster_gradients(problem: Problem) -> _GradientPlan:
     for implementation in _ON_DEMAND:
         dx, dweight = implementation.input_gradient(asked), implementation.weight_gradient(asked)
         if dx is not None and measured.faster_input_gradient(problem, dx, other.input_gradient):
-            found = found._replace(input_gradient=dx)
+            found = found._replace(input_gradient=dx, of_input=implementation)
         if dweight is not None and measured.faster_weight_gradient(problem, dweight, other.weight_gradient):
-            found = found._replace(weight_gradient=dweight)
+            found = found._replace(weight_gradient=dweight, of_weight=implementation)
         if dx is not None or dweight is not None:
             break
     return found
@@ -289,7 +334,7 @@ def _choose_fused(problem: Problem, needs: tuple[bool, bool, bool]) -> Activatio
     found = (each.activation_gradients(asked) for each in _candidates(asked))
     run = next((each for each in found if each is not None), None)
     if run is not None and problem.measured:
-        apart = _choose_gradients(problem)
+        apart = _choose_gradients(problem)[:2]
         unmeasured = problem._replace(measured=False)
         return run if measured.faster_activation_gradients(unmeasured, run, *apart, needs) else None
     return run

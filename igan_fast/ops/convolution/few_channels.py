@@ -58,6 +58,8 @@ class FewChannels(Implementation):
     """
 
     name = "few channels"
+    purpose = f"a large strided convolution from or to at most {MAX_CHANNELS} channels, as a dense one, in half types"
+    devices = ("cuda",)
     composite = True
 
     def convolve(self, problem: Problem) -> Convolve | None:

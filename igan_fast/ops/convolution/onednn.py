@@ -25,6 +25,8 @@ class OneDNN(Implementation):
     """
 
     name = "onednn"
+    purpose = "a convolution with its bias and LeakyReLU, in float32 or bfloat16"
+    devices = ("cpu",)
 
     def convolve(self, problem: Problem) -> Convolve | None:
         settings = problem.settings

@@ -76,6 +76,8 @@ class Implementation:
 
     Attributes:
         name: for tests and reports.
+        purpose: what it computes, for a reader.
+        devices: the device types on which it can run.
         own_kernels: whether kernels of this package compute the convolution, and not PyTorch's.
         composite: whether it consists of several of PyTorch's differentiable functions. Autograd and compilers then
             record these functions, and autograd computes the gradients. For the other implementations,
@@ -84,6 +86,8 @@ class Implementation:
     """
 
     name: ClassVar[str]
+    purpose: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     own_kernels: ClassVar[bool] = False
     composite: ClassVar[bool] = False
     on_demand: ClassVar[bool] = False
@@ -99,6 +103,14 @@ class Implementation:
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
         """The gradient of the weight."""
         return None
+
+    def why(self, problem: Problem, computation: str, *, taken: bool) -> str:
+        """Why it is taken for a problem, or why not, for a reader.
+
+        Args:
+            computation: the name of one of the methods above.
+        """
+        return self.purpose if taken else f"only for {self.purpose}"
 
     def activation_gradients(self, problem: Problem) -> ActivationGradients | None:
         """The gradients of input, weight and bias of a convolution with a LeakyReLU, from that of the LeakyReLU's

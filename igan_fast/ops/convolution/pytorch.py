@@ -23,6 +23,7 @@ class PyTorch(Implementation):
     """PyTorch's convolution, then its LeakyReLU."""
 
     name = "pytorch"
+    purpose = "PyTorch's own convolution"
 
     def convolve(self, problem: Problem) -> Convolve:
         return functools.partial(convolve, problem.settings)

@@ -50,6 +50,8 @@ class Subpixel(Implementation):
     """
 
     name = "subpixel"
+    purpose = f"a transposed convolution to at most {MAX_CHANNELS} channels, without a LeakyReLU, as an ordinary one"
+    devices = ("cpu",)
     composite = True
 
     def convolve(self, problem: Problem) -> Convolve | None:

@@ -51,6 +51,7 @@ class Triton(Implementation):
     """Convolutions and transposed convolutions of images without groups and dilation, where Triton's kernels run."""
 
     name = "triton"
+    purpose = "a convolution of images without groups and dilation, in Triton"
     own_kernels = True
     on_demand = True
 

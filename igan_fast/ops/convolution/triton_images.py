@@ -32,6 +32,7 @@ class TritonImages(Implementation):
     dilation, where Triton's kernels run."""
 
     name = "triton, images"
+    purpose = "a convolution from or to the channels of an image, in Triton"
     own_kernels = True
     on_demand = True
 

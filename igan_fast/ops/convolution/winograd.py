@@ -42,7 +42,16 @@ from igan_fast.ops import backend
 from igan_fast.ops.constant import derived
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
-from igan_fast.ops.convolution.winograd_costs import Work, best_tile
+from igan_fast.ops.convolution.winograd_costs import (
+    FEWEST,
+    INSTRUCTION_SET,
+    MARGIN,
+    TILES,
+    Work,
+    best_tile,
+    is_small,
+    seconds_of,
+)
 from igan_fast.ops.layout import channels_first, channels_last, no_view
 
 __all__ = ["FILTERS", "Winograd", "filters_kept"]
@@ -79,6 +88,8 @@ class Winograd(Implementation):
     """
 
     name = "winograd"
+    purpose = "minimal filtering"
+    devices = ("cpu",)
     own_kernels = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
@@ -93,6 +104,23 @@ class Winograd(Implementation):
             return _convolve(x, weight, None if bias is None else bias.detach().contiguous(), negative_slope, call)
 
         return run
+
+    def why(self, problem: Problem, computation: str, *, taken: bool) -> str:
+        """The predicted times, or the condition that is not met."""
+        obstacle = _obstacle(problem)
+        if obstacle is not None:
+            return obstacle
+        if is_small(_work(problem)):
+            return f"only with {FEWEST:,} or more multiplications"
+        backward = computation == "input_gradient"
+        counted = "transposed" if problem.settings.transposed != backward else "convolution"
+        if computation == "weight_gradient":
+            counted = computation
+        layout = {"kept": problem.constant, "channels_last": not problem.weight_contiguous}
+        direct, *ways = (f"{1e3 * seconds:.3g} ms" for seconds in seconds_of(_work(problem), counted, **layout))
+        tiles = ", ".join(f"{time} with tiles of {tile} × {tile}" for tile, time in zip(TILES, ways, strict=True))
+        predicted = f"on one core ({INSTRUCTION_SET}) predicted {tiles}, {direct} by PyTorch's convolution"
+        return f"{self.purpose}; {predicted}" if taken else f"{predicted}, of which {MARGIN:.0%} is the limit"
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
         transposed = not problem.settings.transposed
@@ -171,38 +199,48 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def _applies(problem: Problem) -> bool:
-    """Whether the kernels can compute the convolution and its gradients."""
+def _obstacle(problem: Problem) -> str | None:
+    """Why the kernels cannot compute the convolution and its gradients; None if they can."""
     settings, weight_shape = problem.settings, problem.weight_shape
-    if not (
-        problem.native
-        and problem.device == "cpu"
-        and problem.input_dtype == problem.weight_dtype == torch.float32
-        and len(problem.input_shape) == len(weight_shape) == 4
-        and settings.groups == 1
-        and settings.dilation == [1, 1]
-        and weight_shape[2] == weight_shape[3]
-        and settings.stride[0] == settings.stride[1]
-        and settings.padding[0] == settings.padding[1]
-        and (weight_shape[2], settings.stride[0]) in FILTERS
-        and 0 <= settings.padding[0] < weight_shape[2]
-        and all(0 <= extra < (settings.stride[0] if settings.transposed else 1) for extra in settings.output_padding)
-        and problem.input_shape[1] == weight_shape[0 if settings.transposed else 1]
-        and min(weight_shape[:2]) >= MIN_CHANNELS
-    ):
-        return False
-    return min(problem.input_shape) > 0 and min(settings.output_size(problem.input_shape, weight_shape)) > 0
+    if problem.device != "cpu" or not problem.native:
+        return "its kernels are those of the C++ extension for CPUs"
+    if not problem.input_dtype == problem.weight_dtype == torch.float32:
+        return "only in float32"
+    if not len(problem.input_shape) == len(weight_shape) == 4:
+        return "only with two spatial dimensions"
+    if settings.groups != 1 or settings.dilation != [1, 1]:
+        return "only without groups and dilation"
+    kernel, stride, padding = weight_shape[2], settings.stride[0], settings.padding[0]
+    if not (kernel == weight_shape[3] and settings.stride == [stride] * 2 and settings.padding == [padding] * 2):
+        return "only with the same kernel size, stride and padding in both directions"
+    if (kernel, stride) not in FILTERS:
+        known = ", ".join(f"{size}×{size} of stride {by}" for size, by in FILTERS)
+        return f"only with the kernels {known}"
+    limit = stride if settings.transposed else 1
+    if not (0 <= padding < kernel and all(0 <= extra < limit for extra in settings.output_padding)):
+        return "only with a padding below the kernel size"
+    if min(weight_shape[:2]) < MIN_CHANNELS:
+        return f"only with {MIN_CHANNELS} or more channels on both sides"
+    if problem.input_shape[1] != weight_shape[0 if settings.transposed else 1]:
+        return "the weight is for other channels"
+    if min(problem.input_shape) < 1 or min(settings.output_size(problem.input_shape, weight_shape)) < 1:
+        return "the output is empty"
+    return None
 
 
 def _tile(problem: Problem, computation: str) -> int | None:
     """The size of the tiles for one of ``winograd_costs.COMPUTATIONS``; None where PyTorch's own convolution is faster,
     or the kernels cannot compute it."""
-    if not _applies(problem):
+    if _obstacle(problem) is not None:
         return None
+    return best_tile(_work(problem), computation, kept=problem.constant, channels_last=not problem.weight_contiguous)
+
+
+def _work(problem: Problem) -> Work:
     settings, weight_shape = problem.settings, problem.weight_shape
     given, result = problem.input_shape[2:], settings.output_size(problem.input_shape, weight_shape)
     large, small = (result, given) if settings.transposed else (given, result)
-    work = Work(
+    return Work(
         batch=problem.input_shape[0],
         large=large,
         small=small,
@@ -211,7 +249,6 @@ def _tile(problem: Problem, computation: str) -> int | None:
         kernel=weight_shape[2],
         stride=settings.stride[0],
     )
-    return best_tile(work, computation, kept=problem.constant, channels_last=not problem.weight_contiguous)
 
 
 def _call_of(problem: Problem, size: Sequence[int], tile: int, *, transposed: bool) -> _Call:

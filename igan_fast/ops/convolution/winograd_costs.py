@@ -19,15 +19,18 @@ from igan_fast.ops import backend
 __all__ = [
     "COMPUTATIONS",
     "DIRECT_TERMS",
+    "FEWEST",
     "FILE",
     "FILTER_TERMS",
     "INSTRUCTION_SET",
+    "MARGIN",
     "TILES",
     "WINOGRAD_TERMS",
     "Work",
     "best_tile",
     "direct_counts",
     "filter_counts",
+    "is_small",
     "seconds_of",
     "winograd_counts",
 ]
@@ -145,11 +148,16 @@ def best_tile(work: Work, computation: str, *, kept: bool = False, channels_last
         kept: whether the transformed filter is there already.
         channels_last: whether the weight is channels_last.
     """
-    if math.prod((work.batch, *work.small, work.kernel**2, work.small_channels, work.large_channels)) < FEWEST:
+    if is_small(work):
         return None
     direct, *ways = seconds_of(work, computation, kept=kept, channels_last=channels_last)
     seconds, tile = min(zip(ways, TILES, strict=True))
     return tile if seconds < MARGIN * direct else None
+
+
+def is_small(work: Work) -> bool:
+    """Whether a convolution takes so little time that minimal filtering gains nothing."""
+    return math.prod((work.batch, *work.small, work.kernel**2, work.small_channels, work.large_channels)) < FEWEST
 
 
 def seconds_of(work: Work, computation: str, *, kept: bool = False, channels_last: bool = False) -> list[float]:
