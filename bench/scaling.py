@@ -247,8 +247,8 @@ def render() -> str:
             f"of the time from these batches on: {useful}. Larger ones gain nothing in speed.",
             "",
             f"The host needs {host * 1e3:.0f} ms to launch an iteration that is not recorded as a CUDA graph (measured "
-            f"on an H100's host). Iterations of several processes are not recorded yet, so this limits first: below "
-            f"about {launched:,} photos per GPU the GPUs wait for their hosts, whatever they exchange.",
+            f"on an H100's host). Without recording, this would limit first: below about {launched:,} photos per GPU "
+            "the GPUs would wait for their hosts, whatever they exchange. So the model takes recorded iterations.",
         ]
     )
 

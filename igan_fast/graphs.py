@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from igan_fast.distributed.watch import ReplayWatch
 from igan_fast.reference.losses.labels import check_labels
 from igan_fast.step import StepLosses, TrainStep
 
@@ -26,12 +27,15 @@ class _Capture:
     inputs: the tensors from which it reads its arguments; None for an argument that is None.
     results: the tensors to which it writes its results.
     constants: the values that it cannot change, see ``captured_constants``.
+    storages: the memory at the addresses among them. While it is held, no new tensor gets such an address. So several
+        processes, whose tensors are replaced alike, capture again alike.
     """
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor | None]
     results: tuple[Tensor, ...]
     constants: tuple[object, ...]
+    storages: list[torch.UntypedStorage]
 
 
 class GraphedStep:
@@ -45,20 +49,24 @@ class GraphedStep:
     long as several iterations. If the learning rate changes at each iteration, use a tensor on the device, and change
     it in place.
 
+    If the step exchanges tensors with other processes, the graphs hold these operations (NCCL). All processes capture
+    and replay alike. Call ``close`` before the process group is destroyed: NCCL waits for the end of such graphs.
+
     Args:
         step: a ``recordable`` step: its model is on a CUDA device, and the fused operators are not switched off.
+        watch: ends the process if another one is lost; None for the only process.
 
     Raises:
         ValueError: the step is not recordable.
     """
 
-    def __init__(self, step: TrainStep) -> None:
+    def __init__(self, step: TrainStep, watch: ReplayWatch | None = None) -> None:
         if not step.recordable:
             device = next(step.model.parameters()).device
             on_gpu = "with IGAN_FAST_IMPL=reference its iterations cannot be captured"
             reason = on_gpu if device.type == "cuda" else f"its model is on {device}; expected a CUDA device"
             raise ValueError(f"step: {reason}")
-        self._step = step
+        self._step, self._watch = step, watch
         self._captures: dict[tuple[object, ...], _Capture] = {}
         self._pool = torch.cuda.graph_pool_handle()  # shared by all graphs, of which only one runs at a time
         self.model, self.config, self.edited = step.model, step.config, step.edited
@@ -77,6 +85,12 @@ class GraphedStep:
     @iteration.setter
     def iteration(self, done: int) -> None:
         self._step.iteration = done
+
+    def close(self) -> None:
+        """Free the graphs and their memory. The step stays usable: it captures again at the next iteration."""
+        for capture in self._captures.values():
+            capture.graph.reset()
+        self._captures.clear()
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor, flips: Tensor | None = None) -> StepLosses:
         """One iteration. Arguments and results are those of ``TrainStep``.
@@ -130,24 +144,38 @@ class GraphedStep:
             if static is not None and given is not None:
                 static.copy_(given)
         capture.graph.replay()
+        if self._watch is not None:
+            self._watch.launched()
         return capture.results
 
     def _capture(self, function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor | None]) -> _Capture:
         inputs = [None if t is None else t.clone() for t in arguments]
-        device = next(self.model.parameters()).device
-        with torch.cuda.device(device):
+        graph, results = self._recorded(function, inputs)
+        storages = [tensor.untyped_storage() for tensor in _state(self._step)]
+        return _Capture(graph, inputs, results, captured_constants(self._step), storages)
+
+    def _recorded(
+        self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor | None]
+    ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+        """A graph of the function, and the tensors to which it writes the results."""
+        with torch.cuda.device(next(self.model.parameters()).device):
             side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side_stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side_stream), state_preserved(self._step):
-                for _ in range(WARM_UPS):
-                    function(*inputs)
+            with torch.cuda.stream(side_stream):
+                self._warm_up(function, inputs)
             torch.cuda.current_stream().wait_stream(side_stream)
-            for optimizer in self.optimizers.values():
-                optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's memory pool
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            unwatched = nullcontext() if self._watch is None else self._watch.capturing()
+            with unwatched, torch.cuda.graph(graph, pool=self._pool):
                 results = function(*inputs)
-        return _Capture(graph, inputs, results, captured_constants(self._step))
+        return graph, results
+
+    def _warm_up(self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor | None]) -> None:
+        with state_preserved(self._step):
+            for _ in range(WARM_UPS):
+                function(*inputs)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's memory pool
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rerun_graphs import Reruns
 from torch import Tensor
 
 import igan_fast
@@ -13,6 +15,7 @@ from igan_fast import reference
 from igan_fast.distributed.plan import BatchPlan
 from igan_fast.distributed.process import Process
 from igan_fast.distributed.step import PartedStep
+from igan_fast.graphs import GraphedStep
 from igan_fast.reference.edited_rebuilds import draw_flips
 from igan_fast.reference.step import StepConfig
 from igan_fast.train.ema import EMA
@@ -36,6 +39,7 @@ class Case(NamedTuple):
     beyond: bool = True
     iterations: int = 10
     dtype: torch.dtype = torch.float64
+    graphed: bool = False
 
     @property
     def step_config(self) -> StepConfig:
@@ -51,7 +55,8 @@ def whole(case: Case) -> dict[str, Tensor]:
 def in_parts(process: Process, folder: Path, cases: dict[str, Case]) -> None:
     """Train each case in parts, and write what each process ends with to NAME-W-RANK.pt."""
     for name, case in cases.items():
-        ended = parted(case, process)
+        with Reruns() if case.graphed else nullcontext():
+            ended = parted(case, process)
         torch.save(ended, folder / f"{name}-{process.world_size}-{process.rank}.pt")
 
 
@@ -65,6 +70,9 @@ def _train(case: Case, wing: Any, plan: BatchPlan | None) -> dict[str, Tensor]:
     torch.manual_seed(3)
     model = wing.IterativeGAN(**SIZES).to(case.dtype)
     step = wing.TrainStep(model, case.step_config) if plan is None else PartedStep(model, case.step_config, plan)
+    if case.graphed:
+        step.recordable = True
+        step = GraphedStep(step)
     average = EMA(model, 0.9)
     rows = slice(None) if plan is None else plan.rows
     n, losses = case.batch_size, []

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from operator_counts import operators, ours
 from oracles import HALF, assert_as_good, error
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -239,6 +240,25 @@ def conv_norm_act_equals_one_process(member: Member) -> Errors:
         for impl, (module, choice) in implementations().items():
             rows, parameters, kept = run(module, x[own], own, process_group=member.group, **settings, **choice)
             yield f"{impl}, {name}", far([*rows, *map(member.sum, parameters), *kept], expected)
+
+
+@check
+def conv_norm_act_takes_the_convolution_of_one_process(member: Member) -> Errors:
+    """With the statistics of all, convolution and gradients are those that are taken without."""
+    images = len(member.own(1))
+    x, kernel = randn(max(images, 1), 32, 16, 16).float().requires_grad_(), randn(32, 32, 3, 3).float().requires_grad_()
+
+    def counted(**options: Any) -> dict[str, int]:
+        def run(_: None, x: Tensor) -> Tensor:
+            affine = torch.ones(32), torch.zeros(32)
+            return ops.conv_norm_act(x, kernel, *affine, None, None, stride=1, padding=1, **options)
+
+        found = ours(operators(None, run, x, backward=True))
+        return {name: count for name, count in found.items() if "conv" in name}
+
+    alone, together = counted(), counted(process_group=member.group)
+    yield f"{alone} alone, {together} together", float(alone != together)
+    yield "the fused operators compute it", float(backend.has_native_cpu() and not alone)
 
 
 def train(network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], *, steps: int = 3) -> list[Tensor]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
+from rerun_graphs import Reruns
 from torch import Tensor
 
 from igan_fast import IterativeGAN, StepConfig, TrainStep
-from igan_fast.graphs import GraphedStep, _Capture, captured_constants, state_preserved
+from igan_fast.distributed.plan import BatchPlan
+from igan_fast.distributed.step import PartedStep
+from igan_fast.graphs import GraphedStep, captured_constants, state_preserved
 from igan_fast.reference import draw_flips
 
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
@@ -116,32 +120,11 @@ def test_a_model_on_the_cpu_is_refused():
         GraphedStep(make_step())
 
 
-class Rerun:
-    """In the place of a CUDA graph: each replay computes from the captured inputs, into the same results."""
-
-    def __init__(self, function, inputs: list[Tensor | None]) -> None:
-        self.function, self.inputs, self.results = function, inputs, []
-
-    def replay(self) -> None:
-        found = self.function(*self.inputs)
-        if not self.results:
-            self.results.extend(found)
-        for kept, new in zip(self.results, found, strict=True):
-            kept.copy_(new)
-
-
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[Rerun]:
+def captured() -> Iterator[Reruns]:
     """Lets a ``GraphedStep`` work on the CPU, and lists what it captures."""
-    graphs: list[Rerun] = []
-
-    def capture(self, function, inputs):
-        graphs.append(Rerun(function, [None if t is None else t.clone() for t in inputs]))
-        return _Capture(graphs[-1], graphs[-1].inputs, graphs[-1].results, captured_constants(self._step))
-
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(GraphedStep, "_capture", capture)
-    return graphs
+    with Reruns() as graphs:
+        yield graphs
 
 
 @pytest.mark.parametrize("additions", ADDITIONS)
@@ -179,6 +162,28 @@ def test_replays_equal_the_plain_step(precision, additions):
             step.extra_discriminator(*batch(50 + k, "cuda", n))
             step.extra_generator(*batch(70 + k, "cuda", n)[1:])
     assert graphed.iteration == plain.iteration == 5
+    for p, q in zip(graphed.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
+        assert ((p - q).double().norm() / q.double().norm().clamp_min(1e-6)).item() < 1e-2
+
+
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=on_gpu)])
+@pytest.mark.usefixtures("deterministic")
+def test_replays_of_a_step_on_parts_equal_it(parts):
+    """In one process. No test here has several GPUs."""
+    steps = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = IterativeGAN(image_size=32, attributes=5, latent=6, width=8, film=True).to("cuda")
+        config = StepConfig(**ADDITIONS["beyond"], norm_groups=parts)
+        steps.append(PartedStep(model, config, BatchPlan(6, parts, accumulate=parts)))
+    plain, graphed = steps[0], GraphedStep(steps[1])
+    for k in range(5):
+        losses = [step(*batch(k, "cuda")) for step in (plain, graphed)]
+        for a, e in zip(losses[1], losses[0], strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
+        for step in (plain, graphed):
+            step.extra_discriminator(*batch(50 + k, "cuda"))
+            step.extra_generator(*batch(70 + k, "cuda")[1:])
     for p, q in zip(graphed.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
         assert ((p - q).double().norm() / q.double().norm().clamp_min(1e-6)).item() < 1e-2
 
@@ -242,3 +247,33 @@ def test_settings_that_change_between_replays_take_effect(setting):
             step(*batch(k, "cuda"))
     for p, q in zip(graphed.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+
+
+def test_new_tensors_get_no_address_that_a_capture_holds(captured):
+    """Else one process of several could take its new moments for the old ones, and not capture again as the others."""
+    step = make_step()
+    step.recordable = True
+    graphed = GraphedStep(step)
+    for k in range(2):  # Adam has its moments since the first
+        graphed(*batch(k))
+    held = {address for address in captured_constants(step) if isinstance(address, int)}
+    for _ in range(3):
+        step.optimizer_g.load_state_dict(copy.deepcopy(step.optimizer_g.state_dict()))
+        moments = {
+            value.data_ptr() for state in step.optimizer_g.state.values() for value in state.values() if value.numel()
+        }
+        assert not moments & held
+    graphed(*batch(3))
+    assert len(captured) == 3
+
+
+def test_a_closed_step_frees_its_graphs_and_captures_anew(captured):
+    step, plain = make_step(), make_step()
+    step.recordable = True
+    graphed = GraphedStep(step)
+    for k in range(2):
+        graphed(*batch(k)), plain(*batch(k))
+    graphed.close()
+    assert [graph.reset_calls for graph in captured[-1:]] == [1]
+    assert torch.equal(torch.stack(graphed(*batch(2))), torch.stack(plain(*batch(2))))
+    assert all(torch.equal(a, e) for a, e in zip(state_of(step), state_of(plain), strict=True))

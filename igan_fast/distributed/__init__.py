@@ -12,5 +12,6 @@ apart, and S belongs to the run.
 ``gradients``       sums of gradients, while the backward pass goes on or in a fixed order
 ``statistics``      the batches' statistics, applied to the running statistics in the order of the parts
 ``step``            the training iteration on parts of a batch
+``watch``           ends a process whose CUDA graphs wait for another process that is lost
 ==================  ====================================================================================
 """

@@ -51,8 +51,6 @@ class PartedStep(TrainStep):
         if config.norm_groups != plan.norm_groups:
             raise ValueError(f"plan: has {plan.norm_groups} norm groups, expected {config.norm_groups}, as config")
         self.plan = plan
-        # CUDA graphs with several parts or with collective operations in them were never tried.
-        self.recordable = False
         kind: type[OverlappedSum | OrderedSum] = OrderedSum if plan.exact else OverlappedSum
         of_z = list(model.classifier.latent.parameters()) if self.optimizer_z is not None else []
         self._sum_d: GradientSum = kind(self._parameters_d, plan.process)

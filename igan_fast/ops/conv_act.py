@@ -124,7 +124,8 @@ class ConvAct(torch.autograd.Function):
         dx, dweight = gradients(
             dz, x, weight, ctx.settings, ctx.input_spec, needs_input=needs_x, needs_weight=needs_weight
         )
-        return dx, dweight, dz.sum((0, 2, 3)) if needs_bias else None, *[None] * 3
+        dbias = dz.sum([0, *range(2, dz.dim())]) if needs_bias else None
+        return dx, dweight, dbias, *[None] * 3
 
 
 def before_activation(grad: Tensor, signs: Tensor, negative_slope: float) -> Tensor:

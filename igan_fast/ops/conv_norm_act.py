@@ -11,6 +11,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 from igan_fast.ops.constant import derived
+from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, convolve, gradients, plan_of
 from igan_fast.ops.layout import dense
 from igan_fast.ops.norm_act import check_arguments, check_count, launchable, norm_act, of_groups
@@ -65,8 +66,8 @@ def conv_norm_act(
         conv_groups: the ``groups`` of the convolution.
         conv_bias: (C_out,), or None. Normalisation by the batch's statistics cancels it: it changes only the running
             mean, and its gradient is 0. PyTorch computes this gradient with rounding errors around 0. The fused
-            operator returns exactly 0, except under ``torch.compile``, and for some convolutions from or to at most 4
-            channels (composite implementations of ``igan_fast.ops.convolution``).
+            operator returns exactly 0, except under ``torch.compile``, with a ``process_group``, and for some
+            convolutions from or to at most 4 channels (composite implementations of ``igan_fast.ops.convolution``).
 
     Returns:
         (N, C_out, *spatial_out).
@@ -148,21 +149,17 @@ def conv_norm_act(
             x, conv_weight, weight, bias, running_mean, running_var, conv_bias, settings, eps, negative_slope
         )
         return folded if film is None else reference.modulate(folded, film)
-    # Use one autograd node for both, except in eval mode, with other processes, under a compiler (which fuses them),
-    # and for a composite convolution (which autograd differentiates).
-    apart = evaluating or shared or torch.compiler.is_compiling()
-    plan = None if apart else plan_of(x, conv_weight, None, settings)
-    if plan is None or plan.implementation.composite:
-        z = convolve(x, conv_weight, conv_bias, settings, differentiable=True)
-        return norm_act(
-            z,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            impl=impl,
-            **normalisation,
-        )
+    # One autograd node computes both, except in eval mode and with other processes, where the convolution has a node of
+    # its own; under a compiler, which fuses them; and for a composite convolution, which autograd differentiates.
+    compiling, apart = torch.compiler.is_compiling(), evaluating or shared
+    plan = None if compiling else plan_of(x, conv_weight, None, settings)
+    if apart or plan is None or plan.implementation.composite:
+        z: Tensor
+        if plan is None or plan.implementation.composite:
+            z = convolve(x, conv_weight, conv_bias, settings, differentiable=True)
+        else:
+            z = ConvAct.apply(x, conv_weight, conv_bias, settings, 1.0, False)  # type: ignore[no-untyped-call]
+        return norm_act(z, weight, bias, running_mean, running_var, impl=impl, **normalisation)
     y: Tensor
     y, mean, var, _ = _ConvNormAct.apply(  # type: ignore[no-untyped-call]
         x, conv_weight, weight, bias, conv_bias, film, namespace, plan, eps, negative_slope, groups

@@ -22,6 +22,7 @@ from igan_fast.distributed.agreement import copy_to_all
 from igan_fast.distributed.gradients import gathered
 from igan_fast.distributed.process import Process
 from igan_fast.distributed.step import PartedStep
+from igan_fast.distributed.watch import ReplayWatch
 from igan_fast.errors import InputError
 from igan_fast.files import FileDamaged
 from igan_fast.graphs import GraphedStep
@@ -65,6 +66,7 @@ class IterativeGANMethod(Method[TrainConfig]):
     ) -> None:
         self.config, self.store, self.device, self.process = config, store, device, process
         self.plan = config.batch_plan(process)
+        self._watch: ReplayWatch | None = None
         networks: Any = reference if config.impl == "reference" else models
         self.model: reference.IterativeGAN = networks.IterativeGAN(
             image_size=config.image_size,
@@ -92,10 +94,23 @@ class IterativeGANMethod(Method[TrainConfig]):
     def _make_step(self) -> reference.TrainStep | step.TrainStep | GraphedStep:
         if not isinstance(self.model, models.IterativeGAN):
             return reference.TrainStep(self.model, self.config.step_config())
-        if not self.plan.is_whole:
-            return PartedStep(self.model, self.config.step_config(), self.plan)
-        plain = step.TrainStep(self.model, self.config.step_config())
-        return GraphedStep(plain) if plain.recordable else plain
+        step_config = self.config.step_config()
+        plain = (
+            step.TrainStep(self.model, step_config)
+            if self.plan.is_whole
+            else PartedStep(self.model, step_config, self.plan)
+        )
+        if not plain.recordable:
+            return plain
+        if not self.process.is_alone:
+            self._watch = ReplayWatch(self.process, self.config.process_timeout)
+        return GraphedStep(plain, self._watch)
+
+    def close(self) -> None:
+        if isinstance(self.step, GraphedStep):
+            self.step.close()
+        if self._watch is not None:
+            self._watch.close()
 
     @property
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:

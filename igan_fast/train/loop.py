@@ -71,6 +71,7 @@ def train(config: Config, *, beside: Callable[..., Config] | None = None) -> Tra
         if beside is not None and process.local_world_size == 1:
             config = beside(config, continued=start.checkpoint is not None)
         trainer = Trainer(config, start.folder, store, processes)
+        while_training.callback(trainer.method.close)
         if (checkpoint := start.checkpoint) is not None:
             processes.together(lambda: trainer.resume(checkpoint))
         elif start.initial is not None:

@@ -153,6 +153,9 @@ class Method(ABC, Generic[Config]):
     def samples(self) -> Image.Image:
         """Draw the sample grid."""
 
+    def close(self) -> None:
+        """Free what must not outlive the process group. Called once, at the end of the run or after an error."""
+
     @property
     def shown(self) -> Sequence[str]:
         """The loss terms in the progress line."""

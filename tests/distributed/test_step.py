@@ -63,6 +63,22 @@ def test_any_number_of_processes_ends_as_one(name: str, tmp_path: Path) -> None:
             assert differing(ends[0], alone) == []
 
 
+@pytest.mark.parametrize("name", ["default", "shared by two", "accumulated", "exact"])
+def test_iterations_as_graphs_are_those_without(name: str, tmp_path: Path) -> None:
+    """With stand-ins for the graphs: warm-ups exchange too, and leave no trace. Bit for bit; also for one process."""
+    case = CASES[name][0]._replace(iterations=6)
+    cases = {"plain": case, "graphed": case._replace(graphed=True)}
+    for world in (1, 2):
+        if world == 1:
+            parted_runs.in_parts(Process(), tmp_path, cases)
+        else:
+            run_processes(world, parted_runs.in_parts, tmp_path, cases)
+        for rank in range(world):
+            plain, graphed = (torch.load(tmp_path / f"{kind}-{world}-{rank}.pt") for kind in cases)
+            assert graphed.keys() == plain.keys()
+            assert [key for key, value in plain.items() if not torch.equal(value, graphed[key])] == []
+
+
 def differing(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
     return [key for key, value in found.items() if not torch.allclose(value, expected[key], 1e-10, 1e-10)]
 

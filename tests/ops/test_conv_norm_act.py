@@ -304,6 +304,25 @@ def test_a_gradient_penalty_through_our_own_convolution(transposed):
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
 @pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_in_eval_mode_through_our_own_convolution(transposed):
+    """With running statistics, as in a frozen network through which another one learns. Against float64."""
+    tensors, options = wide(transposed)
+    conv_bias, kept = torch.randn(24).requires_grad_(), (torch.randn(24), torch.rand(24) + 0.5)
+    options |= {"training": False, "negative_slope": 1.0}  # with a kink, rounding would decide some signs
+
+    def gradients(function, x, conv_weight, weight, bias, conv_bias, *kept: Tensor, **impl) -> list[Tensor]:
+        y = function(x, conv_weight, weight, bias, *kept, conv_bias=conv_bias, **options, **impl)
+        wanted = (x, conv_weight, weight, bias, conv_bias)
+        return [y, *torch.autograd.grad((y * y.detach().sin()).sum(), wanted)]
+
+    actual = gradients(ops.conv_norm_act, *tensors, conv_bias, *kept, impl="native")
+    exact = in_float64(lambda *t: gradients(reference.conv_norm_act, *t), *tensors, conv_bias, *kept)
+    for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
+        assert error(a, e) < 1e-4, index
+
+
+@pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
+@pytest.mark.parametrize("transposed", [False, True])
 def test_when_our_own_convolution_runs(transposed, monkeypatch):
     """Elsewhere PyTorch's does. Its results are as good, so the calls are counted."""
     calls = count_winograd(monkeypatch)
@@ -327,7 +346,8 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
             2, transposed=transposed, stride=2, padding=2, output_padding=int(transposed), native=native
         )
         assert plan_of(x, conv_weight, None, settings).implementation.own_kernels == native
-    assert made(lambda: step(x, conv_weight, weight, bias, *kept, training=False)) == []
+    evaluating = made(lambda: step(x, conv_weight, weight, bias, *kept, training=False))
+    assert evaluating == ["convolve", "input_gradient", "weight_gradient"]
     with torch.no_grad():
         assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, **options)) == ["convolve"]
         folded = {"training": False} | options

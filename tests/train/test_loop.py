@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,33 @@ def test_says_what_it_computes_on(
 def test_a_run_can_go_on_in_another_precision(tiny: dict[str, Any], tmp_path: Path) -> None:
     train(options(tiny, tmp_path / "run", iterations=1))
     assert train(options(tiny, tmp_path / "run", iterations=2, precision="bf16", resume=True)).iteration == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_method_is_closed_before_the_processes_part(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """NCCL's end waits for that of the graphs that hold its operations."""
+    happened, joined = [], loop.joined
+
+    @contextmanager
+    def parting(*given: Any, **more: Any) -> Iterator[Any]:
+        with joined(*given, **more) as processes:
+            try:
+                yield processes
+            finally:
+                happened.append("parted")
+
+    def failing(_: object) -> None:
+        raise InputError("failed")
+
+    monkeypatch.setattr(loop, "joined", parting)
+    monkeypatch.setattr(iterative_gan.IterativeGANMethod, "close", lambda _: happened.append("closed"))
+    if fails:
+        monkeypatch.setattr(iterative_gan.IterativeGANMethod, "iterate", failing)
+    with pytest.raises(InputError, match="failed") if fails else nullcontext():
+        train(options(tiny, tmp_path / "run", iterations=1))
+    assert happened == ["closed", "parted"]
 
 
 def test_another_seed_gives_another_model(tiny: dict[str, Any], unbroken: Path, tmp_path: Path) -> None:
