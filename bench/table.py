@@ -131,7 +131,7 @@ def _tasks(results: Sequence[dict[str, Any]]) -> str:
     ]
     for result in results:
         cells = [
-            f"{result['operator']}, batch {result['batch']}",
+            f"{result['operator']}, batch {result['batch']}" + (", bf16" if result["dtype"] == "bf16" else ""),
             f"{_ours(result):.1f} ms",
             f"{result['batch'] / _ours(result) * 1e3:.0f}",
             _against("eager", [result]),

@@ -11,6 +11,7 @@ import igan_fast
 from bench import core
 from bench.runtimes import runtime_peers
 from igan_fast import reference
+from igan_fast.devices import has_bfloat16
 
 PAPER_SECONDS = {"generate": 2.16, "rebuild": 3.23}
 
@@ -27,15 +28,20 @@ class _Task(nn.Module):
         return result
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("count", [64, 1])
 @pytest.mark.parametrize("task", list(PAPER_SECONDS))
-def test_inference(compare, request, device, task, count):
+def test_inference(compare, request, device, task, count, precision):
     torch._dynamo.reset()
+    if precision == "bf16" and device.type == "cpu" and not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16 instructions")
     quick = request.config.getoption("--quick")
     size, width, count = (32, 4, min(count, 4)) if quick else (128, 64, count)
     images = torch.rand(count, 3, size, size, device=device) * 2 - 1
     z, c = torch.rand(count, 100, device=device) * 2 - 1, torch.rand(count, 40, device=device)
     inputs = (z, c) if task == "generate" else (images,)
+
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
     def model_of(module) -> reference.IterativeGAN:
         torch.manual_seed(0)
@@ -54,7 +60,7 @@ def test_inference(compare, request, device, task, count):
             model.generator.compile(), model.discriminator.compile(), model.classifier.compile()
 
         def forward() -> torch.Tensor:
-            with torch.no_grad() if compile else torch.inference_mode():
+            with torch.no_grad() if compile else torch.inference_mode(), autocast:
                 return run(*given)
 
         return forward, None
@@ -67,12 +73,14 @@ def test_inference(compare, request, device, task, count):
         "compile, channels_last": peer(reference, channels_last=True, compile=True),
     }
     if device.type == "cpu":
-        peers |= runtime_peers(_Task(model_of(reference), task).eval(), inputs, torch.get_num_threads())
+        network = _Task(model_of(reference), task).eval()
+        peers |= runtime_peers(network, inputs, torch.get_num_threads(), precision)
     subject = {
         "kind": "inference",
         "operator": f"{task} {count} at {size}²",
         "layout": "",
-        "dtype": "fp32",
+        "dtype": precision,
         "batch": count,
     }
-    compare(subject | ({"paper_ms": PAPER_SECONDS[task] * 1e3} if count == 64 else {}), peers, {})
+    is_papers = count == 64 and precision == "fp32"
+    compare(subject | ({"paper_ms": PAPER_SECONDS[task] * 1e3} if is_papers else {}), peers, {})

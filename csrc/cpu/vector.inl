@@ -30,9 +30,29 @@ IGAN_FAST_INLINE V load_bits(const void* from) {
 
 IGAN_FAST_INLINE Vec<float> load(const float* from) { return load_bits<Vec<float>>(from); }
 IGAN_FAST_INLINE Vec<double> load(const double* from) { return load_bits<Vec<double>>(from); }
+// Intrinsics, because GCC converts between 16 and 32 bits by several instructions where one will do.
+IGAN_FAST_INLINE Vec<uint32_t> widen(Vec16 v) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  return reinterpret_cast<Vec<uint32_t>>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(v)));
+#elif IGAN_FAST_ISA_LEVEL == 1
+  return reinterpret_cast<Vec<uint32_t>>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(v)));
+#else
+  return __builtin_convertvector(v, Vec<uint32_t>);
+#endif
+}
+// The lower 16 bits of values below 2^16.
+IGAN_FAST_INLINE Vec16 low_halves(Vec<uint32_t> v) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  return reinterpret_cast<Vec16>(_mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(v)));
+#elif IGAN_FAST_ISA_LEVEL == 1
+  const __m256i bits = reinterpret_cast<__m256i>(v);
+  return reinterpret_cast<Vec16>(_mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1)));
+#else
+  return __builtin_convertvector(v, Vec16);
+#endif
+}
 IGAN_FAST_INLINE Vec<float> load(const BFloat16* from) {
-  const Vec<uint32_t> wide = __builtin_convertvector(load_bits<Vec16>(from), Vec<uint32_t>) << 16;
-  return reinterpret_cast<Vec<float>>(wide);
+  return reinterpret_cast<Vec<float>>(widen(load_bits<Vec16>(from)) << 16);
 }
 IGAN_FAST_INLINE Vec<float> load(const Half* from) {
 #if IGAN_FAST_ISA_LEVEL == 2
@@ -47,15 +67,26 @@ IGAN_FAST_INLINE Vec<float> load(const Half* from) {
 #endif
 }
 
+// The nearest bfloat16, even where two are as near, in the upper half of each lane. A NaN becomes 0x7fc0.
+IGAN_FAST_INLINE Vec<uint32_t> upper_halves(Vec<float> v) {
+#if IGAN_FAST_ISA_LEVEL == 2
+  const __m512i bits = reinterpret_cast<__m512i>(v), up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i rounded = _mm512_mask_add_epi32(up, odd, up, _mm512_set1_epi32(1));
+  const __mmask16 nan = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(v), reinterpret_cast<__m512>(v), _CMP_UNORD_Q);
+  return reinterpret_cast<Vec<uint32_t>>(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000)));
+#else
+  const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
+  const Vec<uint32_t> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const Vec<uint32_t> nan = reinterpret_cast<Vec<uint32_t>>(v != v);
+  return (rounded & ~nan) | (nan & 0x7fc00000u);
+#endif
+}
+
 // A vector rounded to the type of the first argument. Half and bfloat16 are returned as bits.
 IGAN_FAST_INLINE Vec<float> narrow(float, Vec<float> v) { return v; }
 IGAN_FAST_INLINE Vec<double> narrow(double, Vec<double> v) { return v; }
-IGAN_FAST_INLINE Vec16 narrow(BFloat16, Vec<float> v) {
-  const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
-  const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Vec<uint32_t> nan = reinterpret_cast<Vec<uint32_t>>(v != v);
-  return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), Vec16);
-}
+IGAN_FAST_INLINE Vec16 narrow(BFloat16, Vec<float> v) { return low_halves(upper_halves(v) >> 16); }
 IGAN_FAST_INLINE Vec16 narrow(Half, Vec<float> v) {
 #if IGAN_FAST_ISA_LEVEL == 2
   return reinterpret_cast<Vec16>(_mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
@@ -99,6 +130,35 @@ IGAN_FAST_INLINE void store(T* to, V v) {
     stream_bits(to, bits);
   else
     std::memcpy(to, &bits, sizeof(bits));
+}
+
+// Stores two vectors, one after the other. Where T has 16 bits, they are one vector, and `to` is aligned to it where
+// kStream. The instructions that make it one are fewer than those that narrow two.
+template <bool kStream, typename T, typename V>
+IGAN_FAST_INLINE void store_pair(T* to, V first, V second) {
+#if IGAN_FAST_ISA_LEVEL >= 1
+  if constexpr (std::is_same_v<T, BFloat16>) {
+#if IGAN_FAST_ISA_LEVEL == 2
+    typedef uint16_t Words __attribute__((vector_size(kBytes)));
+    constexpr Words odd = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                           33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i both =
+        _mm512_permutex2var_epi16(reinterpret_cast<__m512i>(upper_halves(first)), reinterpret_cast<__m512i>(odd),
+                                  reinterpret_cast<__m512i>(upper_halves(second)));
+#else
+    const __m256i quarters = _mm256_packus_epi32(reinterpret_cast<__m256i>(upper_halves(first) >> 16),
+                                                 reinterpret_cast<__m256i>(upper_halves(second) >> 16));
+    const __m256i both = _mm256_permute4x64_epi64(quarters, 0xd8);
+#endif
+    if constexpr (kStream)
+      stream_bits(to, reinterpret_cast<Vec<uint32_t>>(both));
+    else
+      std::memcpy(to, &both, sizeof(both));
+    return;
+  }
+#endif
+  store<kStream>(to, first);
+  store<kStream>(to + sizeof(V) / sizeof(first[0]), second);
 }
 
 // Loads the first `count` lanes; the others become 0. Memory past the first `count` values is not read.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.constant import cast
 from igan_fast.ops.convolution import ConvSettings, InputSpec, activation_gradients, convolve, gradients
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference.ops import activate
@@ -66,7 +67,7 @@ def conv_act(
         return plain()
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        x, weight, bias = x.to(dtype), cast(weight, dtype), None if bias is None else bias.to(dtype)
     settings = ConvSettings.cached(
         2,
         transposed=transposed,

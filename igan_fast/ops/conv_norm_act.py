@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.constant import derived
+from igan_fast.ops.constant import cast, derived
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, convolve, gradients, plan_of
 from igan_fast.ops.layout import dense
@@ -131,7 +131,7 @@ def conv_norm_act(
         raise ValueError(f"conv_bias has shape {tuple(conv_bias.shape)}; expected ({channels},), one per channel")
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, conv_weight = x.to(dtype), conv_weight.to(dtype)
+        x, conv_weight = x.to(dtype), cast(conv_weight, dtype)
         conv_bias = None if conv_bias is None else conv_bias.to(dtype)
     if not settings.fits(x, conv_weight, conv_bias):
         return plain()  # PyTorch returns an empty result, or raises its error

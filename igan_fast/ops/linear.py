@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.constant import cast, is_constant
 from igan_fast.ops.linear_limits import COMPUTATIONS, gains, limits_of, pays
 from igan_fast.ops.transforms import batched, overridable
 
@@ -35,6 +36,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         RuntimeError: as ``F.linear``.
     """
     if not _applies(x, weight, bias):
+        if is_constant(weight) and torch.is_autocast_enabled(x.device.type):
+            weight = cast(weight, torch.get_autocast_dtype(x.device.type))
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):

@@ -20,6 +20,7 @@ from igan_fast import reference
 from igan_fast.layers import ConvNormAct2d
 from igan_fast.ops import backend, constant
 from igan_fast.ops.constant import derived, freeze, is_constant
+from igan_fast.ops.conv_act import conv_act
 from igan_fast.ops.convolution import ConvSettings, convolve
 
 NATIVE = backend.has_native_cpu()
@@ -339,3 +340,51 @@ def test_nothing_is_kept_where_a_compiler_records(computed: list[str]) -> None:
     assert error(compiled(x), expected(made, x)) < 1e-5
     made.conv.weight.data.mul_(2)
     assert error(compiled(x), expected(made, x)) < 1e-5
+
+
+class Head(nn.Module):
+    """What G and D consist of: a linear layer, a convolution with its activation, a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first = nn.Conv2d(3, 16, 5, 2, 2)
+        self.block = block()
+        self.last = igan_fast.layers.Linear(16 * 4 * 4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = conv_act(x, self.first.weight, self.first.bias)
+        return self.last(self.block(h).flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_under_autocast_the_casts_of_frozen_weights_are_kept(
+    dtype: torch.dtype, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    casts: list[torch.dtype] = []
+
+    def watched(name: Any, sources: tuple[Tensor | None, ...], compute: Callable[[], Any]) -> Any:
+        return derived(name, sources, lambda: casts.append(name[1]) or compute())
+
+    monkeypatch.setattr(constant, "derived", watched)
+    plain, frozen = Head().eval(), freeze(Head().eval().to(memory_format=layout))
+    x = torch.randn(2, 3, 16, 16).contiguous(memory_format=layout)
+    exact = copy.deepcopy(plain).double()(x.double())
+    with torch.autocast("cpu", dtype):
+        allowed = max(2 * error(plain(x), exact), torch.finfo(dtype).eps)
+        for _ in range(3):
+            assert error(frozen(x), exact) <= allowed
+            assert frozen(x).dtype == dtype
+        weights = 3 if NATIVE else 1  # PyTorch's functions cast for themselves
+        assert len(casts) >= weights
+        before = len(casts)
+        frozen(x)
+        assert len(casts) == before
+        for parameter in frozen.parameters():
+            parameter.mul_(2)  # a change is seen
+        twice = copy.deepcopy(plain).double()
+        for parameter in twice.parameters():
+            parameter.mul_(2)
+        assert error(frozen(x), twice(x.double())) <= 4 * allowed
+    assert error(frozen(x), twice(x.double())) < 1e-5  # in float32 again

@@ -55,22 +55,18 @@ IGAN_FAST_INLINE auto load_lanes(const T* from, int64_t lanes) {
   return lanes == kLanes<typename AccOf<T>::type> ? load(from) : load_partial(from, lanes);
 }
 
-// Stores `lanes` values. With kStream, a whole vector is written by a streaming store.
-template <bool kStream, typename T, typename V>
-IGAN_FAST_INLINE void store_lanes(T* to, V v, int64_t lanes) {
-  lanes == kLanes<typename AccOf<T>::type> ? store<kStream>(to, v) : store_partial(to, v, lanes);
-}
-
-// Calls function(offset, column, lanes) for every vector of a span, row by row. The last vector of a row may have fewer
-// lanes.
-template <typename A, typename Function>
-IGAN_FAST_INLINE void for_each_vector(const Rows<A>& rows, const Span& span, const Function& function) {
+// Writes function(offset, column, lanes) to `to` + offset for every vector of a span, row by row. The last vector of a
+// row may have fewer lanes. With kStream, whole vectors are written by streaming stores.
+template <bool kStream, typename T, typename A, typename Function>
+IGAN_FAST_INLINE void write_vectors(T* to, const Rows<A>& rows, const Span& span, const Function& function) {
   constexpr int64_t L = kLanes<A>;
   const int64_t stride = rows.width, width = span.width, end = span.end;
   for (int64_t r = span.begin; r < end; ++r) {
-    int64_t column = 0;
-    for (; column + L <= width; column += L) function(r * stride + column, column, L);
-    if (column < width) function(r * stride + column, column, width - column);
+    int64_t column = 0, at = r * stride;
+    for (; column + 2 * L <= width; column += 2 * L, at += 2 * L)
+      store_pair<kStream>(to + at, function(at, column, L), function(at + L, column + L, L));
+    for (; column + L <= width; column += L, at += L) store<kStream>(to + at, function(at, column, L));
+    if (column < width) store_partial(to + at, function(at, column, width - column), width - column);
   }
 }
 

@@ -42,14 +42,18 @@ void block_sums(const T* grad, const T* x, const Rows<A>& rows, const Span& span
 template <bool kStream, bool kBatchStatistics, bool kFilm, typename T, typename A>
 void gradient_rows(const T* grad, const T* x, T* dx, const Rows<A>& rows, const Span& span, const ColumnParams<A>& p,
                    const ColumnFilm<A>* film, A slope) {
-  for_each_vector(rows, span, [&](int64_t at, int64_t column, int64_t lanes) IGAN_FAST_INLINE_LAMBDA {
-    const Vec<A> scale = load(p.scale + column), centred = load_lanes(x + at, lanes) - load(p.mean + column);
+  // Copies, because the compiler has to expect that a store of 16-bit values changes p.
+  const A *const mean = p.mean, *const scales = p.scale, *const bias = p.bias;
+  const A *const mean_term = p.mean_term, *const var_term = p.var_term;
+  const A* const film_scale = kFilm ? film->scale : nullptr;
+  write_vectors<kStream>(dx, rows, span, [&](int64_t at, int64_t column, int64_t lanes) IGAN_FAST_INLINE_LAMBDA {
+    const Vec<A> scale = load(scales + column), centred = load_lanes(x + at, lanes) - load(mean + column);
     Vec<A> g = load_lanes(grad + at, lanes);
-    if constexpr (kFilm) g = g * load(film->scale + column);
-    const Vec<A> dz = activate_backward(centred * scale + load(p.bias + column), g, slope);
+    if constexpr (kFilm) g = g * load(film_scale + column);
+    const Vec<A> dz = activate_backward(centred * scale + load(bias + column), g, slope);
     Vec<A> d = dz * scale;
-    if constexpr (kBatchStatistics) d = d - load(p.mean_term + column) - centred * load(p.var_term + column);
-    store_lanes<kStream>(dx + at, d, lanes);
+    if constexpr (kBatchStatistics) d = d - load(mean_term + column) - centred * load(var_term + column);
+    return d;
   });
 }
 

@@ -102,12 +102,14 @@ void group_statistics(const T* x, const Rows<A>& rows, A* mean, A* var, Parallel
 template <bool kStream, bool kFilm, typename T, typename A>
 void apply_rows(const T* x, T* y, const Rows<A>& rows, const Span& span, const ColumnParams<A>& p,
                 const ColumnFilm<A>* film, A slope) {
-  for_each_vector(rows, span, [&](int64_t at, int64_t column, int64_t lanes) IGAN_FAST_INLINE_LAMBDA {
-    const Vec<A> z =
-        (load_lanes(x + at, lanes) - load(p.mean + column)) * load(p.scale + column) + load(p.bias + column);
+  // Copies, because the compiler has to expect that a store of 16-bit values changes p.
+  const A *const mean = p.mean, *const scale = p.scale, *const bias = p.bias;
+  const A *const film_scale = kFilm ? film->scale : nullptr, *const film_shift = kFilm ? film->shift : nullptr;
+  write_vectors<kStream>(y, rows, span, [&](int64_t at, int64_t column, int64_t lanes) IGAN_FAST_INLINE_LAMBDA {
+    const Vec<A> z = (load_lanes(x + at, lanes) - load(mean + column)) * load(scale + column) + load(bias + column);
     Vec<A> out = activate(z, slope);
-    if constexpr (kFilm) out = out * load(film->scale + column) + load(film->shift + column);
-    store_lanes<kStream>(y + at, out, lanes);
+    if constexpr (kFilm) out = out * load(film_scale + column) + load(film_shift + column);
+    return out;
   });
 }
 

@@ -69,26 +69,27 @@ void block_sums(const T* grad, const T* x, const Affine<A>& f, const ChannelFilm
 }
 
 template <bool kStream, bool kBatchStatistics, bool kFilm, typename T, typename A>
-void gradient_block(const T* grad, const T* x, T* dx, const Affine<A>& f, const Gradient<A>& gradient,
-                    const ChannelFilm<A>& film, const Blocks& blocks, int64_t block, int64_t row_stride) {
+void gradient_block(const T* grad, const T* x, T* dx, Affine<A> f, Gradient<A> gradient, const ChannelFilm<A>& film,
+                    const Blocks& blocks, int64_t block, int64_t row_stride) {
   constexpr int L = kLanes<A>;
-  for_each_chunk(blocks, block, row_stride,
-                 [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
-                   Film<A> m{1, 0};
-                   if constexpr (kFilm) m = film[number];
-                   const auto one = [&](Vec<A> value, Vec<A> g) IGAN_FAST_INLINE_LAMBDA {
-                     const Vec<A> centred = value - f.mean;
-                     if constexpr (kFilm) g = g * m.scale;
-                     const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
-                     if constexpr (!kBatchStatistics) return dz * f.scale;
-                     return dz * f.scale - gradient.mean_term - centred * gradient.var_term;
-                   };
-                   int64_t i = offset;
-                   const int64_t end = offset + length;
-                   for (; i + L <= end; i += L) store<kStream>(dx + i, one(load(x + i), load(grad + i)));
-                   if (i < end)
-                     store_partial(dx + i, one(load_partial(x + i, end - i), load_partial(grad + i, end - i)), end - i);
-                 });
+  for_each_chunk(
+      blocks, block, row_stride, [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+        Film<A> m{1, 0};
+        if constexpr (kFilm) m = film[number];
+        const auto one = [&](Vec<A> value, Vec<A> g) IGAN_FAST_INLINE_LAMBDA {
+          const Vec<A> centred = value - f.mean;
+          if constexpr (kFilm) g = g * m.scale;
+          const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
+          if constexpr (!kBatchStatistics) return dz * f.scale;
+          return dz * f.scale - gradient.mean_term - centred * gradient.var_term;
+        };
+        int64_t i = offset;
+        const int64_t end = offset + length;
+        for (; i + 2 * L <= end; i += 2 * L)
+          store_pair<kStream>(dx + i, one(load(x + i), load(grad + i)), one(load(x + i + L), load(grad + i + L)));
+        for (; i + L <= end; i += L) store<kStream>(dx + i, one(load(x + i), load(grad + i)));
+        if (i < end) store_partial(dx + i, one(load_partial(x + i, end - i), load_partial(grad + i, end - i)), end - i);
+      });
 }
 
 // The variant of gradient_block that a call needs.

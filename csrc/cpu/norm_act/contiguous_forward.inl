@@ -44,8 +44,8 @@ void block_moments(const T* x, const Blocks& blocks, int64_t block, int64_t row_
 
 // film: of the group's first image, (images, 2, channels); read with kFilm only.
 template <bool kStream, bool kFilm, typename T, typename A>
-void apply_block(const T* x, T* y, const Affine<A>& f, const A* film, int64_t channels, const Blocks& blocks,
-                 int64_t block, int64_t row_stride) {
+void apply_block(const T* x, T* y, Affine<A> f, const A* film, int64_t channels, const Blocks& blocks, int64_t block,
+                 int64_t row_stride) {
   constexpr int L = kLanes<A>;
   for_each_chunk(blocks, block, row_stride,
                  [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
@@ -58,6 +58,8 @@ void apply_block(const T* x, T* y, const Affine<A>& f, const A* film, int64_t ch
                    };
                    int64_t i = offset;
                    const int64_t end = offset + length;
+                   for (; i + 2 * L <= end; i += 2 * L)
+                     store_pair<kStream>(y + i, one(load(x + i)), one(load(x + i + L)));
                    for (; i + L <= end; i += L) store<kStream>(y + i, one(load(x + i)));
                    if (i < end) store_partial(y + i, one(load_partial(x + i, end - i)), end - i);
                  });
