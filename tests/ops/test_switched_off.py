@@ -100,7 +100,7 @@ def test_bit_for_bit(name: str, requires_grad: bool, form: torch.memory_format, 
 
 
 def test_none_of_our_kernels_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w = torch.randn(16, 16, 16, 16), torch.randn(16, 16, 5, 5)
+    x, w = torch.randn(16, 32, 32, 32), torch.randn(64, 32, 5, 5)
     settings = ConvSettings(2, stride=2, padding=2)
 
     def answers() -> list[bool]:
