@@ -156,14 +156,19 @@ def _lay_out(boxes: dict[str, Box]) -> float:
             continue
         row.sort(key=lambda name: _middle_of_users(name, boxes))
         # Each box gets its title's width at least; the rest goes to those with many parts.
-        wanted = {name: max(len(boxes[name].name) * TITLE * 0.6, _wide(boxes[name])) + 2 * PADDING for name in row}
-        spare = WIDTH - 2 - GAP * (len(row) - 1) - sum(wanted.values())
-        stretch = 1 + spare / sum(wanted.values()) if spare < 0 or level == -1 else 1.0
-        gap = GAP if stretch != 1 else (WIDTH - 2 - sum(wanted.values())) / (len(row) + 1)
-        x = 1.0 if stretch != 1 else 1 + gap
+        least = {name: _least(boxes[name]) for name in row}
+        wanted = {name: max(least[name], _wide(boxes[name]) + 2 * PADDING) for name in row}
+        beyond = {name: wanted[name] - least[name] for name in row}
+        room = WIDTH - 2 - GAP * (len(row) - 1)
+        fills = room < sum(wanted.values()) or level == -1
+        if fills and any(beyond.values()):
+            stretch = (room - sum(least.values())) / sum(beyond.values())
+            wanted = {name: least[name] + stretch * beyond[name] for name in row}
+        gap = GAP if fills else (WIDTH - 2 - sum(wanted.values())) / (len(row) + 1)
+        x = 1.0 if fills else 1 + gap
         for name in row:
             box = boxes[name]
-            box.x, box.y, box.width = x, y, wanted[name] * stretch
+            box.x, box.y, box.width = x, y, wanted[name]
             box.lines = _wrapped(box.parts, int((box.width - 2 * PADDING) / (SMALL * 0.6)))
             box.height = 2 * PADDING + TITLE + LINE * len(box.lines)
             x += box.width + gap
@@ -175,6 +180,11 @@ def _middle_of_users(name: str, boxes: dict[str, Box]) -> float:
     """Where the boxes that import this one stand, on average: arrows cross less so."""
     users = [box for box in boxes.values() if name in box.uses]
     return sum(box.x + box.width / 2 for box in users) / len(users) if users else WIDTH
+
+
+def _least(box: Box) -> float:
+    """The width of the title and of the longest part."""
+    return max(len(box.name) * TITLE * 0.6, max(map(len, box.parts), default=0) * SMALL * 0.6) + 2 * PADDING
 
 
 def _wide(box: Box) -> float:
