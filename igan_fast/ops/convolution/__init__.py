@@ -2,7 +2,7 @@
 
 - ``settings``: a convolution's settings
 - ``dispatch``: the choice
-- ``triton_images``, ``triton``, ``winograd``, ``subpixel``, ``onednn``, ``few_channels``, ``pytorch``: the
+- ``triton_images``, ``triton``, ``winograd``, ``direct``, ``subpixel``, ``onednn``, ``few_channels``, ``pytorch``: the
   implementations, in the order in which they are tried; the first two only where the user asks for them
 - ``triton_fake``: the shapes of Triton's results, for tensors without data
 - ``measured``: the choice between the first two and the others by measurement

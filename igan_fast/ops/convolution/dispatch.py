@@ -15,6 +15,7 @@ from torch import Tensor
 from igan_fast.ops import backend
 from igan_fast.ops.constant import is_constant
 from igan_fast.ops.convolution import measured, pytorch
+from igan_fast.ops.convolution.direct import Direct
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
 from igan_fast.ops.convolution.plan import (
@@ -38,6 +39,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     TritonImages(),
     Triton(),
     Winograd(),
+    Direct(),
     Subpixel(),
     OneDNN(),
     FewChannels(),
@@ -117,6 +119,7 @@ def plan_of(
         triton=asked_for() in ALWAYS,
         measured=_is_measured(x.device.type, differentiable or compiling),
         constant=is_constant(weight),
+        input_contiguous=x.is_contiguous(),
     )
     return (_kept if _is_decided(problem) else _choose)(problem)
 
@@ -213,6 +216,7 @@ def _gradient_problem(
         triton=asked_for() in ALWAYS,
         measured=_is_measured(weight.device.type, differentiable),
         constant=is_constant(weight),
+        input_contiguous=input_spec.contiguous,
     )
 
 
