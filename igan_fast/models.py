@@ -18,7 +18,7 @@ from igan_fast.losses import perceptual_loss
 from igan_fast.ops import backend
 from igan_fast.ops.blocks import Features, RawMap, block_features, block_image, can_run_blocks
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.convolution import ConvSettings, asked_for, convolve
+from igan_fast.ops.convolution import asked_for
 from igan_fast.reference import models as reference
 from igan_fast.reference.layers.untouched import untouched
 from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
@@ -69,16 +69,17 @@ class Generator(reference.Generator):
         rgb = self.to_rgb
         if not _is_unmodified(rgb, nn.ConvTranspose2d):
             return torch.tanh(rgb(x))
-        options: dict[str, Any] = {
-            "transposed": True,
-            "stride": rgb.stride[0],
-            "padding": int(rgb.padding[0]),
-            "output_padding": rgb.output_padding[0],
-        }
-        if asked_for() != "auto":  # Triton's kernels have gradients of their own
-            return torch.tanh(conv_act(x, rgb.weight, rgb.bias, negative_slope=1.0, **options))
-        settings = ConvSettings.cached(2, **options)
-        return torch.tanh(convolve(x, rgb.weight, rgb.bias, settings, differentiable=True))
+        y = conv_act(
+            x,
+            rgb.weight,
+            rgb.bias,
+            transposed=True,
+            stride=rgb.stride[0],
+            padding=int(rgb.padding[0]),
+            output_padding=rgb.output_padding[0],
+            negative_slope=1.0,
+        )
+        return torch.tanh(y)
 
 
 class Discriminator(reference.Discriminator):

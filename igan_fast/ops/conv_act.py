@@ -17,7 +17,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 from igan_fast.ops.constant import cast
-from igan_fast.ops.convolution import ConvSettings, InputSpec, activation_gradients, convolve, gradients
+from igan_fast.ops.convolution import ConvSettings, InputSpec, activation_gradients, convolve, gradients, plan_of
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference.ops import activate
 
@@ -78,8 +78,10 @@ def conv_act(
     )
     if not settings.fits(x, weight, bias):
         return plain()
-    # The sign of the output is that of the LeakyReLU's input only for slopes of 0 and more.
-    if torch.compiler.is_compiling() or not negative_slope >= 0:
+    # The sign of the output is that of the LeakyReLU's input only for slopes of 0 and more. Without a LeakyReLU, what
+    # autograd can record needs no node.
+    apart = torch.compiler.is_compiling() or not negative_slope >= 0
+    if apart or (negative_slope == 1 and plan_of(x, weight, bias, settings).implementation.composite):
         return activate(convolve(x, weight, bias, settings, differentiable=True), negative_slope)
     y: Tensor = ConvAct.apply(x, weight, bias, settings, negative_slope, writable)  # type: ignore[no-untyped-call]
     return y

@@ -2,8 +2,9 @@
 
 - ``settings``: a convolution's settings
 - ``dispatch``: the choice
-- ``triton_images``, ``triton``, ``winograd``, ``dilated``, ``subpixel``, ``onednn``, ``few_channels``, ``pytorch``: the
-  implementations, in the order in which they are tried; the first two only where the user asks for them
+- ``triton_images``, ``triton``, ``winograd``, ``dilated``, ``direct``, ``subpixel``, ``onednn``, ``few_channels``,
+  ``pytorch``: the implementations, in the order in which they are tried; the first two only where the user asks for
+  them
 - ``winograd_costs``: where ``winograd`` is faster than PyTorch, from measured constants
 - ``triton_fake``: the shapes of Triton's results, for tensors without data
 - ``measured``: the choice between the first two and the others by measurement

@@ -16,6 +16,7 @@ from igan_fast.ops import backend
 from igan_fast.ops.constant import is_constant
 from igan_fast.ops.convolution import measured, pytorch
 from igan_fast.ops.convolution.dilated import Dilated
+from igan_fast.ops.convolution.direct import Direct
 from igan_fast.ops.convolution.few_channels import FewChannels
 from igan_fast.ops.convolution.onednn import OneDNN
 from igan_fast.ops.convolution.plan import (
@@ -49,6 +50,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Triton(),
     Winograd(),
     Dilated(),
+    Direct(),
     Subpixel(),
     OneDNN(),
     FewChannels(),
@@ -150,6 +152,7 @@ def problem_of(
         triton=asked_for() in ALWAYS,
         measured=_is_measured(x.device.type, differentiable or compiling),
         constant=constant or is_constant(weight),
+        input_contiguous=x.is_contiguous(),
     )
 
 
@@ -263,6 +266,7 @@ def _gradient_problem(
         triton=asked_for() in ALWAYS,
         measured=_is_measured(weight.device.type, differentiable),
         constant=is_constant(weight),
+        input_contiguous=input_spec.contiguous,
     )
 
 

@@ -50,6 +50,7 @@ class Problem(NamedTuple):
         triton: whether the user asks for Triton's kernels.
         measured: whether the user asks for Triton's kernels where they are faster.
         constant: whether results that depend on the weight alone are kept (``igan_fast.ops.constant``).
+        input_contiguous: whether the input is contiguous; it may be channels_last instead.
     """
 
     settings: ConvSettings
@@ -66,6 +67,7 @@ class Problem(NamedTuple):
     triton: bool = False
     measured: bool = False
     constant: bool = False
+    input_contiguous: bool = False
 
 
 class Implementation:

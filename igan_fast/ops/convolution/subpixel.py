@@ -3,7 +3,8 @@
 A transposed convolution of stride s computes s × s interleaved outputs. Each is an ordinary convolution of the input
 with every s-th tap of the kernel (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
 arXiv 1609.07009). The transposed 5×5 convolution of stride 2 to 3 channels is therefore a 3×3 convolution to
-2 · 2 · 3 = 12 channels and a pixel shuffle: the same sums, in a shape that oneDNN computes twice as fast."""
+2 · 2 · 3 = 12 channels and a pixel shuffle: the same sums, in a shape that oneDNN computes twice as fast. In float32
+``direct`` is faster still, but autograd and compilers cannot record it."""
 
 from __future__ import annotations
 
