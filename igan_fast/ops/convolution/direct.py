@@ -9,7 +9,8 @@ bias's gradient is summed beside the weight's.
 
 Each computation has an image, with at most ``MAX_CHANNELS`` channels, and features, with any number. A convolution goes
 from the image to the features, and a transposed convolution from the features to the image; each is the input gradient
-of the other.
+of the other. A convolution of stride 1 to few channels, such as the last one of many generators, is a transposed
+convolution whose weight is turned by 180 degrees.
 
 The zeros of the padding are multiplied too. So an infinite or NaN weight reaches the outputs at the edge that only its
 products with these zeros belong to, and an infinite or NaN gradient at the edge reaches the weight gradient likewise.
@@ -33,8 +34,8 @@ from igan_fast.ops.convolution.plan import (
     Problem,
     WeightGradient,
 )
-from igan_fast.ops.convolution.settings import InputSpec
-from igan_fast.ops.layout import channels_first, channels_last, no_view
+from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
+from igan_fast.ops.layout import channels_last, no_view
 
 __all__ = ["MAX_CHANNELS", "Direct"]
 
@@ -56,8 +57,17 @@ MAX_KERNEL = 16
 
 
 class _Call(NamedTuple):
-    """The arguments of the operators that do not change from call to call."""
+    """A problem as the operators take it.
 
+    Attributes:
+        to_image: whether the convolution's output is the image, and not its input.
+        turned: whether it is a convolution to an image, whose weight has to be turned.
+        image_size, features_size: height and width.
+        kernel, stride, padding: of the convolution from the image to the features.
+    """
+
+    to_image: bool
+    turned: bool
     image_size: Sequence[int]
     features_size: Sequence[int]
     kernel: Sequence[int]
@@ -66,11 +76,12 @@ class _Call(NamedTuple):
 
 
 class Direct(Implementation):
-    """Convolutions from at most ``MAX_CHANNELS`` channels, transposed ones to so few, and the gradients of both.
+    """Convolutions from at most ``MAX_CHANNELS`` channels, transposed ones and those of stride 1 to so few, and the
+    gradients of all.
 
-    The outputs of convolutions are channels_last. An input gradient has the memory format of the input. In a network of
-    contiguous tensors, only the image and its gradient are computed: to copy the features into the other memory format
-    costs more than the other computations gain.
+    Features are channels_last, images have the memory format of the input, and so has its gradient. For contiguous
+    inputs it computes images, which gain most, and no features: to copy them into the other memory format costs more
+    than is gained.
     """
 
     name = "direct"
@@ -79,49 +90,46 @@ class Direct(Implementation):
     own_kernels = True
 
     def convolve(self, problem: Problem) -> Convolve | None:
-        transposed = problem.settings.transposed
-        call = _call_of(problem) if transposed else _features_call_of(problem)
-        if call is None:
+        call = _call_of(problem)
+        if call is None or not (call.to_image or _may_compute_features(problem)):
             return None
 
         def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
             shift = None if bias is None else bias.detach().contiguous()
-            if transposed:
-                return _to_image(x, None, 1.0, weight, shift, negative_slope, call)
+            if call.to_image:
+                return _to_image(x, None, 1.0, weight, shift, negative_slope, call, problem.input_contiguous)
             return _from_image(x, weight, shift, negative_slope, call)
 
         return run
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
-        transposed = problem.settings.transposed
-        call = _features_call_of(problem) if transposed else _call_of(problem)
-        if call is None:
+        call = _call_of(problem)
+        if call is None or (call.to_image and not _may_compute_features(problem)):
             return None
 
         def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
-            if transposed:
-                dx = _from_image(grad, weight, None, 1.0, call)
-            else:
-                dx = _to_image(grad, None, 1.0, weight, None, 1.0, call)
-            return channels_first(dx) if input_spec.contiguous else dx
+            if call.to_image:
+                return _from_image(grad, weight, None, 1.0, call)
+            return _to_image(grad, None, 1.0, weight, None, 1.0, call, input_spec.contiguous)
 
         return run
 
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
-        call = None if problem.input_contiguous else _call_of(problem)
-        if call is None:
+        call = _call_of(problem)
+        if call is None or (problem.input_contiguous and not call.turned):
             return None
-        transposed = problem.settings.transposed
 
         def run(grad: Tensor, x: Tensor) -> Tensor:
-            image, features = (grad, x) if transposed else (x, grad)
-            return _weight_gradient(image, features, None, 1.0, call)[0]
+            image, features = (grad, x) if call.to_image else (x, grad)
+            dweight = _weight_gradient(image, features, None, 1.0, call)[0]
+            # A clone, because a weight of one channel counts as contiguous with other strides too.
+            return _turned(dweight).clone(memory_format=torch.contiguous_format) if call.turned else dweight
 
         return run
 
     def activation_gradients(self, problem: Problem) -> ActivationGradients | None:
-        call = None if problem.settings.transposed or problem.input_contiguous else _call_of(problem)
-        if call is None:
+        call = _call_of(problem)
+        if call is None or call.to_image or problem.input_contiguous:
             return None
 
         def run(
@@ -135,8 +143,7 @@ class Direct(Implementation):
         ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
             dx = dweight = dbias = None
             if needs[0]:
-                dx = _to_image(grad, signs, negative_slope, weight, None, 1.0, call)
-                dx = channels_first(dx) if input_spec.contiguous else dx
+                dx = _to_image(grad, signs, negative_slope, weight, None, 1.0, call, input_spec.contiguous)
             if needs[1] and x is not None:
                 dweight, dbias = _weight_gradient(x, grad, signs, negative_slope, call)
             return dx, dweight, dbias if needs[2] else None
@@ -144,11 +151,8 @@ class Direct(Implementation):
         return run
 
 
-def _features_call_of(problem: Problem) -> _Call | None:
-    """``_call_of`` for a computation of the features from the image."""
-    if problem.input_contiguous or problem.weight_shape.numel() > MAX_WEIGHTS:
-        return None
-    return _call_of(problem)
+def _may_compute_features(problem: Problem) -> bool:
+    return not problem.input_contiguous and problem.weight_shape.numel() <= MAX_WEIGHTS
 
 
 def _call_of(problem: Problem) -> _Call | None:
@@ -161,29 +165,54 @@ def _call_of(problem: Problem) -> _Call | None:
         and len(problem.input_shape) == len(weight_shape) == 4
         and settings.groups == 1
         and settings.dilation == [1, 1]
-        and weight_shape[1] <= MAX_CHANNELS
-        and weight_shape[0] >= MIN_FEATURES
         and weight_shape[2] <= MAX_KERNEL
         and min(settings.padding) >= 0
         and all(0 <= extra < stride for extra, stride in zip(settings.output_padding, settings.stride, strict=True))
         and problem.input_shape[1] == weight_shape[0 if settings.transposed else 1]
     ):
         return None
+    turned = not settings.transposed and weight_shape[1] > MAX_CHANNELS
+    features, colours = reversed(weight_shape[:2]) if turned else weight_shape[:2]
     output_size = settings.output_size(problem.input_shape, weight_shape)
-    if min(*problem.input_shape, *weight_shape, *output_size) < 1:
+    if (
+        colours > MAX_CHANNELS
+        or features < MIN_FEATURES
+        or min(*problem.input_shape, *weight_shape, *output_size) < 1
+        or (turned and not _can_be_turned(settings, weight_shape))
+    ):
         return None
+    to_image, kernel = turned or settings.transposed, list(weight_shape[2:])
     sizes = [list(problem.input_shape[2:]), output_size]
-    image_size, features_size = reversed(sizes) if settings.transposed else sizes
+    image_size, features_size = reversed(sizes) if to_image else sizes
     if problem.input_shape[0] * math.prod(features_size) * weight_shape.numel() < MIN_PRODUCTS:
         return None
-    return _Call(image_size, features_size, list(weight_shape[2:]), settings.stride, settings.padding)
+    padding = settings.padding
+    if turned:
+        padding = [side - 1 - p for side, p in zip(kernel, padding, strict=True)]
+    return _Call(to_image, turned, image_size, features_size, kernel, settings.stride, padding)
+
+
+def _can_be_turned(settings: ConvSettings, weight_shape: Sequence[int]) -> bool:
+    """Whether the convolution is a transposed one with the turned weight. For a kernel of one value, PyTorch's matrix
+    product is faster (measured)."""
+    kernel = weight_shape[2:]
+    return (
+        settings.stride == [1, 1]
+        and all(padding < side for padding, side in zip(settings.padding, kernel, strict=True))
+        and math.prod(kernel) > 1
+    )
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """The weight of the transposed convolution that equals a convolution of stride 1, or the reverse."""
+    return weight.detach().transpose(0, 1).flip(2, 3)
 
 
 def _from_image(image: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float, call: _Call) -> Tensor:
     """LeakyReLU(convolution + bias) of an image of any strides."""
     y: Tensor = torch.ops.igan_fast.direct_conv(
         image.detach().permute(0, 2, 3, 1),
-        weight.detach(),
+        _turned(weight) if call.turned else weight.detach(),
         call.features_size,
         call.stride,
         call.padding,
@@ -201,21 +230,24 @@ def _to_image(
     bias: Tensor | None,
     negative_slope: float,
     call: _Call,
+    contiguous: bool,
 ) -> Tensor:
-    """LeakyReLU(transposed convolution + bias). With ``signs``, that of the gradient of another LeakyReLU's input, of
-    which ``features`` is the gradient of the output."""
+    """LeakyReLU(transposed convolution + bias), contiguous or channels_last. With ``signs``, that of the gradient of
+    another LeakyReLU's input, of which ``features`` is the gradient of the output."""
     y: Tensor = torch.ops.igan_fast.direct_conv_transposed(
         _channels_last_view(features),
         None if signs is None else _channels_last_view(signs),
         signs_slope,
-        weight.detach(),
+        _turned(weight) if call.turned else weight.detach(),
         call.image_size,
         call.stride,
         call.padding,
         bias,
         negative_slope,
     )
-    return no_view(y.permute(0, 3, 1, 2))
+    y = y.permute(0, 3, 1, 2)
+    # A clone, because an image of one channel counts as contiguous with other strides too.
+    return y.clone(memory_format=torch.contiguous_format) if contiguous else no_view(y)
 
 
 def _weight_gradient(

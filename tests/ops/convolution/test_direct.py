@@ -170,6 +170,66 @@ def test_the_image_and_its_gradient_of_contiguous_tensors(monkeypatch):
     assert calls == ["to the image"] * 2
 
 
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+#: Channels, channels of the image, the input's size, kernel and padding of convolutions of stride 1 to an image.
+TO_IMAGE = [
+    (64, 3, (12, 9), (7, 7), (3, 3)),
+    (33, 1, (9, 9), (4, 4), (1, 1)),
+    (8, 4, (7, 10), (3, 3), (1, 1)),
+    (16, 2, (8, 6), (5, 2), (0, 1)),
+    (20, 3, (6, 6), (6, 6), (0, 5)),
+]
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("slope", SLOPES)
+@pytest.mark.parametrize(("channels", "colours", "size", "kernel", "padding"), TO_IMAGE)
+def test_a_convolution_of_stride_1_to_an_image(channels, colours, size, kernel, padding, slope, layout):
+    x, weight, bias = torch.randn(2, channels, *size), torch.randn(colours, channels, *kernel), torch.randn(colours)
+    settings = ConvSettings.cached(2, padding=padding)
+    leaves = [LAYOUTS[layout](t).requires_grad_() for t in (x, weight)] + [bias.requires_grad_()]
+    assert plan_of(*leaves, settings).implementation.name == "direct"
+
+    def result(*given: Tensor, ours: bool = False) -> list[Tensor]:
+        if ours:
+            y = conv_act(*given, stride=1, padding=padding, negative_slope=slope)
+        else:
+            y = F.conv2d(*given, 1, padding)
+            y = F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
+        upstream = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape).to(y.dtype)
+        return [y, *torch.autograd.grad(y, given, upstream)]
+
+    exact = result(*(t.detach().double().requires_grad_() for t in leaves))
+    found, by_torch = result(*leaves, ours=True), result(*leaves)
+    for a, p, e in zip(found, by_torch, exact, strict=True):
+        assert error(a, e) <= max(2 * error(p, e), 1e-6)
+    for a, p in zip(found[:3], by_torch[:3], strict=True):
+        assert layout == "channels_last" or a.stride() == p.stride()
+    assert found[1].stride() == by_torch[1].stride()
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_contiguous_images_have_contiguous_strides(colours):
+    """Also those of one channel, which count as contiguous with other strides too."""
+    case = CASES[0]._replace(colours=colours)
+    for transposed, index in ((True, 0), (False, 1)):  # the image, or its gradient
+        given = [t.contiguous() for t in tensors(case, transposed)]
+        found, by_torch = ours(case, transposed, 1.0, *given)[index], plain(case, transposed, 1.0, *given)[index]
+        assert found.stride() == by_torch.stride()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "stride", "taken"),
+    [(3, 2, 1, True), (3, 3, 1, False), (1, 0, 1, False), (3, 1, 2, False), (17, 8, 1, False)],
+)
+def test_which_convolutions_to_an_image(kernel, padding, stride, taken):
+    """Those of stride 1 that are transposed convolutions with a padding of at least 0; not a matrix product."""
+    x, weight = torch.randn(2, 16, 20, 20), torch.randn(3, 16, kernel, kernel)
+    plan = plan_of(x, weight, None, ConvSettings.cached(2, stride=stride, padding=padding))
+    assert (plan.implementation.name == "direct") == taken
+
+
 @pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, True, True), (True, True, True)])
 @pytest.mark.parametrize("writable", [False, True])
 def test_only_the_gradients_that_are_needed(monkeypatch, needs, writable):
