@@ -1,4 +1,4 @@
-"""Paths as people type them: ``~`` is expanded, and an empty path is an error."""
+"""Paths as people type them: ``~`` is expanded, and an empty path is an error. The cache folder of the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from pathlib import Path
 
 from igan_fast.errors import InputError
 
-__all__ = ["given_path"]
+__all__ = ["cache_folder", "given_path"]
+
+
+def cache_folder() -> Path:
+    """The folder of what is kept from run to run, such as prepared images: ``$IGAN_FAST_CACHE``, else ``igan_fast`` in
+    ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        InputError: as ``given_path``, of the folder that a variable names, or where there is no home folder.
+    """
+    if own := os.environ.get("IGAN_FAST_CACHE"):
+        return given_path(own, "IGAN_FAST_CACHE")
+    return given_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "the cache") / "igan_fast"
 
 
 def given_path(path: str | os.PathLike[str], name: str) -> Path:

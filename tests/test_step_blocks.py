@@ -124,7 +124,12 @@ def test_a_batch_in_portions(called: list[str]) -> None:
     arguments = batch()
     assert all(abs(a - b) < 1e-10 for a, b in zip(parted(*arguments), whole(*arguments), strict=True))
     assert called.count("block_features") == 2 * 4
+    assert called.count("block_image") == 2 * 3  # in both stages, and the rebuild
     assert_equal(parted, whole, 1e-8)
+    for step in (parted, whole):
+        step.extra_generator(*arguments[1:])
+    assert called.count("block_image") == 2 * 4
+    assert_equal(parted, whole, 1e-7)
 
 
 def test_layers_that_are_no_blocks(called: list[str]) -> None:

@@ -32,7 +32,7 @@ from igan_fast.data.source import FaceSource
 from igan_fast.errors import InputError, printable
 from igan_fast.files import clear_write_errors, sync_file, sync_folder, write_durably
 from igan_fast.json_files import read_json
-from igan_fast.paths import given_path
+from igan_fast.paths import cache_folder, given_path
 from igan_fast.progress import progress_bar
 
 __all__ = ["FaceStore", "build_store", "cache_folder", "spread"]
@@ -74,13 +74,6 @@ def spread(rows: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
     if count is None or count >= len(rows):
         return rows
     return rows[np.arange(count) * len(rows) // count]
-
-
-def cache_folder() -> Path:
-    """The folder of the stores: ``$IGAN_FAST_CACHE``, else ``igan_fast`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("IGAN_FAST_CACHE"):
-        return given_path(own, "IGAN_FAST_CACHE")
-    return given_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "the cache") / "igan_fast"
 
 
 def build_store(

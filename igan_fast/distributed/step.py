@@ -150,8 +150,7 @@ class PartedStep(TrainStep):
 
     def _generate(self, batch: GeneratedBatch) -> Tensor:
         with self._autocast(batch.z.device):
-            images: Tensor = self.model.generator(batch.z, batch.c)
-        return images
+            return self._generated(batch.z, batch.c)
 
     def _own(self, images: Tensor, part: Part) -> Tensor:
         """The photos of a part among those of this process."""

@@ -29,6 +29,7 @@ from igan_fast._version import __version__
 from igan_fast.ops.convolution import pytorch
 from igan_fast.ops.convolution.plan import ActivationGradients, Convolve, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
+from igan_fast.paths import cache_folder
 
 __all__ = [
     "OTHER",
@@ -272,10 +273,9 @@ def _choices_of(index: int) -> Choices:
     cudnn: Any = torch.backends.cudnn
     versions += [str(cudnn.version()), torch.cuda.get_device_name(index)]
     name = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16]
-    own, cache = os.environ.get("IGAN_FAST_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
-        folder = Path(own).expanduser() if own else Path(cache).expanduser() / "igan_fast"
-    except RuntimeError:  # there is no home folder
+        folder = cache_folder()
+    except ValueError:  # there is no such folder: the choices are kept in this process only
         return Choices(None, _seconds)
     return Choices(folder / "convolutions" / name, _seconds)
 
