@@ -56,7 +56,7 @@ def test_convolution(compare, batches, device, request, case, layout):
     if device.type != "cpu" or not backend.has_native_cpu():
         pytest.skip("only the CPU has these kernels")
     if request.config.getoption("--quick"):
-        case = case._replace(c_in=16, c_out=16, size=8 + case.size % 4, batch=16)
+        case = case._replace(c_in=32, c_out=32, size=32 + case.size % 4, batch=16)
     settings = ConvSettings.cached(
         2, transposed=case.transposed, stride=case.stride, padding=case.padding, output_padding=case.output_padding
     )

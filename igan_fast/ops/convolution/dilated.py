@@ -24,7 +24,7 @@ __all__ = ["Dilated"]
 
 _WINOGRAD = Winograd()
 
-#: With fewer channels the copies cost more than what the faster kernels gain (measured).
+#: With fewer channels the copies probably cost more than what the faster kernels gain (an estimate).
 MIN_CHANNELS = 128
 
 
