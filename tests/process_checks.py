@@ -246,7 +246,7 @@ def conv_norm_act_equals_one_process(member: Member) -> Errors:
 def conv_norm_act_takes_the_convolution_of_one_process(member: Member) -> Errors:
     """With the statistics of all, convolution and gradients are those that are taken without."""
     images = len(member.own(1))
-    x, kernel = randn(max(images, 1), 32, 16, 16).float().requires_grad_(), randn(32, 32, 3, 3).float().requires_grad_()
+    x, kernel = (t.float().requires_grad_() for t in (randn(max(images, 1), 32, 32, 32), randn(32, 32, 3, 3)))
 
     def counted(**options: Any) -> dict[str, int]:
         def run(_: None, x: Tensor) -> Tensor:

@@ -357,9 +357,9 @@ def faces() -> tuple[Tensor, Tensor]:
     return to_float(images).contiguous(), torch.from_numpy(source.labels).float()
 
 
-def learned(step, faces: tuple[Tensor, Tensor], iterations: int = 80) -> tuple[Tensor, Tensor]:
+def learned(step, faces: tuple[Tensor, Tensor], iterations: int = 80, seed: int = 1) -> tuple[Tensor, Tensor]:
     """The pixel and label losses: their means over the first ten iterations, and over the last thirty."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     device = next(step.model.parameters()).device
     seen = []
     for _ in range(iterations):
@@ -376,11 +376,12 @@ LEARNING = {"lr": 1e-3, "lambdas": (2.0, 10.0, 1.0), "label_weight_d": 5.0, "lab
 
 @pytest.mark.slow
 def test_both_implementations_learn_equally_well(faces):
-    """From the same state, on the same batches of drawn faces: only rounding makes a difference."""
+    """From the same state, on the same batches of drawn faces: only rounding makes a difference. The training enlarges
+    it, to a tenth of the label loss, so three trainings are compared."""
     ends = {}
     for impl in IMPLS:
-        torch.manual_seed(0)
-        start, ends[impl] = learned(make_step(impl, config=StepConfig(**LEARNING)), faces)
+        found = [learned(make_step(impl, config=StepConfig(**LEARNING)), faces, seed=seed) for seed in range(3)]
+        start, ends[impl] = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
         assert (ends[impl] < 0.85 * start).all(), (impl, start, ends[impl])
     assert (ends["fused"] < 1.15 * ends["reference"]).all(), ends
     assert (ends["reference"] < 1.15 * ends["fused"]).all(), ends
