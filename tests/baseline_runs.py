@@ -15,10 +15,17 @@ __all__ = ["batches", "copy_state", "gradients", "instance_norm", "leaves", "run
 
 
 def batches(
-    count: int, *, n: int = 3, size: int = 32, attributes: int = 3, dtype: torch.dtype = torch.float64, domains: int = 1
+    count: int,
+    *,
+    n: int = 3,
+    size: int = 32,
+    attributes: int = 3,
+    dtype: torch.dtype = torch.float64,
+    domains: int = 1,
+    seed: int = 11,
 ) -> list[list[LabelledImages]]:
     """Random photos for ``count`` iterations. With two domains the labels of a batch are its number."""
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(seed)
 
     def batch(domain: int) -> LabelledImages:
         images = torch.rand(n, 3, size, size, generator=generator) * 2 - 1

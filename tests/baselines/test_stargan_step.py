@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from baseline_runs import batches, copy_state, gradients, leaves, run, state, updates
-from oracles import error
+from oracles import assert_near_apart_from_kinks, error
 from stargan_oracle import ATTRIBUTES, generate, judge, networks
 from torch import Tensor, nn
 
@@ -171,11 +171,13 @@ def test_fused_networks_train_as_plain_ones(monkeypatch):
 def test_gradients_of_fused_networks_in_float32_are_near_the_plain_ones_in_float64(monkeypatch):
     """On our own convolution kernels. The learning rate is 0, as after the training, so that the weights stay alike."""
     monkeypatch.setattr(fused_module, "MIN_ELEMENTS", 0)
-    fused, exact = networks(dtype=torch.float32, width=16), networks(width=16)
-    igan_fast.fuse(fused)
-    ours = gradients(step_of(fused, 0, igan_fast.losses), batches(10, dtype=torch.float32))
-    theirs = gradients(step_of(exact, 0), batches(10))
-    assert ours.keys() == theirs.keys() == {name for name, _ in exact.named_parameters()}
-    for name in theirs:
-        # A value near the kink of a ReLU or of an L1 distance may be on its other side.
-        assert error(ours[name], theirs[name]) < 1e-2, name
+
+    def error_with(seed: int) -> float:
+        fused, exact = networks(dtype=torch.float32, width=16), networks(width=16)
+        igan_fast.fuse(fused)
+        ours = gradients(step_of(fused, 0, igan_fast.losses), batches(5, dtype=torch.float32, seed=seed))
+        theirs = gradients(step_of(exact, 0), batches(5, seed=seed))
+        assert ours.keys() == theirs.keys() == {name for name, _ in exact.named_parameters()}
+        return max(error(ours[name], theirs[name]) for name in theirs)
+
+    assert_near_apart_from_kinks(error_with)
