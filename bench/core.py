@@ -47,11 +47,12 @@ class Comparison:
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
         """The median and quartiles in milliseconds, by peer and pass."""
         return {
-            peer: {name: _quartiles(values) for name, values in passes.items()} for peer, passes in self.seconds.items()
+            peer: {name: quartiles(values) for name, values in passes.items()} for peer, passes in self.seconds.items()
         }
 
 
-def _quartiles(seconds: Sequence[float]) -> dict[str, float]:
+def quartiles(seconds: Sequence[float]) -> dict[str, float]:
+    """The median and the quartiles in milliseconds."""
     low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
     return {"median_ms": middle * 1e3, "q1_ms": low * 1e3, "q3_ms": high * 1e3}
 

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ import torch.distributed as dist
 
 import igan_fast
 from bench.conftest import describe_machine
-from bench.core import write_results
+from bench.core import quartiles, write_results
 from igan_fast.devices import keep_freed_memory
 from igan_fast.distributed.plan import BatchPlan
 from igan_fast.distributed.process import Process
@@ -70,12 +69,8 @@ def measure(image_size: int, width: int, batch: int, cores: int) -> list[dict[st
                     times[way].append(seconds / ITERATIONS)
         for end in (end for ends in worlds.values() for end in ends):
             end.send(0)
-    found = []
-    for way, seconds in times.items():
-        low, middle, high = statistics.quantiles(seconds, n=4)
-        quartiles = {"median_ms": middle * 1e3, "q1_ms": low * 1e3, "q3_ms": high * 1e3}
-        found.append({"image_size": image_size, "width": width, "batch": batch, **way._asdict(), **quartiles})
-    return found
+    size = {"image_size": image_size, "width": width, "batch": batch}
+    return [size | way._asdict() | quartiles(seconds) for way, seconds in times.items()]
 
 
 def _started(way: Way, sizes: tuple[int, int, int], meeting: Path) -> list[Connection]:

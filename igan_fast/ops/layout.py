@@ -12,7 +12,7 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 
-__all__ = ["CHANNELS_LAST", "channels_first", "channels_last", "dense", "like", "no_view"]
+__all__ = ["CHANNELS_LAST", "channels_first", "channels_last", "dense", "like", "no_view", "rows_of_channels"]
 
 #: The kernel transposes squares of 4 × 4 values in registers; for fewer channels or pixels PyTorch's copy is as fast.
 MIN_SIDE = 4
@@ -26,6 +26,11 @@ def channels_last(x: Tensor) -> Tensor:
     if x.is_contiguous() and _can_transpose(x):
         return _transpose(x)
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def rows_of_channels(x: Tensor) -> Tensor:
+    """x (N, C, H, W) as a contiguous (N, H, W, C), detached; a view where x is channels_last."""
+    return channels_last(x.detach()).permute(0, 2, 3, 1)
 
 
 def channels_first(x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from igan_fast.ops.convolution.plan import (
     WeightGradient,
 )
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
-from igan_fast.ops.layout import channels_last, no_view
+from igan_fast.ops.layout import no_view, rows_of_channels
 
 __all__ = ["MAX_CHANNELS", "Direct"]
 
@@ -235,8 +235,8 @@ def _to_image(
     """LeakyReLU(transposed convolution + bias), contiguous or channels_last. With ``signs``, that of the gradient of
     another LeakyReLU's input, of which ``features`` is the gradient of the output."""
     y: Tensor = torch.ops.igan_fast.direct_conv_transposed(
-        _channels_last_view(features),
-        None if signs is None else _channels_last_view(signs),
+        rows_of_channels(features),
+        None if signs is None else rows_of_channels(signs),
         signs_slope,
         _turned(weight) if call.turned else weight.detach(),
         call.image_size,
@@ -256,19 +256,14 @@ def _weight_gradient(
     """The gradients of the weight and of the bias. With ``signs``, those from the gradient of a LeakyReLU's output."""
     dweight, dbias = torch.ops.igan_fast.direct_conv_gradients(
         image.detach().permute(0, 2, 3, 1),
-        _channels_last_view(features),
-        None if signs is None else _channels_last_view(signs),
+        rows_of_channels(features),
+        None if signs is None else rows_of_channels(signs),
         signs_slope,
         call.kernel,
         call.stride,
         call.padding,
     )
     return dweight, dbias
-
-
-def _channels_last_view(x: Tensor) -> Tensor:
-    """x (N, C, H, W) as a contiguous (N, H, W, C); a view where x is channels_last."""
-    return channels_last(x.detach()).permute(0, 2, 3, 1)
 
 
 def register(namespace: str) -> None:

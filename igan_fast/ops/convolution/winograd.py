@@ -52,7 +52,7 @@ from igan_fast.ops.convolution.winograd_costs import (
     is_small,
     seconds_of,
 )
-from igan_fast.ops.layout import channels_first, channels_last, no_view
+from igan_fast.ops.layout import channels_first, no_view, rows_of_channels
 
 __all__ = ["FILTERS", "Winograd", "filters_kept"]
 
@@ -145,7 +145,7 @@ class Winograd(Implementation):
         def run(grad: Tensor, x: Tensor) -> Tensor:
             large, small = (grad, x) if transposed else (x, grad)
             gradient: Tensor = torch.ops.igan_fast.winograd_conv_weight_gradient(
-                _channels_last_view(large), _channels_last_view(small), kernel, stride, padding, tile
+                rows_of_channels(large), rows_of_channels(small), kernel, stride, padding, tile
             )
             return gradient
 
@@ -268,7 +268,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: fl
     size, channels, kernel, stride, padding, transposed, tile = call
     filter = _thread.filters.get(weight, stride, transposed, tile)
     y: Tensor = torch.ops.igan_fast.winograd_conv(
-        _channels_last_view(x), filter, size, channels, kernel, stride, padding, bias, negative_slope, transposed, tile
+        rows_of_channels(x), filter, size, channels, kernel, stride, padding, bias, negative_slope, transposed, tile
     )
     return no_view(y.permute(0, 3, 1, 2))
 
@@ -276,11 +276,6 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: fl
 def _transform_filter(weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
     filter: Tensor = torch.ops.igan_fast.winograd_filter(weight.detach(), stride, transposed, tile)
     return filter
-
-
-def _channels_last_view(x: Tensor) -> Tensor:
-    """x (N, C, H, W) as a contiguous (N, H, W, C); a view where x is channels_last."""
-    return channels_last(x.detach()).permute(0, 2, 3, 1)
 
 
 def register(namespace: str) -> None:
