@@ -48,7 +48,6 @@ class Generator(reference.Generator):
         plain = (
             untouched(self)
             and self._compiled_call_impl is None
-            and not len(self.film)
             and layers.are_blocks(self.norm, *blocks)
             and _is_unmodified(rgb, nn.ConvTranspose2d)
         )
@@ -58,10 +57,10 @@ class Generator(reference.Generator):
         first, films = self.inputs(z, c)
         convolutions = [(layers.settings_of(conv), conv.weight) for conv in (*(block.conv for block in blocks), rgb)]
         parameters = [t for layer in (self.norm, *blocks) for t in layer.parameters()]
-        if not can_run_blocks(first, convolutions, *parameters, rgb.bias):
+        if not can_run_blocks(first, convolutions, *parameters, rgb.bias, *films, film=len(self.film) > 0):
             return self._drawn(first, films)
         norm, described = layers.norm_of(self.norm, first), [layers.block_of(block, first) for block in blocks]
-        return torch.tanh(block_image(first, norm, described, rgb.weight, rgb.bias, convolutions[-1][0]))
+        return torch.tanh(block_image(first, norm, described, rgb.weight, rgb.bias, convolutions[-1][0], films))
 
     def _drawn(self, first: Tensor, films: Sequence[Tensor | None]) -> Tensor:
         """The images, from what ``inputs`` returns."""

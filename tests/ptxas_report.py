@@ -147,14 +147,57 @@ def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
                 (x, y, [5, 5], *geometry, True, of_y.affine, 0.0, x, of_x.affine, of_x.terms),
             ),
         ]
+        films = [torch.empty(BATCH, 2 * n, dtype=dtype, device="meta") for n in (channels, out)]
+        found += [
+            (
+                layer + "transposed block forward with film",
+                "convolution_statistics",
+                (y, weight, large, *geometry, True, 1, of_y.affine, 0.0, films[1]),
+            ),
+            (
+                layer + "transposed block gradient with film",
+                block,
+                (x, weight, size, *geometry, False, x, *of_x[::2], y, *of_y[:2], 0.0, 1e-5, *nothing, films[1]),
+            ),
+            (
+                layer + "transposed block weight gradient with film",
+                "convolution_weight_gradient",
+                (x, y, [5, 5], *geometry, True, of_y.affine, 0.0, x, of_x.affine, of_x.terms, films[1]),
+            ),
+        ]
+        # G's first layers have maps of few positions, of which a program takes those of one image.
+        small = torch.empty(BATCH, out, 4, 4, dtype=dtype, device="meta")
+        found.append(
+            (
+                layer + "transposed block forward with film, small",
+                "convolution_statistics",
+                (small, weight, [8, 8], *geometry, True, 1, of_y.affine, 0.0, films[1]),
+            )
+        )
     image, weight, features = (
         torch.empty(shape, dtype=dtype, device="meta")
         for shape in ((BATCH, 3, 128, 128), (64, 3, 5, 5), (BATCH, 64, 64, 64))
     )
     bias, geometry = torch.empty(64, dtype=dtype, device="meta"), ([2, 2], [2, 2])
     weight_gradient, of_features = "convolution_image_weight_gradient", channels_of(64, wide)
+    film = torch.empty(BATCH, 128, dtype=dtype, device="meta")
     return [
         *found,
+        (
+            "to an image, of a raw map with film",
+            "convolution_to_image",
+            (features, weight, bias[:3], [128, 128], *geometry, 1.0, None, 0.0, of_features.affine, film),
+        ),
+        (
+            "from an image, block gradient with film",
+            "convolution_image_block_gradient",
+            (image, weight, [64, 64], *geometry, features, of_features.affine, of_features.var, 0.0, 1e-5, film),
+        ),
+        (
+            "weight gradient of a raw map with film to an image",
+            weight_gradient,
+            (features, image, [5, 5], *geometry, False, None, 0.0, of_features.affine, film),
+        ),
         ("from an image", "convolution_from_image", (image, weight, bias, [64, 64], *geometry, 0.2)),
         ("to an image", "convolution_to_image", (features, weight, bias[:3], [128, 128], *geometry, 1.0)),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,15 @@ def test_blocks(counted: dict[str, dict[str, float]]) -> None:
     )
     # DESIGN.md, section 4, without the first layer: 13. The last map is not a raw one, which takes 1 more.
     assert found[traffic.NORMS] + found[traffic.DISTANCE] - first == pytest.approx(14.6, abs=0.2)
+
+
+def test_the_default_preset_is_computed_by_blocks_too() -> None:
+    """With film, and with edited rebuilds: only D's last maps are activated for linear layers to read them."""
+    options = {"preset": "default", "convolution": "blocks"}
+    found = Counter(call.operator for call in calls_of_an_iteration(64, 32, 8, "bf16", **options))  # type: ignore[arg-type]
+    assert found["convolution_image_block_gradient"] == found["convolution_norm_gradient"] > 0
+    assert found["norm_act"] == found["convolution_backward"] == 0
+    assert found["norm_act_inference"] == found["norm_act_backward"] == found["convolution_from_image"]
 
 
 def test_the_traffic_of_a_batch_is_that_of_its_images() -> None:

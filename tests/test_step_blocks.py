@@ -68,12 +68,12 @@ def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
 
 
-def steps(dtype: torch.dtype = torch.float64, width: int = 1, **config: Any) -> tuple[Any, Any]:
+def steps(dtype: torch.dtype = torch.float64, width: int = 1, film: bool = False, **config: Any) -> tuple[Any, Any]:
     """A step with blocks and one of the reference, from the same weights."""
     made = []
     for wing in (igan_fast, reference):
         torch.manual_seed(3)
-        model = wing.IterativeGAN(**SIZES, width=width).to(DEVICE, dtype)
+        model = wing.IterativeGAN(**SIZES, width=width, film=film).to(DEVICE, dtype)
         made.append(wing.TrainStep(model, StepConfig(**(CONFIG | config))))
     return made[0], made[1]
 
@@ -104,6 +104,23 @@ def test_an_iteration_in_float64(called: list[str]) -> None:
                 step.extra_discriminator(images, labels, noise)
                 step.extra_generator(labels, noise)
         assert_equal(ours, plain, 1e-8)
+
+
+def test_scales_and_shifts_of_the_attributes(called: list[str]) -> None:
+    """With film, G's images, its running statistics, and the gradients of all its parameters."""
+    ours, plain = (step.model.generator for step in steps(film=True))
+    _, labels, noise = batch()
+    images = ours.images(noise, labels), plain(noise, labels)
+    assert called == ["block_image"]
+    gradients = [
+        torch.autograd.grad((image * torch.arange(32.0, device=DEVICE)).sum(), list(model.parameters()))
+        for image, model in zip(images, (ours, plain), strict=True)
+    ]
+    assert len(gradients[0]) == len(list(ours.parameters()))
+    for a, b in zip(
+        (images[0], *gradients[0], *ours.buffers()), (images[1], *gradients[1], *plain.buffers()), strict=True
+    ):
+        assert (a - b).abs().max() <= 1e-10 * b.abs().max()
 
 
 def test_the_gradient_penalty_and_several_groups(called: list[str]) -> None:

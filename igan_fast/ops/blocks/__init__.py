@@ -11,6 +11,7 @@ maps. In the backward pass one tensor is written for each block too, the gradien
 - ``description``: blocks and their maps
 - ``network``: the functions that compute a network of blocks
 - ``node``: its autograd node
+- ``backward``: the node's backward pass
 """
 
 from igan_fast.ops.blocks.description import Block, Features, Norm, RawMap

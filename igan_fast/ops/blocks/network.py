@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.blocks.backward import Plan
 from igan_fast.ops.blocks.description import Block, Features, Norm, RawMap
-from igan_fast.ops.blocks.node import Network, Plan
+from igan_fast.ops.blocks.node import Network
 from igan_fast.ops.convolution import ConvSettings, asked_for
 from igan_fast.ops.convolution.plan import Problem
 from igan_fast.ops.convolution.triton import operators, takes
@@ -18,7 +19,9 @@ from igan_fast.ops.norm_act import check_arguments, launchable
 __all__ = ["block_features", "block_image", "can_run_blocks"]
 
 
-def can_run_blocks(x: Tensor, convolutions: Sequence[tuple[ConvSettings, Tensor]], *others: Tensor | None) -> bool:
+def can_run_blocks(
+    x: Tensor, convolutions: Sequence[tuple[ConvSettings, Tensor]], *others: Tensor | None, film: bool = False
+) -> bool:
     """Whether blocks are asked for (``IGAN_FAST_CONVOLUTION``), and Triton's kernels can compute these.
 
     They cannot under a compiler, and where PyTorch's own functions have to compute the result
@@ -28,6 +31,7 @@ def can_run_blocks(x: Tensor, convolutions: Sequence[tuple[ConvSettings, Tensor]
         x: the input (N, C, H, W) of the first convolution.
         convolutions: settings and weight of each.
         others: the other tensors that take part.
+        film: whether each image has its own scale and shift.
     """
     if asked_for() != "blocks" or torch.compiler.is_compiling() or x.dim() != 4 or not x.numel():
         return False
@@ -62,7 +66,7 @@ def can_run_blocks(x: Tensor, convolutions: Sequence[tuple[ConvSettings, Tensor]
         if min(size) < 1 or not takes(problem):
             return False
         shape = torch.Size((shape[0], out, *size))
-        if not launchable(backend.TRITON, torch.device("cuda"), shape, 1, film=False):
+        if not launchable(backend.TRITON, torch.device("cuda"), shape, 1, film=film):
             return False
     return True
 
@@ -81,7 +85,7 @@ def block_features(x: Tensor, blocks: Sequence[Block], targets: Sequence[RawMap]
     """
     dtype = _dtype_of(x)
     x = x.to(dtype)
-    blocks = _prepared(x, blocks)
+    blocks = _prepared(x, blocks, [None] * len(blocks))
     if targets is not None:
         shape = x.shape
         shapes = [shape, *((shape := block.output_shape(shape)) for block in blocks)]
@@ -89,7 +93,7 @@ def block_features(x: Tensor, blocks: Sequence[Block], targets: Sequence[RawMap]
             if target.y.shape != expected:
                 raise ValueError(f"target {index} has shape {tuple(target.y.shape)}; expected {tuple(expected)}")
     plan = Plan(operators(), blocks, None, None, targets)
-    last, distance, *maps = _apply(plan, x, None, None)
+    last, distance, *maps = _apply(plan, x, None, None, [None] * len(blocks))
     raw = [RawMap(x.detach())]
     for block, y, affine in zip(blocks, maps[::2], maps[1::2], strict=True):
         raw.append(RawMap(y, affine, block.norm.negative_slope))
@@ -97,7 +101,13 @@ def block_features(x: Tensor, blocks: Sequence[Block], targets: Sequence[RawMap]
 
 
 def block_image(
-    x: Tensor, norm: Norm, blocks: Sequence[Block], weight: Tensor, bias: Tensor | None, settings: ConvSettings
+    x: Tensor,
+    norm: Norm,
+    blocks: Sequence[Block],
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: ConvSettings,
+    films: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """The image (N, colours, H', W') that a transposed convolution makes of the last map of blocks.
 
@@ -105,23 +115,27 @@ def block_image(
         x: (N, C, H, W), of a floating dtype: ``norm`` normalises and activates it for the first block.
         blocks: as of ``block_features``.
         weight, bias, settings: of the transposed convolution to the image.
+        films: for x and for the output of each block, ``film`` as ``norm_act`` takes it. None if there are none.
 
     Raises:
-        ValueError: as ``norm_act``.
+        ValueError: as ``norm_act``; or there is another number of films.
     """
     dtype = _dtype_of(x)
     x = x.to(dtype)
-    check_arguments(x, x.shape[1], *norm[:4], norm.groups, None)
-    plan = Plan(operators(), _prepared(x, blocks), norm, settings, None)
-    image, *_ = _apply(plan, x, weight.to(dtype), None if bias is None else bias.to(dtype))
+    films = [None] * (1 + len(blocks)) if films is None else films
+    if len(films) != 1 + len(blocks):
+        raise ValueError(f"found {len(films)} films; expected {1 + len(blocks)}, for x and for each block")
+    check_arguments(x, x.shape[1], *norm[:4], norm.groups, films[0])
+    plan = Plan(operators(), _prepared(x, blocks, films[1:]), norm, settings, None)
+    image, *_ = _apply(plan, x, weight.to(dtype), None if bias is None else bias.to(dtype), films)
     return image
 
 
-def _prepared(x: Tensor, blocks: Sequence[Block]) -> tuple[Block, ...]:
+def _prepared(x: Tensor, blocks: Sequence[Block], films: Sequence[Tensor | None]) -> tuple[Block, ...]:
     """The blocks, checked, with their weights in x's dtype."""
-    for block in blocks:
+    for block, film in zip(blocks, films, strict=True):
         channels = block.settings.channels(block.conv_weight)[1]
-        check_arguments(x, channels, *block.norm[:4], block.norm.groups, None)
+        check_arguments(x, channels, *block.norm[:4], block.norm.groups, film)
     return tuple(block._replace(conv_weight=block.conv_weight.to(x.dtype)) for block in blocks)
 
 
@@ -132,10 +146,13 @@ def _dtype_of(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _apply(plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
-    head = plan.norm
-    parameters = [] if head is None else [head.weight, head.bias]
-    for block in plan.blocks:
-        parameters += [block.conv_weight, block.norm.weight, block.norm.bias]
+def _apply(
+    plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None, films: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """The node's results. films: of x if ``plan.norm`` is given, and of each block."""
+    of_norms = iter(films)
+    parameters = [] if plan.norm is None else [plan.norm.weight, plan.norm.bias, next(of_norms)]
+    for block, film in zip(plan.blocks, of_norms, strict=True):
+        parameters += [block.conv_weight, block.norm.weight, block.norm.bias, film]
     found: tuple[Tensor, ...] = Network.apply(plan, x, weight, bias, *parameters)  # type: ignore[no-untyped-call]
     return found

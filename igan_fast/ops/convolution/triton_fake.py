@@ -106,10 +106,10 @@ def _block_gradient(
     terms: Tensor | None,
     before: Tensor | None,
     before_affine: Tensor | None,
-    *_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *others: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dx = _convolution(grad, weight, None, size, stride, padding, transposed)
-    return dx, *_terms(dx, None if before is None else before_affine)
+    return dx, *_terms(dx, None if before is None else before_affine, *others[6:])
 
 
 def _image_block_gradient(
@@ -120,18 +120,19 @@ def _image_block_gradient(
     padding: Sequence[int],
     before: Tensor,
     before_affine: Tensor,
-    *_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *others: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dz = _new(grad, weight.shape[0], size)
-    return dz, *_terms(dz, before_affine)
+    return dz, *_terms(dz, before_affine, *others[3:])
 
 
-def _terms(dz: Tensor, affine: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The terms of a normalisation, and the gradients of its weight and bias."""
+def _terms(dz: Tensor, affine: Tensor | None, film: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The terms of a normalisation, and the gradients of its weight and bias, and of film."""
     if affine is None:
-        return dz.new_empty(0), dz.new_empty(0), dz.new_empty(0)
+        return dz.new_empty(0), dz.new_empty(0), dz.new_empty(0), dz.new_empty(0)
     groups, _, channels = affine.shape
-    return affine.new_empty((2, groups, channels)), affine.new_empty(channels), affine.new_empty(channels)
+    of_channels = affine.new_empty(channels), affine.new_empty(channels)
+    return affine.new_empty((2, groups, channels)), *of_channels, affine.new_empty(0 if film is None else film.shape)
 
 
 def _feature_l1_raw(fake: list[Tensor], real: list[Tensor], *_: Any) -> tuple[Tensor, Tensor]:

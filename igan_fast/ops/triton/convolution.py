@@ -29,8 +29,10 @@ from igan_fast.ops.triton.convolution_launch import (
     FEW_COLUMNS,
     channels_last,
     check_numbers,
+    film_operand,
     new,
     options_of,
+    rows_of_parts,
     steps_of,
     with_registers,
 )
@@ -77,22 +79,28 @@ def launch(
     gradient: tuple[Any, ...] | None = None,
     before: tuple[Any, ...] | None = None,
     distance: tuple[Any, ...] | None = None,
+    film: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The result (N, C_out, *size), and if asked for the means, M2s and numbers of values of its tiles.
+    """The result (N, C_out, *size), and if asked for the means, M2s and numbers of values of its tiles, each of
+    (groups, segments).
 
     Args:
-        gradient, distance: as ``convolve`` takes them.
-        before: (raw, affine, slope), as ``convolve`` takes it but for the sums, which are then returned instead.
+        gradient, distance, film: as ``convolve`` takes them.
+        before: (raw, affine, slope, film), as ``convolve`` takes it but for the sums, which are then returned instead
+            (``sums_before``).
     """
     _check(x, weight, 0 if to.transposed else 1, affine, groups)
-    x, weight = channels_last(x), channels_last(weight)
+    film, x, weight = film_operand(film, x), channels_last(x), channels_last(weight)
     images, channels, height, width = x.shape
+    apart = film is not None or (before is not None and before[3] is not None)  # each image is a part
+    parts = images // groups if apart else 1
     taps, inner = math.prod(weight.shape[2:]), weight.shape[1]
     out_channels = inner if to.transposed else weight.shape[0]
     # Those of the taps, the input channels and the output channels. PyTorch's own are arbitrary for a size of 1.
     weight_strides = (inner, taps * inner, 1) if to.transposed else (inner, 1, taps * inner)
     phases = tuple(to.stride) if to.transposed else (1, 1)
-    positions = images // groups * math.prod(triton.cdiv(n, p) for n, p in zip(to.size, phases, strict=True))
+    of_part = images // (groups * parts)
+    positions = of_part * math.prod(triton.cdiv(n, p) for n, p in zip(to.size, phases, strict=True))
     check_numbers(positions=positions, terms=taps * channels)
     options = options_of(x, out_channels)
     options, whole = steps_of(options, taps, channels)
@@ -100,25 +108,28 @@ def launch(
         options = with_registers(options, FEW_COLUMNS)
     elif affine is not None:
         options = with_registers(options, options["N"])
+    if apart:
+        options = rows_of_parts(options, positions)
     tiles = triton.cdiv(positions, options["M"])
-    segments = tiles * math.prod(phases)
+    segments = parts * tiles * math.prod(phases)
     y = new(x, images, out_channels, *to.size)
     found: list[Tensor] = []
     if statistics:
         found = [x.new_empty((groups, segments, out_channels), dtype=torch.float64) for _ in range(2)]
         found.append(x.new_empty((groups, segments), dtype=torch.int32))
     if before is not None:
-        wide = accumulation_dtype(x)
-        found = [x.new_empty((groups, segments, out_channels), dtype=wide) for _ in range(3)]
-        before = *before, *found
+        found, sums = sums_before(y, groups, segments, before[3])
+        before = *before, *sums
     convolve[grid(triton.cdiv(out_channels, options["N"]) * segments * groups)](
         x,
         weight,
         None if bias is None else bias.contiguous(),
         affine,
+        film,
         y,
         *(found if statistics else (None, None, None)),
-        (images // groups, height, width, channels),
+        (of_part, height, width, channels),
+        parts,
         (*to.size, out_channels),
         tuple(weight.shape[2:]),
         tuple(to.stride),
@@ -137,6 +148,25 @@ def launch(
         **options,
     )
     return y, found
+
+
+def sums_before(
+    y: Tensor, groups: int, segments: int, film: Tensor | None
+) -> tuple[list[Tensor], tuple[Tensor | None, ...]]:
+    """The sums that ``before_block`` stores, as a list and as its arguments: three of (groups, segments, C), and with
+    film one of (N, segments of an image, 2 · C).
+
+    Args:
+        y: the result (N, C, *size).
+        segments: of a group.
+        film: of the block before.
+    """
+    (images, channels), wide = y.shape[:2], accumulation_dtype(y)
+    sums = [y.new_empty((groups, segments, channels), dtype=wide) for _ in range(3)]
+    if film is None:
+        return sums, (*sums, None)
+    sums.append(y.new_empty((images, groups * segments // images, 2 * channels), dtype=wide))
+    return sums, tuple(sums)
 
 
 @operator(
@@ -182,7 +212,7 @@ def convolution(
 
 @operator(
     "convolution_statistics(Tensor x, Tensor weight, SymInt[] size, SymInt[] stride, SymInt[] padding, "
-    "bool transposed, SymInt groups, Tensor? affine=None, float input_slope=1.0) -> "
+    "bool transposed, SymInt groups, Tensor? affine=None, float input_slope=1.0, Tensor? film=None) -> "
     "(Tensor z, Tensor mean, Tensor var)"
 )
 def convolution_statistics(
@@ -195,12 +225,18 @@ def convolution_statistics(
     groups: int,
     affine: Tensor | None = None,
     input_slope: float = 1.0,
+    film: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``convolution`` without bias and activation, and its output's mean and variance over each of ``groups`` groups of
-    images, (groups, C_out). The output is read by no other kernel for that."""
+    images, (groups, C_out). The output is read by no other kernel for that.
+
+    Args:
+        film: (N, 2 · C_in), γ and β of each image, by which x′ is multiplied (1 + γ) and moved before it is rounded.
+            Only with ``affine``.
+    """
     to = Geometry(size, stride, padding, transposed)
     with on_device(x):
-        z, moments = launch(x, weight, None, to, 1.0, affine, input_slope, groups, True)
+        z, moments = launch(x, weight, None, to, 1.0, affine, input_slope, groups, True, film=film)
         channels = z.shape[1]
         mean, var = (x.new_empty((groups, channels), dtype=accumulation_dtype(x)) for _ in range(2))
         combine_tiles[grid(triton.cdiv(channels, _COMBINE_CHANNELS) * groups)](

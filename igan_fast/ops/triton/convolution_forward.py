@@ -6,10 +6,11 @@ the kernel. A strided convolution has one phase, and its inputs are ``stride`` a
 phases: the outputs whose row and column have the same remainder. Each phase has every stride-th tap of the kernel, and
 its inputs are 1 apart, so that no zero is multiplied. One launch computes all phases.
 
-Tensors are channels_last. The images are divided into groups of the same size, because a group has its own statistics.
-The positions (image, i, j) of a phase and a group are divided into tiles of M; a program computes N channels of a tile.
+Tensors are channels_last. The images are divided into parts of the same size. A part is a group of images, because a
+group has its own statistics; or a single image of a group, where each image has its own scale and shift (``film``). The
+positions (image, i, j) of a phase and a part are divided into tiles of M; a program computes N channels of a tile.
 
-Positions of a phase and a group, and terms of a sum (tap, channel), have int32 numbers, because they are divided, which
+Positions of a phase and a part, and terms of a sum (tap, channel), have int32 numbers, because they are divided, which
 is slow in int64. ``convolution_launch`` checks that they fit. This is an exception to the rule for 64-bit indexing
 (``common``); offsets have 64 bits here too.
 """
@@ -20,7 +21,7 @@ import triton
 import triton.language as tl
 
 from igan_fast.ops.triton.common import INTERPRETED, places, sum_of
-from igan_fast.ops.triton.convolution_gradient import before_block, block_gradient
+from igan_fast.ops.triton.convolution_gradient import before_block, block_gradient, modulated
 from igan_fast.ops.triton.convolution_statistics import moments_of
 from igan_fast.ops.triton.norm_act_forward import leaky_relu
 
@@ -71,11 +72,13 @@ def convolve(
     weight,
     bias,
     affine,
+    film,
     y,
     means,
     m2s,
     counts,
     sizes,
+    parts,
     out_sizes,
     kernel,
     strides,
@@ -99,23 +102,25 @@ def convolve(
 ):
     """y = LeakyReLU(convolution(x′) + bias), and where ``means`` is given the moments of each tile of y.
 
-    x′ is x, or where ``affine`` is given LeakyReLU((x − mean) · scale + shift), rounded to x's dtype. Where ``signs``
-    is given, x is the gradient of a LeakyReLU's output, and x′ is the gradient of its input, rounded likewise. Where
-    ``gradient`` is given, x is the gradient of a block's LeakyReLU's input, and x′ that of its raw map
-    (``block_gradient``). Where ``before`` or ``distance`` is given, the result is the gradient of what the block takes,
-    and goes on to the block before (``before_block``).
+    x′ is x, or where ``affine`` is given LeakyReLU((x − mean) · scale + shift), with ``film`` multiplied by 1 + γ and
+    moved by β, rounded to x's dtype. Where ``signs`` is given, x is the gradient of a LeakyReLU's output, and x′ is the
+    gradient of its input, rounded likewise. Where ``gradient`` is given, x is the gradient of a block's LeakyReLU's
+    input, and x′ that of its raw map (``block_gradient``). Where ``before`` or ``distance`` is given, the result is the
+    gradient of what the block takes, and goes on to the block before (``before_block``).
 
     Args:
         bias: (C_out,), or None.
         affine: (groups, 3, C_in): mean, scale and shift, or None.
-        means, m2s: (groups, segments, C_out), the mean and Σ(y − mean)² of a tile, or None. A segment is a tile of a
-            phase. ``counts`` (groups, segments) is the number of its positions.
-        sizes: (images of a group, height, width, channels) of x.
+        film: (N, 2 · C_in), γ and β, or None. With it, and with film of ``before``, a part is an image.
+        means, m2s: (parts, segments, C_out), the mean and Σ(y − mean)² of a tile, or None. A segment is a tile of a
+            phase. ``counts`` (parts, segments) is the number of its positions.
+        sizes: (images of a part, height, width, channels) of x.
+        parts: of a group.
         out_sizes: (height, width, channels) of y.
         kernel, strides, padding: each (of rows, of columns).
         weight_strides: of the weight's taps, input channels and output channels. The taps of a kernel are numbered row
             by row.
-        tiles: in a phase of a group.
+        tiles: in a phase of a part.
         input_slope: of the LeakyReLU of ``affine`` or ``signs``.
         signs: as x, with the signs of the LeakyReLU's input, or None.
         pixels: None; or (rows of a block, columns of a block, colours, rows of the image, columns of the image). y is
@@ -138,8 +143,9 @@ def convolve(
         phases_y, phases_x = stride_y, stride_x
         step_y, step_x = 1, 1
 
-    block, phase, group_tile = places(tl.cdiv(out_channels, N), phases_y * phases_x)
-    group, tile = group_tile // tiles, group_tile % tiles
+    block, phase, part_tile = places(tl.cdiv(out_channels, N), phases_y * phases_x)
+    part, tile = part_tile // tiles, part_tile % tiles
+    group = part // parts
     phase_y, phase_x = phase // phases_x, phase % phases_x
     first_y, taps_y, start_y = taps_of(phase_y, kernel_rows, stride_y, padding_y, TRANSPOSED)
     first_x, taps_x, start_x = taps_of(phase_x, kernel_columns, stride_x, padding_x, TRANSPOSED)
@@ -150,7 +156,7 @@ def convolve(
     out_row, out_column = i * phases_y + phase_y.to(tl.int32), j * phases_x + phase_x.to(tl.int32)
     exists = (image < images) & (out_row < out_height) & (out_column < out_width)
     row, column = (i * step_y + start_y)[:, None], (j * step_x + start_x)[:, None]
-    base = (((group * images + image)[:, None] * height + row) * width + column) * channels
+    base = (((part * images + image)[:, None] * height + row) * width + column) * channels
     out_channel = block * N + tl.arange(0, N)
     out_exists = out_channel < out_channels
 
@@ -180,7 +186,9 @@ def convolve(
         a = tl.load(x + base + moved, mask=there, other=0.0)
         if affine is not None:
             a = activated(a, affine, group, channel, channels, input_slope, ACC, 0)
-            a = tl.where(there, a, 0.0).to(x.dtype.element_ty)  # what is padded is 0 after the activation
+            if film is not None:
+                a = modulated(a, film, part, channel, channels, ACC, 0)
+            a = tl.where(there, a, 0.0).to(x.dtype.element_ty)  # what is padded is 0 after all that
         if signs is not None:
             sign = tl.load(signs + base + moved, mask=there, other=0.0).to(ACC)
             a = leaky_relu(sign, a.to(ACC), sum_of(input_slope, ACC)).to(x.dtype.element_ty)
@@ -195,7 +203,7 @@ def convolve(
 
     written = exists[:, None] & out_exists[None, :]
     if pixels is None:
-        position = ((group * images + image) * out_height + out_row) * out_width + out_column
+        position = ((part * images + image) * out_height + out_row) * out_width + out_column
         offsets = position[:, None] * out_channels + out_channel[None, :]
         bias_channel = out_channel
     else:
@@ -206,18 +214,18 @@ def convolve(
         written = written & (pixel_row[None, :] < (image_height - first_row)[:, None])
         written = written & (pixel_column[None, :] < (image_width - first_column)[:, None])
         # A sum of a row and of a column takes fewer registers than an offset of each number.
-        of_block = (((group * images + image) * image_height + first_row) * image_width + first_column) * colours
+        of_block = (((part * images + image) * image_height + first_row) * image_width + first_column) * colours
         in_block = (pixel_row * image_width + pixel_column) * colours + bias_channel
         offsets = of_block[:, None] + in_block[None, :]
     if bias is not None:
         acc += tl.load(bias + bias_channel, mask=out_exists, other=0.0).to(ACC)[None, :]
-    segment = group_tile * phases_y * phases_x + phase
+    segment = part_tile * phases_y * phases_x + phase
     if before is None and distance is None:
         result = leaky_relu(acc, acc, sum_of(slope, ACC)).to(y.dtype.element_ty)
     else:
         dtype: tl.constexpr = y.dtype.element_ty
         result = before_block(
-            acc, offsets, written, group, segment, out_channel, out_channels, before, distance, dtype, ACC
+            acc, offsets, written, group, part, segment, out_channel, out_channels, before, distance, dtype, ACC
         )
     tl.store(y + offsets, result, mask=written)
     if means is not None:

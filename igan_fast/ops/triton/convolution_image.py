@@ -24,18 +24,20 @@ import triton
 from torch import Tensor
 
 from igan_fast.ops.triton.common import grid, on_device, operator, two_floats
+from igan_fast.ops.triton.convolution import sums_before
 from igan_fast.ops.triton.convolution_forward import convolve
 from igan_fast.ops.triton.convolution_image_kernels import convolve_image, pack_taps
 from igan_fast.ops.triton.convolution_launch import (
     channels_last,
     check_numbers,
+    film_operand,
     groups_of,
     new,
     options_of,
+    rows_of_parts,
     steps_of,
     with_registers,
 )
-from igan_fast.reference.ops import accumulation_dtype
 
 _COLUMNS = 64  # pixels and colours of a block, at most
 _BLOCK = 1024  # elements of a program that packs taps
@@ -153,29 +155,37 @@ def launch_from_image(
 
     Args:
         groups: into which the images are divided.
-        before: (raw, affine, slope), as ``convolve_image`` takes it but for the sums, which are then returned too.
+        before: (raw, affine, slope, film), as ``convolve_image`` takes it but for the sums, which are returned too.
     """
     _check(x, weight, 1)
     x, weight = channels_last(x), channels_last(weight)
     images, colours, height, width = x.shape
-    channels, positions = weight.shape[0], images // groups * math.prod(size)
+    apart = before is not None and before[3] is not None  # each image is a part
+    parts = images // groups if apart else 1
+    of_part = images // (groups * parts)
+    channels, positions = weight.shape[0], of_part * math.prod(size)
     geometry = Geometry.of(weight.shape[2:], colours, stride, padding)
-    pixels = images // groups * height * width
+    pixels = of_part * height * width
     check_numbers(positions=positions, pixels=pixels, terms=geometry.kernel_rows * geometry.row_terms)
     options = options_of(x, channels)
     del options["K"]
-    tiles = triton.cdiv(positions, options["M"])
-    y, sums = new(x, images, channels, *size), []
     if before is not None:
         options = with_registers(options, options["N"])
-        sums = [x.new_empty((groups, tiles, channels), dtype=accumulation_dtype(x)) for _ in range(3)]
+    if apart:
+        options = rows_of_parts(options, positions)
+    tiles = triton.cdiv(positions, options["M"])
+    y = new(x, images, channels, *size)
+    found: list[Tensor] = []
+    if before is not None:
+        found, sums = sums_before(y, groups, parts * tiles, before[3])
         before = *before, *sums
-    convolve_image[grid(triton.cdiv(channels, options["N"]) * tiles * groups)](
+    convolve_image[grid(triton.cdiv(channels, options["N"]) * tiles * parts * groups)](
         x,
         weight,
         None if bias is None else bias.contiguous(),
         y,
-        images // groups,
+        of_part,
+        parts,
         (height, width),
         (*size, channels),
         tiles,
@@ -185,12 +195,13 @@ def launch_from_image(
         ROW=max(_LEAST_ROW, triton.next_power_of_2(geometry.row_terms)),
         **options,
     )
-    return y, sums
+    return y, found
 
 
 @operator(
     "convolution_to_image(Tensor x, Tensor weight, Tensor? bias, SymInt[] size, SymInt[] stride, SymInt[] padding, "
-    "float negative_slope, Tensor? signs=None, float signs_slope=1.0, Tensor? affine=None) -> Tensor"
+    "float negative_slope, Tensor? signs=None, float signs_slope=1.0, Tensor? affine=None, "
+    "Tensor? film=None) -> Tensor"
 )
 def convolution_to_image(
     x: Tensor,
@@ -203,6 +214,7 @@ def convolution_to_image(
     signs: Tensor | None = None,
     signs_slope: float = 1.0,
     affine: Tensor | None = None,
+    film: Tensor | None = None,
 ) -> Tensor:
     """LeakyReLU(transposed convolution(x′, weight) + bias), channels_last: an image.
 
@@ -217,21 +229,26 @@ def convolution_to_image(
         signs_slope: of that LeakyReLU, 0 or more; or of the one of ``affine``.
         affine: (groups, 3, C_in), as of ``convolution_affine``. x′ is then LeakyReLU(x normalised), rounded to x's
             dtype.
+        film: as of ``convolution_statistics``.
 
     The other arguments are those of ``convolution_from_image``.
     """
     _check(x, weight, 0, signs)
-    x, weight = channels_last(x), channels_last(weight)
+    film, x, weight = film_operand(film, x), channels_last(x), channels_last(weight)
     images, channels, height, width = x.shape
     colours, kernel = weight.shape[1], tuple(weight.shape[2:])
     blocks = _Blocks.of(kernel, colours, stride, padding)
     taps, columns = math.prod(blocks.taps), math.prod(blocks.pixels) * colours
     block_size = tuple(triton.cdiv(n, p) for n, p in zip(size, blocks.pixels, strict=True))
     groups = groups_of(x, affine)
-    positions = images // groups * math.prod(block_size)
-    check_numbers(positions=positions, pixels=images // groups * math.prod(size), terms=taps * channels)
+    parts = 1 if film is None else images // groups
+    of_part = images // (groups * parts)
+    positions = of_part * math.prod(block_size)
+    check_numbers(positions=positions, pixels=of_part * math.prod(size), terms=taps * channels)
     options, whole = steps_of(options_of(x, columns), taps, channels)
     options["num_warps"] = 8  # with 4, the offsets of the pixels take more registers than there are
+    if film is not None:
+        options = rows_of_parts(options, positions)
     tiles = triton.cdiv(positions, options["M"])
     packed, y = x.new_empty((taps, channels, columns)), new(x, images, colours, *size)
     firsts = tuple(s * f - p for s, f, p in zip(stride, blocks.first, padding, strict=True))
@@ -249,16 +266,18 @@ def convolution_to_image(
             blocks.taps[1],
             BLOCK=_BLOCK,
         )
-        convolve[grid(triton.cdiv(columns, options["N"]) * tiles * groups)](
+        convolve[grid(triton.cdiv(columns, options["N"]) * tiles * parts * groups)](
             x,
             packed,
             None if bias is None else bias.contiguous(),
             None if affine is None else affine.contiguous(),
+            film,
             y,
             None,
             None,
             None,
-            (images // groups, height, width, channels),
+            (of_part, height, width, channels),
+            parts,
             (*block_size, columns),
             blocks.taps,
             blocks.step,

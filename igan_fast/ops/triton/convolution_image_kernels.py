@@ -14,7 +14,7 @@ import triton.language as tl
 
 from igan_fast.ops.triton.common import places, program, sum_of
 from igan_fast.ops.triton.convolution_forward import activated, add_product
-from igan_fast.ops.triton.convolution_gradient import before_block
+from igan_fast.ops.triton.convolution_gradient import before_block, image_of, modulated, position_of
 from igan_fast.ops.triton.norm_act_forward import leaky_relu
 
 
@@ -46,6 +46,7 @@ def convolve_image(
     bias,
     y,
     images,
+    parts,
     sizes,
     out_sizes,
     tiles,
@@ -66,19 +67,20 @@ def convolve_image(
     Args:
         weight: (C_out, rows, columns, colours), contiguous.
         bias: (C_out,), or None.
-        images: of a group.
+        images: of a part of the images, which is a group, or with film of ``before`` an image.
+        parts: of a group.
         sizes: (height, width) of the image.
         out_sizes: (height, width, channels) of y.
-        tiles: of M positions, of a group.
+        tiles: of M positions, of a part.
         before: as of ``before_block``, or None; its map is as y.
         GEOMETRY: as of ``load_row``.
     """
     out_height, out_width, out_channels = out_sizes
-    block, tile, group = places(tl.cdiv(out_channels, N), tiles)
+    block, tile, part = places(tl.cdiv(out_channels, N), tiles)
     m = (tile * M).to(tl.int32) + tl.arange(0, M)
     j, i, number = m % out_width, m // out_width % out_height, m // out_width // out_height
     exists = number < images
-    number = group * images + number
+    number = part * images + number
     out_channel = block * N + tl.arange(0, N)
     out_exists = out_channel < out_channels
     term = tl.arange(0, ROW)
@@ -92,16 +94,16 @@ def convolve_image(
         acc = add_product(acc, a, b, PRECISION)
     if bias is not None:
         acc += tl.load(bias + out_channel, mask=out_exists, other=0.0).to(ACC)[None, :]
-    position = group * images * out_height * out_width + tile * M + tl.arange(0, M)
+    position = part * images * out_height * out_width + tile * M + tl.arange(0, M)
     offsets = position[:, None] * out_channels + out_channel[None, :]
     written = exists[:, None] & out_exists[None, :]
     if before is None:
         result = leaky_relu(acc, acc, sum_of(slope, ACC)).to(y.dtype.element_ty)
     else:
         dtype: tl.constexpr = y.dtype.element_ty
-        segment = group * tiles + tile
+        segment = part * tiles + tile
         result = before_block(
-            acc, offsets, written, group, segment, out_channel, out_channels, before, None, dtype, ACC
+            acc, offsets, written, part // parts, part, segment, out_channel, out_channels, before, None, dtype, ACC
         )
     tl.store(y + offsets, result, mask=written)
 
@@ -144,6 +146,8 @@ def image_weight_gradient(
     steps,
     slope,
     affine,
+    film,
+    padded,
     segments,
     GEOMETRY: tl.constexpr,
     ROW: tl.constexpr,
@@ -157,8 +161,8 @@ def image_weight_gradient(
     and where ``sums`` (groups · segments, C) is given the sums of features′.
 
     features′ is ``features``, or where ``signs`` is given the gradient of a LeakyReLU's input whose output has the
-    gradient ``features``, or where ``affine`` is given LeakyReLU((features − mean) · scale + shift); rounded to its
-    dtype.
+    gradient ``features``, or where ``affine`` is given LeakyReLU((features − mean) · scale + shift), with ``film``
+    multiplied by 1 + γ and moved by β; rounded to its dtype.
 
     Args:
         signs: as features, with the signs of the LeakyReLU's input, or None.
@@ -167,6 +171,7 @@ def image_weight_gradient(
         steps: of K positions, in a segment.
         slope: of the LeakyReLU.
         affine: (groups, 3, C): mean, scale and shift, or None.
+        film, padded: as of ``weight_gradient``.
         segments: of a group.
     """
     images, out_height, out_width, channels = out_sizes
@@ -182,11 +187,9 @@ def image_weight_gradient(
     acc = tl.zeros((M, N), dtype=ACC)
     total = tl.zeros((K, M), dtype=ACC)  # one sum for each position of a step, added up at the end
     for start in range(begin, begin + steps * K, K):
-        k = start + tl.arange(0, K)
-        j, i, number = k % out_width, k // out_width % out_height, k // out_width // out_height
-        exists = number < images
+        j, i, number, exists = position_of(start, images, out_height, out_width, film, padded, K)
         number = group * images + number
-        position = group * images * out_height * out_width + k
+        position = (number * out_height + i) * out_width + j
         at = position[:, None] * channels + channel[None, :]
         there = exists[:, None] & in_channels
         a = tl.load(features + at, mask=there, other=0.0)
@@ -195,6 +198,8 @@ def image_weight_gradient(
             a = leaky_relu(sign, a.to(ACC), sum_of(slope, ACC)).to(features.dtype.element_ty)
         if affine is not None:
             a = activated(a, affine, group, channel, channels, slope, ACC, 0)
+            if film is not None:
+                a = modulated(a, film, image_of(start, images, group, padded), channel, channels, ACC, 0)
             a = tl.where(there, a, 0.0).to(features.dtype.element_ty)
         b = load_row(image, number, i, j, exists[:, None] & in_kernel, row[None, :], term, sizes, GEOMETRY)
         acc = add_product(acc, tl.trans(a), b, PRECISION)

@@ -17,7 +17,15 @@ from torch import Tensor
 from igan_fast.ops.triton.common import grid, on_device, operator, two_floats
 from igan_fast.ops.triton.convolution_image import Geometry, check_signs
 from igan_fast.ops.triton.convolution_image_kernels import add_many_segments, image_weight_gradient
-from igan_fast.ops.triton.convolution_launch import channels_last, check_numbers, groups_of, new, options_of
+from igan_fast.ops.triton.convolution_launch import (
+    channels_last,
+    check_numbers,
+    film_operand,
+    groups_of,
+    new,
+    options_of,
+    steps_of_images,
+)
 from igan_fast.reference.ops import accumulation_dtype
 
 _PROGRAMS = 512  # wanted number of programs: several for each multiprocessor
@@ -29,7 +37,8 @@ _LEAST = 16  # the smallest side of a product of tensor cores
 
 @operator(
     "convolution_image_weight_gradient(Tensor features, Tensor x, SymInt[] kernel, SymInt[] stride, SymInt[] padding, "
-    "bool sums, Tensor? signs=None, float signs_slope=1.0, Tensor? affine=None) -> (Tensor dweight, Tensor sums)"
+    "bool sums, Tensor? signs=None, float signs_slope=1.0, Tensor? affine=None, Tensor? film=None) -> "
+    "(Tensor dweight, Tensor sums)"
 )
 def convolution_image_weight_gradient(
     features: Tensor,
@@ -41,6 +50,7 @@ def convolution_image_weight_gradient(
     signs: Tensor | None = None,
     signs_slope: float = 1.0,
     affine: Tensor | None = None,
+    film: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the weight of ``convolution_from_image`` or ``convolution_to_image``, and Σ features′.
 
@@ -56,6 +66,7 @@ def convolution_image_weight_gradient(
         signs_slope: of that LeakyReLU, 0 or more; or of the one of ``affine``.
         affine: (groups, 3, C), as of ``convolution_affine``. features′ is then LeakyReLU(features normalised), rounded
             to their dtype.
+        film: (N, 2 · C), as of ``convolution_statistics``. Only with ``affine``.
 
     Returns:
         (C, colours, *kernel), channels_last; and (C,), or without ``sums`` (0,).
@@ -77,10 +88,14 @@ def convolution_image_weight_gradient(
     row = triton.next_power_of_2(geometry.row_terms)
     groups = groups_of(x, affine)
     positions, terms = images // groups * math.prod(size), geometry.kernel_rows * geometry.row_terms
-    check_numbers(positions=positions, pixels=images // groups * height * width, terms=geometry.kernel_rows * row)
     options = options_of(x, geometry.kernel_rows * row)
     side = min(options["M"], _CHANNELS, max(_LEAST, triton.next_power_of_2(channels)))
     options |= {"M": side, "K": max(_LEAST, options["K"] // 2)}  # a longer step takes more registers than there are
+    film = film_operand(film, features)
+    options, padded = steps_of_images(options, math.prod(size), film)
+    if film is not None:
+        positions = images // groups * padded
+    check_numbers(positions=positions, pixels=images // groups * height * width, terms=geometry.kernel_rows * row)
     steps = triton.cdiv(positions, options["K"])
     parts = triton.cdiv(channels, side) * triton.cdiv(geometry.kernel_rows * row, options["N"])
     per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts * groups)))
@@ -101,6 +116,8 @@ def convolution_image_weight_gradient(
             per_segment,
             two_floats(signs_slope),
             None if affine is None else affine.contiguous(),
+            film,
+            padded,
             segments,
             GEOMETRY=tuple(geometry),
             ROW=row,

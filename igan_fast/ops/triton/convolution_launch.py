@@ -57,6 +57,22 @@ def with_registers(options: dict[str, Any], columns: int) -> dict[str, Any]:
     return options | {"N": min(options["N"], columns), "num_warps": 8}
 
 
+def rows_of_parts(options: dict[str, Any], positions: int) -> dict[str, Any]:
+    """The options of a product whose rows are positions of single images: no more rows, and warps for them, than one
+    image has positions."""
+    rows = min(options["M"], max(_LEAST, triton.next_power_of_2(positions)))
+    return options | {"M": rows, "num_warps": max(1, options["num_warps"] * rows // options["M"])}
+
+
+def steps_of_images(options: dict[str, Any], positions: int, film: Tensor | None) -> tuple[dict[str, Any], int]:
+    """The options of a weight gradient, and with film the positions of an image, rounded up to whole steps; a step is
+    then of one image, and no longer than it has to be. 1 without film."""
+    if film is None:
+        return options, 1
+    step = min(options["K"], max(_LEAST, triton.next_power_of_2(positions)))
+    return options | {"K": step}, triton.cdiv(positions, step) * step
+
+
 def check_numbers(**numbers: int) -> None:
     """Check what the kernels keep in 32 bits.
 
@@ -93,6 +109,17 @@ def groups_of(x: Tensor, *affines: Tensor | None) -> int:
             f"found {x.shape[0]} images and {sorted(counts)} groups; expected one number that divides them"
         )
     return counts.pop()
+
+
+def film_operand(film: Tensor | None, x: Tensor) -> Tensor | None:
+    """The kernels' argument ``film``: γ and β of each image of x.
+
+    Raises:
+        ValueError: it does not fit x.
+    """
+    if film is not None and film.shape != (x.shape[0], 2 * x.shape[1]):
+        raise ValueError(f"film has shape {tuple(film.shape)}; expected {(x.shape[0], 2 * x.shape[1])}")
+    return None if film is None else film.contiguous()
 
 
 def gradient_operand(

@@ -18,15 +18,17 @@ from torch import Tensor
 
 from igan_fast.ops.triton.common import grid, on_device, operator, places, program, two_floats
 from igan_fast.ops.triton.convolution_forward import activated, add_product
-from igan_fast.ops.triton.convolution_gradient import block_gradient
+from igan_fast.ops.triton.convolution_gradient import block_gradient, image_of, modulated, position_of
 from igan_fast.ops.triton.convolution_launch import (
     FEW_COLUMNS,
     channels_last,
     check_numbers,
+    film_operand,
     gradient_operand,
     groups_of,
     new,
     options_of,
+    steps_of_images,
     with_registers,
 )
 from igan_fast.reference.ops import accumulation_dtype
@@ -40,6 +42,7 @@ def weight_gradient(
     small,
     large,
     affine,
+    film,
     gradient,
     partial,
     sizes,
@@ -48,6 +51,7 @@ def weight_gradient(
     strides,
     padding,
     columns,
+    padded,
     segments,
     steps,
     slope,
@@ -63,11 +67,13 @@ def weight_gradient(
     Args:
         affine: None; or (groups, 3, channels) with mean, scale and shift. For the side that is the convolution's input,
             LeakyReLU((v − mean) · scale + shift) is then taken, rounded to v's dtype.
+        film: (N, 2 · channels), γ and β of each image, or None: that is multiplied by 1 + γ and moved by β first.
         gradient: None; or (raw, affine, mean_grads, slopes), as of ``block_gradient``. The other side is then the
             gradient of a block's LeakyReLU's input, and that of its raw map is taken, rounded likewise.
         sizes: (images of a group, h, w, A) of the smaller side.
         large_sizes: (H, W, B).
         columns: taps · B.
+        padded: with film, the smaller side's positions in an image, rounded up to whole steps (``position_of``).
         segments: of a group.
         X: the side that is the convolution's input, "small" or "large".
     """
@@ -87,9 +93,7 @@ def weight_gradient(
 
     acc = tl.zeros((M, N), dtype=ACC)
     for start in range(first, first + steps * K, K):
-        k = start + tl.arange(0, K)
-        j, i, image = k % width, k // width % height, k // width // height
-        exists = image < images
+        j, i, image, exists = position_of(start, images, height, width, film, padded, K)
         position = ((group * images + image) * height + i) * width + j
         a_exists = in_channels & exists[None, :]
         at_a = position[None, :] * channels + channel[:, None]
@@ -103,8 +107,14 @@ def weight_gradient(
         if affine is not None:
             if X == "small":
                 a = activated(a, affine, group, channel, channels, slope, ACC, 1)
+                if film is not None:
+                    a = modulated(a, film, image_of(start, images, group, padded), channel, channels, ACC, 1)
             else:
                 b = activated(b, affine, group, large_channel, large_channels, slope, ACC, 0)
+                if film is not None:
+                    b = modulated(
+                        b, film, image_of(start, images, group, padded), large_channel, large_channels, ACC, 0
+                    )
         if gradient is not None:
             if X == "small":
                 v = tl.load(gradient[0] + at_b, mask=b_exists, other=0.0)
@@ -137,7 +147,7 @@ def add_segments(partial, out, numel, segments, BLOCK: tl.constexpr):
 @operator(
     "convolution_weight_gradient(Tensor grad, Tensor x, SymInt[] kernel, SymInt[] stride, SymInt[] padding, "
     "bool transposed, Tensor? affine=None, float input_slope=1.0, Tensor? raw=None, Tensor? raw_affine=None, "
-    "Tensor? terms=None) -> Tensor"
+    "Tensor? terms=None, Tensor? film=None) -> Tensor"
 )
 def convolution_weight_gradient(
     grad: Tensor,
@@ -151,6 +161,7 @@ def convolution_weight_gradient(
     raw: Tensor | None = None,
     raw_affine: Tensor | None = None,
     terms: Tensor | None = None,
+    film: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the weight of ``convolution(x, …)``, in the weight's shape and channels_last.
 
@@ -173,10 +184,14 @@ def convolution_weight_gradient(
     groups = groups_of(x, affine, raw_affine)
     columns = math.prod(kernel) * large_channels
     positions = images // groups * height * width
-    check_numbers(positions=positions, columns=columns)
     options = options_of(x, columns)
     if gradient is not None:
         options = with_registers(options, FEW_COLUMNS)
+    film = film_operand(film, x)
+    options, padded = steps_of_images(options, height * width, film)
+    if film is not None:
+        positions = images // groups * padded
+    check_numbers(positions=positions, columns=columns)
     steps = triton.cdiv(positions, options["K"])
     parts = triton.cdiv(channels, options["M"]) * triton.cdiv(columns, options["N"])
     per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts * groups)))
@@ -188,6 +203,7 @@ def convolution_weight_gradient(
             small,
             large,
             affine,
+            film,
             gradient,
             partial,
             (images // groups, height, width, channels),
@@ -196,6 +212,7 @@ def convolution_weight_gradient(
             tuple(stride),
             tuple(padding),
             columns,
+            padded,
             segments,
             per_segment,
             two_floats(input_slope),

@@ -32,6 +32,7 @@ if DEVICE.type == "cuda" and not torch.cuda.is_available():
     pytest.skip("there is no CUDA device, and Triton's kernels are compiled here", allow_module_level=True)
 
 EPS, MOMENTUM = 1e-5, 0.1
+PARAMETERS = ("weight", "gamma", "beta", "mean", "var")
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +149,7 @@ def check(
     # The same numbers for each dtype, so that what they compute differs only by its own rounding.
     x = x.to(dtype).double()
     for layer in layers:
-        for name in ("weight", "gamma", "beta", "mean", "var"):
+        for name in PARAMETERS:
             setattr(layer, name, getattr(layer, name).to(dtype).double())
     shape, targets = x.shape, [torch.randn(x.shape).to(dtype)]
     for layer in layers:
@@ -272,6 +273,61 @@ def test_maps_as_targets(groups: int) -> None:
     assert distance > 0
 
 
+class ImageNetwork:
+    """Blocks, the normalisation before them, and a transposed convolution to an image. With ``films``, all maps but the
+    second one have a scale and a shift of each image and channel."""
+
+    def __init__(
+        self, layers: list[Layer], shape: Sequence[int], kernel: Sequence[int], films: bool, **options: Any
+    ) -> None:
+        self.layers, self.options, channels = layers, options, shape[1]
+        self.head = [torch.randn(channels), torch.rand(channels), torch.randn(channels), torch.rand(channels)]
+        self.x, self.weight, self.bias = torch.randn(shape), torch.randn(kernel) * 0.2, torch.randn(kernel[1])
+        widths = [channels, *(len(layer.gamma) for layer in layers)] if films else []
+        self.films = [None if i == 1 else torch.randn(shape[0], 2 * width) for i, width in enumerate(widths)]
+
+    def run(self, dtype: torch.dtype, slope: float, groups: int, ours: bool) -> list[Tensor]:
+        """The image, the running statistics and the gradients."""
+        results = Results(dtype, self.x, self.layers)
+        own = [t.to(dtype, copy=True) for t in self.head]
+        kernel, shift = (t.to(dtype, copy=True).requires_grad_() for t in (self.weight, self.bias))
+        gamma, beta = (t.requires_grad_() for t in own[:2])
+        films = [None if t is None else t.to(dtype, copy=True).requires_grad_() for t in self.films]
+        if ours:
+            settings = ConvSettings.cached(2, transposed=True, **self.options)
+            norm = Norm(gamma, beta, *own[2:], MOMENTUM, EPS, slope, groups)
+            blocks = results.blocks(slope, groups)
+            image = block_image(results.x, norm, blocks, kernel, shift, settings, films or None)
+        else:
+            left = iter(films or [None] * (1 + len(self.layers)))
+            h = reference.norm_act(
+                results.x, gamma, beta, *own[2:], negative_slope=slope, groups=groups, film=next(left)
+            )
+            for layer, (w, *of_norm), running in zip(self.layers, results.parameters, results.running, strict=True):
+                settings = layer.arguments | {"negative_slope": slope, "groups": groups, "film": next(left)}
+                h = reference.conv_norm_act(h, w, *of_norm, *running, **settings)
+            options = {"padding": 0, "output_padding": 0} | self.options
+            image = F.conv_transpose2d(h, kernel, shift, **options)
+        torch.manual_seed(1)
+        up = torch.randn(image.shape).to(dtype)
+        leaves = [*results.leaves, gamma, beta, kernel, shift, *(t for t in films if t is not None)]
+        gradients = torch.autograd.grad(image, leaves, up)
+        return [image.detach(), *own[2:], *(t for each in results.running for t in each), *gradients]
+
+
+def check_image(network: ImageNetwork, slope: float, groups: int, dtype: torch.dtype) -> None:
+    """The same numbers for each dtype, as of ``check``."""
+    for owner, names in ((network, ("x", "weight", "bias")), *((layer, PARAMETERS) for layer in network.layers)):
+        for name in names:
+            setattr(owner, name, getattr(owner, name).to(dtype).double())
+    network.head = [t.to(dtype).double() for t in network.head]
+    network.films = [None if t is None else t.to(dtype).double() for t in network.films]
+    arguments = slope, groups
+    found, plain = network.run(dtype, *arguments, True), network.run(dtype, *arguments, False)
+    assert_as_good(found, plain, network.run(torch.float64, *arguments, False), dtype)
+
+
+@pytest.mark.parametrize("films", [False, True], ids=["", "film"])
 @pytest.mark.parametrize(
     ("kernel", "groups", "dtype"),
     [
@@ -281,43 +337,51 @@ def test_maps_as_targets(groups: int) -> None:
         ((3, 2, 0), 2, torch.float64),
     ],
 )
-def test_an_image(kernel: tuple[int, int, int], groups: int, dtype: torch.dtype) -> None:
+def test_an_image(kernel: tuple[int, int, int], groups: int, dtype: torch.dtype, films: bool) -> None:
     """G's layers: the first map is normalised, the last convolution makes an image. The activation is a ReLU; of half
     types it is nearly none, because a number near 0 may be rounded to the other side."""
     taps, padding, extra = kernel
-    slope = 0.9 if dtype in HALF else 0.0
     options = {"stride": 2, "padding": padding, "output_padding": extra}
     layers = [Layer(ends, (taps, taps), True, **options) for ends in ((7, 5), (5, 6))]
-    head = [torch.randn(7), torch.rand(7), torch.randn(7), torch.rand(7)]
-    x, weight, bias = torch.randn(4, 7, 5, 4), torch.randn(6, 3, taps, taps) * 0.2, torch.randn(3)
-    x, weight, bias, *head = (t.to(dtype) for t in (x, weight, bias, *head))
-    for layer in layers:
-        for name in ("weight", "gamma", "beta", "mean", "var"):
-            setattr(layer, name, getattr(layer, name).to(dtype).double())
+    network = ImageNetwork(layers, (4, 7, 5, 4), (6, 3, taps, taps), films, **options)
+    check_image(network, 0.9 if dtype in HALF else 0.0, groups, dtype)
 
-    def run(kind: torch.dtype, ours: bool) -> list[Tensor]:
-        results = Results(kind, x, layers)
-        own = [t.to(kind, copy=True) for t in head]
-        kernel, shift = (t.to(kind, copy=True).requires_grad_() for t in (weight, bias))
-        gamma, beta = (t.requires_grad_() for t in own[:2])
-        if ours:
-            settings = ConvSettings.cached(2, transposed=True, **options)
-            norm = Norm(gamma, beta, *own[2:], MOMENTUM, EPS, slope, groups)
-            image = block_image(results.x, norm, results.blocks(slope, groups), kernel, shift, settings)
-        else:
-            h = reference.norm_act(results.x, gamma, beta, *own[2:], negative_slope=slope, groups=groups)
-            for layer, (w, *of_norm), running in zip(layers, results.parameters, results.running, strict=True):
-                h = reference.conv_norm_act(
-                    h, w, *of_norm, *running, **layer.arguments, negative_slope=slope, groups=groups
-                )
-            image = F.conv_transpose2d(h, kernel, shift, 2, padding, extra)
-        torch.manual_seed(1)
-        up = torch.randn(image.shape).to(dtype).to(kind)
-        leaves = [*results.leaves, gamma, beta, kernel, shift]
-        gradients = torch.autograd.grad(image, leaves, up)
-        return [image.detach(), *own[2:], *(t for each in results.running for t in each), *gradients]
 
-    assert_as_good(run(dtype, True), run(dtype, False), run(torch.float64, False), dtype)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_film_of_many_parts(small_parts: None, groups: int) -> None:
+    """Each image has several tiles and several steps, of which the last ones are not full; strided convolutions too."""
+    layers = [
+        Layer((3, 4), (3, 2), stride=(2, 1), padding=(1, 0)),
+        Layer((4, 17), (5, 5), True, stride=2, padding=2, output_padding=1),
+        Layer((17, 5), (1, 1)),
+    ]
+    network = ImageNetwork(layers, (4, 3, 9, 6), (5, 1, 4, 3), True, stride=(2, 1))
+    check_image(network, 0.2, groups, torch.float64)
+
+
+def test_film_in_any_layout_and_wider_than_the_maps() -> None:
+    """Float32 for maps in bfloat16, and a view."""
+    x, weight = torch.randn(2, 3, 4, 4).bfloat16(), torch.randn(3, 3, 3, 3).bfloat16()
+    norm, settings = Norm(None, None, None, None, MOMENTUM, EPS, 0.2, 1), ConvSettings.cached(2, transposed=True)
+    film = torch.randn(2, 12, requires_grad=True)
+    image = block_image(x, norm, [], weight, None, settings, [film[:, ::2]])
+    copy = film.detach()[:, ::2].clone().requires_grad_()
+    assert torch.equal(image, block_image(x, norm, [], weight, None, settings, [copy]))
+    image.float().square().sum().backward()
+    block_image(x, norm, [], weight, None, settings, [copy]).float().square().sum().backward()
+    assert film.grad is not None
+    assert film.grad.dtype == torch.float32
+    assert torch.equal(film.grad[:, ::2], copy.grad)
+    assert copy.grad.abs().min() > 0
+
+
+def test_errors_of_films() -> None:
+    x, weight, film = torch.randn(2, 3, 4, 4), torch.randn(3, 3, 3, 3), torch.randn(2, 6)
+    norm, settings = Norm(None, None, None, None, MOMENTUM, EPS, 0.2, 1), ConvSettings.cached(2, transposed=True)
+    with pytest.raises(ValueError, match="found 2 films; expected 1, for x and for each block"):
+        block_image(x, norm, [], weight, None, settings, [film, film])
+    with pytest.raises(ValueError, match=r"film has shape \(2, 5\); expected \(2, 6\)"):
+        block_image(x, norm, [], weight, None, settings, [film[:, :5]])
 
 
 def small_network() -> tuple[Results, list[Layer]]:

@@ -31,13 +31,15 @@ def test_products_run_on_tensor_cores_loads_are_wide_and_nothing_spills(capabili
     assert finished.returncode == 0, finished.stderr
     kernels = [json.loads(line) for line in finished.stdout.splitlines()]
     products = {"convolve", "weight_gradient", "convolve_image", "image_weight_gradient"}
-    rest = {"combine_tiles", "add_segments", "pack_taps", "add_many_segments", "combine_sums", "forward_raw", "add_up"}
+    rest = {"combine_tiles", "add_segments", "pack_taps", "add_many_segments"}
+    rest |= {"combine_sums", "combine_film", "forward_raw", "add_up"}
     assert {kernel["kernel"] for kernel in kernels} == products | rest
     for kernel in kernels:
         assert kernel["spilled"] == 0, kernel
         assert kernel["shared"] <= shared, kernel
         if kernel["kernel"] in products:
-            assert kernel["product"] == product, kernel
+            # A program with the few positions of one image has less than the 4 warps that wgmma takes.
+            assert kernel["product"] == (product if kernel["warps"] >= 4 else "mma.sync"), kernel
         if kernel["kernel"] in ("convolve", "weight_gradient"):
             assert kernel["wide"] > 0 or kernel["call"].startswith("3 to"), kernel
             # Of an image with three channels a step's numbers are not neighbours in memory; the bias is of one colour.

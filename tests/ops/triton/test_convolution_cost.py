@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -138,14 +139,46 @@ def test_what_the_gradient_of_a_block_reads_and_writes(counted: Counter[str]) ->
     assert counted["read"] == plain["read"] + of_grad + x.numel() + channels + sums + 64
 
 
+def test_what_film_reads_and_writes(counted: Counter[str]) -> None:
+    """γ and β of each channel of a step; backward γ of the map before, and two more sums. The rest is as without."""
+
+    def cost(run: Callable[[Tensor | None], Any]) -> Counter[str]:
+        counted.clear()
+        run(None)
+        plain = Counter(counted)
+        counted.clear()
+        run(torch.rand(2, 128).double())
+        assert counted["operations"] == plain["operations"]
+        return counted - plain
+
+    x, weight, grad = layer(2, 64)
+    affine, var = torch.rand(1, 3, 64).double(), torch.rand(1, 64).double()
+    forward = convolution.convolution_statistics
+    found = cost(lambda film: forward(x, weight, (8, 8), *GEOMETRY, False, 1, affine, 0.2, film))
+    assert found == {"read": 2 * 25 * 128}  # a tile for each image
+
+    of_weight = convolution_weight.convolution_weight_gradient
+    found = cost(lambda film: of_weight(grad, x, (5, 5), *GEOMETRY, False, affine, 0.2, None, None, None, film))
+    parts, steps = 25, 2 * 64 // 16  # of 64 columns, which are one tap
+    assert found == {"read": parts * steps * 128}
+
+    before, nothing = (x, affine, var, 0.2, 1e-5), (None, None, None)
+    of_block = convolution_blocks.convolution_block_gradient
+    found = cost(
+        lambda film: of_block(grad, weight, (16, 16), *GEOMETRY, True, *nothing, *before, None, None, 1.0, film)
+    )
+    tiles = 2 * 4  # of both images and of each phase
+    assert found == {"read": tiles * 64 + tiles * 128, "written": tiles * 128 + 2 * 128}
+
+
 def test_the_operations_of_all_layers_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """1.30 GFLOP for an image of 128² in D's four layers (DESIGN.md, section 4); of the launches, at most 1 % more."""
     launched: list[int] = []
 
     def launch_of(kernel: InterpretedFunction, grid: tuple[int, ...]) -> Any:
         def launch(*arguments: Any, **options: Any) -> None:
-            kernel_size, channels = arguments[10], arguments[8][3]
-            steps = math.ceil(math.prod(kernel_size) * channels / options["K"])
+            given = dict(zip(kernel.arg_names, arguments, strict=False))
+            steps = math.ceil(math.prod(given["kernel"]) * given["sizes"][3] / options["K"])
             launched.append(grid[0] * steps * 2 * options["M"] * options["N"] * options["K"])
 
         return launch

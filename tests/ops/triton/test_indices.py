@@ -305,6 +305,33 @@ def test_blocks(seen: Seen) -> None:
     assert seen["forward_raw.masks"] == (0, signs.numel() - 1)
 
 
+def test_film(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many images, of one position each. The last segment of a weight's gradient has steps after
+    the last image."""
+    for module, programs in ((convolution_weight, 2**16), (convolution_image_weight, 2**18)):
+        monkeypatch.setattr(module, "_PROGRAMS", programs)
+    images, channels, wide = 540_001, 2_000, {"dtype": torch.float32}
+    x, y = meta(images, channels, 1, 1), meta(images, 16, 1, 1)
+    film, geometry = meta(images, 2 * channels), ((1, 1), (0, 0))
+    weight, to_image = meta(16, channels, 1, 1), meta(channels, 16, 1, 1)
+    affine, before = meta(1, 3, channels, **wide), (x, meta(1, 3, channels, **wide), meta(1, channels, **wide))
+    last, nothing = (0, film.numel() - 1), [None] * 3
+    assert last[1] > 2**31
+    convolution.convolution_statistics(x, weight, (1, 1), *geometry, False, 1, affine, 0.2, film)
+    assert seen.pop("convolve.film") == last
+    convolution_weight.convolution_weight_gradient(y, x, (1, 1), *geometry, False, affine, 0.2, *nothing, film)
+    assert seen["weight_gradient.film"] == last
+    convolution_blocks.convolution_block_gradient(
+        y, weight, (1, 1), *geometry, True, *nothing, *before, 0.2, 1e-5, None, None, 1.0, film
+    )
+    assert seen["combine_film.film_sums"] == seen["combine_film.dfilm"] == last
+    convolution_blocks.convolution_image_block_gradient(y, to_image, (1, 1), *geometry, *before, 0.2, 1e-5, film)
+    convolution_image.convolution_to_image(x, to_image, None, (1, 1), *geometry, 1.0, None, 0.2, affine, film)
+    assert seen["convolve.film"] == last
+    convolution_image_weight.convolution_image_weight_gradient(x, y, (1, 1), *geometry, False, None, 0.2, affine, film)
+    assert seen["image_weight_gradient.film"] == last
+
+
 def test_convolution_of_images(seen: Seen) -> None:
     image, features, weight = meta(48, 3, 4096, 4096), meta(48, 64, 2048, 2048), meta(64, 3, 5, 5)
     geometry = (2, 2), (2, 2)
