@@ -21,7 +21,11 @@ SIZES = [(batch, *layer) for batch, layer in itertools.product(bench.BATCHES, be
 
 @pytest.mark.parametrize(
     "true",
-    [Limits(4, 1 << 20, 512, NEVER.wide), Limits(2, 1 << 19, 64, 1 << 22), Limits(1, 1 << 18, 64, 1 << 22)],
+    [
+        Limits(4, 1 << 20, 512, NEVER.wide),
+        Limits(2, 1 << 19, 64, 1 << 22, 1 << 23),
+        Limits(1, 1 << 18, 64, 1 << 22),
+    ],
     ids=str,
 )
 def test_the_best_limits_take_the_faster_way_of_each_layer(true):

@@ -45,27 +45,37 @@ class Floats {
 };
 
 // At least `count` floats for the lifetime of this object: the array that the thread has kept, or a new one if that is
-// too small. A second Scratch in the same thread, during the lifetime of the first, gets another array.
+// too small. A thread keeps one array for the outer of two objects that live at the same time, and one for the inner.
 class Scratch {
  public:
-  explicit Scratch(int64_t count) : floats_(std::move(kept())) {
-    if (floats_.count() >= count) return;
-    floats_ = Floats();  // frees the small array before the large one is allocated
-    floats_ = Floats(count);
+  explicit Scratch(int64_t count) : level_(thread().level) {
+    if (level_ < kLevels) floats_ = std::move(thread().kept[level_]);
+    if (floats_.count() < count) {
+      floats_ = Floats();  // frees the small array before the large one is allocated
+      floats_ = Floats(count);
+    }
+    ++thread().level;
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() {
-    if (floats_.count() <= kMaxKeptFloats && floats_.count() > kept().count()) kept() = std::move(floats_);
+    thread().level = level_;
+    if (level_ < kLevels && floats_.count() <= kMaxKeptFloats) thread().kept[level_] = std::move(floats_);
   }
   float* data() const { return floats_.data(); }
 
  private:
-  static Floats& kept() {
-    thread_local Floats floats;
-    return floats;
+  static constexpr int kLevels = 2;
+  struct Thread {
+    Floats kept[kLevels];
+    int level = 0;  // the number of objects that live
+  };
+  static Thread& thread() {
+    thread_local Thread thread;
+    return thread;
   }
 
+  const int level_;
   Floats floats_;
 };
 

@@ -30,12 +30,14 @@ class Limits(NamedTuple):
         weights: the number of weights.
         side: the smaller of the numbers of input and of output features.
         wide: the number of weights for fewer rows than ``batch``, in a layer with no fewer output than input features.
+        memory: the same in any layer. So many weights are read from memory, and oneDNN reads them on all threads.
     """
 
     batch: int
     weights: int
     side: int
     wide: int
+    memory: int = 1 << 62
 
 
 #: oneDNN computes no layer.
@@ -46,7 +48,7 @@ def pays(batch: int, inputs: int, outputs: int, limits: Limits) -> bool:
     """Whether oneDNN is faster for a batch of so many rows and a layer of so many input and output features."""
     if batch >= limits.batch:
         return inputs * outputs >= limits.weights and min(inputs, outputs) >= limits.side
-    return batch > 0 and outputs >= inputs and inputs * outputs >= limits.wide
+    return batch > 0 and inputs * outputs >= (min(limits.wide, limits.memory) if outputs >= inputs else limits.memory)
 
 
 @functools.cache

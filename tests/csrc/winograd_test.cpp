@@ -223,9 +223,10 @@ int main() {
   struct {
     int64_t batch, height, width, large, small;
   } const sizes[] = {
-      {1, 1, 2, 1, 1},   {2, 8, 8, 16, 16},   {1, 9, 6, 9, 17},
-      {3, 4, 13, 33, 5}, {2, 16, 23, 24, 40}, {20, 8, 8, 8, 8},
-      {1, 2, 12, 1, 33}, {2, 21, 20, 3, 180}, // sums over blocks of tiles
+      {1, 1, 2, 1, 1},    {2, 8, 8, 16, 16},   {1, 9, 6, 9, 17},
+      {3, 4, 13, 33, 5},  {2, 16, 23, 24, 40}, {20, 8, 8, 8, 8},
+      {1, 2, 12, 1, 33},  {6, 21, 20, 3, 180}, // several blocks of tiles
+      {1, 3, 3, 65, 230}, // many parts of a weight gradient
   };
   // Each expected result is computed once for all instruction sets and tiles.
   std::map<std::array<int64_t, 4>, Case> cases;

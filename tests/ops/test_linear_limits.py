@@ -42,11 +42,14 @@ def use(monkeypatch):
         ((1, 20, 19), False),
         ((1, 21, 20), False),
         ((0, 20, 20), False),
+        ((1, 100, 5), True),  # any layer with so many weights
+        ((1, 499, 1), False),
+        ((0, 100, 5), False),
     ],
     ids=str,
 )
 def test_the_rule(sizes, expected):
-    assert pays(*sizes, Limits(batch=4, weights=300, side=10, wide=400)) == expected
+    assert pays(*sizes, Limits(batch=4, weights=300, side=10, wide=400, memory=500)) == expected
     assert not pays(*sizes, NEVER)
 
 
@@ -79,7 +82,7 @@ def test_the_networks_own_layers(name, use):
     assert not gains(32768, 1)
     forward = limits_of("forward")
     assert pays(64, 32768, 1024, forward)
-    assert not pays(1, 32768, 1024, forward)
+    assert pays(1, 32768, 1024, forward) == (name == "AVX512")
     assert pays(1, 140, 32768, forward)
 
 

@@ -1,9 +1,27 @@
 // The convolution and the transposed convolution.
 
-constexpr int64_t kBlockBytes = int64_t{3} << 20;  // size of the planes of a block of tiles for one thread
+constexpr int64_t kBlockBytes = int64_t{1} << 19;  // size of the planes of a block of one thread: half of an L2 cache
+constexpr int64_t kMinTiles = 6;                   // tiles of such a block, at least
 constexpr int64_t kBlockMultiple = 8;              // so that each of 2, 4 or 8 threads gets the same number of blocks
-constexpr int64_t kMinTilesPerThread = 24;         // tiles of a block on which one thread works
 constexpr int64_t kMaxSharedTiles = 128;           // tiles of a block on which all threads work
+constexpr int64_t kPlaneCost = 16;  // of a byte of such a block's planes, where a byte of a filter costs 1
+
+// The blocks into which convolve() divides the tiles. They change no bit of the result. One thread computes a block,
+// whose planes stay in its L2 cache; it reads the whole filter from a farther one. If the filter is so large that this
+// costs more than planes that leave the L2 cache, blocks are larger, and all threads work on one. They also do so if
+// there are too few blocks for many threads.
+struct Blocks {
+  int64_t count;
+  bool for_one_thread;
+
+  Blocks(int64_t tiles, int64_t tile_bytes, int64_t filter_bytes) {
+    const int64_t small = divided_up(tiles, std::max(kBlockBytes / tile_bytes, kMinTiles));
+    const int64_t large = divided_up(tiles, kMaxSharedTiles);
+    for_one_thread =
+        small >= kBlockMultiple && small * filter_bytes < large * filter_bytes + kPlaneCost * tiles * tile_bytes;
+    count = for_one_thread ? round_up(small, kBlockMultiple) : large;
+  }
+};
 
 // The convolution: the windows that convolve() reads and writes for a tile.
 template <typename F_>
@@ -48,25 +66,21 @@ void convolve(const ConvShape& s, const float* in, const float* filter, const fl
   const Filter<typename Direction::F> f(s.small_channels, s.large_channels, Direction::kTransposed);
   const Tiles tiles = Direction::tiles(s);
   const int64_t in_row = round_up(f.depth, kLanes<float>), out_row = f.panels * kPanel;
-  // The tiles are divided into blocks, and one thread computes a block. If such blocks would have few tiles, reading
-  // the whole filter for each block would cost too much. Then blocks are larger, and all threads work on one block.
-  const int64_t most = std::max<int64_t>(kBlockBytes / (kPlanes * 4 * (in_row + out_row)), 1);
-  int64_t blocks = round_up((tiles.count + most - 1) / most, kBlockMultiple);
-  const bool block_per_thread = tiles.count / blocks >= kMinTilesPerThread;
-  if (!block_per_thread) blocks = (tiles.count + kMaxSharedTiles - 1) / kMaxSharedTiles;
-  const int64_t per_block = (tiles.count + blocks - 1) / blocks;
+  const Blocks blocks(tiles.count, kPlanes * 4 * (in_row + out_row), kPlanes * 4 * f.plane);
+  const int64_t per_block = divided_up(tiles.count, blocks.count);
   const int64_t in_plane = plane_size(per_block, in_row), out_plane = plane_size(per_block, out_row);
-  parallel(block_per_thread ? parallel_for : &serially, blocks, 1, [&](int64_t begin, int64_t end) {
-    const ParallelFor in_block = block_per_thread ? &serially : parallel_for;
+  parallel(blocks.for_one_thread ? parallel_for : &serially, blocks.count, 1, [&](int64_t begin, int64_t end) {
+    const ParallelFor in_block = blocks.for_one_thread ? &serially : parallel_for;
     const Scratch scratch(kPlanes * (in_plane + out_plane));
     float* const ins = scratch.data();
     float* const outs = ins + kPlanes * in_plane;
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t first = tiles.count * b / blocks, count = tiles.count * (b + 1) / blocks - first;
+      const int64_t first = tiles.count * b / blocks.count;
+      const int64_t count = tiles.count * (b + 1) / blocks.count - first;
       parallel(in_block, count, 4, [&](int64_t from, int64_t to) {
         for (int64_t t = from; t < to; ++t) {
           const Window window = Direction::in(s, tiles.image(first + t), tiles.row(first + t), tiles.column(first + t));
-          input_transform<typename Direction::InputTransform>(in, window, ins + t * in_row, in_plane);
+          input_transform<typename Direction::InputTransform>(in, window, ins + t * in_row, in_plane, {in_row, 0});
         }
       });
       parallel(in_block, kPlanes * f.panels, 1, [&](int64_t from, int64_t to) {

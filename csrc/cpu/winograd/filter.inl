@@ -9,7 +9,7 @@ struct Filter {
   Filter(int64_t small_channels, int64_t large_channels, bool transposed)
       : depth(transposed ? small_channels : large_channels),
         channels(transposed ? large_channels : small_channels),
-        panels((channels + kPanel - 1) / kPanel),
+        panels(divided_up(channels, kPanel)),
         plane(plane_size(panels * depth, kPanel)) {}
 };
 

@@ -1,7 +1,8 @@
 // Feature maps are divided into tiles. This file defines the windows that a tile reads and writes, and the storage of
 // transforms: plane p is a matrix (tiles, channels), which holds value p of the transform of every tile.
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline int64_t divided_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+inline int64_t round_up(int64_t value, int64_t multiple) { return divided_up(value, multiple) * multiple; }
 
 // The distance between planes, in floats. It must not be a power of two, because a tile writes to all planes: its
 // values would all go to the same set of the cache.
@@ -49,22 +50,28 @@ inline Window large_window(const ConvShape& s, int64_t image, int64_t row, int64
 struct Tiles {
   int64_t side, down, across, count;
   Tiles(int64_t batch, int64_t height, int64_t width, int64_t side_)
-      : side(side_),
-        down((height + side_ - 1) / side_),
-        across((width + side_ - 1) / side_),
-        count(batch * down * across) {}
+      : side(side_), down(divided_up(height, side_)), across(divided_up(width, side_)), count(batch * down * across) {}
   int64_t image(int64_t tile) const { return tile / across / down; }
   int64_t row(int64_t tile) const { return tile / across % down * side; }
   int64_t column(int64_t tile) const { return tile % across * side; }
 };
 
-// Transforms all channels of a window into one row of the planes. `planes` points to the row in the first plane. Values
-// outside of the feature map are 0, and so are lanes past the last channel.
+// How the columns of a plane are stored: in strips of `width` columns, which are whole vectors. Strips are `distance`
+// floats apart, and rows within a strip are `width` floats apart.
+struct Strips {
+  int64_t width, distance;
+  int64_t at(int64_t column) const { return column / width * distance + column % width; }
+};
+
+// Transforms all channels of a window into one row of the planes. `planes` points to the row in the first strip of the
+// first plane. Values outside of the feature map are 0, and so are lanes past the last channel.
 template <typename Transform>
-void input_transform(const float* feature_map, const Window& window, float* planes, int64_t plane) {
+void input_transform(const float* feature_map, const Window& window, float* planes, int64_t plane,
+                     const Strips& strips) {
   const auto transform_channels = [&](auto all_inside) IGAN_FAST_INLINE_LAMBDA {
     for (int64_t c = 0; c < window.channels; c += kLanes<float>) {
       const int64_t lanes = window.channels - c;
+      float* const to = planes + strips.at(c);
       transform_2d<Transform>(
           [&](int row, int column) IGAN_FAST_INLINE_LAMBDA {
             if constexpr (!all_inside())
@@ -72,7 +79,7 @@ void input_transform(const float* feature_map, const Window& window, float* plan
             return load_lanes(feature_map + window.at(row, column) + c, lanes);
           },
           [&](int row, int column, V v)
-              IGAN_FAST_INLINE_LAMBDA { store<false>(planes + (Transform::kOut * row + column) * plane + c, v); });
+              IGAN_FAST_INLINE_LAMBDA { store<false>(to + (Transform::kOut * row + column) * plane, v); });
     }
   };
   window.is_all_inside(Transform::kIn) ? transform_channels(std::true_type{}) : transform_channels(std::false_type{});

@@ -56,19 +56,27 @@ FEWEST = 1 << 22
 #: What the counts of PyTorch's convolution are, in their order.
 DIRECT_TERMS = ("call", "multiplications", "values", "weights")
 
-#: What the counts of minimal filtering with a transformed filter are, in their order.
-WINOGRAD_TERMS = ("call", "multiplications", "transforms", "filter_reads")
+#: What the counts of minimal filtering with a transformed filter are, in their order. A filter that is too large for
+#: the caches is read from memory.
+WINOGRAD_TERMS = ("call", "multiplications", "transforms", "filter_reads", "memory_reads")
 
 #: What the counts of a filter's transform are, in their order.
 FILTER_TERMS = ("call", "filter", "weights")
 
-#: Of csrc/cpu/winograd: the bytes of a block of tiles, the fewest tiles of a block of one thread, and the most tiles of
-#: a block that threads share.
-_BLOCK_BYTES, _MIN_TILES, _MAX_SHARED_TILES = 3 << 20, 24, 128
+#: Of csrc/cpu/winograd/convolve.inl: the bytes and the fewest tiles of a block of one thread, a divisor of the number
+#: of such blocks, the most tiles of a block that threads share, and what a byte of its planes costs.
+_BLOCK_BYTES, _MIN_TILES, _BLOCK_MULTIPLE, _MAX_SHARED_TILES, _PLANE_COST = 1 << 19, 6, 8, 128, 16
+
+#: Of csrc/cpu/winograd/weight_gradient.inl: the bytes of sums that are small, and the bytes and the fewest tiles of a
+#: block for small and for large sums.
+_SUM_BYTES, _FOR_SMALL_SUMS, _FOR_LARGE_SUMS = 8 << 20, (3 << 20, 32), (24 << 20, 64)
 
 #: Of csrc/cpu/winograd: the output channels and the rows (tiles) that are computed together, by the instruction set.
 _PANELS = {"avx512": 32, "avx2": 16, "baseline": 8}
 _ROWS = {"avx512": 12, "avx2": 6, "baseline": 6}
+
+#: The bytes of the largest filter that is expected to stay in the last cache, of which others take their share.
+_CACHE_BYTES = 16 << 20
 
 #: Fewer rows take as long: the processor waits for each sum.
 _FEWEST_ROWS = 4
@@ -110,13 +118,18 @@ def winograd_counts(work: Work, tile: int, computation: str) -> list[float]:
     if computation == "transposed":
         inputs, outputs = outputs, inputs
     padded = _divided_up(outputs, panel) * panel
-    blocks = _blocks(tiles, planes * 4 * (inputs + padded))
-    rows = tiles if computation == "weight_gradient" else blocks * _rows(_divided_up(tiles, blocks))
+    tile_bytes, filter_bytes = planes * 4 * (inputs + padded), planes * 4 * inputs * padded
+    if computation == "weight_gradient":
+        blocks, rows = _gradient_blocks(tiles, tile_bytes, filter_bytes), tiles
+    else:
+        blocks = _blocks(tiles, tile_bytes, filter_bytes)
+        rows = blocks * _rows(_divided_up(tiles, blocks))
+    reads = [planes * blocks * inputs * padded, 0]
     return [
         1,
         planes * rows * inputs * padded,
         planes * tiles * (inputs + padded),
-        planes * blocks * inputs * padded,
+        *(reads if filter_bytes <= _CACHE_BYTES else reversed(reads)),
     ]
 
 
@@ -127,11 +140,20 @@ def filter_counts(work: Work, tile: int) -> list[float]:
     return [1, planes * channels, work.kernel**2 * channels]
 
 
-def _blocks(tiles: int, tile_bytes: int) -> int:
+def _blocks(tiles: int, tile_bytes: int, filter_bytes: int) -> int:
     """The number of blocks of tiles, for each of which the filter is read."""
-    most = max(_BLOCK_BYTES // tile_bytes, 1)
-    blocks = 8 * _divided_up(_divided_up(tiles, most), 8)
-    return blocks if tiles // blocks >= _MIN_TILES else _divided_up(tiles, _MAX_SHARED_TILES)
+    small = _divided_up(tiles, max(_BLOCK_BYTES // tile_bytes, _MIN_TILES))
+    large = _divided_up(tiles, _MAX_SHARED_TILES)
+    cost_of_large = large * filter_bytes + _PLANE_COST * tiles * tile_bytes
+    if small >= _BLOCK_MULTIPLE and small * filter_bytes < cost_of_large:
+        return _BLOCK_MULTIPLE * _divided_up(small, _BLOCK_MULTIPLE)
+    return large
+
+
+def _gradient_blocks(tiles: int, tile_bytes: int, sum_bytes: int) -> int:
+    """The number of blocks of tiles of a weight gradient, for each of which the sums are read and written."""
+    size, fewest = _FOR_SMALL_SUMS if sum_bytes <= _SUM_BYTES else _FOR_LARGE_SUMS
+    return _divided_up(tiles, max(size // tile_bytes, fewest))
 
 
 def _rows(tiles: int) -> int:

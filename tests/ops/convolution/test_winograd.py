@@ -253,8 +253,30 @@ def test_filter_feature_map_and_gradient_agree_about_the_tiles(usual, monkeypatc
             assert error(a, e) < ALLOWED[4]
 
 
-def test_the_same_bits_each_time_and_on_any_number_of_threads(tile, usual, threads):
-    c = case(usual, (5, 40, 48, 16, 16))
+@pytest.mark.parametrize(
+    ("filter", "size", "shape"),
+    [
+        (Filter(5, 2, 2), 4, (1, 132, 130, 112, 112)),
+        (Filter(3, 1, 1), 4, (1, 250, 260, 73, 75)),
+        (Filter(5, 2, 1), 4, (1, 132, 300, 7, 9)),
+    ],
+    ids=["large sums", "large sums, stride 1", "many parts"],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_weight_gradients_of_many_channels(filter, size, shape, count, monkeypatch, threads):
+    """Sums that leave the caches have larger blocks of tiles, and those of one block are finished part by part."""
+    monkeypatch.setattr(winograd, "best_tile", lambda *_, **__: size)
+    torch.set_num_threads(count)
+    c = case(filter, shape)
+    x, grad = c.large, c.small
+    found = weight_gradient(grad, x, c.weight.shape, settings_of(filter))
+    expected = torch.nn.grad.conv2d_weight(x.double(), c.weight.shape, grad.double(), **filter.settings)
+    assert error(found, expected) < ALLOWED[size]
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 48, 16, 16), (2, 130, 300, 12, 12)], ids=str)
+def test_the_same_bits_each_time_and_on_any_number_of_threads(shape, tile, usual, threads):
+    c = case(usual, shape)
     expected = three(c)
     for count in (1, 2, 2, 1, 2):
         torch.set_num_threads(count)
@@ -516,13 +538,13 @@ def solution(kind, x, w):
     problem = Problem(settings, True, x.shape, w.shape, x.dtype, w.dtype, "cpu", True, False, False, False)
     return getattr(winograd.Winograd(), kind)(problem)
 x, w = torch.randn(2, 16, 8, 8), torch.randn(16, 16, 5, 5)
-many, wide = torch.randn(1, 640, 8, 8), torch.randn(640, 640, 5, 5)
-grad = torch.randn(1, 640, 4, 4)
+many, wide = torch.randn(16, 640, 16, 16), torch.randn(640, 640, 5, 5)
+grad = torch.randn(16, 640, 8, 8)
 small = solution("convolve", x, w)(x, w, None, 1.0)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
 for attempt in range(2):
-    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), hard))  # the gradient takes 41 MB, the planes 40 MB
     try:
         solution("weight_gradient", many, wide)(grad, many)
     except (MemoryError, RuntimeError) as error:

@@ -43,35 +43,48 @@ def test_the_counts_of_a_small_convolution(monkeypatch):
     weights = 9 * 32 * 64
     assert direct_counts(WORK) == [1, 64 * weights, 64 * (32 + 64), weights]
     # 16 tiles of 2 × 2 outputs, each of 4 × 4 products; one block of tiles, of 12 and of 4 rows
-    assert winograd_counts(WORK, 2, "convolution") == [1, 16 * 16 * 32 * 64, 16 * 16 * 96, 16 * 32 * 64]
+    assert winograd_counts(WORK, 2, "convolution") == [1, 16 * 16 * 32 * 64, 16 * 16 * 96, 16 * 32 * 64, 0]
     # 4 tiles of 4 × 4 outputs, each of 6 × 6 products
-    assert winograd_counts(WORK, 4, "convolution") == [1, 36 * 4 * 32 * 64, 36 * 4 * 96, 36 * 32 * 64]
+    assert winograd_counts(WORK, 4, "convolution") == [1, 36 * 4 * 32 * 64, 36 * 4 * 96, 36 * 32 * 64, 0]
     # 32 output channels fill one panel; 40 need two
     transposed = winograd_counts(WORK._replace(large_channels=40), 4, "transposed")
-    assert transposed == [1, 36 * 4 * 64 * 64, 36 * 4 * 128, 36 * 64 * 64]
+    assert transposed == [1, 36 * 4 * 64 * 64, 36 * 4 * 128, 36 * 64 * 64, 0]
     # 12 tiles are 12 rows; two more take as long as four
     wider = [winograd_counts(WORK._replace(small=(8, width)), 4, "convolution")[1] for width in (24, 26)]
     assert [count / (36 * 32 * 64) for count in wider] == [12, 12 + 4]
     assert winograd_counts(WORK, 4, "weight_gradient")[1] == 36 * 4 * 32 * 64
     assert filter_counts(WORK, 4) == [1, 36 * 32 * 64, weights]
+    # 36 · 512 · 256 floats are more than 16 MiB
+    large = WORK._replace(large_channels=512, small_channels=256)
+    assert winograd_counts(large, 4, "convolution")[3:] == [0, 36 * 512 * 256]
 
 
 def test_a_filter_is_read_once_for_each_block_of_tiles():
-    assert winograd_costs._blocks(1, 1 << 10) == 1
-    assert winograd_costs._blocks(129, 1 << 20) == 2  # shared by threads, at most 128 tiles each
-    assert winograd_costs._blocks(1000, 1 << 10) == 8  # a multiple of 8, so that threads get as many
-    assert winograd_costs._blocks(3072, 1 << 15) == 32  # 96 tiles of 32 KiB are 3 MiB
+    assert winograd_costs._blocks(1, 1 << 10, 1 << 20) == 1
+    assert winograd_costs._blocks(42, 1 << 20, 1) == 1  # 7 blocks of 6 tiles are too few for many threads
+    assert winograd_costs._blocks(43, 1 << 20, 1) == 8
+    assert winograd_costs._blocks(1024, 1 << 15, 1 << 20) == 64  # 16 tiles of 32 KiB are 512 KiB
+    assert winograd_costs._blocks(1030, 1 << 15, 1 << 20) == 72  # a multiple of 8, so that threads get as many
+    # A filter of 64 MiB for blocks of 6 tiles costs more than planes that leave the cache.
+    assert winograd_costs._blocks(129, 1 << 18, 1 << 26) == 2  # shared by threads, at most 128 tiles each
+
+
+def test_the_sums_of_a_weight_gradient_are_read_once_for_each_block_of_tiles():
+    assert winograd_costs._gradient_blocks(1024, 1 << 15, 8 << 20) == 11  # 96 tiles of 32 KiB are 3 MiB
+    assert winograd_costs._gradient_blocks(1024, 1 << 20, 8 << 20) == 32  # of at least 32 tiles
+    assert winograd_costs._gradient_blocks(1024, 1 << 15, (8 << 20) + 1) == 2  # 768 tiles are 24 MiB
+    assert winograd_costs._gradient_blocks(1024, 1 << 20, 9 << 20) == 16  # of at least 64 tiles
 
 
 def test_times_are_sums_of_counts_and_constants(costs):
-    costs([1000, 0, 1, 0], [0, 0, 0, 0], [3000, 0, 0])
+    costs([1000, 0, 1, 0], [0, 0, 0, 0, 0], [3000, 0, 0])
     assert seconds_of(WORK, "convolution") == pytest.approx([1e-6 + 64 * 96e-9, 3e-6, 3e-6])
     assert seconds_of(WORK, "convolution", kept=True) == pytest.approx([1e-6 + 64 * 96e-9, 0, 0])
     assert seconds_of(WORK, "weight_gradient") == pytest.approx([1e-6 + 64 * 96e-9, 0, 0])  # transforms no filter
 
 
 def test_a_channels_last_weight_suits_pytorch_better(costs):
-    costs([1000, 0, 0, 2], [0, 0, 0, 0], [100, 0, 0])
+    costs([1000, 0, 0, 2], [0, 0, 0, 0, 0], [100, 0, 0])
     weights = 9 * 32 * 64
     direct, *ways = seconds_of(WORK, "transposed", channels_last=True)
     assert direct == pytest.approx(1e-6 + (2 - winograd_costs.SAVED_BY_CHANNELS_LAST) * weights * 1e-9)
@@ -80,21 +93,21 @@ def test_a_channels_last_weight_suits_pytorch_better(costs):
 
 
 def test_small_convolutions_are_left_to_pytorch(costs):
-    costs([1e9, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0])
+    costs([1e9, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0])
     assert best_tile(WORK, "convolution") is None
     assert best_tile(WORK._replace(batch=4), "convolution") == 2
 
 
 def test_the_choice(costs, monkeypatch):
     monkeypatch.setattr(winograd_costs, "FEWEST", 0)
-    costs([1000, 0, 0, 0], [900, 0, 0, 0], [40, 0, 0])
+    costs([1000, 0, 0, 0], [900, 0, 0, 0, 0], [40, 0, 0])
     assert best_tile(WORK, "convolution") == 2  # both take as long
-    costs([1000, 0, 0, 0], [900, 0, 0, 0], [60, 0, 0])  # 960: within the margin
+    costs([1000, 0, 0, 0], [900, 0, 0, 0, 0], [60, 0, 0])  # 960: within the margin
     assert best_tile(WORK, "convolution") is None
     assert best_tile(WORK, "convolution", kept=True) == 2
-    costs([1e6, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0])  # tiles of 4 need fewer products
+    costs([1e6, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0])  # tiles of 4 need fewer products
     assert best_tile(WORK, "convolution") == 4
-    costs([1e9, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0])  # tiles of 2 have a smaller filter
+    costs([1e9, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0])  # tiles of 2 have a smaller filter
     assert best_tile(WORK, "convolution") == 2
 
 
