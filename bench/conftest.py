@@ -91,13 +91,15 @@ def batches(request: pytest.FixtureRequest, device: torch.device) -> Callable[[i
 
 @pytest.fixture
 def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Callable[..., None]:
-    """compare(subject, peers, moved, flops=…, precision=…, memory_of=…): measure a comparison and store its result.
+    """compare(subject, peers, moved, flops=…, precision=…, memory_of=…, in_a_row=…): measure a comparison and store its
+    result.
 
     ``subject`` describes the benchmark; its operator, batch, dtype and layout identify it in the result file. ``peers``
     maps names to implementations; one is called "ours". ``moved`` is the fewest bytes that each pass has to move. If
     ``moved`` is given, a large copy is timed in the same rounds as a ceiling. If ``flops`` is given, a large matrix
     product is timed. ``memory_of`` maps each peer that replays a CUDA graph to the peer that the graph recorded. Its
-    peak memory is reported for both, because a replay itself allocates nothing.
+    peak memory is reported for both, because a replay itself allocates nothing. ``in_a_row`` is that of
+    ``core.rounds_of``.
 
     Each round of pytest-benchmark first runs all peers, which ``core`` times, and then ours once more. So
     pytest-benchmark's own table holds only our times; ``extra_info`` and the result file hold the comparison.
@@ -119,6 +121,7 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
         flops: int = 0,
         precision: str = "fp32",
         memory_of: Mapping[str, str] | None = None,
+        in_a_row: int = 1,
     ) -> None:
         if config.getoption("--launches"):
             if device.type != "cuda":
@@ -135,10 +138,10 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
             everyone[core.COPY] = core.copy_peer(device, large)
         if flops:
             everyone[core.PRODUCT] = core.product_peer(device, side, precision)
-        warm_up = core.rounds_of(everyone, device)
+        warm_up = core.rounds_of(everyone, device, in_a_row)
         for _ in range(1 if quick else 3):
             warm_up()
-        one_round = core.rounds_of(everyone, device)
+        one_round = core.rounds_of(everyone, device, in_a_row)
 
         def setup() -> None:
             one_round()
@@ -150,6 +153,7 @@ def compare(request: pytest.FixtureRequest, benchmark: Any, device: torch.device
             "date": datetime.date.today().isoformat(),
             "commit": commit(),
             "rounds": rounds + 1,
+            "in_a_row": in_a_row,
             "times": {name: value for name, value in times.items() if name not in (core.COPY, core.PRODUCT)},
             "peak_bytes": {name: core.peak_bytes(peer, device) for name, peer in peers.items()},
         }

@@ -1,6 +1,7 @@
 """How a comparison is measured.
 
-A *peer* is one implementation in a comparison: ours or a baseline. A round runs every peer once, forward and backward.
+A *peer* is one implementation in a comparison: ours or a baseline. A round runs every peer once, forward and backward,
+or several times in a row where that is how it is used; then the first half of these runs is not timed.
 Each round starts with another peer, so a disturbance of the machine affects all peers alike. Times are medians over the
 rounds; ratios are of two medians of the same run. For the share of the copy ceiling, the fewest bytes that the work has
 to move are divided by its time. The share is this throughput relative to that of a large copy in the same rounds.
@@ -109,8 +110,13 @@ def product_peer(device: torch.device, side: int, precision: str) -> Peer:
     return (lambda: torch.mm(a, b, out=out)), None
 
 
-def rounds_of(peers: dict[str, Peer], device: torch.device) -> Callable[[], Comparison]:
-    """A function that runs one round and returns the times of all rounds so far."""
+def rounds_of(peers: dict[str, Peer], device: torch.device, in_a_row: int = 1) -> Callable[[], Comparison]:
+    """A function that runs one round and returns the times of all rounds so far.
+
+    With ``in_a_row`` above 1, a peer runs twice so often in each round, and its time is the mean of the second half: of
+    a process that does nothing else. A single run would find another peer's data in the caches, and share the cores
+    with the threads of a runtime that wait for its next call.
+    """
     timer, comparison, names = Timer(device), Comparison(), list(peers)
     count = 0
 
@@ -118,7 +124,10 @@ def rounds_of(peers: dict[str, Peer], device: torch.device) -> Callable[[], Comp
         nonlocal count
         for index in range(len(names)):
             name = names[(count + index) % len(names)]
-            comparison.add(name, *timer(peers[name]))
+            for _ in range(in_a_row if in_a_row > 1 else 0):
+                run_once(peers[name])
+            runs = [timer(peers[name]) for _ in range(in_a_row)]
+            comparison.add(name, *(sum(seconds) / in_a_row for seconds in zip(*runs, strict=True)))
         count += 1
         return comparison
 
