@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from measuring import Turns, give_choices
+from measuring import FirstIs, give_choices
 from rerun_graphs import Rerun, Reruns
 from torch import Tensor
 
@@ -38,7 +38,7 @@ def test_a_recorded_iteration_takes_what_the_ones_before_have_measured(monkeypat
     common = pytest.importorskip("igan_fast.ops.triton.common", reason="Triton is not installed")
     if not common.INTERPRETED:
         pytest.skip("Triton's kernels are compiled here")
-    timer, recording, replay = Turns(1.5), [False], Rerun.replay
+    timer, recording, replay = FirstIs(faster=False), [False], Rerun.replay
     give_choices(monkeypatch, timer)
     monkeypatch.setattr(tuning, "may_measure", lambda device: not recording[0])
     monkeypatch.setattr(choice, "_ON_DEMAND", [])  # networks of blocks alone

@@ -91,9 +91,16 @@ def maps_of_reference(x: Tensor, blocks: list[Block]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("of_blocks", "as_node"), [(0.5, True), (1.5, False), (1.0, False), (RuntimeError("out of memory"), False)]
+    ("of_blocks", "as_node", "with_targets"),
+    [
+        (0.5, True, False),
+        (0.5, True, True),
+        (1.5, False, False),
+        (1.5, False, True),
+        (1.0, False, False),
+        (RuntimeError("out of memory"), False, True),
+    ],
 )
-@pytest.mark.parametrize("with_targets", [False, True])
 def test_the_faster_way_is_taken(
     monkeypatch: pytest.MonkeyPatch, nodes: list[str], of_blocks: Any, as_node: bool, with_targets: bool
 ) -> None:
