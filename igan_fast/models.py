@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from igan_fast import layers
 from igan_fast.losses import perceptual_loss
 from igan_fast.ops import backend
-from igan_fast.ops.blocks import Features, RawMap, block_features, block_image, can_run_blocks
+from igan_fast.ops.blocks import (
+    Features,
+    RawMap,
+    are_blocks_asked_for,
+    block_features,
+    block_image,
+    can_run_blocks,
+)
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.convolution import asked_for
 from igan_fast.reference import models as reference
 from igan_fast.reference.layers.untouched import untouched
 from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
@@ -41,8 +47,8 @@ class Generator(reference.Generator):
         return self._drawn(*self.inputs(z, c))
 
     def images(self, z: Tensor, c: Tensor) -> Tensor:
-        """What calling G returns, but with first derivatives only. Where blocks are asked for
-        (``igan_fast.ops.blocks``), they compute it."""
+        """What calling G returns, but with first derivatives only. Where blocks are asked for, or are measured to be
+        faster (``igan_fast.ops.blocks``), they compute it."""
         blocks: tuple[Any, ...] = (self.up1, self.up2, self.up3)
         rgb = self.to_rgb
         plain = (
@@ -51,7 +57,7 @@ class Generator(reference.Generator):
             and layers.are_blocks(self.norm, *blocks)
             and _is_unmodified(rgb, nn.ConvTranspose2d)
         )
-        if asked_for() != "blocks" or not plain or backend.plain_only(z, c):
+        if not are_blocks_asked_for(z.device.type) or not plain or backend.plain_only(z, c):
             images: Tensor = self(z, c)
             return images
         first, films = self.inputs(z, c)
@@ -101,7 +107,7 @@ class Discriminator(reference.Discriminator):
 
     def read(self, x: Tensor, *, twice: bool = False) -> tuple[Tensor, list[FeatureMap]]:
         """The features h⁴ of images (N, 3, S, S), and h¹..h⁴, detached, as ``perceptual`` takes them. Where blocks are
-        asked for (``igan_fast.ops.blocks``), they compute them.
+        asked for, or are measured to be faster (``igan_fast.ops.blocks``), they compute them.
 
         Args:
             twice: whether h⁴ needs second derivatives, which blocks do not have.
@@ -136,7 +142,9 @@ class Discriminator(reference.Discriminator):
     def _runs_blocks(self, x: Tensor) -> bool:
         """Whether blocks are asked for, and can compute the features h²..h⁴ of images from h¹."""
         down: tuple[Any, ...] = (self.down2, self.down3, self.down4)
-        if asked_for() != "blocks" or not _is_unmodified(self.down1, nn.Conv2d) or not layers.are_blocks(*down):
+        if not are_blocks_asked_for(x.device.type):
+            return False
+        if not _is_unmodified(self.down1, nn.Conv2d) or not layers.are_blocks(*down):
             return False
         convolutions = [(layers.settings_of(conv), conv.weight) for conv in (self.down1, *(each.conv for each in down))]
         return can_run_blocks(x, convolutions, *(t for each in down for t in each.parameters()))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from igan_fast.ops.convolution import dispatch, winograd, winograd_costs
+from igan_fast.ops.convolution import choice, winograd, winograd_costs
 
 __all__ = ["count_winograd"]
 
@@ -26,6 +26,6 @@ def count_winograd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return run and (lambda *arguments: runs.append(name) or run(*arguments))
 
         monkeypatch.setattr(winograd.Winograd, name, counted)
-    monkeypatch.setattr(dispatch, "_kept", dispatch._choose)
-    monkeypatch.setattr(dispatch, "_kept_gradients", dispatch._choose_gradients)
+    monkeypatch.setattr(choice, "_kept", choice._choose)
+    monkeypatch.setattr(choice, "_kept_gradients", choice._choose_gradients)
     return runs

@@ -25,10 +25,11 @@ class Processes:
         process: this process.
         group: a process group of all on their CPUs, which waits as long as a preparation may take; None for the only
             process.
+        store: a ``torch.distributed.Store`` of all; None for the only process.
     """
 
-    def __init__(self, process: Process, group: dist.ProcessGroup | None) -> None:
-        self.process, self._group = process, group
+    def __init__(self, process: Process, group: dist.ProcessGroup | None, store: Any = None) -> None:
+        self.process, self._group, self._store = process, group, store
 
     @property
     def is_first(self) -> bool:
@@ -82,6 +83,21 @@ class Processes:
         self._raise(failure, [message[0]])
         result: _Result = message[1]
         return result
+
+    def settle(self, name: str, choose: Callable[[], str]) -> str:
+        """Return the same text in all processes: what the first of them chose that had chosen.
+
+        This alone may be called in another order, or not at all, by some of the processes: none waits for another.
+
+        Args:
+            name: of what is chosen.
+            choose: called if none has chosen yet. Others may choose at the same time.
+        """
+        if self.process.is_alone:
+            return choose()
+        if self._store.check([name]):
+            return str(self._store.get(name).decode())
+        return str(self._store.compare_set(name, "", choose()).decode())
 
     def _raise(self, own: InputError | None, failures: list[tuple[str, str] | None]) -> None:
         """Raise the first of the failures, if there is one."""

@@ -75,7 +75,7 @@ def joined(process: Process, timeout: float, *, on_gpu: bool) -> Iterator[Proces
     lost = False
     try:
         with _signs_of_life(process, store):
-            yield Processes(process, patient)
+            yield Processes(process, patient, dist.PrefixStore("settled", store))  # type: ignore[attr-defined]
     except ToldElsewhere:
         raise
     except InputError as error:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from igan_fast.ops import backend
 from igan_fast.ops.convolution import ConvSettings
-from igan_fast.ops.convolution.dispatch import candidates, chosen, problem_of
+from igan_fast.ops.convolution.choice import candidates, chosen
+from igan_fast.ops.convolution.dispatch import problem_of
 from igan_fast.ops.convolution.plan import Implementation
 
 __all__ = ["Choice", "Explanation", "explain"]

@@ -19,7 +19,7 @@ __all__ = ["Line", "render", "sections"]
 _CUDA_PYTORCH = "only for an NVIDIA GPU: install PyTorch's build for CUDA (https://pytorch.org/get-started)"
 _NO_GPU = "PyTorch sees no GPU; nvidia-smi tells whether the driver does"
 _INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
-_CONVOLUTION = "triton: Triton's convolutions, where they run; measure: where they are faster; blocks: whole blocks too"
+_CONVOLUTION = "triton: Triton's convolutions, where they run; blocks: whole blocks too; measure: where they are faster"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from igan_fast.data.drawn_faces import MAX_DRAWN
 from igan_fast.devices import operators_on, resolve_device
 from igan_fast.errors import InputError, option
 from igan_fast.train.config_values import option_types, wrong_type
+from igan_fast.train.tuning import mode_of
 
 if TYPE_CHECKING:
     from igan_fast.train.run_config import RunConfig
@@ -51,15 +52,17 @@ def check_config(config: RunConfig) -> None:
         raise InputError(f"--precision: found tf32, which {device.type} does not have; expected fp32 or bf16")
     if config.impl == "auto":
         operators_on(device)
+    mode_of(config)
     config.check_own(device)
 
 
 def _check_types(config: RunConfig) -> None:
     types = option_types(type(config))
     for name, kind in types.items():
-        if get_origin(kind) is Literal:
-            choices = get_args(kind)
-            expect(config, name, getattr(config, name) in choices, "one of " + ", ".join(choices))
+        for each in (kind, *get_args(kind)):  # alone, or beside None
+            if get_origin(each) is Literal and (value := getattr(config, name)) is not None:
+                choices = get_args(each)
+                expect(config, name, value in choices, "one of " + ", ".join(choices))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if reason := wrong_type(value, types[field.name]):

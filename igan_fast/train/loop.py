@@ -17,12 +17,14 @@ from igan_fast.checkpoint.folder import Checkpoint
 from igan_fast.distributed.group import joined
 from igan_fast.distributed.process import Process, this_process
 from igan_fast.errors import printable
+from igan_fast.ops.convolution import asking_for
 from igan_fast.train.config import MOST_SECONDS, TrainConfig
 from igan_fast.train.resume import resumable_by
 from igan_fast.train.retention import checkpoint_score, restore_best
 from igan_fast.train.run import locked, open_data, open_run, start_run
 from igan_fast.train.run_config import Config
 from igan_fast.train.trainer import Trainer, TrainResult
+from igan_fast.train.tuning import mode_of
 from igan_fast.train.warm_start import Initial, load_initial
 
 __all__ = ["TrainResult", "train"]
@@ -64,12 +66,13 @@ def train(config: Config, *, beside: Callable[..., Config] | None = None) -> Tra
     ):
         processes.together(config.validate)
         options = {name: value for name, value in config.to_json().items() if name not in OF_A_MACHINE}
-        processes.expect_same_options(options)
+        processes.expect_same_options(options | {"tune": mode_of(config)})
         start = processes.from_first(lambda: _find(config, while_training))
         store, config = processes.together(lambda: open_data(config, progress=process.is_first))
         start = processes.from_first(lambda: _claim(config, start, while_training))
         if beside is not None and process.local_world_size == 1:
             config = beside(config, continued=start.checkpoint is not None)
+        while_training.enter_context(asking_for(mode_of(config)))
         trainer = Trainer(config, start.folder, store, processes)
         while_training.callback(trainer.method.close)
         if (checkpoint := start.checkpoint) is not None:

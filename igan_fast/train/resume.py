@@ -20,6 +20,7 @@ from igan_fast.files import FileDamaged
 from igan_fast.json_files import Natural, check_json
 from igan_fast.train.optimizer_state import load_optimizer_tensors
 from igan_fast.train.run_config import RunConfig
+from igan_fast.train.tuning import check_choices
 
 __all__ = ["check_data", "check_groups", "data_fingerprint", "in_file", "load_networks", "resumable_by"]
 
@@ -47,6 +48,8 @@ def resumable_by(config: RunConfig) -> Fits:
         check_json(state, _STATE, where)
         if "data" in state:
             check_json(state["data"], _DATA, where, "data")
+        if "tuning" in state:
+            check_choices(state["tuning"], where)
         config.check_resumable(type(config).from_json(state["config"], where=str(where), complete=True))
         config.method_class().check_checkpoint(config, folder, state, groups)
 

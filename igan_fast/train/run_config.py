@@ -41,7 +41,7 @@ class RunConfig(ABC):
     #: The options that may differ when a run is resumed. None of them changes what an iteration computes, except for
     #: the rounding of another device, implementation, precision or number of threads. ``data`` may have moved.
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({
-        "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "threads", "cache",
+        "data", "run", "resume", "epochs", "iterations", "device", "impl", "precision", "tune", "threads", "cache",
         "log_every", "sample_every", "checkpoint_every", "keep", "sample_attributes",
     })  # fmt: skip
 
@@ -90,6 +90,10 @@ class RunConfig(ABC):
     but slower."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Precision of the networks. Weights, statistics and losses are always float32. tf32 needs a GPU."""
+    tune: Literal["off", "measure"] | None = None
+    """'measure': on a GPU, time Triton's convolutions and blocks against the others, each at its first use, and take
+    the faster from then on. 'off': a fixed choice, without them; they have run on a GPU only in part. By default what
+    the environment variable IGAN_FAST_CONVOLUTION says, otherwise 'off'."""
     threads: int | None = None
     """CPU threads. By default PyTorch chooses; the command line takes fewer while other programs are busy."""
     seed: int = 0
@@ -171,7 +175,7 @@ class RunConfig(ABC):
     @classmethod
     def with_older_values(cls, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete a saved config with the options that older versions did not have."""
-        return {"align": "off", "init": None, **saved}
+        return {"align": "off", "init": None, "tune": None, **saved}
 
     @classmethod
     def added_since(cls, saved: Mapping[str, Any]) -> list[str]:

@@ -30,6 +30,7 @@ from igan_fast.train.retention import checkpoint_score, mark_best, prune_checkpo
 from igan_fast.train.run_config import RunConfig
 from igan_fast.train.save import checkpoint_folder, save_checkpoint
 from igan_fast.train.signals import graceful_stop
+from igan_fast.train.tuning import RunChoices
 from igan_fast.train.warm_start import Initial
 
 __all__ = ["TrainResult", "Trainer", "make_method"]
@@ -102,6 +103,7 @@ class Trainer:
         self.config, self.folder, self.store, self.processes = config, folder, store, processes
         self.device = resolve_device(config.device)
         self.method = make_method(config, store, processes.process)
+        self.choices = RunChoices(self.device, processes)
         self.iteration, self.iterations = 0, self.method.iterations
         self.metrics: dict[str, float] = {}
         named = config.data if config.data == "drawn" else str(Path(config.data).expanduser().resolve())
@@ -128,9 +130,10 @@ class Trainer:
             device = f"{count} processes, each on {device}"
         if self.config.impl == "reference":
             return f"{device} in {self.config.precision}: plain PyTorch"
+        operators = f"fused operators, {operators_on(self.device)}, channels last in memory"
         graphs = ", CUDA graphs" if self.method.graphed else ""
-        operators = operators_on(self.device)
-        return f"{device} in {self.config.precision}: fused operators, {operators}, channels last in memory{graphs}"
+        measured = ", convolutions chosen by measurement" if self.choices.measuring else ""
+        return f"{device} in {self.config.precision}: {operators}{graphs}{measured}"
 
     def run(self) -> TrainResult:
         """Train to the last iteration, or until Ctrl-C, and save."""
@@ -147,6 +150,8 @@ class Trainer:
             monitor.message(f"computing on {self._described()}")
             if config.precision == "bf16" and self.device.type == "cpu" and not has_bfloat16():
                 monitor.message("this CPU has no bfloat16 instructions: --precision fp32 is faster here")
+            if config.tune == "measure" and not self.choices.measuring:
+                monitor.message(f"--tune measure: on a {self.device.type.upper()} there is nothing to choose from")
             monitor.event("start", computing_on=self._described(), **self._origin)
             last, vote = False, StopVote(self.processes, stop)
             while not last:
@@ -194,7 +199,10 @@ class Trainer:
         self.method.load(checkpoint)
         self.iteration, self.metrics = checkpoint.iteration, state["metrics"]
         self._checkpoint = folder
+        told = self.choices.load(state.get("tuning", {}))  # older versions, and runs that do not measure, have none
         print(printable(f"continuing {self.folder} at iteration {self.iteration} of {self.iterations}"))
+        if told:
+            print(printable(told))
         if missing := self.config.added_since(state["config"]):
             print(f"an older version started this run: it goes on without {', '.join(missing)}")
 
@@ -209,10 +217,11 @@ class Trainer:
         no checkpoint is saved after a NaN."""
         monitor.flush()
         self.metrics = self._validate()
-        self.processes.from_first(lambda: self._write(monitor))
+        choices = self.choices.state()
+        self.processes.from_first(lambda: self._write(monitor, choices))
         self._checkpoint = checkpoint_folder(self.folder, self.iteration)
 
-    def _write(self, monitor: Monitor) -> None:
+    def _write(self, monitor: Monitor, choices: Mapping[str, Mapping[str, str]]) -> None:
         method = self.method
         named = list(method.networks.named_parameters())
         tensors: dict[str, Mapping[str, Tensor]] = {
@@ -221,6 +230,8 @@ class Trainer:
             **method.tensors(),
         }
         state = {**method.state(), "config": self.config.to_json(), "data": self.data, "metrics": self.metrics}
+        if choices:
+            state["tuning"] = choices
         save_checkpoint(self.folder, self.iteration, tensors, state)
         monitor.event("checkpoint", iteration=self.iteration, **self.metrics)
         if self.metrics:

@@ -12,7 +12,7 @@ from torch import Tensor
 from igan_fast import ops
 from igan_fast.ops import backend
 from igan_fast.ops.convolution import ConvSettings, plan_of
-from igan_fast.ops.convolution.dispatch import IMPLEMENTATIONS
+from igan_fast.ops.convolution.choice import IMPLEMENTATIONS
 from igan_fast.ops.convolution.plan import Implementation
 from igan_fast.ops.convolution.pytorch import PyTorch
 

@@ -6,15 +6,27 @@ reads the raw map, and normalises and activates what it reads; so do the weight'
 maps. In the backward pass one tensor is written for each block too, the gradient of the LeakyReLU's input
 (``igan_fast.ops.triton.convolution_gradient``).
 
-``IGAN_FAST_CONVOLUTION=blocks`` asks for it, and the training step uses it then.
+``IGAN_FAST_CONVOLUTION=blocks`` asks for it, and the training step uses it then. With ``measure`` it uses it for each
+network of which blocks are faster than its layers one by one.
 
 - ``description``: blocks and their maps
 - ``network``: the functions that compute a network of blocks
 - ``node``: its autograd node
 - ``backward``: the node's backward pass
+- ``layerwise``: the same networks layer by layer
+- ``measured``: the choice between the two by measurement
 """
 
 from igan_fast.ops.blocks.description import Block, Features, Norm, RawMap
-from igan_fast.ops.blocks.network import block_features, block_image, can_run_blocks
+from igan_fast.ops.blocks.network import are_blocks_asked_for, block_features, block_image, can_run_blocks
 
-__all__ = ["Block", "Features", "Norm", "RawMap", "block_features", "block_image", "can_run_blocks"]
+__all__ = [
+    "Block",
+    "Features",
+    "Norm",
+    "RawMap",
+    "are_blocks_asked_for",
+    "block_features",
+    "block_image",
+    "can_run_blocks",
+]

@@ -1,17 +1,19 @@
 """Convolutions: ``convolve`` and ``gradients`` choose the fastest implementation.
 
 - ``settings``: a convolution's settings
-- ``dispatch``: the choice
+- ``dispatch``: what the choice depends on, and the calls of the chosen functions
+- ``choice``: the choice
 - ``triton_images``, ``triton``, ``winograd``, ``dilated``, ``direct``, ``subpixel``, ``onednn``, ``few_channels``,
   ``pytorch``: the implementations, in the order in which they are tried; the first two only where the user asks for
   them
 - ``winograd_costs``: where ``winograd`` is faster than PyTorch, from measured constants
 - ``triton_fake``: the shapes of Triton's results, for tensors without data
-- ``measured``: the choice between the first two and the others by measurement
+- ``measured``: what is timed for the choice between the first two and the others by measurement
 - ``plan``: the base class of implementations, and the input and the result of the choice
 """
 
 from igan_fast.ops.convolution import triton_fake  # noqa: F401  (it registers them)
+from igan_fast.ops.convolution.choice import asking_for
 from igan_fast.ops.convolution.dispatch import activation_gradients, convolve, gradients, plan_of
 from igan_fast.ops.convolution.plan import Plan
 from igan_fast.ops.convolution.settings import ConvSettings, InputSpec
@@ -24,6 +26,7 @@ __all__ = [
     "Plan",
     "activation_gradients",
     "asked_for",
+    "asking_for",
     "convolve",
     "filters_kept",
     "gradients",

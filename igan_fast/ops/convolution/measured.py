@@ -1,136 +1,34 @@
-"""The choice between Triton's convolutions and the others by measurement, where ``IGAN_FAST_CONVOLUTION=measure`` asks
-for it.
+"""What is timed for the choice between Triton's convolutions and the others (``igan_fast.ops.tuning``), where
+``IGAN_FAST_CONVOLUTION=measure`` or ``igan-fast train --tune measure`` asks for it.
 
-Each computation of a problem (the convolution, its gradients) is timed once, at its first use, and the faster
-implementation is taken from then on. The choice is kept on disk, for each device and each version of torch, Triton and
-this package: later processes take it without measuring, so a run that is resumed on the same machine computes the same
-bits. Nothing is measured while a CUDA graph is recorded: a choice that is known is taken there too, else the
-implementation that is taken without Triton. Compiled code and what autograd records have no choice: Triton's
-convolutions are not among the functions that can be recorded.
+Each computation of a problem (the convolution, its gradients) is timed on tensors of its own. Compiled code and what
+autograd records have no choice: Triton's convolutions are not among the functions that can be recorded.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import json
-import os
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from igan_fast._version import __version__
+from igan_fast.ops import tuning
 from igan_fast.ops.convolution import pytorch
 from igan_fast.ops.convolution.plan import ActivationGradients, Convolve, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
-from igan_fast.paths import cache_folder
 
 __all__ = [
-    "OTHER",
-    "TRITON",
-    "Choices",
     "faster_activation_gradients",
     "faster_convolution",
     "faster_input_gradient",
     "faster_weight_gradient",
-    "has_choices",
-    "may_measure",
 ]
-
-#: The names of the two sides of a choice.
-TRITON, OTHER = "triton", "other"
-
-#: Calls before the timing, in which Triton compiles and cuDNN chooses, and calls that are timed.
-_WARM_UPS, _ROUNDS = 3, 11
 
 #: The slope of the LeakyReLU in what is timed; its value does not matter.
 _SLOPE = 0.2
-
-
-class Choices:
-    """The choices of one device.
-
-    A choice is a file of its own, which is made at once or not at all. Of several processes that measure at the same
-    time, all take the choice of the first that is done.
-
-    Args:
-        folder: keeps the choices; None for choices of this process only.
-        timer: called with a function; returns the seconds that it takes.
-    """
-
-    def __init__(self, folder: Path | None, timer: Callable[[Callable[[], Any]], float]) -> None:
-        self._folder, self._timer = folder, timer
-        self._known: dict[str, str] = {}
-
-    def faster(self, key: str, triton: Callable[[], Any], other: Callable[[], Any], *, measure: bool) -> str:
-        """``TRITON`` or ``OTHER``: the choice for ``key``, which is measured if it is not known.
-
-        Of equally fast ones it is ``OTHER``. An implementation that fails is not chosen.
-
-        Args:
-            key: the name of the computation.
-            triton, other: compute it.
-            measure: whether it may be measured now.
-        """
-        if key not in self._known:
-            stored = self._stored(key)
-            if stored is None and not measure:
-                return OTHER
-            self._known[key] = stored or self._kept(key, TRITON if self._time(triton) < self._time(other) else OTHER)
-        return self._known[key]
-
-    def _time(self, call: Callable[[], Any]) -> float:
-        try:
-            return self._timer(call)
-        except RuntimeError:  # too large for a launch or for the memory; whoever needs the result will hear of it
-            return float("inf")
-
-    def _path(self, key: str) -> Path | None:
-        name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return None if self._folder is None else self._folder / f"{name}.json"
-
-    def _stored(self, key: str) -> str | None:
-        """The choice on disk; None if there is none, or none that can be read."""
-        if (path := self._path(key)) is None:
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if isinstance(found, dict) and found.get("key") == key and found.get("chosen") in (TRITON, OTHER):
-            return str(found["chosen"])
-        return None
-
-    def _kept(self, key: str, name: str) -> str:
-        """Write a choice. Returns that of another process instead, if that was faster."""
-        if (path := self._path(key)) is None:
-            return name
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"key": key, "chosen": name}), encoding="utf-8")
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)  # unlike a renaming, it never replaces a file
-            if stored := self._stored(key):
-                return stored
-            temporary.replace(path)  # what is there is damaged
-        except OSError as error:
-            warnings.warn(
-                f"{self._folder}: the choices of convolutions cannot be kept there ({error}); each process measures "
-                "them anew, and may choose others",
-                stacklevel=2,
-            )
-            self._folder = None
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        return name
 
 
 def faster_convolution(problem: Problem, triton: Convolve, other: Convolve) -> bool:
@@ -192,16 +90,6 @@ def faster_activation_gradients(
     return _is_faster(f"gradients before an activation {needs}", problem, ours, apart)
 
 
-def has_choices(device: str) -> bool:
-    """Whether there is a choice on this type of device."""
-    return device == "cuda"
-
-
-def may_measure(device: str) -> bool:
-    """Whether calls can be timed now: on a GPU that records no graph."""
-    return device == "cuda" and not torch.cuda.is_current_stream_capturing()
-
-
 class _Given(NamedTuple):
     """Tensors of a problem's shapes."""
 
@@ -249,48 +137,11 @@ def _weight_gradient(problem: Problem, run: WeightGradient | None, given: _Given
 
 
 def _is_faster(part: str, problem: Problem, triton: Callable[[], Any], other: Callable[[], Any]) -> bool:
-    measure = may_measure(problem.device)
     with torch.no_grad(), torch.autocast(problem.device, enabled=False):
-        return _present().faster(_key(part, problem), triton, other, measure=measure) == TRITON
+        return tuning.is_triton_faster(_key(part, problem), triton, other, problem.device)
 
 
 def _key(part: str, problem: Problem) -> str:
     """All that the speed of a computation depends on, except for the device and the versions."""
-    cudnn: Any = torch.backends.cudnn  # its type annotations lack the newer flags
-    precision = cudnn.conv.fp32_precision if problem.input_dtype == torch.float32 else ""
-    values = part, precision, problem.settings.arguments, *problem[1:]
+    values = part, tuning.flags(), problem.settings.arguments, *problem[1:]
     return json.dumps([value if isinstance(value, bool) else str(value) for value in values])
-
-
-def _present() -> Choices:
-    return _choices_of(torch.cuda.current_device())
-
-
-@functools.cache
-def _choices_of(index: int) -> Choices:
-    """Of the CUDA device with this number, kept in the cache folder of the package."""
-    versions = [torch.__version__, importlib.metadata.version("triton"), __version__]
-    cudnn: Any = torch.backends.cudnn
-    versions += [str(cudnn.version()), torch.cuda.get_device_name(index)]
-    name = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16]
-    try:
-        folder = cache_folder()
-    except ValueError:  # there is no such folder: the choices are kept in this process only
-        return Choices(None, _seconds)
-    return Choices(folder / "convolutions" / name, _seconds)
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    """The median time of a call on the present CUDA device."""
-    for _ in range(_WARM_UPS):
-        call()
-    event: Any = torch.cuda.Event  # its constructor has no type annotations
-    times: list[float] = []
-    for _ in range(_ROUNDS):
-        begin, end = event(enable_timing=True), event(enable_timing=True)
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return sorted(times)[len(times) // 2]

@@ -1,7 +1,7 @@
 """The base class of implementations of convolutions, and the problem for which one of them is chosen.
 
 To add an implementation, write a file with a class derived from ``Implementation``, and add an instance of it to
-``IMPLEMENTATIONS`` in ``dispatch.py``."""
+``IMPLEMENTATIONS`` in ``choice.py``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class Problem(NamedTuple):
         activation: whether a LeakyReLU follows. False where gradients are computed.
         differentiable: whether autograd or a compiler has to record the single functions of the computation.
         triton: whether the user asks for Triton's kernels.
-        measured: whether the user asks for Triton's kernels where they are faster.
+        measured: where the user asks for Triton's kernels where they are faster, the flags on which that depends
+            (``tuning.flags``); else empty.
         constant: whether results that depend on the weight alone are kept (``igan_fast.ops.constant``).
         input_contiguous: whether the input is contiguous; it may be channels_last instead.
     """
@@ -65,7 +66,7 @@ class Problem(NamedTuple):
     activation: bool
     differentiable: bool
     triton: bool = False
-    measured: bool = False
+    measured: str = ""
     constant: bool = False
     input_contiguous: bool = False
 

@@ -1,9 +1,10 @@
 """Convolutions by this package's Triton kernels (``igan_fast.ops.triton.convolution``), only where they are asked for.
 
 The environment variable ``IGAN_FAST_CONVOLUTION=triton`` asks for them, and ``measure`` where they are faster
-(``measured``). With ``blocks`` the training step computes whole blocks by them (``igan_fast.ops.blocks``), and other
-convolutions as with ``triton``. They are not chosen without it: on an H100, cuDNN's were faster for all layers with
-many channels (docs/pages/gpu.md)."""
+(``measured``), blocks included. With ``blocks`` the training step computes whole blocks by them
+(``igan_fast.ops.blocks``), and other convolutions as with ``triton``. ``choice.asking_for`` asks for them without the
+variable. They are not chosen otherwise: on an H100, cuDNN's were faster for all layers with many channels
+(docs/pages/gpu.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from igan_fast.ops import backend
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 
-__all__ = ["ALWAYS", "CHOICES", "MOST_POSITIONS", "Triton", "asked_for", "operators", "takes"]
+__all__ = ["ALWAYS", "CHOICES", "MOST_POSITIONS", "Triton", "ask_for", "asked_for", "operators", "takes"]
 
 #: The values of the environment variable: the fastest of the other implementations, this one, the faster of the two, or
 #: this one and blocks.
@@ -30,21 +31,35 @@ ALWAYS = ("triton", "blocks")
 #: The kernels number the positions of all images, of the input or the output, in 32 bits.
 MOST_POSITIONS = 2**30
 
-#: It is checked at the first use, so that a wrong value does not break imports.
+#: What is asked for in this process. It is checked at the first use, so that a wrong value does not break imports.
 _CHOICE = os.environ.get("IGAN_FAST_CONVOLUTION") or "auto"
 
 
 def asked_for() -> str:
-    """What the environment variable asks for, one of ``CHOICES``.
+    """What is asked for, one of ``CHOICES``: by the environment variable, or inside of ``choice.asking_for``.
 
     Raises:
-        ValueError: its value is unknown.
+        ValueError: the variable's value is unknown.
     """
     if _CHOICE not in CHOICES:
         raise ValueError(
             f"the environment variable IGAN_FAST_CONVOLUTION is {_CHOICE!r}; expected one of {', '.join(CHOICES)}"
         )
     return _CHOICE
+
+
+def ask_for(choice: str) -> str:
+    """Ask for one of ``CHOICES`` in this process, and return what was asked for before. Call ``choice.asking_for``
+    instead, which forgets the choices that were made before.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    global _CHOICE
+    if choice not in CHOICES:
+        raise ValueError(f"choice is {choice!r}; expected one of {', '.join(CHOICES)}")
+    before, _CHOICE = _CHOICE, choice
+    return before
 
 
 class Triton(Implementation):

@@ -12,7 +12,7 @@ from oracles import error
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, dispatch, gradients, plan_of, winograd_costs
+from igan_fast.ops.convolution import ConvSettings, InputSpec, choice, convolve, gradients, plan_of, winograd_costs
 
 pytestmark = pytest.mark.skipif(not backend.has_native_cpu(), reason="only the extension has these kernels")
 
@@ -32,8 +32,8 @@ def always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every problem is computed in this way, however small, and no plan is kept."""
     monkeypatch.setattr(winograd_costs, "MARGIN", math.inf)
     monkeypatch.setattr(winograd_costs, "FEWEST", 0)
-    monkeypatch.setattr(dispatch, "_kept", dispatch._choose)
-    monkeypatch.setattr(dispatch, "_kept_gradients", dispatch._choose_gradients)
+    monkeypatch.setattr(choice, "_kept", choice._choose)
+    monkeypatch.setattr(choice, "_kept_gradients", choice._choose_gradients)
 
 
 def given(shape) -> tuple[Tensor, Tensor, ConvSettings]:

@@ -83,9 +83,9 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(direct, "MIN_FEATURES", 1)
     monkeypatch.setattr(direct, "MAX_WEIGHTS", 1 << 40)
-    monkeypatch.setattr(ops.convolution.dispatch, "_kept", ops.convolution.dispatch._choose)
-    monkeypatch.setattr(ops.convolution.dispatch, "_kept_gradients", ops.convolution.dispatch._choose_gradients)
-    monkeypatch.setattr(ops.convolution.dispatch, "_kept_fused", ops.convolution.dispatch._choose_fused)
+    monkeypatch.setattr(ops.convolution.choice, "_kept", ops.convolution.choice._choose)
+    monkeypatch.setattr(ops.convolution.choice, "_kept_gradients", ops.convolution.choice._choose_gradients)
+    monkeypatch.setattr(ops.convolution.choice, "_kept_fused", ops.convolution.choice._choose_fused)
 
 
 def tensors(case: Case, transposed: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from winograd_runs import count_winograd
 
 from igan_fast.ops import backend, conv_norm_act
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.convolution import ConvSettings, InputSpec, convolve, dispatch, gradients, plan_of, pytorch
+from igan_fast.ops.convolution import ConvSettings, InputSpec, choice, convolve, gradients, plan_of, pytorch
 from igan_fast.ops.convolution.plan import Implementation
 
 OPERATORS = {
@@ -94,7 +94,7 @@ def test_a_plan_is_kept():
     first = plan_of(x, weight, None, SETTINGS["Winograd"])
     assert plan_of(x.clone(), weight.clone(), None, SETTINGS["Winograd"]) is first
     assert plan_of(x[:4], weight, None, SETTINGS["Winograd"]) is not first
-    for kept in (dispatch._kept, dispatch._kept_gradients):
+    for kept in (choice._kept, choice._kept_gradients):
         assert kept.cache_info().maxsize
 
 
@@ -197,8 +197,8 @@ def test_a_new_implementation_is_one_entry(monkeypatch):
 
             return run
 
-    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", (Toy(), *dispatch.IMPLEMENTATIONS))
-    monkeypatch.setattr(dispatch, "_kept", dispatch._choose)
+    monkeypatch.setattr(choice, "IMPLEMENTATIONS", (Toy(), *choice.IMPLEMENTATIONS))
+    monkeypatch.setattr(choice, "_kept", choice._choose)
     x, weight = torch.randn(4, 8, 12, 10, requires_grad=True), torch.randn(9, 8, 5, 5, requires_grad=True)
     for function in OPERATORS.values():
         function(x, weight).pow(2).sum().backward()

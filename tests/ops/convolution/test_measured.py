@@ -2,113 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from measuring import Turns, measuring
 from oracles import error
 from torch import Tensor
 
+from igan_fast.ops import tuning
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.convolution import ConvSettings, InputSpec, dispatch, measured, plan_of, triton
-from igan_fast.ops.convolution.measured import OTHER, TRITON, Choices
+from igan_fast.ops.convolution import ConvSettings, InputSpec, asking_for, choice, measured, plan_of
 from igan_fast.ops.convolution.plan import Implementation, Problem
-
-
-class Clock:
-    """A timer that knows how long each call takes, and counts what it is asked for."""
-
-    def __init__(self, **seconds: float | Exception) -> None:
-        self.seconds, self.asked = seconds, 0
-
-    def __call__(self, call: Callable[[], Any]) -> float:
-        self.asked += 1
-        found = self.seconds[call()]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-
-def chosen(choices: Choices, key: str = "key", *, measure: bool = True) -> str:
-    return choices.faster(key, lambda: "triton", lambda: "other", measure=measure)
-
-
-FAILED = RuntimeError("CUDA out of memory")
-
-
-@pytest.mark.parametrize(
-    ("of_triton", "of_other", "expected"),
-    [(1, 2, TRITON), (2, 1, OTHER), (1, 1, OTHER), (FAILED, 1, OTHER), (1, FAILED, TRITON), (FAILED, FAILED, OTHER)],
-)
-def test_the_faster_is_chosen(of_triton: Any, of_other: Any, expected: str) -> None:
-    clock = Clock(triton=of_triton, other=of_other)
-    choices = Choices(None, clock)
-    assert [chosen(choices) for _ in range(3)] == [expected] * 3
-    assert clock.asked == 2
-
-
-def test_an_error_of_the_program_is_not_hidden() -> None:
-    with pytest.raises(TypeError):
-        chosen(Choices(None, Clock(triton=TypeError("wrong"), other=1)))
-
-
-def test_what_may_not_be_measured_is_not_remembered() -> None:
-    choices = Choices(None, Clock(triton=1, other=2))
-    assert chosen(choices, measure=False) == OTHER
-    assert chosen(choices) == TRITON
-    assert chosen(choices, measure=False) == TRITON
-
-
-def test_a_choice_is_kept_for_later_processes(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "folder"
-    chosen(Choices(folder, Clock(triton=1, other=2)))
-    later = Clock(triton=2, other=1)
-    assert chosen(Choices(folder, later), measure=False) == TRITON
-    assert chosen(Choices(folder, later)) == TRITON
-    assert later.asked == 0
-    assert chosen(Choices(folder, later), "another key") == OTHER
-    assert later.asked == 2
-    assert len(list(folder.iterdir())) == 2  # no temporary file is left
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "key"}', '{"key": "other", "chosen": "triton"}'])
-def test_a_damaged_choice_is_measured_again_and_replaced(tmp_path: Path, text: str) -> None:
-    chosen(Choices(tmp_path, Clock(triton=2, other=1)))
-    (file,) = tmp_path.iterdir()
-    file.write_text(text)
-    assert chosen(Choices(tmp_path, Clock(triton=1, other=2))) == TRITON
-    assert json.loads(file.read_text()) == {"key": "key", "chosen": TRITON}
-    file.write_bytes(b"\xff\xfe")
-    assert chosen(Choices(tmp_path, Clock(triton=2, other=1))) == OTHER
-
-
-def test_of_two_processes_that_measure_both_take_the_choice_of_the_first(tmp_path: Path) -> None:
-    first, second = Choices(tmp_path, Clock(triton=1, other=2)), Choices(tmp_path, Clock(triton=2, other=1))
-
-    def measured_meanwhile() -> str:
-        assert chosen(first) == TRITON
-        return "other"
-
-    assert second.faster("key", lambda: "triton", measured_meanwhile, measure=True) == TRITON
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("kept")
-    choices = Choices(file / "folder", Clock(triton=1, other=2))
-    with pytest.warns(UserWarning, match="file/folder: the choices of convolutions cannot be kept there"):
-        assert chosen(choices) == TRITON
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert chosen(choices) == TRITON
-        assert chosen(choices, "another key") == TRITON
-    assert file.read_text() == "kept"
 
 
 class Marked(Implementation):
@@ -168,38 +76,16 @@ class Marked(Implementation):
         return run
 
 
-class Watch:
-    """Of the two sides, the one whose turn is first takes ``triton`` seconds, and both are computed."""
-
-    def __init__(self, triton: float) -> None:
-        self.triton, self.turns = triton, 0
-
-    def __call__(self, call: Callable[[], Any]) -> float:
-        call()
-        self.turns += 1
-        return self.triton if self.turns % 2 else 1.0
-
-
 @pytest.fixture
-def marked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Marked]:
-    """The implementation instead of Triton's, where measuring is asked for and possible on a CPU."""
+def marked(monkeypatch: pytest.MonkeyPatch) -> Marked:
+    """The implementation instead of Triton's."""
     ours = Marked()
-    monkeypatch.setattr(triton, "_CHOICE", "measure")
-    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", (ours,))
-    monkeypatch.setattr(dispatch, "_ON_DEMAND", [ours])
-    monkeypatch.setattr(measured, "has_choices", lambda device: True)
-    monkeypatch.setattr(measured, "may_measure", lambda device: True)
-    caches = dispatch._kept, dispatch._kept_gradients, dispatch._kept_fused
-    for cache in caches:
-        cache.cache_clear()
-    yield ours
-    for cache in caches:
-        cache.cache_clear()
+    monkeypatch.setattr(choice, "IMPLEMENTATIONS", (ours,))
+    monkeypatch.setattr(choice, "_ON_DEMAND", [ours])
+    return ours
 
 
-def with_timer(monkeypatch: pytest.MonkeyPatch, timer: Any) -> None:
-    choices = Choices(None, timer)
-    monkeypatch.setattr(measured, "_present", lambda: choices)
+SETTINGS = ConvSettings.cached(2, stride=2, padding=2)
 
 
 def leaves() -> list[Tensor]:
@@ -211,52 +97,85 @@ def leaves() -> list[Tensor]:
 def test_each_computation_is_measured_once_and_then_taken(
     marked: Marked, monkeypatch: pytest.MonkeyPatch, faster: bool
 ) -> None:
-    watch = Watch(0.5 if faster else 1.5)
-    with_timer(monkeypatch, watch)
-    given = leaves()
-    state = torch.get_rng_state()
-    for later in (False, True, True):
-        marked.calls.clear()
-        y = conv_act(*given)
-        expected = F.leaky_relu(F.conv2d(*(t.double() for t in given), 2, 2), 0.2)
-        assert error(y, expected) < 1e-5
-        found, wanted = (torch.autograd.grad(z.sum(), given) for z in (y, expected))
-        assert all(error(a, e) < 1e-4 for a, e in zip(found, wanted, strict=True))
-        if later:
-            assert marked.calls == (["convolution", "fused (True, True, True)"] if faster else [])
-    assert torch.equal(torch.get_rng_state(), state)  # of the random numbers that belong to a run none was drawn
-    assert watch.turns == 2 * 4  # the convolution, two gradients, and both before the LeakyReLU
-    assert plan_of(*given, ConvSettings.cached(2, stride=2, padding=2), 0.2).implementation.own_kernels is faster
+    timer, given, state = Turns(0.5 if faster else 1.5), leaves(), torch.get_rng_state()
+    with measuring(monkeypatch, timer):
+        for later in (False, True, True):
+            marked.calls.clear()
+            y = conv_act(*given)
+            expected = F.leaky_relu(F.conv2d(*(t.double() for t in given), 2, 2), 0.2)
+            assert error(y, expected) < 1e-5
+            found, wanted = (torch.autograd.grad(z.sum(), given) for z in (y, expected))
+            assert all(error(a, e) < 1e-4 for a, e in zip(found, wanted, strict=True))
+            if later:
+                assert marked.calls == (["convolution", "fused (True, True, True)"] if faster else [])
+        assert torch.equal(torch.get_rng_state(), state)  # of the random numbers that belong to a run none was drawn
+        assert timer.turns == 2 * 4  # the convolution, two gradients, and both before the LeakyReLU
+        assert plan_of(*given, SETTINGS, 0.2).implementation.own_kernels is faster
 
 
 def test_while_a_graph_is_recorded_only_a_known_choice_is_taken(
     marked: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = Watch(0.5)
-    with_timer(monkeypatch, watch)
-    x, weight, bias = leaves()
-    settings = ConvSettings.cached(2, stride=2, padding=2)
+    timer, (x, weight, bias) = Turns(0.5), leaves()
 
     def name(recording: bool, x: Tensor = x) -> str:
-        monkeypatch.setattr(measured, "may_measure", lambda device: not recording)
-        return plan_of(x, weight, bias, settings, 0.2).implementation.name
+        monkeypatch.setattr(tuning, "may_measure", lambda device: not recording)
+        return plan_of(x, weight, bias, SETTINGS, 0.2).implementation.name
 
-    assert name(recording=True) != "marked"
-    assert watch.turns == 0
-    assert name(recording=False) == "marked"
-    assert name(recording=True) == "marked"
-    assert name(recording=True, x=x[:1]) != "marked"
-    assert watch.turns == 2
+    with measuring(monkeypatch, timer):
+        assert name(recording=True) != "marked"
+        assert timer.turns == 0
+        assert name(recording=False) == "marked"
+        assert name(recording=True) == "marked"
+        assert name(recording=True, x=x[:1]) != "marked"
+        assert timer.turns == 2
 
 
 def test_what_autograd_or_a_compiler_records_has_no_choice(marked: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_timer(monkeypatch, Watch(0.5))
     x, weight, bias = leaves()
-    settings = ConvSettings.cached(2, stride=2, padding=2)
-    assert plan_of(x, weight, bias, settings, 0.2, differentiable=True).implementation.name != "marked"
-    (dx,) = torch.autograd.grad(conv_act(x, weight, bias).sum(), x, create_graph=True)
-    torch.autograd.grad(dx.square().sum(), weight)
+    with measuring(monkeypatch, Turns(0.5)):
+        assert plan_of(x, weight, bias, SETTINGS, 0.2, differentiable=True).implementation.name != "marked"
+        (dx,) = torch.autograd.grad(conv_act(x, weight, bias).sum(), x, create_graph=True)
+        torch.autograd.grad(dx.square().sum(), weight)
     assert "input gradient" not in marked.calls
+
+
+def test_plans_of_one_mode_are_not_taken_in_another(marked: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = leaves()
+
+    def name() -> str:
+        return plan_of(*given, SETTINGS, 0.2).implementation.name
+
+    before = name()
+    with measuring(monkeypatch, Turns(0.5)):
+        assert name() == "marked"
+        with asking_for("auto"):
+            assert name() == before != "marked"
+        with asking_for("triton"):
+            assert name() == "marked"
+        assert choice._kept.cache_info().currsize == 0  # nor are they kept
+    assert choice._kept.cache_info().currsize == 0
+    assert name() == before
+
+
+@contextmanager
+def precision(value: str) -> Iterator[None]:
+    """Inside the block, cuDNN's convolutions of float32 numbers have this precision."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = value
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+
+
+def test_a_plan_is_measured_again_for_another_precision(marked: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, timer = leaves(), Turns(0.5)
+    with measuring(monkeypatch, timer):
+        for value, turns in (("ieee", 2), ("tf32", 4), ("ieee", 4)):
+            with precision(value):
+                plan_of(*given, SETTINGS, 0.2)
+            assert timer.turns == turns
 
 
 def test_problems_that_differ_in_speed_have_choices_of_their_own() -> None:
@@ -275,23 +194,7 @@ def test_problems_that_differ_in_speed_have_choices_of_their_own() -> None:
     assert measured._key("weight gradient", problem) not in keys
     same = problem._replace(settings=ConvSettings(2, stride=2, padding=2))
     assert measured._key("convolution", same) in keys
-    before = torch.backends.cudnn.conv.fp32_precision
-    try:
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if before != "tf32" else "ieee"
+    with precision("tf32" if torch.backends.cudnn.conv.fp32_precision != "tf32" else "ieee"):
         assert measured._key("convolution", problem) not in keys
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = before
-
-
-def test_devices_and_versions_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    monkeypatch.setenv("IGAN_FAST_CACHE", str(tmp_path))
-    folders = set()
-    for name, version in (("H100", "1"), ("H200", "1"), ("H100", "2"), ("H100", "1")):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index, name=name: name)
-        monkeypatch.setattr(torch, "__version__", version)
-        folder = measured._choices_of.__wrapped__(0)._folder
-        assert folder is not None
-        assert folder.parent == tmp_path / "convolutions"
-        folders.add(folder)
-    assert len(folders) == 3
+    with torch.backends.cudnn.flags(benchmark=not torch.backends.cudnn.benchmark):
+        assert measured._key("convolution", problem) not in keys

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from igan_fast.ops import backend, conv_norm_act
 from igan_fast.ops.conv_act import conv_act
-from igan_fast.ops.convolution import ConvSettings, dispatch, plan_of, pytorch, triton
+from igan_fast.ops.convolution import ConvSettings, choice, plan_of, pytorch, triton
 from igan_fast.ops.triton import common
 from igan_fast.reference import ops as reference
 
@@ -72,17 +72,17 @@ def test_too_many_positions_are_left_to_others(asked: None, monkeypatch: pytest.
     x, weight, settings = given()
     for most, name in ((2 * 6 * 5, "triton"), (2 * 6 * 5 - 1, "other")):
         monkeypatch.setattr(triton, "MOST_POSITIONS", most)
-        dispatch._kept.cache_clear()
+        choice._kept.cache_clear()
         assert (plan_of(x, weight, None, settings).implementation.name == "triton") == (name == "triton")
-    dispatch._kept.cache_clear()
+    choice._kept.cache_clear()
 
 
 def test_without_triton_others_are_chosen(asked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_triton_reason_for", lambda device: "there is none")
-    dispatch._kept.cache_clear()
+    choice._kept.cache_clear()
     x, weight, settings = given()
     assert plan_of(x, weight, None, settings).implementation.name != "triton"
-    dispatch._kept.cache_clear()
+    choice._kept.cache_clear()
 
 
 def test_an_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
