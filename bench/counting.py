@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from bench.flops import flops_of
+
 __all__ = ["BIAS", "Call", "Counter", "beside_product"]
 
 PACKAGE = str(Path(__file__).resolve().parents[1] / "igan_fast") + "/"
@@ -194,7 +196,11 @@ def _traffic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: A
 
 def _flops(func: Any, args: tuple[Any, ...], result: Any) -> int:
     formula = flop_registry.get(func.overloadpacket)
-    return int(formula(*args, out_val=result)) if formula is not None else 0
+    if formula is not None:
+        return int(formula(*args, out_val=result))
+    if func.namespace == "aten":
+        return 0
+    return flops_of(_name(func), {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)})
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -3,8 +3,8 @@
 ``fake_step`` counts the bytes and FLOPs of each operator call of an iteration. A call is expected to take as long as a
 large copy takes for its bytes, or a large matrix product for its FLOPs, whichever is longer. Prints a table with the
 sum of each part of the iteration, beside the measured iterations and profiles of RESULTS, files of bench/results; then
-where the measurement departs most from it. ``bench.passes`` lists the calls that only move memory, with the lines that
-cause them.
+where the measurement departs most from it. A second table has the iteration with blocks beside the default one.
+``bench.passes`` lists the calls that only move memory, with the lines that cause them.
 """
 
 from __future__ import annotations
@@ -17,57 +17,24 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.counting import BIAS, Call
+from bench.counting import Call
 from bench.fake_step import calls_of_an_iteration
+from bench.iterations import KINDS
+from bench.parts import PARTS, part_of
+from igan_fast.ops import backend
 
-#: Image size and width of the iteration that is compared, and its name in result files.
-IMAGE_SIZE, WIDTH, OPERATOR = 128, 64, "iteration, 128² width 64"
+#: Image size and width of the iterations that are compared, and the name of the first one in result files.
+IMAGE_SIZE, WIDTH = 128, 64
+OPERATOR = KINDS["paper"].named(IMAGE_SIZE, WIDTH)
 
 BATCHES, PRECISIONS = (64, 256, 1024), ("bf16", "tf32", "fp32")
 
-#: A convolution with fewer channels than this on one side is one from or to an image: as blocks it has 16.
-FEW = 17
-
-CONVOLUTIONS = "5×5 convolutions"
-IMAGE_CONVOLUTIONS = "Convolutions from and to images"
-NORM_ACT = "norm_act"
-FEATURE_L1 = "Perceptual and pixel loss"
-LINEAR = "Linear layers"
-ADAM = "Adam"
-CASTS = "Casts"
-COPIES = "Copies and fills"
-SUMS = "Sums of gradients"
-ACTIVATIONS = "LeakyReLU, tanh and biases alone"
-REST = "All others"
-
-#: The parts of an iteration, in the order of the table.
-PARTS = (
-    CONVOLUTIONS,
-    IMAGE_CONVOLUTIONS,
-    NORM_ACT,
-    FEATURE_L1,
-    LINEAR,
-    ADAM,
-    CASTS,
-    COPIES,
-    SUMS,
-    ACTIVATIONS,
-    REST,
-)
-
-#: The parts of the operators whose shapes do not matter.
-PART_OF = {
-    **dict.fromkeys(
-        (f"norm_act{part}" for part in ("", "_backward", "_update", "_statistics", "_inference", "_sums", "_gradient")),
-        NORM_ACT,
-    ),
-    **dict.fromkeys(("feature_l1", "feature_l1_backward"), FEATURE_L1),
-    **dict.fromkeys(("mm", "addmm"), LINEAR),
-    **dict.fromkeys(("_fused_adam_", "_foreach_add_"), ADAM),
-    "_to_copy": CASTS,
-    **dict.fromkeys(("clone", "cat", "constant_pad_nd", "slice_backward", "zeros", "copy_", "fill_", "zero_"), COPIES),
-    **dict.fromkeys(("add", "add_"), SUMS),
-    **dict.fromkeys(("leaky_relu", "leaky_relu_", "leaky_relu_backward", "tanh", "tanh_backward", BIAS), ACTIVATIONS),
+#: The kinds of iterations in the second table, with their names there; each is counted for the first two batch sizes.
+CHOICES = {
+    "paper": "default",
+    "blocks": "blocks",
+    "default": "additions",
+    "blocks_film": "additions, blocks",
 }
 
 
@@ -109,16 +76,6 @@ def ceilings_of(machine: str, results: Sequence[dict[str, Any]] = ()) -> Ceiling
     return Ceilings(copy, product)
 
 
-def part_of(operator: str, shapes: Sequence[Sequence[int]]) -> str:
-    """The part of the iteration that a call belongs to, from its operator and the shapes of its arguments."""
-    if operator in ("convolution", "convolution_backward"):
-        weight = shapes[1 if operator == "convolution" else 2]
-        return IMAGE_CONVOLUTIONS if min(weight[:2]) < FEW else CONVOLUTIONS
-    if operator == "sum" and shapes and len(shapes[0]) == 4:  # the gradient of a convolution's bias
-        return ACTIVATIONS
-    return PART_OF.get(operator, REST)
-
-
 def seconds(call: Call, ceilings: Ceilings, precision: str) -> float:
     """The time of a call at the ceilings.
 
@@ -143,8 +100,8 @@ def expected(calls: Iterable[Call], ceilings: Ceilings, precision: str) -> dict[
 class Column(NamedTuple):
     """A column of the table: an iteration, what is expected of its parts, and what was measured, in milliseconds."""
 
+    name: str
     batch: int
-    precision: str
     calls: int
     parts: dict[str, float]
     measured: float | None
@@ -153,10 +110,6 @@ class Column(NamedTuple):
     @property
     def total(self) -> float:
         return sum(self.parts.values())
-
-    @property
-    def name(self) -> str:
-        return f"{self.precision}, {self.batch}"
 
 
 def columns(document: dict[str, Any], batches: Sequence[int] = BATCHES) -> list[Column]:
@@ -169,36 +122,56 @@ def columns(document: dict[str, Any], batches: Sequence[int] = BATCHES) -> list[
         ValueError: as ``ceilings_of``.
         RuntimeError: as ``calls_of_an_iteration``.
     """
-    results = document.get("results", [])
-    ceilings = ceilings_of(document["machine"]["name"], results)
-    measured = {(r["dtype"], r["batch"]): r["times"]["ours"]["both"]["median_ms"] for r in results if _is_shown(r)}
-    profiles = {(p["precision"], p["batch"]): p["parts"] for p in document.get("profiles", []) if _is_shown(p)}
-    found = []
-    for precision in PRECISIONS:
-        for batch in batches if precision in ceilings.product else ():
-            calls = counted(batch, precision)
-            key = precision, batch
-            parts = expected(calls, ceilings, precision)
-            found.append(Column(batch, precision, len(calls), parts, measured.get(key), profiles.get(key)))
-    return found
+    ceilings = ceilings_of(document["machine"]["name"], document.get("results", []))
+    return [
+        _column(document, ceilings, f"{precision}, {batch}", "paper", batch, precision)
+        for precision in PRECISIONS
+        for batch in (batches if precision in ceilings.product else ())
+    ]
 
 
-def _is_shown(result: dict[str, Any]) -> bool:
-    return bool(result["operator"] == OPERATOR)
+def columns_of_choices(document: dict[str, Any]) -> list[Column]:
+    """One column for each batch size and each of ``CHOICES``, in bfloat16.
+
+    Raises:
+        ValueError, RuntimeError: as of ``columns``.
+    """
+    ceilings = ceilings_of(document["machine"]["name"], document.get("results", []))
+    return [
+        _column(document, ceilings, f"{batch}, {name}", kind, batch, "bf16")
+        for batch in BATCHES[:2]
+        for kind, name in CHOICES.items()
+    ]
+
+
+def _column(document: dict[str, Any], ceilings: Ceilings, name: str, kind: str, batch: int, precision: str) -> Column:
+    operator = KINDS[kind].named(IMAGE_SIZE, WIDTH)
+    measured = {
+        (r["dtype"], r["batch"]): r["times"]["ours"]["both"]["median_ms"]
+        for r in document.get("results", [])
+        if r["operator"] == operator
+    }
+    profiles = {
+        (p["precision"], p["batch"]): p["parts"] for p in document.get("profiles", []) if p["operator"] == operator
+    }
+    calls = counted(batch, precision, kind)
+    parts, key = expected(calls, ceilings, precision), (precision, batch)
+    return Column(name, batch, len(calls), parts, measured.get(key), profiles.get(key))
 
 
 @functools.cache
-def _counted(batch: int, half: bool) -> list[Call]:
-    return calls_of_an_iteration(IMAGE_SIZE, WIDTH, batch, "bf16" if half else "fp32")
+def _counted(batch: int, half: bool, kind: str) -> list[Call]:
+    options = {"preset": KINDS[kind].preset, "convolution": KINDS[kind].convolution}
+    return calls_of_an_iteration(IMAGE_SIZE, WIDTH, batch, "bf16" if half else "fp32", **options)  # type: ignore[arg-type]
 
 
-def counted(batch: int, precision: str) -> list[Call]:
+def counted(batch: int, precision: str, kind: str = "paper") -> list[Call]:
     """The calls of an iteration; counted once for tf32 and fp32, whose calls are the same."""
-    return _counted(batch, precision == "bf16")
+    return _counted(batch, precision == "bf16", kind)
 
 
 def render(document: dict[str, Any]) -> str:
-    """The table of a machine, and where its measurements depart from it."""
+    """The tables of a machine, and where its measurements depart from the first one."""
     machine = document["machine"]
     ceilings = ceilings_of(machine["name"], document.get("results", []))
     found = columns(document)
@@ -209,9 +182,27 @@ def render(document: dict[str, Any]) -> str:
         f"**{machine.get('hardware', machine['name'])}**: a large copy moves {ceilings.copy / 1e12:.1f} TB/s, a large "
         f"product reaches {products}. Milliseconds of one iteration at these speeds:",
         "",
-        f"| Type, batch | {' | '.join(column.name for column in found)} |",
-        f"|---|{'---:|' * len(found)}",
+        *_table("Type, batch", found),
+        "",
+        *departures(found),
     ]
+    if "bf16" not in ceilings.product:
+        return "\n".join(lines)
+    lines.append("")
+    if backend._triton_can_load():
+        lines += [
+            "With `IGAN_FAST_CONVOLUTION=blocks` (in bf16; *additions* are those of the default preset, FiLM among "
+            "them; a product of a block is one call with what it normalises and adds up):",
+            "",
+            *_table("Batch, iteration", columns_of_choices(document)),
+        ]
+    else:
+        lines.append("Blocks are not counted, because Triton is not installed.")
+    return "\n".join(lines)
+
+
+def _table(head: str, found: Sequence[Column]) -> list[str]:
+    lines = [f"| {head} | {' | '.join(column.name for column in found)} |", f"|---|{'---:|' * len(found)}"]
 
     def row(name: str, cell: Callable[[Column], str]) -> None:
         lines.append(f"| {' | '.join([name, *map(cell, found)])} |")
@@ -224,7 +215,7 @@ def render(document: dict[str, Any]) -> str:
     if any(column.measured for column in found):
         row("**Measured**, as a CUDA graph", lambda column: f"**{column.measured:.1f}**" if column.measured else "")
         row("Measured / expected", lambda c: f"{c.measured / c.total:.2f}" if c.measured else "")
-    return "\n".join([*lines, "", *departures(found)])
+    return lines
 
 
 def departures(found: Sequence[Column]) -> list[str]:

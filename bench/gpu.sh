@@ -10,8 +10,8 @@
 # ninja and the requirements of `import igan_fast.train`; nvcc must be installed. Without typeguard a test is skipped;
 # without pytest-xdist the tests take longer. PYTHONPATH is respected.
 #
-# The parts run in the order of their importance: first whether the iteration on the GPU equals the reference, then its
-# times. A part is stopped at its limit, and the last parts get what is left of the nine minutes. A part that fails or
+# The parts run in the order of their importance: first whether the iteration on the GPU equals the reference, also with
+# blocks, then its times, then those with IGAN_FAST_CONVOLUTION=blocks and =measure and of the blocks' kernels. A part is stopped at its limit, and the last parts get what is left of the nine minutes. A part that fails or
 # is stopped does not stop the parts after it. The exit status is that of the first part that failed.
 #
 # In a rehearsal Triton's kernels run in its interpreter. The tests marked gpu are collected only: the CUDA kernels run
@@ -90,14 +90,18 @@ fi
 measure+=(--bench-device "$device" ${quick[@]+"${quick[@]}"})
 tests+=(${parallel[@]+"${parallel[@]}"})
 
-part build 140 15 "$python" setup.py build_ext --inplace
+part build 120 15 "$python" setup.py build_ext --inplace
 part backends 20 40 "$python" -m igan_fast.ops
-part equality-of-the-iteration 60 30 "${tests[@]}" -m "$fast" tests/test_step.py tests/test_graphs.py tests/ops/convolution
+part equality-of-the-iteration 50 30 "${tests[@]}" -m "$fast" tests/test_step.py tests/test_graphs.py tests/ops/convolution
+part equality-of-blocks 50 30 "${tests[@]}" -m "$fast" tests/test_step_blocks.py tests/ops/blocks
 # A run that is stopped keeps the results that it has written so far. The profiler never runs in a process that measures
-# times.
+# times. Blocks have processes of their own: a kernel that fails on a GPU ends all that its process would do after it.
 iteration="paper and 128 and bf16"
-part iteration 150 60 "${measure[@]}" bench/test_step.py -k "$iteration"
-part tests-of-operators 110 30 "${tests[@]}" -m "$fast" tests/ops --ignore=tests/ops/convolution
+part iteration 100 60 "${measure[@]}" bench/test_step.py -k "$iteration"
+part iteration-with-blocks 70 60 "${measure[@]}" bench/test_step.py -k blocks
+part block-kernels 50 40 "$python" -m bench.block_time ${quick[@]+"${quick[@]}"}
+part iteration-with-measure 50 60 "${measure[@]}" bench/test_step.py -k measure
+part tests-of-operators 110 30 "${tests[@]}" -m "$fast" tests/ops --ignore=tests/ops/convolution --ignore=tests/ops/blocks
 part profile 45 60 "$python" -m bench.profile_step --batch-size 256 --precision bf16 --device "$device" --out "$results" \
     ${quick[@]+"${quick[@]}"}
 part operators 60 40 "${measure[@]}" bench/test_norm_act.py bench/test_feature_l1.py
@@ -106,7 +110,7 @@ part kernel-times 30 30 "$python" -m bench.kernel_time ${quick[@]+"${quick[@]}"}
 part tests-of-training 60 30 "${tests[@]}" -m "$fast" tests/train tests/data/test_loader.py tests/test_label_values.py \
     tests/test_unwritten.py
 part layers 30 40 "${measure[@]}" bench/test_layers.py
-part other-iterations 100 60 "${measure[@]}" bench/test_step.py -k "not ($iteration)"
+part other-iterations 100 60 "${measure[@]}" bench/test_step.py -k "not ($iteration) and not blocks and not measure"
 part other-benchmarks 40 30 "${measure[@]}" bench/test_data.py bench/test_inference.py bench/test_conv_norm_act.py
 part launches 30 20 "${measure[@]}" --launches bench/test_step.py bench/test_norm_act.py bench/test_feature_l1.py
 part tests-under-the-sanitizer 120 20 "${tests[@]}" -m "gpu and slow" tests/ops/test_gpu.py

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from bench import expected
 from bench.counting import Call
 from bench.fake_step import calls_of_an_iteration
+from bench.parts import ADAM, CONVOLUTIONS, FEATURE_L1, IMAGE_CONVOLUTIONS, LINEAR, NORM_ACT, part_of
 
 #: The machine at whose speed of a copy the times are given.
 MACHINE = "nvidia-h100-80gb-hbm3"
@@ -23,8 +24,8 @@ MACHINE = "nvidia-h100-80gb-hbm3"
 LEAST = 10**7
 
 WORK = (
-    *(expected.CONVOLUTIONS, expected.IMAGE_CONVOLUTIONS, expected.LINEAR),
-    *(expected.NORM_ACT, expected.FEATURE_L1, expected.ADAM),
+    *(CONVOLUTIONS, IMAGE_CONVOLUTIONS, LINEAR),
+    *(NORM_ACT, FEATURE_L1, ADAM),
 )
 
 
@@ -51,7 +52,7 @@ def passes(calls: Iterable[Call], least: int = LEAST) -> list[Pass]:
     """The passes of at least ``least`` bytes, the largest first. ``calls``: with their lines."""
     found: dict[tuple[str, str], list[Call]] = {}
     for call in calls:
-        if expected.part_of(call.operator, call.shapes) not in WORK:
+        if part_of(call.operator, call.shapes) not in WORK:
             found.setdefault((call.operator, call.line), []).append(call)
     summed = [
         Pass(

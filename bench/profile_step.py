@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 import igan_fast
-from bench import core, expected
+from bench import core
 from bench.conftest import describe_machine
 from bench.counting import BIAS
+from bench.parts import CHANNELS_AT, PARTS, REST, part_of
 from bench.test_step import batch_of
 from igan_fast import reference
 from igan_fast.devices import keep_freed_memory
@@ -72,7 +73,7 @@ def rows_of(events: Sequence[Any], on_gpu: bool, by_shape: bool) -> list[Row]:
 
 def parts_of(events: Sequence[Any], on_gpu: bool) -> dict[str, float]:
     """The milliseconds of each part of the iteration, as ``bench.expected`` divides it."""
-    parts = dict.fromkeys(expected.PARTS, 0.0)
+    parts = dict.fromkeys(PARTS, 0.0)
     for event in events:
         parts[_part_of(event)] += own_milliseconds(event, on_gpu)
     return parts
@@ -81,22 +82,23 @@ def parts_of(events: Sequence[Any], on_gpu: bool) -> dict[str, float]:
 def _part_of(event: Any) -> str:
     """The part of the outermost operator around an event that belongs to one: of ``_to_copy``, not of the ``copy_``
     that it calls."""
-    part, outer = expected.REST, event
+    part, outer = REST, event
     while outer is not None:
         operator = outer.name.split("::")[-1]
-        found = expected.part_of(operator, outer.input_shapes) if _is_operator(operator, outer) else expected.REST
-        if found != expected.REST:
+        found = part_of(operator, outer.input_shapes) if _is_operator(operator, outer) else REST
+        if found != REST:
             part = found
             if operator == "convolution" and event.name.split("::")[-1] == "add_":
-                return expected.part_of(BIAS, ())
+                return part_of(BIAS, ())
         outer = outer.cpu_parent
     return part
 
 
 def _is_operator(operator: str, event: Any) -> bool:
-    """Whether the event has the shapes by which ``expected.part_of`` tells convolutions apart."""
-    needed = {"convolution": 2, "convolution_backward": 3}.get(operator, 0)
-    return len(event.input_shapes) >= needed and all(len(shape) > 2 for shape in event.input_shapes[:needed])
+    """Whether the event has the shapes by which ``part_of`` tells convolutions apart."""
+    needed = CHANNELS_AT.get(operator, ())
+    shapes = event.input_shapes
+    return max(needed, default=-1) < len(shapes) and all(len(shapes[at]) > 2 for at in needed)
 
 
 def table(rows: Sequence[Row]) -> str:

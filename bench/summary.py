@@ -29,6 +29,8 @@ def _kind(result: dict[str, Any]) -> str:
 
 
 def _is_shown(result: dict[str, Any], results: Sequence[dict[str, Any]]) -> bool:
+    if _kind(result) == "step":  # what is measured beside the default iteration has no peers in plain PyTorch
+        return any(name.startswith("plain") for name in result["times"])
     if _kind(result) != "operator":
         return True
     batches = [r["batch"] for r in results if (r["operator"], r["dtype"]) == (result["operator"], "float32")]

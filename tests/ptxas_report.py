@@ -14,6 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# The checkout in which this file is, not an installed package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 from torch import Tensor
 from triton.backends.compiler import GPUTarget

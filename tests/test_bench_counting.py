@@ -6,12 +6,15 @@ import functools
 import sys
 from collections import Counter as Numbers
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 from triton_interpreter import count_calls
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +23,8 @@ if not (ROOT / "bench").is_dir():
 sys.path.append(str(ROOT))
 
 from bench.counting import BIAS, Call, Counter  # noqa: E402
+from igan_fast.ops import backend  # noqa: E402
+from igan_fast.ops.sign_mask import sign_mask_bytes  # noqa: E402
 
 
 def calls_of(function: Any) -> list[Call]:
@@ -135,6 +140,139 @@ def test_a_backward_pass_is_counted_with_its_lines(gradients: bool) -> None:
     assert found[name].startswith("reference/ops.py:")
     assert found[name].endswith(" activate")
     assert {call.caller for call in counter.calls} == {""}  # there is no iteration
+
+
+class Convolution(NamedTuple):
+    """A convolution, and the fake tensors that its operators take."""
+
+    x: Tensor
+    weight: Tensor
+    y: Tensor
+    stride: list[int]
+    padding: list[int]
+    transposed: bool
+
+    @property
+    def to(self) -> tuple[Any, ...]:
+        """What the operators take to compute y."""
+        return self.weight, list(self.y.shape[2:]), self.stride, self.padding, self.transposed
+
+    @property
+    def back(self) -> tuple[Any, ...]:
+        """And to compute the gradient of x."""
+        return self.weight, list(self.x.shape[2:]), self.stride, self.padding, not self.transposed
+
+    @property
+    def of_weight(self) -> tuple[Any, ...]:
+        return self.y, self.x, list(self.weight.shape[2:]), self.stride, self.padding
+
+    def flops_by_pytorch(self) -> list[int]:
+        """Of y, of x's gradient and of the weight's, by PyTorch's counter."""
+        x, weight = self.x.clone().requires_grad_(), self.weight.clone().requires_grad_()
+        options = {"stride": self.stride, "padding": self.padding}
+        found = []
+        with FlopCounterMode(display=False) as counter:
+            if self.transposed:
+                options["output_padding"] = [self.y.shape[2] - (x.shape[2] - 1) * 2 - 1, 1]
+                y = F.conv_transpose2d(x, weight, None, **options)
+            else:
+                y = F.conv2d(x, weight, None, **options)
+            assert y.shape == self.y.shape
+            found.append(counter.get_total_flops())
+        for leaf in (x, weight):
+            with FlopCounterMode(display=False) as counter:
+                torch.autograd.grad(y, leaf, torch.ones_like(y), retain_graph=True)
+            found.append(counter.get_total_flops())
+        return found
+
+
+def convolution(channels: int, out: int, transposed: bool, dtype: torch.dtype = torch.bfloat16) -> Convolution:
+    """From 9×7 to 5×4 pixels or back, with 5×5 taps and stride 2."""
+    shapes = [(2, channels, 9, 7), (2, out, 5, 4)]
+    if transposed:
+        shapes = [(2, channels, 5, 4), (2, out, 9, 8)]
+    x, y = (torch.empty(shape, dtype=dtype) for shape in shapes)
+    weight = torch.empty((channels, out, 5, 5) if transposed else (out, channels, 5, 5), dtype=dtype)
+    return Convolution(x, weight, y, [2, 2], [2, 2], transposed)
+
+
+@pytest.fixture
+def triton_operators() -> Any:
+    """Triton's operators on fake tensors, of which nothing is computed."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if backend.switched_off() or not backend._triton_can_load():
+        pytest.skip("the fused operators are switched off")
+    with FakeTensorMode():
+        yield getattr(torch.ops, backend.TRITON)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_our_convolutions_have_the_flops_of_pytorchs(triton_operators: Any, transposed: bool) -> None:
+    case = convolution(6, 10, transposed)
+    forward, of_input, of_weight = case.flops_by_pytorch()
+    assert forward == of_input == of_weight == 2 * 2 * 20 * 25 * 60
+    nothing = [None] * 3
+    for operator, arguments in (
+        ("convolution", (case.x, case.weight, None, *case.to[1:], 0.2)),
+        ("convolution", (case.y, case.weight, None, *case.back[1:], 1.0)),
+        ("convolution_statistics", (case.x, *case.to, 1)),
+        ("convolution_block_gradient", (case.y, *case.back, *nothing, *nothing, 1.0, 0.0, None, None, 1.0)),
+        ("convolution_weight_gradient", (*case.of_weight, transposed)),
+    ):
+        (call,) = calls_of(functools.partial(getattr(triton_operators, operator), *arguments))
+        assert (call.operator, call.flops) == (operator, forward)
+
+
+def test_convolutions_of_images_have_the_flops_of_pytorchs(triton_operators: Any) -> None:
+    d, g = convolution(3, 16, False), convolution(16, 3, True)
+    affine, var = torch.empty(1, 3, 16), torch.empty(1, 16)
+    for case, operator, arguments in (
+        (d, "convolution_from_image", (d.x, d.weight, None, *d.to[1:4], 0.2)),
+        (d, "convolution_to_image", (d.y, d.weight, None, *d.back[1:4], 1.0)),
+        (d, "convolution_image_weight_gradient", (*d.of_weight, True, d.y, 0.2)),
+        (g, "convolution_to_image", (g.x, g.weight, None, *g.to[1:4], 1.0)),
+        (g, "convolution_image_block_gradient", (g.y, *g.back[:4], g.x, affine, var, 0.0, 1e-5)),
+        (g, "convolution_image_weight_gradient", (g.x, g.y, *g.of_weight[2:], False)),
+    ):
+        (call,) = calls_of(functools.partial(getattr(triton_operators, operator), *arguments))
+        assert (call.operator, [call.flops] * 3) == (operator, case.flops_by_pytorch())
+
+
+@pytest.mark.parametrize("films", [False, True])
+def test_a_block_reads_and_writes_each_map_once(triton_operators: Any, films: bool) -> None:
+    """By hand: two bytes for each number of a map, four for the numbers of a channel."""
+    case = convolution(6, 10, True)
+    film = torch.empty(2, 12, dtype=torch.bfloat16) if films else None
+    of_x, of_y = ((torch.empty(1, 3, c), torch.empty(1, c)) for c in (6, 10))
+    terms, weight = torch.empty(2, 1, 10), 2 * 60 * 25
+    x, y, gammas = 2 * 2 * 6 * 20, 2 * 2 * 10 * 72, 2 * 2 * 12 if films else 0
+    before = case.x, *of_x, 0.2, 1e-5
+    raw = case.y, of_y[0], terms
+    mask = torch.empty(sign_mask_bytes(case.x.numel()), dtype=torch.uint8)
+    for operator, arguments, read, written in (
+        ("convolution_statistics", (case.x, *case.to, 1, of_x[0], 0.2, film), x + weight + gammas + 72, y + 80),
+        (
+            "convolution_block_gradient",
+            (case.y, *case.back, *raw, *before, mask, torch.empty(()), 1.0, film),
+            2 * y + weight + 4 * (30 + 20) + x + 4 * (18 + 6) + mask.numel() + 4 + gammas,
+            x + 4 * (12 + 6 + 6) + 2 * gammas,  # the gradient of film is in float32
+        ),
+        (
+            "convolution_weight_gradient",
+            (*case.of_weight, True, of_x[0], 0.2, *raw, film),
+            2 * y + x + 72 + 4 * (30 + 20) + gammas,
+            weight,
+        ),
+        ("convolution_norm_gradient", (case.y, case.y, of_y[0][0, 0], *of_y[1:] * 2, 1e-5, terms), 2 * y + 200, y),
+        (
+            "feature_l1_raw",
+            ([case.x] * 2, [case.x] * 2, [of_x[0], None], [of_x[0]] * 2, *[[0.2] * 2] * 2, [1.0] * 2),
+            4 * x + 3 * 72,
+            2 * mask.numel() + 4,
+        ),
+    ):
+        (call,) = calls_of(functools.partial(getattr(triton_operators, operator), *arguments))
+        assert (call.operator, call.read, call.written) == (operator, read, written)
 
 
 @pytest.mark.every_build

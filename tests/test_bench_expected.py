@@ -21,6 +21,21 @@ sys.path.append(str(ROOT))
 
 from bench import expected, fake_step, passes, profile_step  # noqa: E402
 from bench.counting import Call  # noqa: E402
+from bench.iterations import KINDS  # noqa: E402
+from bench.parts import (  # noqa: E402
+    ACTIVATIONS,
+    ADAM,
+    CASTS,
+    CONVOLUTIONS,
+    COPIES,
+    FEATURE_L1,
+    IMAGE_CONVOLUTIONS,
+    LINEAR,
+    NORM_ACT,
+    PARTS,
+    REST,
+    part_of,
+)
 from igan_fast import reference  # noqa: E402
 from igan_fast.ops import backend  # noqa: E402
 from igan_fast.train import TrainConfig  # noqa: E402
@@ -48,32 +63,42 @@ def test_a_call_takes_the_longer_of_its_bytes_and_its_flops() -> None:
 @pytest.mark.parametrize(
     ("operator", "shapes", "part"),
     [
-        ("convolution", ((4, 64, 8, 8), (128, 64, 5, 5)), expected.CONVOLUTIONS),
-        ("convolution", ((4, 3, 8, 8), (64, 3, 5, 5)), expected.IMAGE_CONVOLUTIONS),
-        ("convolution", ((4, 16, 8, 8), (64, 16, 3, 3)), expected.IMAGE_CONVOLUTIONS),
-        ("convolution_backward", ((4, 3, 8, 8), (4, 64, 4, 4), (64, 3, 5, 5)), expected.IMAGE_CONVOLUTIONS),
-        ("convolution_backward", ((4, 64, 8, 8), (4, 128, 4, 4), (128, 64, 5, 5)), expected.CONVOLUTIONS),
-        ("sum", ((4, 64, 8, 8),), expected.ACTIVATIONS),
-        ("sum", ((4, 64),), expected.REST),
-        ("_to_copy", ((4, 64),), expected.CASTS),
-        ("_fused_adam_", (), expected.ADAM),
-        ("unheard_of", (), expected.REST),
+        ("convolution", ((4, 64, 8, 8), (128, 64, 5, 5)), CONVOLUTIONS),
+        ("convolution", ((4, 3, 8, 8), (64, 3, 5, 5)), IMAGE_CONVOLUTIONS),
+        ("convolution", ((4, 16, 8, 8), (64, 16, 3, 3)), IMAGE_CONVOLUTIONS),
+        ("convolution_backward", ((4, 3, 8, 8), (4, 64, 4, 4), (64, 3, 5, 5)), IMAGE_CONVOLUTIONS),
+        ("convolution_backward", ((4, 64, 8, 8), (4, 128, 4, 4), (128, 64, 5, 5)), CONVOLUTIONS),
+        ("convolution_statistics", ((4, 64, 8, 8), (128, 64, 5, 5), (1, 3, 64)), CONVOLUTIONS),
+        ("convolution_block_gradient", ((4, 64, 8, 8), (64, 128, 5, 5)), CONVOLUTIONS),
+        ("convolution_weight_gradient", ((4, 64, 8, 8), (4, 128, 4, 4)), CONVOLUTIONS),
+        ("convolution_weight_gradient", ((4, 64, 8, 8), (4, 3, 16, 16)), IMAGE_CONVOLUTIONS),
+        ("convolution_image_block_gradient", ((4, 3, 8, 8), (64, 3, 5, 5)), IMAGE_CONVOLUTIONS),
+        ("convolution_norm_gradient", (), NORM_ACT),
+        ("feature_l1_raw", (), FEATURE_L1),
+        ("sum", ((4, 64, 8, 8),), ACTIVATIONS),
+        ("sum", ((4, 64),), REST),
+        ("_to_copy", ((4, 64),), CASTS),
+        ("_fused_adam_", (), ADAM),
+        ("unheard_of", (), REST),
     ],
 )
 def test_parts(operator: str, shapes: Any, part: str) -> None:
-    assert expected.part_of(operator, shapes) == part
+    assert part_of(operator, shapes) == part
     assert expected.expected([call(operator, shapes, 3 * 10**9)], H100, "fp32") == pytest.approx(
-        {**dict.fromkeys(expected.PARTS, 0.0), part: 1.0}
+        {**dict.fromkeys(PARTS, 0.0), part: 1.0}
     )
 
 
-def test_the_flops_are_those_of_the_reference() -> None:
+@pytest.mark.parametrize("convolution", ["auto", "triton", "blocks"])
+def test_the_flops_are_those_of_the_reference(convolution: str) -> None:
     """PyTorch's counter on real tensors is the oracle, in float32, in which each convolution is computed as it is.
 
     They differ by a few linear layers: ours does without D's heads for the rebuilt images, for example.
     """
+    if convolution != "auto" and not backend._triton_can_load():
+        pytest.skip("Triton is not installed")
     n, convolutions = 4, (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
-    calls = fake_step.calls_of_an_iteration(32, 8, n, "fp32")
+    calls = fake_step.calls_of_an_iteration(32, 8, n, "fp32", convolution=convolution)
     step = reference.TrainStep(reference.IterativeGAN(image_size=32, width=8))
     with FlopCounterMode(display=False) as counter:
         step(torch.rand(n, 3, 32, 32), torch.ones(n, 40), torch.rand(n, 100))
@@ -98,10 +123,10 @@ def test_the_calls_of_an_iteration(preset: str) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert sum(c.moved for c in calls if c.operator == "_fused_adam_") >= 28 * parameters
     # As on a GPU: D's first and G's last layer are computed in blocks of 16 channels, and no CPU kernel is called.
-    blocks = [c for c in calls if expected.part_of(c.operator, c.shapes) == expected.IMAGE_CONVOLUTIONS]
+    blocks = [c for c in calls if part_of(c.operator, c.shapes) == IMAGE_CONVOLUTIONS]
     assert {min(c.shapes[1 if c.operator == "convolution" else 2][:2]) for c in blocks} == {16}
     assert "transpose" not in {c.operator for c in calls}
-    left = {c.operator: c.moved for c in calls if expected.part_of(c.operator, c.shapes) == expected.REST}
+    left = {c.operator: c.moved for c in calls if part_of(c.operator, c.shapes) == REST}
     assert sum(left.values()) < 0.002 * sum(c.moved for c in calls), f"PART_OF lacks one of {sorted(left)}"
 
 
@@ -143,23 +168,36 @@ def test_ceilings_are_the_best_that_was_measured() -> None:
 
 @pytest.fixture
 def two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An iteration with n images is two calls, of n / 32 and n / 64 milliseconds at 3 TB/s."""
-    monkeypatch.setattr(
-        expected,
-        "counted",
-        lambda batch, precision: [call("norm_act", moved=batch * 93_750_000), call("cat", moved=batch * 46_875_000)],
-    )
+    """An iteration with n images is two calls, of n / 32 and n / 64 milliseconds at 3 TB/s; with blocks the second is
+    none."""
+
+    def counted(batch: int, precision: str, kind: str) -> list[Call]:
+        calls = [call("norm_act", moved=batch * 93_750_000), call("cat", moved=batch * 46_875_000)]
+        return calls[: 1 if KINDS[kind].convolution == "blocks" else 2]
+
+    monkeypatch.setattr(expected, "counted", counted)
+    monkeypatch.setattr(backend, "_triton_can_load", lambda: True)
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The rows of a table by their heads."""
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+#: What comes between the two tables.
+BLOCKS = "With `IGAN_FAST_CONVOLUTION=blocks`"
 
 
 @pytest.mark.usefixtures("two_calls")
 def test_the_table_shows_what_was_measured_beside_what_is_expected() -> None:
-    parts = {expected.NORM_ACT: 9.0, expected.COPIES: 7.5}
+    parts = {NORM_ACT: 9.0, COPIES: 7.5}
     profiles = [{"operator": expected.OPERATOR, "batch": 256, "precision": "bf16", "parts": parts}]
-    lines = expected.render(document(profiles=profiles)).splitlines()
-    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in lines if line.startswith("|"))}
+    text = expected.render(document(profiles=profiles)).partition(BLOCKS)[0].rstrip()
+    rows, lines = rows_of(text), text.splitlines()
     assert rows["Type, batch"] == ["bf16, 64", "bf16, 256", "bf16, 1024"]
-    assert rows[expected.NORM_ACT] == ["2.00", "8.00", "32.00"]
-    assert rows[expected.COPIES] == ["1.00", "4.00", "16.00"]
+    assert rows[NORM_ACT] == ["2.00", "8.00", "32.00"]
+    assert rows[COPIES] == ["1.00", "4.00", "16.00"]
     assert rows["**All, expected**"] == ["**3.0**", "**12.0**", "**48.0**"]
     assert rows["Images per second"] == ["21,333"] * 3
     assert rows["Measured / expected"][:2] == ["4.00", "1.67"]
@@ -171,7 +209,32 @@ def test_the_table_shows_what_was_measured_beside_what_is_expected() -> None:
 def test_the_table_of_a_machine_without_results() -> None:
     text = expected.render({"machine": {"name": "nvidia-h200"}})
     assert "Measured" not in text
-    assert text.endswith("No iteration of this size was measured on it.")
+    assert text.partition(BLOCKS)[0].rstrip().endswith("No iteration of this size was measured on it.")
+
+
+@pytest.mark.usefixtures("two_calls")
+def test_the_iteration_with_blocks_is_shown_beside_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = document()
+    blocks, both = (KINDS[kind].named(128, 64) for kind in ("blocks", "blocks_film"))
+    given["results"] += [
+        {"operator": blocks, "batch": 256, "dtype": "bf16", "times": {"ours": {"both": {"median_ms": 16.0}}}},
+        {"operator": both, "batch": 64, "dtype": "bf16", "times": {"ours": {"both": {"median_ms": 5.0}}}},
+    ]
+    rows = rows_of(expected.render(given).partition(BLOCKS)[2])
+    names = ["default", "blocks", "additions", "additions, blocks"]
+    assert rows["Batch, iteration"] == [f"{batch}, {name}" for batch in (64, 256) for name in names]
+    assert rows["**All, expected**"] == [f"**{ms}**" for ms in (3.0, 2.0, 3.0, 2.0, 12.0, 8.0, 12.0, 8.0)]
+    assert [cell.strip("* ") for cell in rows["**Measured**, as a CUDA graph"]] == [
+        *("12.0", "", "", "5.0"),
+        *("20.0", "16.0", "", ""),
+    ]
+    monkeypatch.setattr(backend, "_triton_can_load", lambda: False)
+    assert expected.render(given).endswith("Blocks are not counted, because Triton is not installed.")
+
+
+def test_the_kinds_of_iterations_have_different_names() -> None:
+    assert len({kind.operator for kind in KINDS.values()}) == len(KINDS)
+    assert set(expected.CHOICES) <= set(KINDS)
 
 
 @pytest.mark.usefixtures("two_calls")
@@ -240,14 +303,14 @@ def test_a_profile_is_divided_into_the_same_parts() -> None:
     ]
     assert profile_step.parts_of(events, on_gpu=True) == pytest.approx(
         {
-            **dict.fromkeys(expected.PARTS, 0.0),
-            expected.CASTS: 1.0,
-            expected.COPIES: 2.0,
-            expected.CONVOLUTIONS: 3.0 + 6.0,
-            expected.IMAGE_CONVOLUTIONS: 4.0,
-            expected.ACTIVATIONS: 5.0,
-            expected.NORM_ACT: 7.0,
-            expected.REST: 8.0,
+            **dict.fromkeys(PARTS, 0.0),
+            CASTS: 1.0,
+            COPIES: 2.0,
+            CONVOLUTIONS: 3.0 + 6.0,
+            IMAGE_CONVOLUTIONS: 4.0,
+            ACTIVATIONS: 5.0,
+            NORM_ACT: 7.0,
+            REST: 8.0,
         }
     )
 
@@ -266,5 +329,5 @@ def test_a_profile_is_kept_beside_the_results(tmp_path: Path) -> None:
 def test_the_parts_are_the_whole() -> None:
     calls = fake_step.calls_of_an_iteration(128, 64, 64, "bf16")
     parts = expected.expected(calls, H100, "bf16")
-    assert all(parts[part] > 0 for part in (expected.CONVOLUTIONS, expected.NORM_ACT, expected.LINEAR, expected.ADAM))
+    assert all(parts[part] > 0 for part in (CONVOLUTIONS, NORM_ACT, LINEAR, ADAM))
     assert math.isclose(sum(parts.values()), sum(expected.seconds(c, H100, "bf16") for c in calls) * 1e3)

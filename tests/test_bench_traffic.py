@@ -85,9 +85,32 @@ def test_the_traffic_of_a_batch_is_that_of_its_images() -> None:
     assert found[0] == pytest.approx(found[1], rel=0.01)
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is that of docs/pages/gpu.md."""
+def test_readers_of_the_first_map() -> None:
+    """By hand: D reads the photos and G's images in stage 1, where its weights learn from both; and in each branch of
+    stage 2 another batch, whose gradient goes on to the image. The perceptual loss compares the maps of two."""
+    side, width, n = 32, 16, 8
+    written, reads = traffic.first_map(2 * side, width, n)
+    size = 2 * n * width * side**2
+    assert written == 4 * size
+    assert {operator: found.passes for operator, found in reads.items()} == {
+        "convolution_statistics": 4,
+        "convolution_weight_gradient": 2,
+        "convolution_image_weight_gradient": 2,
+        "convolution_to_image": 2,
+        "feature_l1_raw": 2,
+    }
+    second, loss = reads["convolution_statistics"], reads["feature_l1_raw"]
+    assert (second.read, second.image) == (4 * size, 4 * 2 * n * 3 * (2 * side) ** 2)
+    # A pass of the second layer over all maps computes each number for each of its taps, in steps of 2.
+    assert second.flops == 4 * n * width * (side // 2) ** 2 * 25 * 150
+    assert loss.flops == 2 * n * width * side**2 * 150
+
+
+def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are those of docs/pages/gpu.md."""
     assert traffic.main([]) == 0
     page = (ROOT / "docs" / "pages" / "gpu.md").read_text(encoding="utf-8")
-    for line in capsys.readouterr().out.splitlines()[2:]:
-        assert line in page
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|") and "In A" not in line]
+    assert len(rows) == 5 + 8
+    for row in rows:
+        assert row in page

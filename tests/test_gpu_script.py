@@ -35,7 +35,10 @@ if [ -n "$FAIL" ] && [[ "$*" == *$FAIL* ]]; then echo "it fails"; exit 3; fi
 """
 
 #: The parts that matter most, in this order.
-FIRST = ["build", "backends", "equality-of-the-iteration", "iteration"]
+FIRST = [
+    *("build", "backends", "equality-of-the-iteration", "equality-of-blocks"),
+    *("iteration", "iteration-with-blocks", "block-kernels"),
+]
 
 
 class Script:
@@ -82,8 +85,9 @@ def test_what_matters_most_comes_first(script: Script) -> None:
     assert len(commands) == len(found)
     assert commands[0] == "setup.py build_ext --inplace"
     assert "-m gpu and not slow tests/test_step.py" in commands[2]
-    assert "bench/test_step.py" in commands[3]
-    assert "--bench-device cuda" in commands[3]
+    assert "-m gpu and not slow tests/test_step_blocks.py tests/ops/blocks" in commands[3]
+    assert "bench/test_step.py" in commands[4]
+    assert "--bench-device cuda" in commands[4]
     assert (script.out / "logs.txt").read_text().count("==== ") == 2 * len(found)
 
 
@@ -92,13 +96,15 @@ def test_its_paths_exist_and_it_runs_every_test_for_a_gpu(script: Script) -> Non
     words = [word for command in script.commands() for word in command.split()]
     paths = {word for word in words if word.startswith(("tests/", "bench/"))}
     assert all((ROOT / path).exists() for path in paths)
-    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8")]
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    marked = [path for path, text in texts.items() if "mark.gpu" in text or "triton_devices" in text]
     assert len(marked) > 5
-    for path in {*marked, ROOT / "tests/ops/test_norm_act.py"}:
+    with_fixtures = ("test_norm_act.py", "blocks/test_features.py", "triton/test_convolution.py")
+    for path in {*marked, *(ROOT / "tests/ops" / name for name in with_fixtures)}:
         named = [str(each.relative_to(ROOT)) for each in (path, *path.parents) if ROOT in each.parents]
         assert path == Path(__file__) or paths & set(named), f"{path.name} is in no part"
     modules = {word for before, word in itertools.pairwise(words) if before == "-m" and word.startswith("bench")}
-    assert modules == {"bench.kernel_time", "bench.profile_step", "bench.expected"}
+    assert modules == {"bench.block_time", "bench.kernel_time", "bench.profile_step", "bench.expected"}
     for module in modules:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
 
@@ -112,6 +118,25 @@ def test_the_first_iterations_are_those_of_three_batch_sizes(script: Script) -> 
     chosen = [str(case) for case in CASES if all(word in str(case) for word in words)]
     assert sorted(chosen) == ["paper-128-1024-bf16", "paper-128-256-bf16", "paper-128-64-bf16"]
     assert [str(case) for case in CASES[:3]] == chosen
+
+
+def test_every_iteration_with_another_choice_is_in_one_part(script: Script) -> None:
+    """Those with 256 images first, and the preset of the paper before the default one."""
+    from bench.iterations import KINDS
+    from bench.test_step import CASES
+
+    script.run()
+    words = [each.partition(" -k ")[2] for each in script.commands() if "bench/test_step.py -k" in each]
+    assert words[1:3] == ["blocks", "measure"]
+    assert words[3] == f"not ({words[0]}) and not blocks and not measure"
+    for word in words[1:3]:
+        chosen = [case for case in CASES if word in str(case)]
+        assert {KINDS[case.kind].convolution for case in chosen} == {word}
+        assert [case.on_gpu for case in chosen] == sorted((case.on_gpu for case in chosen), reverse=True)
+        assert {case.on_gpu for case in chosen} == {64, 256}
+        assert KINDS[chosen[0].kind].preset == "paper"
+    others = [case for case in CASES if KINDS[case.kind].convolution == "auto"]
+    assert not any(word in str(case) for case in others for word in words[1:3])
 
 
 def test_a_part_that_hangs_is_cut_with_its_children(script: Script) -> None:
@@ -159,7 +184,7 @@ def test_a_rehearsal_runs_the_same_parts_with_tiny_inputs(script: Script) -> Non
     commands = script.commands()
     assert len(commands) == len(on_gpu)
     for command in commands:
-        if " bench/" in command or "bench.profile_step" in command or "bench.kernel_time" in command:
+        if any(word in command for word in (" bench/", "bench.profile_step", "bench.kernel_time", "bench.block_time")):
             assert "--quick" in command
         if "--bench-device" in command:
             assert "--bench-device cpu" in command

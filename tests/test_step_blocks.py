@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from triton_devices import DEVICES, triton_device
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -22,16 +23,17 @@ from igan_fast.ops.convolution import triton
 from igan_fast.ops.triton import common, convolution_image_weight, convolution_launch, convolution_weight
 from igan_fast.reference.step import StepConfig
 
-DEVICE = torch.device("cpu" if common.INTERPRETED else "cuda")
-if DEVICE.type == "cuda" and not torch.cuda.is_available():
-    pytest.skip("there is no CUDA device, and Triton's kernels are compiled here", allow_module_level=True)
-
 CONFIG = {"lr": 1e-5, "lambdas": (2.0, 0.5, 1.5), "label_weight_d": 3.0, "label_weight_g": 7.0}
 SIZES = {"image_size": 32, "attributes": 3, "latent": 4}
 
 
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return triton_device(request.param)
+
+
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def called(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Blocks are asked for; the networks that they compute are noted."""
     monkeypatch.setattr(triton, "_CHOICE", "blocks")
     if common.INTERPRETED:
@@ -56,7 +58,6 @@ def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare Triton's interpreter."""
     import triton_interpreter
 
-    triton_interpreter.speed_up()
     triton_interpreter.round_to_nearest(monkeypatch)
     for module, name, value in (  # few programs and steps, each of which takes the interpreter long
         (convolution_launch, "_SIDE", 1024),
@@ -68,20 +69,22 @@ def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
 
 
-def steps(dtype: torch.dtype = torch.float64, width: int = 1, film: bool = False, **config: Any) -> tuple[Any, Any]:
+def steps(
+    device: torch.device, dtype: torch.dtype = torch.float64, width: int = 1, film: bool = False, **config: Any
+) -> tuple[Any, Any]:
     """A step with blocks and one of the reference, from the same weights."""
     made = []
     for wing in (igan_fast, reference):
         torch.manual_seed(3)
-        model = wing.IterativeGAN(**SIZES, width=width, film=film).to(DEVICE, dtype)
+        model = wing.IterativeGAN(**SIZES, width=width, film=film).to(device, dtype)
         made.append(wing.TrainStep(model, StepConfig(**(CONFIG | config))))
     return made[0], made[1]
 
 
-def batch(dtype: torch.dtype = torch.float64, n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+def batch(device: torch.device, dtype: torch.dtype = torch.float64, n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(7)
     images, labels, noise = torch.rand(n, 3, 32, 32) * 2 - 1, torch.rand(n, 3).round(), torch.rand(n, 4) * 2 - 1
-    return images.to(DEVICE, dtype), labels.to(DEVICE, dtype), noise.to(DEVICE, dtype)
+    return images.to(device, dtype), labels.to(device, dtype), noise.to(device, dtype)
 
 
 def assert_equal(ours: Any, plain: Any, tolerance: float) -> None:
@@ -90,10 +93,10 @@ def assert_equal(ours: Any, plain: Any, tolerance: float) -> None:
         assert (a - b).abs().max() <= tolerance * scale, name
 
 
-def test_an_iteration_in_float64(called: list[str]) -> None:
-    ours, plain = steps()
+def test_an_iteration_in_float64(device: torch.device, called: list[str]) -> None:
+    ours, plain = steps(device)
     for name in ("iteration", "extra"):
-        images, labels, noise = batch()
+        images, labels, noise = batch(device)
         if name == "iteration":
             losses = zip(ours(images, labels, noise), plain(images, labels, noise), strict=True)
             assert all(abs(a - b) < 1e-10 for a, b in losses)
@@ -106,14 +109,14 @@ def test_an_iteration_in_float64(called: list[str]) -> None:
         assert_equal(ours, plain, 1e-8)
 
 
-def test_scales_and_shifts_of_the_attributes(called: list[str]) -> None:
+def test_scales_and_shifts_of_the_attributes(device: torch.device, called: list[str]) -> None:
     """With film, G's images, its running statistics, and the gradients of all its parameters."""
-    ours, plain = (step.model.generator for step in steps(film=True))
-    _, labels, noise = batch()
+    ours, plain = (step.model.generator for step in steps(device, film=True))
+    _, labels, noise = batch(device)
     images = ours.images(noise, labels), plain(noise, labels)
     assert called == ["block_image"]
     gradients = [
-        torch.autograd.grad((image * torch.arange(32.0, device=DEVICE)).sum(), list(model.parameters()))
+        torch.autograd.grad((image * torch.arange(32.0, device=device)).sum(), list(model.parameters()))
         for image, model in zip(images, (ours, plain), strict=True)
     ]
     assert len(gradients[0]) == len(list(ours.parameters()))
@@ -123,22 +126,22 @@ def test_scales_and_shifts_of_the_attributes(called: list[str]) -> None:
         assert (a - b).abs().max() <= 1e-10 * b.abs().max()
 
 
-def test_the_gradient_penalty_and_several_groups(called: list[str]) -> None:
+def test_the_gradient_penalty_and_several_groups(device: torch.device, called: list[str]) -> None:
     """The photos pass through D without blocks, and all other images with them."""
-    ours, plain = steps(r1=2.0, r1_every=1, norm_groups=2)
-    arguments = batch()
+    ours, plain = steps(device, r1=2.0, r1_every=1, norm_groups=2)
+    arguments = batch(device)
     assert all(abs(a - b) < 1e-10 for a, b in zip(ours(*arguments), plain(*arguments), strict=True))
     assert called == ["block_image", *["block_features"] * 2, "block_image", "block_features"]
     assert_equal(ours, plain, 1e-8)
 
 
-def test_a_batch_in_portions(called: list[str]) -> None:
+def test_a_batch_in_portions(device: torch.device, called: list[str]) -> None:
     """Each group of the batch passes by itself; its statistics are collected, and move the running ones at the end."""
-    whole = steps(norm_groups=2)[1]
+    whole = steps(device, norm_groups=2)[1]
     torch.manual_seed(3)
-    model = igan_fast.IterativeGAN(**SIZES, width=1).to(DEVICE, torch.float64)
+    model = igan_fast.IterativeGAN(**SIZES, width=1).to(device, torch.float64)
     parted = PartedStep(model, StepConfig(**CONFIG, norm_groups=2), BatchPlan(4, 2, accumulate=2))
-    arguments = batch()
+    arguments = batch(device)
     assert all(abs(a - b) < 1e-10 for a, b in zip(parted(*arguments), whole(*arguments), strict=True))
     assert called.count("block_features") == 2 * 4
     assert called.count("block_image") == 2 * 3  # in both stages, and the rebuild
@@ -149,14 +152,14 @@ def test_a_batch_in_portions(called: list[str]) -> None:
     assert_equal(parted, whole, 1e-7)
 
 
-def test_layers_that_are_no_blocks(called: list[str]) -> None:
+def test_layers_that_are_no_blocks(device: torch.device, called: list[str]) -> None:
     """A hook sees the layer's output, and a parametrisation computes its weight: both as without blocks."""
-    ours, plain = steps()
+    ours, plain = steps(device)
     seen = []
     ours.model.discriminator.down3.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     for step in (ours, plain):
         nn.utils.parametrizations.weight_norm(step.model.generator.up1.conv)
-    images, labels, noise = batch()
+    images, labels, noise = batch(device)
     with torch.no_grad():
         pictures = ours.model.generator.images(noise, labels)
         last, maps = ours.model.discriminator.read(images)
@@ -167,10 +170,12 @@ def test_layers_that_are_no_blocks(called: list[str]) -> None:
     assert called == []
 
 
-def test_maps_of_either_kind_are_compared(called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_of_either_kind_are_compared(
+    device: torch.device, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The features of photos may have been read with blocks, and those of the rebuilds without, and the other way."""
-    discriminator = steps()[0].model.discriminator
-    photos, rebuilds = batch()[0], batch()[0].flip(0) / 2
+    discriminator = steps(device)[0].model.discriminator
+    photos, rebuilds = batch(device)[0], batch(device)[0].flip(0) / 2
     with torch.no_grad():
         maps = {"blocks": discriminator.read(photos)[1], "plain": discriminator.read(photos, twice=True)[1]}
         assert [isinstance(each, RawMap) for each in maps["blocks"]] == [True] * 4
@@ -183,10 +188,12 @@ def test_maps_of_either_kind_are_compared(called: list[str], monkeypatch: pytest
 
 @pytest.mark.skipif(not common.INTERPRETED, reason="the interpreter tells which kernels are launched")
 @pytest.mark.skipif(not backend.has_native_cpu(), reason="on a CPU, conv_norm_act is fused with the extension only")
-def test_in_evaluation_a_block_is_one_kernel(called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_evaluation_a_block_is_one_kernel(
+    device: torch.device, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The normalisation is folded into the convolution's weight and bias, and the LeakyReLU is part of its launch."""
-    ours, plain = steps(torch.float32, width=8)
-    images = batch(torch.float32)[0]
+    ours, plain = steps(device, torch.float32, width=8)
+    images = batch(device, torch.float32)[0]
     launched: list[str] = []
     launch = InterpretedFunction.__getitem__
 
@@ -203,11 +210,11 @@ def test_in_evaluation_a_block_is_one_kernel(called: list[str], monkeypatch: pyt
     assert called == []
 
 
-def test_an_iteration_in_bfloat16(called: list[str]) -> None:
+def test_an_iteration_in_bfloat16(device: torch.device, called: list[str]) -> None:
     """At most twice as far from the iteration in float32 as the reference's in bfloat16 is."""
-    ours, plain = steps(torch.float32, precision="bf16")
-    exact = steps(torch.float32)[1]
-    losses = [torch.stack(step(*batch(torch.float32))).double() for step in (ours, plain, exact)]
+    ours, plain = steps(device, torch.float32, precision="bf16")
+    exact = steps(device, torch.float32)[1]
+    losses = [torch.stack(step(*batch(device, torch.float32))).double() for step in (ours, plain, exact)]
     assert "block_image" in called
     errors = [(each - losses[2]).abs().max() for each in losses[:2]]
     assert errors[0] <= 2 * errors[1]

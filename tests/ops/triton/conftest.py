@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from triton_devices import DEVICES, triton_device
 
 
-@pytest.fixture
-def device() -> torch.device:
-    """A GPU, or the CPU in Triton's interpreter."""
-    from igan_fast.ops.triton import common
-
-    if common.INTERPRETED:
-        import triton_interpreter
-
-        triton_interpreter.speed_up()
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device, and Triton's kernels are compiled here")
-    return torch.device("cuda")
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return triton_device(request.param)
 
 
 @pytest.fixture
