@@ -12,7 +12,7 @@ from torch import Tensor
 
 from igan_fast.fusion import fused_module
 from igan_fast.fusion.deferred import Deferred, to_ordinary
-from igan_fast.fusion.fused_module import FusedModule, is_small, may_change_unseen, memory_format_of
+from igan_fast.fusion.fused_module import ONE_PASS, FusedModule, is_few, is_small, may_change_unseen, memory_format_of
 from igan_fast.fusion.normalize import NormCall, RunningUpdate, Shared, Statistics, normalize, operators_of
 from igan_fast.fusion.result import Result
 from igan_fast.fusion.watched import guard, to_ordinary_for_norm, watch
@@ -46,8 +46,8 @@ class FusedNorm(FusedModule):
     per_instance: ClassVar[bool] = False
 
     def forward(self, input: Tensor) -> Tensor:
-        if type(input) is Tensor and not torch.compiler.is_compiling() and not input.is_nested and is_small(input):
-            return self.plain_class.forward(self, input)  # type: ignore[no-any-return]
+        if type(input) is Tensor and not torch.compiler.is_compiling() and self._is_small(input):
+            return self._left(input)
         if not self.is_fused() or self.has_backward_hooks():
             return self.plain_class.forward(self, to_ordinary(input))  # type: ignore[no-any-return]
         folded = self._folded_result(input)
@@ -57,7 +57,7 @@ class FusedNorm(FusedModule):
         # Read each attribute once: nn.Module looks up parameters slowly, and a parametrisation computes them each time.
         weight, bias = parameters = self.weight, self.bias
         running = self.running_mean, self.running_var
-        if is_small(x) or transformed(x, *parameters, *running) or not self._supports(x, *parameters, *running):
+        if self._is_small(x) or transformed(x, *parameters, *running) or not self._supports(x, *parameters, *running):
             return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
         namespace = backend.namespace("auto", x.device, (x.dtype,))
         if namespace is None:
@@ -68,6 +68,14 @@ class FusedNorm(FusedModule):
         groups = x.shape[0] if self.per_instance and statistics is None else 1
         call = NormCall(namespace, expectation, groups, self.eps, slope, statistics, update, self.per_instance, [])
         return watch(normalize(x, weight, bias, call), expectation)
+
+    def _is_small(self, x: Tensor) -> bool:
+        """Whether x has so few elements that PyTorch is as fast."""
+        return is_small(x)
+
+    def _left(self, x: Tensor) -> Tensor:
+        """The result of PyTorch's module."""
+        return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
 
     def _supports(self, x: Tensor, *parameters: Tensor | None) -> bool:
         """Whether the fused operators support these tensors and give PyTorch's result. If not, PyTorch's module is
@@ -114,6 +122,29 @@ class FusedBatchNorm(FusedNorm):
     """Batch normalisation. In evaluation without gradients, the fused convolution before it may compute both."""
 
     foldable = True
+
+    def _is_small(self, x: Tensor) -> bool:
+        """In evaluation without gradients only the pass of the activation is gained."""
+        return is_few(x.numel() // (1 if self.training or torch.is_grad_enabled() else ONE_PASS))
+
+    def _left(self, x: Tensor) -> Tensor:
+        """As above, in evaluation by fewer steps: ``nn.Module`` finds parameters and buffers slowly."""
+        own = vars(self)
+        parameters, buffers = own["_parameters"], own["_buffers"]
+        mean, var = buffers.get("running_mean"), buffers.get("running_var")
+        if (
+            own["training"]
+            or mean is None
+            or var is None
+            or "weight" not in parameters
+            or "bias" not in parameters
+            or type(self) is not self.fused_class
+        ):
+            return super()._left(x)
+        self._check_input_dim(x)  # type: ignore[operator]
+        return F.batch_norm(
+            x, mean, var, parameters["weight"], parameters["bias"], False, own["momentum"] or 0.0, own["eps"]
+        )
 
     def _supports_input(self, x: Tensor) -> bool:
         self._check_input_dim(x)  # type: ignore[operator]
@@ -196,6 +227,9 @@ class FusedSyncBatchNorm(FusedBatchNorm):
     """
 
     process_group: Any
+
+    def _left(self, x: Tensor) -> Tensor:
+        return FusedNorm._left(self, x)
 
     def forward(self, input: Tensor) -> Tensor:
         group = self._processes() if self.is_fused() else None

@@ -114,6 +114,11 @@ class Implementation:
         """
         return self.purpose if taken else f"only for {self.purpose}"
 
+    def seconds(self, problem: Problem) -> tuple[float, float] | None:
+        """The predicted times of the convolution on one core, by this implementation and by PyTorch; None where they
+        are not predicted."""
+        return None
+
     def activation_gradients(self, problem: Problem) -> ActivationGradients | None:
         """The gradients of input, weight and bias of a convolution with a LeakyReLU, from that of the LeakyReLU's
         output, without a pass over it."""

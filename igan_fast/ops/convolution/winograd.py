@@ -122,6 +122,12 @@ class Winograd(Implementation):
         predicted = f"on one core ({INSTRUCTION_SET}) predicted {tiles}, {direct} by PyTorch's convolution"
         return f"{self.purpose}; {predicted}" if taken else f"{predicted}, of which {MARGIN:.0%} is the limit"
 
+    def seconds(self, problem: Problem) -> tuple[float, float]:
+        """The predicted times. PyTorch's is that with a channels_last weight, the shorter one."""
+        computation = "transposed" if problem.settings.transposed else "convolution"
+        direct, *ways = seconds_of(_work(problem), computation, kept=problem.constant, channels_last=True)
+        return min(ways), direct
+
     def input_gradient(self, problem: Problem) -> InputGradient | None:
         transposed = not problem.settings.transposed
         tile = _tile(problem, "transposed" if transposed else "convolution")
