@@ -17,7 +17,15 @@ from igan_fast.fusion.kept import Kept
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.result import Result, clones
 from igan_fast.fusion.watched import guard, watch
-from igan_fast.fusion.ways import Keeps, autocast_dtype, convolution_of, in_memory_format_of_result, settings_of, way_of
+from igan_fast.fusion.ways import (
+    Keeps,
+    autocast_dtype,
+    convolution_of,
+    gains_in_training,
+    in_memory_format_of_result,
+    settings_of,
+    way_of,
+)
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.convolution import InputSpec, Plan, plan_of
@@ -71,7 +79,7 @@ class FusedConvolution(FusedModule):
             y = self._evaluated(x, weight, bias, expectation)
             return watch(self._plain(x, weight, bias) if y is None else y, expectation)
         expectation.kept.clear()
-        plan = self._plan(x, weight, bias)
+        plan = self._plan(x, weight, bias, expectation)
         if plan is None:
             expectation.leave_to_pytorch(kind_of_call(self, x))
             return self._plain(x, weight, bias)
@@ -107,7 +115,7 @@ class FusedConvolution(FusedModule):
         y: Tensor = compute(x, weight, bias)  # type: ignore[operator]
         return y
 
-    def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Plan | None:
+    def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None, expectation: Expectation) -> Plan | None:
         """The plan, if kernels of this package compute the convolution; None if PyTorch's module has to."""
         if (
             x.dim() != 4
@@ -120,8 +128,11 @@ class FusedConvolution(FusedModule):
         ):
             return None
         settings = settings_of(self, self.padding)
-        plan = None if settings is None else plan_of(x, weight, bias, settings)
-        return plan if plan is not None and plan.implementation.own_kernels else None
+        if settings is None:
+            return None
+        kind = ("training", x.shape, x.is_contiguous(), weight.shape, weight.is_contiguous(), settings)
+        gains = expectation.way_of(kind, lambda: gains_in_training(x, weight, bias, settings))
+        return plan_of(x, weight, bias, settings) if gains else None
 
     def _evaluated(self, x: Tensor, weight: Tensor, bias: Tensor | None, expectation: Expectation) -> Tensor | None:
         """The result without gradients; None where PyTorch's module is as fast.

@@ -19,7 +19,7 @@ from igan_fast.fusion.result import version_of
 from igan_fast.ops import backend
 from igan_fast.ops.constant import is_constant
 from igan_fast.ops.convolution import ConvSettings, plan_of, pytorch
-from igan_fast.ops.convolution.dispatch import problem_of
+from igan_fast.ops.convolution.dispatch import chosen, problem_of
 from igan_fast.ops.convolution.plan import Convolve
 from igan_fast.ops.layout import channels_first, no_view
 
@@ -32,7 +32,19 @@ CALL, COPY, COMPARISON = 80e-6, 0.6e-9, 0.35e-9
 #: layers, which use the caches in between. With this margin no layer of the measured networks was slower.
 MARGIN = 0.8
 
-__all__ = ["Keeps", "Way", "autocast_dtype", "convolution_of", "in_memory_format_of_result", "settings_of", "way_of"]
+#: The same for a convolution and its gradients together.
+TRAINING_MARGIN = 0.9
+
+__all__ = [
+    "Keeps",
+    "Way",
+    "autocast_dtype",
+    "convolution_of",
+    "gains_in_training",
+    "in_memory_format_of_result",
+    "settings_of",
+    "way_of",
+]
 
 
 _SETTINGS = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
@@ -170,7 +182,7 @@ def _own_kernels_gain(x: Tensor, weight: Tensor, bias: Tensor | None, settings: 
     implementation = plan_of(x, weight, bias, settings, constant=kept).implementation
     if not implementation.own_kernels or x.device.type != "cpu":
         return implementation.own_kernels
-    predicted = implementation.seconds(problem_of(x, weight, bias, settings, constant=kept))
+    predicted = implementation.seconds(problem_of(x, weight, bias, settings, constant=kept), "convolve")
     if predicted is None:
         return True
     ours, pytorchs = predicted
@@ -181,6 +193,27 @@ def _own_kernels_gain(x: Tensor, weight: Tensor, bias: Tensor | None, settings: 
         outputs = settings.channels(weight)[1] * math.prod(settings.output_size(x.shape, weight.shape))
         ours += COPY * (x.numel() + x.shape[0] * outputs)
     return ours < MARGIN * pytorchs
+
+
+def gains_in_training(x: Tensor, weight: Tensor, bias: Tensor | None, settings: ConvSettings) -> bool:
+    """Whether our kernels compute a convolution on the CPU, and with its gradients that is faster than PyTorch. Some of
+    the gradients may be computed by PyTorch."""
+    problem = problem_of(x, weight, bias, settings)
+    computed = chosen(problem)
+    ours, pytorchs = CALL, 0.0
+    if not computed["convolve"].own_kernels:
+        return False
+    for computation, implementation in computed.items():
+        predicted = computed["convolve"].seconds(problem, computation)
+        if predicted is None:
+            return True
+        ours += predicted[0 if implementation.own_kernels else 1]
+        pytorchs += predicted[1]
+    if x.is_contiguous() and weight.is_contiguous():
+        outputs = settings.channels(weight)[1] * math.prod(settings.output_size(x.shape, weight.shape))
+        # The input for the output and for the weight's gradient, and its own; the output and its gradient.
+        ours += COPY * (3 * x.numel() + 2 * x.shape[0] * outputs)
+    return ours < TRAINING_MARGIN * pytorchs
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -31,3 +31,4 @@ def fuse_small_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_module, "MIN_ELEMENTS", 0)
     monkeypatch.setattr(fused_module, "MIN_ELEMENTS_PER_INSTANCE", 0)
     monkeypatch.setattr(ways, "MARGIN", math.inf)
+    monkeypatch.setattr(ways, "TRAINING_MARGIN", math.inf)

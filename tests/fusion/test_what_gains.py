@@ -101,6 +101,12 @@ def test_a_small_normalisation_is_pytorchs(kind: Any, options: dict[str, Any]) -
     plain.eval()
     fused = fused_of(plain)
     assert torch.equal(fused(x), plain(x))
+    if kind is not nn.SyncBatchNorm:
+        assert torch.equal(fused.train()(x), plain.train()(x))
+        for one, other in zip(fused.buffers(), plain.buffers(), strict=True):
+            assert torch.equal(one, other)
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            fused(x[:1, :, :1, :1] if x.dim() == 4 else x[:1, :, :1])
     if kind is nn.BatchNorm2d:
         for module in (fused, plain):
             with pytest.raises(ValueError, match="expected 4D input"):
@@ -126,10 +132,28 @@ def test_our_kernels_have_to_be_predicted_faster_with_all_that_surrounds_them(mo
             assert ways._own_kernels_gain(*given, None, settings, kept=kept) is expected
 
 
+def test_in_training_the_convolution_and_its_gradients_have_to_gain_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand, where PyTorch computes the weight's gradient. With contiguous maps, five copies are made in all."""
+    for name in ("convolve", "input_gradient", "weight_gradient"):
+        run = None if name == "weight_gradient" else lambda *arguments: arguments[0]
+        monkeypatch.setattr(Winograd, name, lambda *_, run=run: run)
+    monkeypatch.setattr(dispatch, "_kept", dispatch._choose)
+    settings = ConvSettings.cached(2, padding=1)
+    x, weight = torch.randn(2, 16, 20, 20), torch.randn(32, 16, 3, 3)
+    last = [t.contiguous(memory_format=torch.channels_last) for t in (x, weight)]
+    limit = 0.9 * 6e-3 - 80e-6 - 3e-3
+    for given, copies in (((x, weight), 3 * 2 * 16 * 400 + 2 * 2 * 32 * 400), (last, 0)):
+        for factor, expected in ((0.999, True), (1.001, False)):
+            half = factor * (limit - 0.6e-9 * copies) / 2
+            times = {"convolve": (half, 1e-3), "input_gradient": (half, 2e-3), "weight_gradient": (4e-3, 3e-3)}
+            monkeypatch.setattr(Winograd, "seconds", lambda self, problem, which, times=times: times[which])
+            assert ways.gains_in_training(*given, None, settings) is expected
+
+
 @pytest.fixture
 def always_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minimal filtering is predicted to gain where its filters are kept, on any machine."""
-    monkeypatch.setattr(Winograd, "seconds", lambda self, problem: (0.0 if problem.constant else 1.0, 1.0))
+    monkeypatch.setattr(Winograd, "seconds", lambda self, problem, _: (0.0 if problem.constant else 1.0, 1.0))
     monkeypatch.setattr(winograd_costs, "MARGIN", math.inf)
     monkeypatch.setattr(dispatch, "_kept", dispatch._choose)
 
