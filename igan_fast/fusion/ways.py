@@ -19,6 +19,7 @@ from igan_fast.fusion.result import version_of
 from igan_fast.ops import backend
 from igan_fast.ops.constant import is_constant
 from igan_fast.ops.convolution import ConvSettings, plan_of, pytorch
+from igan_fast.ops.convolution.direct import MAX_CHANNELS
 from igan_fast.ops.convolution.dispatch import chosen, problem_of
 from igan_fast.ops.convolution.plan import Convolve
 from igan_fast.ops.layout import channels_first, no_view
@@ -157,8 +158,7 @@ def _find(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: to
     )
     keeps = Keeps.AT_ONCE if at_once else Keeps.IF_REPEATED if kept and on_cpu else Keeps.NEVER
     if folds:
-        size = settings.output_size(padded.shape, weight.shape)
-        outputs = x.shape[0] * module.out_channels * math.prod(size)
+        outputs = _outputs(padded, weight, settings)
         if keeps == Keeps.NEVER or is_few(outputs if kept or not on_cpu else outputs // ONE_PASS):
             return None
         if weight_format is None and not weight.is_contiguous():
@@ -184,14 +184,13 @@ def _own_kernels_gain(x: Tensor, weight: Tensor, bias: Tensor | None, settings: 
         return implementation.own_kernels
     predicted = implementation.seconds(problem_of(x, weight, bias, settings, constant=kept), "convolve")
     if predicted is None:
-        return True
+        return not _is_from_few(x, weight, settings)
     ours, pytorchs = predicted
     ours += CALL
     if kept and not is_constant(weight):
         ours += COMPARISON * weight.numel()
     if x.is_contiguous() and weight.is_contiguous():
-        outputs = settings.channels(weight)[1] * math.prod(settings.output_size(x.shape, weight.shape))
-        ours += COPY * (x.numel() + x.shape[0] * outputs)
+        ours += COPY * (x.numel() + _outputs(x, weight, settings))
     return ours < MARGIN * pytorchs
 
 
@@ -206,14 +205,24 @@ def gains_in_training(x: Tensor, weight: Tensor, bias: Tensor | None, settings: 
     for computation, implementation in computed.items():
         predicted = computed["convolve"].seconds(problem, computation)
         if predicted is None:
-            return True
+            return not _is_from_few(x, weight, settings)
         ours += predicted[0 if implementation.own_kernels else 1]
         pytorchs += predicted[1]
     if x.is_contiguous() and weight.is_contiguous():
-        outputs = settings.channels(weight)[1] * math.prod(settings.output_size(x.shape, weight.shape))
         # The input for the output and for the weight's gradient, and its own; the output and its gradient.
-        ours += COPY * (3 * x.numel() + 2 * x.shape[0] * outputs)
+        ours += COPY * (3 * x.numel() + 2 * _outputs(x, weight, settings))
     return ours < TRAINING_MARGIN * pytorchs
+
+
+def _is_from_few(x: Tensor, weight: Tensor, settings: ConvSettings) -> bool:
+    """Whether a convolution is from few channels to a small map. Our kernel gains about a tenth of the time there, and
+    the time of most such calls is short (measured)."""
+    return settings.channels(weight)[0] <= MAX_CHANNELS and is_few(_outputs(x, weight, settings) // ONE_PASS)
+
+
+def _outputs(x: Tensor, weight: Tensor, settings: ConvSettings) -> int:
+    """The number of values of a convolution's output."""
+    return x.shape[0] * settings.channels(weight)[1] * math.prod(settings.output_size(x.shape, weight.shape))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -150,6 +150,15 @@ def test_in_training_the_convolution_and_its_gradients_have_to_gain_together(mon
             assert ways.gains_in_training(*given, None, settings) is expected
 
 
+def test_from_few_channels_our_kernel_computes_large_maps() -> None:
+    weight, settings = torch.randn(32, 3, 3, 3), ConvSettings.cached(2, padding=1)
+    for side, expected in ((180, False), (182, True)):  # 2^20 values are 181² of 32 channels
+        x = torch.randn(1, 3, side, side)
+        given = [t.contiguous(memory_format=torch.channels_last) for t in (x, weight)]
+        assert ways._own_kernels_gain(*given, None, settings, kept=False) is expected
+        assert ways.gains_in_training(*given, None, settings) is expected
+
+
 @pytest.fixture
 def always_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minimal filtering is predicted to gain where its filters are kept, on any machine."""
