@@ -136,7 +136,8 @@ class FusedBatchNorm(FusedNorm):
             return is_few(x.numel() // ONE_PASS)
         expectation: Expectation | None = vars(self).get("_expectation")
         alone = expectation is not None and expectation.slope is None and not expectation.unknown
-        return is_few(x.numel() // TIMES[x.is_contiguous(), alone])
+        contiguous = bool(x.is_contiguous())  # which raises torch.fx's own error for its proxies
+        return is_few(x.numel() // TIMES[contiguous, alone])
 
     def _left(self, x: Tensor) -> Tensor:
         """As above, by fewer steps where nothing unusual is set: ``nn.Module`` finds parameters and buffers slowly."""
