@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import statistics
 import sys
 import time
@@ -126,20 +127,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.turns < 2:
         parser.error(f"--turns: found {options.turns}, expected 2 or more")
     torch.set_num_threads(1)
-    results = []
+    document: dict[str, Any] = {"machine": describe_machine(torch.device("cpu")), "results": []}
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     for name, network in NETWORKS.items():
         if options.only.lower() not in name.lower():
             continue
-        for mode in MODES:
-            for layout in LAYOUTS:
-                result = measure(network, layout, mode, options.turns)
-                if result is not None:
-                    print(f"{name}, {mode}, {layout}: {_cell(result)}", file=sys.stderr, flush=True)
-                    results.append({"network": name, "mode": mode, "layout": layout} | result)
-    document = {"machine": describe_machine(torch.device("cpu")), "results": results}
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_results(options.out, document)
+        for mode, layout in itertools.product(MODES, LAYOUTS):
+            result = measure(network, layout, mode, options.turns)
+            if result is None:
+                continue
+            print(f"{name}, {mode}, {layout}: {_cell(result)}", file=sys.stderr, flush=True)
+            document["results"].append({"network": name, "mode": mode, "layout": layout} | result)
+            if options.out:  # each time, so that a run that is stopped loses nothing
+                write_results(options.out, document)
     print(render(document))
     return 0
 
