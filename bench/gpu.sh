@@ -93,7 +93,8 @@ tests+=(${parallel[@]+"${parallel[@]}"})
 part build 120 15 "$python" setup.py build_ext --inplace
 part backends 20 40 "$python" -m igan_fast.ops
 part equality-of-the-iteration 50 30 "${tests[@]}" -m "$fast" tests/test_step.py tests/test_graphs.py tests/ops/convolution
-part equality-of-blocks 50 30 "${tests[@]}" -m "$fast" tests/test_step_blocks.py tests/ops/blocks
+part equality-of-blocks 50 30 "${tests[@]}" -m "$fast" tests/test_step_blocks.py tests/ops/blocks \
+    tests/test_graphs_measured.py
 # A run that is stopped keeps the results that it has written so far. The profiler never runs in a process that measures
 # times. Blocks have processes of their own: a kernel that fails on a GPU ends all that its process would do after it.
 iteration="paper and 128 and bf16"

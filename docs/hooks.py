@@ -9,6 +9,7 @@ In a page these lines are replaced:
   named (``bench.expected``);
 - ``<!-- scaling: table -->`` by the model of training on many GPUs (``bench.scaling``);
 - ``<!-- processes: RESULTS -->`` by the times of several processes (``bench.processes``) from a file;
+- ``<!-- networks: RESULTS -->`` by the times of others' networks after ``fuse`` (``bench.fused_networks``) from a file;
 - ``<!-- passes: BATCH, PRECISION -->`` by the passes of an iteration that only move memory (``bench.passes``);
 - ``<!-- architecture: picture -->`` and ``<!-- architecture: table -->`` by what architecture.py reads from the code.
 
@@ -40,7 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import architecture  # noqa: E402
 
-from bench import expected, passes, processes, scaling, table  # noqa: E402
+from bench import expected, fused_networks, passes, processes, scaling, table  # noqa: E402
 from igan_fast.__main__ import main  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks")
@@ -65,6 +66,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "expected": _expected,
         "scaling": lambda _: scaling.render(),
         "processes": lambda results: processes.render(json.loads((ROOT / results).read_text(encoding="utf-8"))),
+        "networks": lambda results: fused_networks.render(json.loads((ROOT / results).read_text(encoding="utf-8"))),
         "passes": _passes,
         "architecture": _architecture,
     }

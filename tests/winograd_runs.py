@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from igan_fast.fusion import ways
 from igan_fast.ops.convolution import choice, winograd, winograd_costs
 
 __all__ = ["count_winograd"]
@@ -15,7 +16,9 @@ __all__ = ["count_winograd"]
 def count_winograd(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list to which each run of a function of ``Winograd`` adds its name. It runs for each problem that it can solve,
     however small, and no plans are kept meanwhile."""
-    monkeypatch.setattr(winograd_costs, "MARGIN", math.inf)
+    for limits in (winograd_costs, ways):
+        monkeypatch.setattr(limits, "MARGIN", math.inf)
+    monkeypatch.setattr(ways, "TRAINING_MARGIN", math.inf)
     monkeypatch.setattr(winograd_costs, "FEWEST", 0)
     runs: list[str] = []
     for name in ("convolve", "input_gradient", "weight_gradient"):

@@ -6,7 +6,8 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor, is_recorded
 from igan_fast.fusion.deferred import Deferred, to_ordinary
@@ -16,13 +17,25 @@ from igan_fast.fusion.kept import Kept
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.result import Result, clones
 from igan_fast.fusion.watched import guard, watch
-from igan_fast.fusion.ways import autocast_dtype, convolution_of, in_memory_format_of_result, settings_of, way_of
+from igan_fast.fusion.ways import (
+    Keeps,
+    autocast_dtype,
+    convolution_of,
+    gains_in_training,
+    in_memory_format_of_result,
+    settings_of,
+    way_of,
+)
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.convolution import InputSpec, Plan, plan_of
 from igan_fast.ops.transforms import transformed
 
 __all__ = ["FusedConvolution"]
+
+
+#: The functions that PyTorch's modules call.
+_FUNCTIONS: dict[type[nn.Module], Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
 class FusedConvolution(FusedModule):
@@ -52,9 +65,9 @@ class FusedConvolution(FusedModule):
             return self.plain_class.forward(self, to_ordinary(input), output_size)  # type: ignore[no-any-return]
         expectation = vars(self).get("_expectation")
         if expectation is not None and expectation.left and kind_of_call(self, input) in expectation.left:
-            if self.training and torch.is_grad_enabled():
+            if expectation.kept and self.training and torch.is_grad_enabled():
                 expectation.kept.clear()
-            return self.plain_class.forward(self, input)  # type: ignore[no-any-return]
+            return self._left(input)
         x = to_ordinary(input)
         if not self.is_fused() or self.has_backward_hooks():
             return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
@@ -66,7 +79,7 @@ class FusedConvolution(FusedModule):
             y = self._evaluated(x, weight, bias, expectation)
             return watch(self._plain(x, weight, bias) if y is None else y, expectation)
         expectation.kept.clear()
-        plan = self._plan(x, weight, bias)
+        plan = self._plan(x, weight, bias, expectation)
         if plan is None:
             expectation.leave_to_pytorch(kind_of_call(self, x))
             return self._plain(x, weight, bias)
@@ -76,6 +89,24 @@ class FusedConvolution(FusedModule):
         call = _Call(plan, expectation, 1.0 if slope is None else slope)
         return watch(apply_with_anchor(_Convolve, x, weight, bias, call), expectation)
 
+    def _left(self, x: Tensor) -> Tensor:
+        """The result of PyTorch's module, by fewer steps where nothing was changed in it: ``nn.Module`` finds tensors
+        slowly. In a network Python takes longer than in a loop, because no cache holds it."""
+        own, function = vars(self), _FUNCTIONS.get(self.plain_class)
+        parameters = own["_parameters"]
+        weight = parameters.get("weight")
+        if (
+            function is None
+            or weight is None
+            or "bias" not in parameters
+            or own["padding_mode"] != "zeros"
+            or type(self) is not self.fused_class
+        ):
+            return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
+        return function(  # type: ignore[no-any-return]
+            x, weight, parameters["bias"], own["stride"], own["padding"], own["dilation"], own["groups"]
+        )
+
     def _plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The result of PyTorch's module, whose weight and bias are ``weight`` and ``bias``."""
         if type(self) is self.fused_class:  # not parametrised
@@ -84,7 +115,7 @@ class FusedConvolution(FusedModule):
         y: Tensor = compute(x, weight, bias)  # type: ignore[operator]
         return y
 
-    def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Plan | None:
+    def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None, expectation: Expectation) -> Plan | None:
         """The plan, if kernels of this package compute the convolution; None if PyTorch's module has to."""
         if (
             x.dim() != 4
@@ -97,8 +128,11 @@ class FusedConvolution(FusedModule):
         ):
             return None
         settings = settings_of(self, self.padding)
-        plan = None if settings is None else plan_of(x, weight, bias, settings)
-        return plan if plan is not None and plan.implementation.own_kernels else None
+        if settings is None:
+            return None
+        kind = ("training", x.shape, x.is_contiguous(), weight.shape, weight.is_contiguous(), settings)
+        gains = expectation.way_of(kind, lambda: gains_in_training(x, weight, bias, settings))
+        return plan_of(x, weight, bias, settings) if gains else None
 
     def _evaluated(self, x: Tensor, weight: Tensor, bias: Tensor | None, expectation: Expectation) -> Tensor | None:
         """The result without gradients; None where PyTorch's module is as fast.
@@ -121,14 +155,15 @@ class FusedConvolution(FusedModule):
                 expectation.leave_to_pytorch(kind_of_call(self, x))
             return None
         expectation.gains = True
-        if not way.keeps:
-            return way.compute(x, weight, bias, 1.0)
         tensors: tuple[Tensor | None, ...] = (weight, bias)
         eps = None
         if norm is not None:
             tensors, eps = (*tensors, *norm.folding_tensors()), norm.eps
         kept: Kept | None = expectation.kept.get(norm is None)
         if kept is None or not kept.is_of(tensors, eps, way.settings, dtype):
+            if way.keeps != Keeps.AT_ONCE and (way.keeps == Keeps.NEVER or not expectation.repeats(weight)):
+                expectation.kept.pop(norm is None, None)
+                return way.compute(x, weight, bias, 1.0) if way.alone else None
             kept = expectation.kept[norm is None] = Kept(tensors, eps, way.settings, dtype)
         slope = (expectation if norm is None else norm._expectation).slope if deferrable else None
         y = way.run(x, kept, 1.0 if slope is None else slope)

@@ -6,6 +6,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
+from igan_fast.ops.constant import sample
+
 __all__ = ["Expectation"]
 
 #: After this many unexpected uses of its results, a module no longer expects any operation.
@@ -28,7 +32,7 @@ class Expectation:
         (False) and without (True).
     """
 
-    __slots__ = ("_misses", "_norm", "gains", "kept", "left", "slope", "unknown", "ways")
+    __slots__ = ("_misses", "_norm", "_sample", "gains", "kept", "left", "slope", "unknown", "ways")
 
     def __init__(self) -> None:
         self.slope: float | None = None
@@ -38,6 +42,7 @@ class Expectation:
         self.left: set[Any] = set()
         self.ways: dict[Any, Any] = {}
         self.kept: dict[bool, Any] = {}
+        self._sample: list[float] = []
 
     def __deepcopy__(self, _: Any) -> Expectation:
         """A new expectation, because other modules follow the copy of a module."""
@@ -68,7 +73,9 @@ class Expectation:
         self.unknown = self._misses < _MAX_MISSES
 
     def leave_to_pytorch(self, kind: Any) -> None:
-        """Calls of this kind gain nothing."""
+        """Calls of this kind gain nothing; None is no kind."""
+        if kind is None:
+            return
         if len(self.left) >= _MAX_KINDS:  # inputs of ever new sizes
             self.left.clear()
         self.left.add(kind)
@@ -84,6 +91,11 @@ class Expectation:
                 self.ways.clear()
             way = self.ways[kind] = find()
         return way
+
+    def repeats(self, weight: Tensor) -> bool:
+        """Whether a weight is probably that of the last call of this function: a few of its values are compared."""
+        before, self._sample = self._sample, sample(weight).flatten().tolist()
+        return before == self._sample
 
     def _expect(self, slope: float | None, norm: weakref.ref[Any] | None) -> None:
         self.slope, self._norm, self.unknown = slope, norm, False

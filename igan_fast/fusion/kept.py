@@ -3,7 +3,9 @@
 Without gradients, a convolution computes with copies of its weight and bias. If it expects a normalisation, that is
 folded into them. As long as the tensors have the same bits as the copies, the copies are used again, and so is what was
 computed from them, such as transformed filters. A comparison takes about a tenth of the time of a new copy. Version
-counters would not do: they do not count writes through ``.data``, by NumPy and by fused optimisers.
+counters would not do: they do not count writes through ``.data``, by NumPy and by fused optimisers. The bits of a
+normalisation are compared once in each call, when it takes its result from the convolution's (``is_of_norm``); before,
+the convolution looks at its version counters only, and computes in vain in the rare case that these miss a change.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Kept:
         is_constant: whether results that depend on the weight alone are kept: from the second call on.
     """
 
-    __slots__ = ("_arguments", "_states", "bias", "copies", "is_constant", "weight")
+    __slots__ = ("_arguments", "_is_outdated", "_states", "bias", "copies", "is_constant", "weight")
 
     def __init__(
         self, tensors: Sequence[Tensor | None], eps: float | None, settings: ConvSettings, dtype: torch.dtype
@@ -48,7 +50,7 @@ class Kept:
             copies: Any = clones(*tensors)
             self.copies: tuple[Tensor | None, ...] = copies
             self._states = [None if t is None else _State.of(t, c) for t, c in zip(tensors, copies, strict=True)]
-            self._arguments, self.is_constant = (eps, settings, dtype), False
+            self._arguments, self.is_constant, self._is_outdated = (eps, settings, dtype), False, False
             self.weight: Tensor
             self.bias: Tensor | None
             if eps is None:
@@ -60,8 +62,11 @@ class Kept:
     def is_of(
         self, tensors: Sequence[Tensor | None], eps: float | None, settings: ConvSettings, dtype: torch.dtype
     ) -> bool:
-        """Whether these are the arguments, and the tensors have the same bits. Then they are kept from now on."""
-        if (eps, settings, dtype) != self._arguments or not self._have_same_bits(tensors, 0):
+        """Whether these are the arguments, and the tensors are the same, as far as version counters tell for those of
+        the normalisation. Then they are kept from now on."""
+        if self._is_outdated or (eps, settings, dtype) != self._arguments or not self._have_same_bits(tensors[:2], 0):
+            return False
+        if len(tensors) > 2 and not (self._are_counted(tensors[2:]) or self._have_same_bits(tensors[2:], 2)):
             return False
         if not self.is_constant:
             self.is_constant = True
@@ -71,16 +76,23 @@ class Kept:
     def is_of_norm(self, tensors: Sequence[Tensor | None], eps: float) -> bool:
         """Whether these are still the tensors and the eps of the normalisation. On other devices than the CPU a
         comparison of bits would wait for the device; there version counters have to do."""
-        return eps == self._arguments[0] and (
-            self._have_same_bits(tensors, 2)
-            or all(
-                (t is None) == (s is None) if t is None or s is None else s.counted == _counted(t)
-                for t, s in zip(tensors, self._states[2:], strict=True)
-            )
-        )
+        if self.weight.device.type != "cpu":
+            return eps == self._arguments[0] and self._are_counted(tensors)
+        self._is_outdated = eps != self._arguments[0] or not self._have_same_bits(tensors, 2)
+        return not self._is_outdated
+
+    def _are_counted(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether these are the tensors of the normalisation, unchanged by their version counters."""
+        for tensor, state in zip(tensors, self._states[2:], strict=True):
+            if tensor is None or state is None:
+                if (tensor is None) != (state is None):
+                    return False
+            elif state.counted != (id(tensor), tensor._version, tensor.data_ptr()):
+                return False
+        return True
 
     def _have_same_bits(self, tensors: Sequence[Tensor | None], first: int) -> bool:
-        for tensor, state in zip(tensors, self._states[first:], strict=True):
+        for tensor, state in zip(tensors, self._states[first : first + len(tensors)], strict=True):
             if tensor is None or state is None:
                 if (tensor is None) != (state is None):
                     return False
@@ -93,13 +105,16 @@ class _State(NamedTuple):
     """What a tensor was when it was copied.
 
     Attributes:
-        kind: shape, strides, dtype and device of the copy.
+        shape, stride, dtype, device: of the copy.
         address, size: of the copy's memory, in bytes; 0 on other devices than the CPU.
-        counted: where PyTorch's version counters have to do, ``_counted`` of the tensor; None on the CPU.
+        counted: identity, version counter and address of the tensor; None of an inference tensor, which has no counter.
         frozen: of a frozen tensor, what few of its values were; else None.
     """
 
-    kind: tuple[Any, ...]
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
     address: int
     size: int
     counted: tuple[int, ...] | None
@@ -107,26 +122,26 @@ class _State(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor, copy: Tensor) -> _State:
+        counted = None if tensor.is_inference() else (id(tensor), tensor._version, tensor.data_ptr())
         kind = copy.shape, copy.stride(), copy.dtype, copy.device
         if copy.device.type != "cpu":
-            return cls(kind, 0, 0, _counted(tensor), None)
+            return cls(*kind, 0, 0, counted, None)
         frozen = State(tensor) if is_constant(tensor) else None
-        return cls(kind, copy.data_ptr(), copy.numel() * copy.itemsize, None, frozen)
+        return cls(*kind, copy.data_ptr(), copy.numel() * copy.itemsize, counted, frozen)
 
     def has_bits_of(self, tensor: Tensor) -> bool:
-        """Whether a tensor has the same bits. A copy is dense, so a tensor of the same strides is dense too."""
-        kind, address, size, counted, frozen = self
-        if frozen is not None and is_constant(tensor):
-            return frozen.is_of(tensor)
+        """Whether a tensor has the same bits. A copy is dense, so a tensor of the same strides is dense too. On other
+        devices than the CPU, where a comparison would wait for the device, it is False."""
+        if self.frozen is not None and is_constant(tensor):
+            return self.frozen.is_of(tensor)
         return (
-            counted is None
-            and (tensor.shape, tensor.stride(), tensor.dtype, tensor.device) == kind
-            and _compare_memory(tensor.data_ptr(), address, size) == 0
+            tensor.shape == self.shape
+            and tensor.stride() == self.stride
+            and tensor.dtype is self.dtype
+            and tensor.device == self.device
+            and self.address != 0
+            and _compare_memory(tensor.data_ptr(), self.address, self.size) == 0
         )
-
-
-def _counted(tensor: Tensor) -> tuple[int, ...]:
-    return id(tensor), tensor._version, tensor.data_ptr()
 
 
 def _memcmp() -> Callable[[int, int, int], int]:

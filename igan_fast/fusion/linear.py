@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F  # noqa: F401  torch.jit.script reads PyTorch's forward, which needs this name, here
 from torch import Tensor, nn
 
 from igan_fast.fusion.deferred import to_ordinary
 from igan_fast.fusion.fused_module import FusedModule
 from igan_fast.ops.linear import linear
-from igan_fast.ops.linear_limits import gains
+from igan_fast.ops.linear_limits import gains, limits_of, pays
 
 __all__ = ["FusedLinear"]
 
@@ -15,6 +17,8 @@ __all__ = ["FusedLinear"]
 class FusedLinear(FusedModule):
     """A linear layer, on a CPU in float32 by the faster of MKL and oneDNN."""
 
+    in_features: int
+    out_features: int
     weight: Tensor
     bias: Tensor | None
 
@@ -25,7 +29,16 @@ class FusedLinear(FusedModule):
         return isinstance(module, nn.Linear) and gains(module.in_features, module.out_features)
 
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is Tensor and self._is_by_mkl(input):
+            return self.plain_class.forward(self, input)  # type: ignore[no-any-return]
         x = to_ordinary(input)
         if not self.is_fused():
             return self.plain_class.forward(self, x)  # type: ignore[no-any-return]
         return linear(x, self.weight, self.bias)
+
+    def _is_by_mkl(self, x: Tensor) -> bool:
+        """Whether MKL computes the layer anyway: without gradients, and with few rows."""
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or x.is_nested:
+            return False
+        rows = x.numel() // self.in_features
+        return not pays(rows, self.in_features, self.out_features, limits_of("forward"))

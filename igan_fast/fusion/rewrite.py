@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,8 +11,12 @@ from torch import nn
 from igan_fast.fusion.fused_module import FusedModule, derived_class, is_parametrised
 from igan_fast.fusion.modules import FUSED_CLASSES
 from igan_fast.fusion.report import FusionReport
+from igan_fast.ops.convolution.direct import MAX_CHANNELS
 
 __all__ = ["fuse", "unfuse"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def fuse(model: nn.Module) -> FusionReport:
@@ -21,7 +26,9 @@ def fuse(model: nn.Module) -> FusionReport:
     convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm``,
     ``nn.InstanceNorm1d/2d/3d`` and large ``nn.Linear`` to a fused class, which is derived from the module's class.
     Parameters and buffers stay the same tensors under the same names: existing optimisers and checkpoints stay valid.
-    Activations are not changed. ``fuse`` does not run the model.
+    Activations are not changed, and neither are convolutions that can gain nothing: those without kernels of ours (1-D
+    and 3-D, with groups, of one pixel) where no batch normalisation of as many channels is in the model. ``fuse`` does
+    not run the model.
 
     A fused module learns which operations to combine while the model runs. In its first call it records which operation
     uses its result. From the second call on:
@@ -69,8 +76,12 @@ def fuse(model: nn.Module) -> FusionReport:
     """
     _check(model)
     left_alone: dict[str, str] = {}
+    widths = {module.num_features for module in model.modules() if isinstance(module, _BATCH_NORMS)}
     for name, module in model.named_modules():
         changed: Any = module
+        if isinstance(module, _CONVOLUTIONS) and not isinstance(module, FusedModule) and _gains_nothing(module, widths):
+            left_alone[name] = "PyTorch's is as fast, and no batch normalisation can follow"
+            continue
         _set_fused_class(changed)
         if isinstance(module, FusedModule) and module.has_fused_class():
             module.start_fusion()
@@ -93,6 +104,18 @@ def unfuse(model: nn.Module) -> int:
     for module in fused:
         module.end_fusion()
     return len(fused)
+
+
+def _gains_nothing(conv: Any, widths: set[int]) -> bool:
+    """Whether our kernels compute no such convolution, and no batch normalisation can be folded into it.
+
+    Args:
+        widths: the numbers of features of the network's batch normalisations.
+    """
+    if conv.out_channels in widths:
+        return False
+    one_pixel = math.prod(conv.kernel_size) == 1 and min(conv.in_channels, conv.out_channels) > MAX_CHANNELS
+    return len(conv.kernel_size) != 2 or conv.groups != 1 or one_pixel
 
 
 def _set_fused_class(module: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
 from collections.abc import Callable
@@ -12,19 +13,51 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from igan_fast.fusion.expectation import Expectation
-from igan_fast.fusion.fused_module import is_few, memory_format_of
+from igan_fast.fusion.fused_module import ONE_PASS, is_few, memory_format_of
 from igan_fast.fusion.kept import Kept
 from igan_fast.fusion.result import version_of
 from igan_fast.ops import backend
 from igan_fast.ops.constant import is_constant
 from igan_fast.ops.convolution import ConvSettings, plan_of, pytorch
+from igan_fast.ops.convolution.choice import chosen
+from igan_fast.ops.convolution.direct import MAX_CHANNELS
+from igan_fast.ops.convolution.dispatch import problem_of
 from igan_fast.ops.convolution.plan import Convolve
 from igan_fast.ops.layout import channels_first, no_view
 
-__all__ = ["Way", "autocast_dtype", "convolution_of", "in_memory_format_of_result", "settings_of", "way_of"]
+#: What a call of our kernels costs besides what is predicted, in seconds. The call itself, mostly Python that no cache
+#: holds; for each value, the copies of contiguous maps to channels_last and back; for each weight, its comparison with
+#: what is kept. Measured in networks, on an AMD EPYC with AVX-512.
+CALL, COPY, COMPARISON = 80e-6, 0.6e-9, 0.35e-9
+
+#: Our kernels have to be predicted to take at most so much of PyTorch's time. The predictions know nothing of the other
+#: layers, which use the caches in between. With this margin no layer of the measured networks was slower.
+MARGIN = 0.8
+
+#: The same for a convolution and its gradients together.
+TRAINING_MARGIN = 0.9
+
+__all__ = [
+    "Keeps",
+    "Way",
+    "autocast_dtype",
+    "convolution_of",
+    "gains_in_training",
+    "in_memory_format_of_result",
+    "settings_of",
+    "way_of",
+]
 
 
 _SETTINGS = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
+
+
+class Keeps(enum.Enum):
+    """When copies of the parameters are kept (``Way.keeps``)."""
+
+    AT_ONCE = enum.auto()
+    IF_REPEATED = enum.auto()
+    NEVER = enum.auto()
 
 
 class Way:
@@ -34,7 +67,10 @@ class Way:
         settings: of the convolution of the padded input.
         pad: pads the input where ``settings`` cannot; else None.
         convolution: PyTorch's function with the settings of the module. It computes the module's plain result.
-        keeps: whether calls keep copies of the parameters (``Kept``). For large weights that costs too much.
+        keeps: whether calls keep copies of the parameters (``Kept``): at once; or of more weights than the input has
+            values, once a call finds the weights of the call before; or never.
+        alone: whether our kernels gain without what is kept.
+        own: whether our kernels may compute it.
         by_pytorch: whether PyTorch's function computes it, and so chooses the memory format of the result.
     """
 
@@ -44,11 +80,13 @@ class Way:
         pad: Callable[[Tensor], Tensor] | None,
         convolution: Callable[..., Tensor],
         *,
-        keeps: bool,
+        keeps: Keeps,
+        alone: bool,
+        own: bool,
         by_pytorch: bool,
     ) -> None:
         self.settings, self.pad, self.convolution = settings, pad, convolution
-        self.keeps, self.by_pytorch = keeps, by_pytorch
+        self.keeps, self.alone, self.own, self.by_pytorch = keeps, alone, own, by_pytorch
         self._runs: dict[tuple[bool, bool], Convolve] = {}
         if by_pytorch:
             run = functools.partial(pytorch.convolve, settings)
@@ -67,7 +105,9 @@ class Way:
             given = given.to(weight.dtype)
         run = self._runs.get((constant, slope != 1))
         if run is None:
-            run = plan_of(given, weight, bias, self.settings, slope, constant=constant).run
+            plan = plan_of(given, weight, bias, self.settings, slope, constant=constant)
+            refused = plan.implementation.own_kernels and not self.own
+            run = functools.partial(pytorch.convolve, self.settings) if refused else plan.run
             if x.device.type == "cpu":  # on a GPU the choice may change
                 self._runs[constant, slope != 1] = run
         y = run(given, weight, bias, slope)
@@ -111,21 +151,79 @@ def _find(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: to
     if not settings.fits(padded, weight, bias):
         return None  # PyTorch returns an empty result, or raises its error
     # A Deferred needs copies of the parameters to be able to compute the plain result.
-    keeps = x.numel() >= weight.numel() or is_constant(weight)
-    weight_format = memory_format_of(weight)
-    if not folds:
-        if x.dim() != 4 or pad is not None or weight_format is None or dtype != x.dtype or namespace != backend.NATIVE:
-            return None
-        if not plan_of(x, weight, bias, settings, constant=keeps).implementation.own_kernels:
-            return None
-    else:
-        size = settings.output_size(padded.shape, weight.shape)
-        outputs = x.shape[0] * module.out_channels * math.prod(size)
-        if not keeps or is_few(max(x.numel(), outputs)):
+    at_once = x.numel() >= weight.numel() or is_constant(weight)
+    on_cpu, weight_format = x.device.type == "cpu", memory_format_of(weight)
+    kernels = x.dim() == 4 and weight_format is not None and dtype == x.dtype and namespace == backend.NATIVE
+    kept, alone = (
+        kernels and _own_kernels_gain(padded, weight, bias, settings, kept=constant) for constant in (True, False)
+    )
+    keeps = Keeps.AT_ONCE if at_once else Keeps.IF_REPEATED if kept and on_cpu else Keeps.NEVER
+    if folds:
+        outputs = _outputs(padded, weight, settings)
+        if keeps == Keeps.NEVER or is_few(outputs if kept or not on_cpu else outputs // ONE_PASS):
             return None
         if weight_format is None and not weight.is_contiguous():
             return None
-    return Way(settings, pad, convolution_of(module), keeps=keeps, by_pytorch=weight_format is None)
+    elif pad is not None or not (kept if at_once else kept or alone):
+        return None
+    return Way(
+        settings,
+        pad,
+        convolution_of(module),
+        keeps=keeps,
+        alone=alone,
+        own=kept or alone or not on_cpu,
+        by_pytorch=weight_format is None,
+    )
+
+
+def _own_kernels_gain(x: Tensor, weight: Tensor, bias: Tensor | None, settings: ConvSettings, *, kept: bool) -> bool:
+    """Whether our kernels are faster than PyTorch's convolution, if what depends on the weight alone is ``kept``, or is
+    not."""
+    implementation = plan_of(x, weight, bias, settings, constant=kept).implementation
+    if not implementation.own_kernels or x.device.type != "cpu":
+        return implementation.own_kernels
+    predicted = implementation.seconds(problem_of(x, weight, bias, settings, constant=kept), "convolve")
+    if predicted is None:
+        return not _is_from_few(x, weight, settings)
+    ours, pytorchs = predicted
+    ours += CALL
+    if kept and not is_constant(weight):
+        ours += COMPARISON * weight.numel()
+    if x.is_contiguous() and weight.is_contiguous():
+        ours += COPY * (x.numel() + _outputs(x, weight, settings))
+    return ours < MARGIN * pytorchs
+
+
+def gains_in_training(x: Tensor, weight: Tensor, bias: Tensor | None, settings: ConvSettings) -> bool:
+    """Whether our kernels compute a convolution on the CPU, and with its gradients that is faster than PyTorch. Some of
+    the gradients may be computed by PyTorch."""
+    problem = problem_of(x, weight, bias, settings)
+    computed = chosen(problem)
+    ours, pytorchs = CALL, 0.0
+    if not computed["convolve"].own_kernels:
+        return False
+    for computation, implementation in computed.items():
+        predicted = computed["convolve"].seconds(problem, computation)
+        if predicted is None:
+            return not _is_from_few(x, weight, settings)
+        ours += predicted[0 if implementation.own_kernels else 1]
+        pytorchs += predicted[1]
+    if x.is_contiguous() and weight.is_contiguous():
+        # The input for the output and for the weight's gradient, and its own; the output and its gradient.
+        ours += COPY * (3 * x.numel() + 2 * _outputs(x, weight, settings))
+    return ours < TRAINING_MARGIN * pytorchs
+
+
+def _is_from_few(x: Tensor, weight: Tensor, settings: ConvSettings) -> bool:
+    """Whether a convolution is from few channels to a small map. Our kernel gains about a tenth of the time there, and
+    the time of most such calls is short (measured)."""
+    return settings.channels(weight)[0] <= MAX_CHANNELS and is_few(_outputs(x, weight, settings) // ONE_PASS)
+
+
+def _outputs(x: Tensor, weight: Tensor, settings: ConvSettings) -> int:
+    """The number of values of a convolution's output."""
+    return x.shape[0] * settings.channels(weight)[1] * math.prod(settings.output_size(x.shape, weight.shape))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["State", "cast", "derived", "freeze", "is_constant", "own"]
+__all__ = ["State", "cast", "derived", "freeze", "is_constant", "own", "sample"]
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class State:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.detach()  # as long as this exists, no other tensor gets the same memory
         self.version = tensor._version
-        self.values = _sample(tensor).clone()
+        self.values = sample(tensor).clone()
 
     def is_of(self, tensor: Tensor) -> bool:
         """Whether a tensor is this one, and has not changed."""
@@ -128,11 +128,11 @@ class State:
             tensor._version == self.version
             and tensor.data_ptr() == before.data_ptr()
             and (tensor.shape, tensor.stride(), tensor.dtype) == (before.shape, before.stride(), before.dtype)
-            and torch.equal(_sample(tensor), self.values)
+            and torch.equal(sample(tensor), self.values)
         )
 
 
-def _sample(tensor: Tensor) -> Tensor:
+def sample(tensor: Tensor) -> Tensor:
     """All values of a short tensor, or ``SAMPLES`` values of a longer one, evenly spread over its memory."""
     tensor = tensor.detach()
     count = tensor.numel()

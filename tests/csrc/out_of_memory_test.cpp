@@ -109,7 +109,7 @@ size_t in_use() {
 }
 
 void one_thread(Isa isa, const WinogradKernels &kernel) {
-  Convolution few(kernel, 8, 16), many(kernel, 8, 96);
+  Convolution few(kernel, 8, 16), many(kernel, 32, 96);
   few.run(kernel);
   const Convolution before = few;
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from igan_fast import ops
-from igan_fast.fusion import fused_module
+from igan_fast.fusion import fused_module, ways
 
 #: Files that also run without kernels for the CPU: fused modules then call PyTorch's, and ``unfuse`` still has to work.
 EVERY_BUILD = ("test_fuse.py", "test_modified_networks.py", "test_unusual_networks.py", "test_zoo.py")
@@ -29,3 +30,5 @@ def fuse_small_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors, which would be left to PyTorch, are computed by the fused operators, as large ones are."""
     monkeypatch.setattr(fused_module, "MIN_ELEMENTS", 0)
     monkeypatch.setattr(fused_module, "MIN_ELEMENTS_PER_INSTANCE", 0)
+    monkeypatch.setattr(ways, "MARGIN", math.inf)
+    monkeypatch.setattr(ways, "TRAINING_MARGIN", math.inf)

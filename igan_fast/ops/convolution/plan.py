@@ -115,6 +115,14 @@ class Implementation:
         """
         return self.purpose if taken else f"only for {self.purpose}"
 
+    def seconds(self, problem: Problem, computation: str) -> tuple[float, float] | None:
+        """The predicted times on one core, by this implementation and by PyTorch; None where they are not predicted.
+
+        Args:
+            computation: "convolve", "input_gradient" or "weight_gradient".
+        """
+        return None
+
     def activation_gradients(self, problem: Problem) -> ActivationGradients | None:
         """The gradients of input, weight and bias of a convolution with a LeakyReLU, from that of the LeakyReLU's
         output, without a pass over it."""

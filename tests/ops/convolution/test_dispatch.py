@@ -150,17 +150,19 @@ def test_a_compiler_is_given_pytorchs_functions_alone():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_where_onednn_applies_the_activation(layout):
-    """Where there is a bias or an activation, and not transposed with a contiguous weight."""
-    x, weight, bias = torch.randn(2, 8, 6, 6), torch.randn(9, 8, 3, 3).contiguous(memory_format=layout), torch.randn(9)
+    """Where there is an activation after many outputs, and not transposed with a contiguous weight."""
+    x, bias = torch.randn(2, 8, 256, 256).contiguous(memory_format=layout), torch.randn(9)
+    weight = torch.randn(9, 8, 3, 3).contiguous(memory_format=layout)
     settings = ConvSettings.cached(2, padding=1)
     transposed = ConvSettings.cached(2, transposed=True, padding=1)
-    assert name_of_plan(x, weight, None, settings) == "pytorch"
-    assert name_of_plan(x, weight, bias, settings) == "onednn"
+    assert name_of_plan(x, weight, bias, settings) == "pytorch"
     assert name_of_plan(x, weight, None, settings, 0.2) == "onednn"
+    assert name_of_plan(x[:, :, :16], weight, None, settings, 0.2) == "pytorch"
     assert name_of_plan(x, weight, bias, settings, 0.0, differentiable=True) == "pytorch"
     assert name_of_plan(x.double(), weight.double(), bias.double(), settings, 0.2) == "pytorch"
     expected = "pytorch" if layout == torch.contiguous_format else "onednn"
-    assert name_of_plan(x[:, :9], weight[:8], bias, transposed, 0.2) == expected
+    assert name_of_plan(x, weight[:, :, :1, :1].contiguous(memory_format=layout), bias, settings, 0.2) == expected
+    assert name_of_plan(x, weight[:8], bias[:8], transposed, 0.2) == expected
     for slope in (0.2, 0.0, 1.0):
         found = convolve(x, weight, bias, settings, slope)
         assert error(found, F.leaky_relu(F.conv2d(x, weight, bias, 1, 1), slope)) < 1e-5
