@@ -1,6 +1,6 @@
-"""Choices by measurement: which of two ways to compute the same is faster on this device.
+"""Choices by measurement: which of several ways to compute the same is the fastest on this device.
 
-Each computation is timed once, at its first use, and the faster way is taken from then on. The choice is kept on disk,
+Each computation is timed once, at its first use, and the fastest way is taken from then on. The choice is kept on disk,
 for each device and each version of torch, Triton and this package: later processes take it without measuring. A
 training run keeps its choices in its checkpoints as well, and takes them before those on disk (``start``). Nothing is
 measured while a CUDA graph is recorded: a choice that is known is taken there too, else the way that is taken without
@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,6 +33,7 @@ __all__ = [
     "Agree",
     "Choices",
     "device_name",
+    "fastest",
     "flags",
     "has_choices",
     "is_triton_faster",
@@ -41,7 +42,7 @@ __all__ = [
     "taken",
 ]
 
-#: The names of the two sides of a choice.
+#: The names of the ways, where Triton's kernels are compared with others.
 TRITON, OTHER = "triton", "other"
 
 #: Calls before the timing, in which Triton compiles and cuDNN chooses, and calls that are timed.
@@ -77,30 +78,32 @@ class Choices:
         self._folder, self._timer, self._agree = folder, timer, agree
         self.known: dict[str, str] = dict(known or {})
 
-    def faster(self, key: str, triton: Callable[[], Any], other: Callable[[], Any], *, measure: bool) -> str:
-        """``TRITON`` or ``OTHER``: the choice for ``key``, which is measured if it is not known.
+    def fastest(self, key: str, ways: Mapping[str, Callable[[], Any]], *, measure: bool) -> str:
+        """The name of the way that is chosen for ``key``. It is measured if it is not known.
 
-        Of equally fast ones it is ``OTHER``. A way that fails is not chosen.
+        Of equally fast ones it is the last. A way that fails is not chosen.
 
         Args:
             key: the name of the computation.
-            triton, other: compute it.
+            ways: compute it. The last is taken where nothing is known and nothing may be measured.
             measure: whether it may be measured now.
         """
-        if key not in self.known:
-            stored = self._stored(key)
+        last = list(ways)[-1]
+        if self.known.get(key) not in ways:  # also of an older version that had other ways
+            stored = self._stored(key, ways)
             if stored is None and not measure:
-                return OTHER
+                return last
 
             def choose() -> str:
-                return stored or self._kept(key, self._measured(triton, other))
+                return stored or self._kept(key, self._measured(ways), ways)
 
             self.known[key] = choose() if self._agree is None else self._agree(key, choose)
         return self.known[key]
 
-    def _measured(self, triton: Callable[[], Any], other: Callable[[], Any]) -> str:
+    def _measured(self, ways: Mapping[str, Callable[[], Any]]) -> str:
         try:
-            return TRITON if self._time(triton) < self._time(other) else OTHER
+            seconds = {name: self._time(call) for name, call in ways.items()}
+            return min(reversed(seconds), key=seconds.__getitem__)
         finally:
             torch.cuda.empty_cache()  # what was measured needs memory once; on a side stream no other could use it
 
@@ -116,7 +119,7 @@ class Choices:
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         return None if self._folder is None else self._folder / f"{name}.json"
 
-    def _stored(self, key: str) -> str | None:
+    def _stored(self, key: str, ways: Collection[str]) -> str | None:
         """The choice on disk; None if there is none, or none that can be read."""
         if (path := self._path(key)) is None:
             return None
@@ -124,11 +127,11 @@ class Choices:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if isinstance(found, dict) and found.get("key") == key and found.get("chosen") in (TRITON, OTHER):
+        if isinstance(found, dict) and found.get("key") == key and str(found.get("chosen")) in ways:
             return str(found["chosen"])
         return None
 
-    def _kept(self, key: str, name: str) -> str:
+    def _kept(self, key: str, name: str, ways: Collection[str]) -> str:
         """Write a choice. Returns that of another process instead, if that was faster."""
         if (path := self._path(key)) is None:
             return name
@@ -138,7 +141,7 @@ class Choices:
             temporary.write_text(json.dumps({"key": key, "chosen": name}), encoding="utf-8")
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)  # unlike a renaming, it never replaces a file
-            if stored := self._stored(key):
+            if stored := self._stored(key, ways):
                 return stored
             temporary.replace(path)  # what is there is damaged
         except OSError as error:
@@ -155,14 +158,19 @@ class Choices:
 
 
 def is_triton_faster(key: str, triton: Callable[[], Any], other: Callable[[], Any], device: str) -> bool:
-    """Whether ``triton`` is the choice of the present device for ``key``.
+    """Whether ``triton`` is the choice of the present device for ``key``, instead of ``other``. See ``fastest``."""
+    return fastest(key, {TRITON: triton, OTHER: other}, device) == TRITON
+
+
+def fastest(key: str, ways: Mapping[str, Callable[[], Any]], device: str) -> str:
+    """The name of the way that the present device has chosen for ``key``.
 
     Args:
         key: all that the speed of the computation depends on, except for the device and the versions.
-        triton, other: compute it.
+        ways: compute it; the last is the default.
         device: the device's type.
     """
-    return _choices_of(device_name()).faster(key, triton, other, measure=may_measure(device)) == TRITON
+    return _choices_of(device_name()).fastest(key, ways, measure=may_measure(device))
 
 
 def has_choices(device: str) -> bool:

@@ -14,7 +14,6 @@ import torch
 
 from igan_fast.distributed.agreement import Processes
 from igan_fast.errors import InputError
-from igan_fast.files import FileDamaged
 from igan_fast.json_files import check_json
 from igan_fast.ops import tuning
 from igan_fast.ops.convolution import asked_for
@@ -54,11 +53,6 @@ def check_choices(saved: Any, where: Path) -> None:
         FileDamaged: it is something else.
     """
     check_json(saved, {str: {str: str}}, where, "tuning")
-    for choices in saved.values():
-        for name in choices.values():
-            if name not in (tuning.TRITON, tuning.OTHER):
-                expected = f"{tuning.TRITON!r} or {tuning.OTHER!r}"
-                raise FileDamaged(f"{where}: damaged: tuning holds the choice {name!r}, expected {expected}")
 
 
 class RunChoices:

@@ -19,7 +19,7 @@ from igan_fast.ops.tuning import OTHER, TRITON, Choices
 
 
 def chosen(choices: Choices, key: str = "key", *, measure: bool = True) -> str:
-    return choices.faster(key, lambda: "triton", lambda: "other", measure=measure)
+    return choices.fastest(key, {TRITON: lambda: "triton", OTHER: lambda: "other"}, measure=measure)
 
 
 FAILED = RuntimeError("CUDA out of memory")
@@ -34,6 +34,27 @@ def test_the_faster_is_chosen(of_triton: Any, of_other: Any, expected: str) -> N
     choices = Choices(None, clock)
     assert [chosen(choices) for _ in range(3)] == [expected] * 3
     assert clock.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((3, 1, 2), "b"), ((1, 1, 2), "b"), ((1, 2, 1), "c"), ((FAILED, 2, FAILED), "b"), ((FAILED,) * 3, "c")],
+)
+def test_the_fastest_of_several_ways_and_of_equal_ones_the_last(seconds: Any, expected: str) -> None:
+    choices = Choices(None, Clock(**dict(zip("abc", seconds, strict=True))))
+    ways = {name: name.lower for name in "abc"}
+    assert choices.fastest("key", ways, measure=False) == "c"
+    assert [choices.fastest("key", ways, measure=measure) for measure in (True, False)] == [expected] * 2
+
+
+def test_a_way_that_there_is_no_longer_is_not_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "choices"
+    older = Choices(folder, Clock(a=1, b=2))
+    assert older.fastest("key", {name: name.lower for name in "ab"}, measure=True) == "a"
+    for choices in (Choices(folder, Clock(b=1, c=2)), Choices(None, Clock(b=1, c=2), {"key": "a"})):
+        ways = {name: name.lower for name in "bc"}
+        assert choices.fastest("key", ways, measure=False) == "c"
+        assert choices.fastest("key", ways, measure=True) == "b"
 
 
 def test_an_error_of_the_program_is_not_hidden() -> None:
@@ -78,7 +99,8 @@ def test_of_two_processes_that_measure_both_take_the_choice_of_the_first(tmp_pat
         assert chosen(first) == TRITON
         return "other"
 
-    assert second.faster("key", lambda: "triton", measured_meanwhile, measure=True) == TRITON
+    ways = {TRITON: lambda: "triton", OTHER: measured_meanwhile}
+    assert second.fastest("key", ways, measure=True) == TRITON
     assert len(list(tmp_path.iterdir())) == 1
 
 

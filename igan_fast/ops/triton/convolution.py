@@ -27,6 +27,7 @@ from igan_fast.ops.triton.common import grid, on_device, operator, triton_dtype,
 from igan_fast.ops.triton.convolution_forward import convolve
 from igan_fast.ops.triton.convolution_launch import (
     FEW_COLUMNS,
+    by_fastest_tile,
     channels_last,
     check_numbers,
     film_operand,
@@ -102,52 +103,58 @@ def launch(
     of_part = images // (groups * parts)
     positions = of_part * math.prod(triton.cdiv(n, p) for n, p in zip(to.size, phases, strict=True))
     check_numbers(positions=positions, terms=taps * channels)
-    options = options_of(x, out_channels)
-    options, whole = steps_of(options, taps, channels)
-    if gradient is not None or before is not None:
-        options = with_registers(options, FEW_COLUMNS)
-    elif affine is not None:
-        options = with_registers(options, options["N"])
-    if apart:
-        options = rows_of_parts(options, positions)
-    tiles = triton.cdiv(positions, options["M"])
-    segments = parts * tiles * math.prod(phases)
-    y = new(x, images, out_channels, *to.size)
-    found: list[Tensor] = []
-    if statistics:
-        found = [x.new_empty((groups, segments, out_channels), dtype=torch.float64) for _ in range(2)]
-        found.append(x.new_empty((groups, segments), dtype=torch.int32))
-    if before is not None:
-        found, sums = sums_before(y, groups, segments, before[3])
-        before = *before, *sums
-    convolve[grid(triton.cdiv(out_channels, options["N"]) * segments * groups)](
-        x,
-        weight,
-        None if bias is None else bias.contiguous(),
-        affine,
-        film,
-        y,
-        *(found if statistics else (None, None, None)),
-        (of_part, height, width, channels),
-        parts,
-        (*to.size, out_channels),
-        tuple(weight.shape[2:]),
-        tuple(to.stride),
-        tuple(to.padding),
-        weight_strides,
-        tiles,
-        two_floats(input_slope),
-        two_floats(negative_slope),
-        None,
-        None,
-        gradient,
-        before,
-        distance,
-        TRANSPOSED=to.transposed,
-        WHOLE=whole,
-        **options,
-    )
-    return y, found
+
+    def compute(options: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        options, whole = steps_of(options, taps, channels)
+        if gradient is not None or before is not None:
+            options = with_registers(options, FEW_COLUMNS)
+        elif affine is not None:
+            options = with_registers(options, options["N"])
+        if apart:
+            options = rows_of_parts(options, positions)
+        tiles = triton.cdiv(positions, options["M"])
+        segments = parts * tiles * math.prod(phases)
+        y = new(x, images, out_channels, *to.size)
+        found: list[Tensor] = []
+        if statistics:
+            found = [x.new_empty((groups, segments, out_channels), dtype=torch.float64) for _ in range(2)]
+            found.append(x.new_empty((groups, segments), dtype=torch.int32))
+        previous = before
+        if before is not None:
+            found, sums = sums_before(y, groups, segments, before[3])
+            previous = *before, *sums
+        convolve[grid(triton.cdiv(out_channels, options["N"]) * segments * groups)](
+            x,
+            weight,
+            None if bias is None else bias.contiguous(),
+            affine,
+            film,
+            y,
+            *(found if statistics else (None, None, None)),
+            (of_part, height, width, channels),
+            parts,
+            (*to.size, out_channels),
+            tuple(weight.shape[2:]),
+            tuple(to.stride),
+            tuple(to.padding),
+            weight_strides,
+            tiles,
+            two_floats(input_slope),
+            two_floats(negative_slope),
+            None,
+            None,
+            gradient,
+            previous,
+            distance,
+            TRANSPOSED=to.transposed,
+            WHOLE=whole,
+            **options,
+        )
+        return y, found
+
+    with_what = [statistics, *(each is not None for each in (bias, affine, film, gradient, before, distance))]
+    kind = ["convolve", *x.shape, x.dtype, *weight.shape, to, groups, parts, *with_what]
+    return by_fastest_tile(compute, options_of(x, out_channels), x.device, *kind)
 
 
 def sums_before(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import triton
 from torch import Tensor
 
-from igan_fast.ops.convolution.triton import MOST_POSITIONS
+from igan_fast.ops import tuning
+from igan_fast.ops.convolution.triton import MOST_POSITIONS, asked_for
 from igan_fast.ops.triton.common import triton_dtype
 
 _SIDE = 128  # rows of the part of a matrix product that a program computes, and its columns at most
@@ -36,6 +40,43 @@ def options_of(x: Tensor, columns: int) -> dict[str, Any]:
         "K": _LEAST if wide else max(_LEAST, _STEP_BYTES // x.dtype.itemsize),
         "num_warps": 8 if n >= 128 else 4,
     }
+
+
+def tiles_of(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of a product among which ``by_fastest_tile`` chooses, by their names: some with larger and smaller
+    parts of the product and steps, and last the given ones. Of float32 and float64 only these, because larger parts
+    spill registers."""
+    found = [options]
+    if options["M"] == _SIDE:
+        m, n, k, warps = (options[name] for name in ("M", "N", "K", "num_warps"))
+        others = [(2 * m, n, k, 8), (m, n, k, 4), (m, n, k // 2, 8), (m // 2, n, k, 4), (m, n // 2, k, 4)]
+        usual = m, n, k, warps
+        tiles = [each for each in others if min(each[1:3]) >= _LEAST and each != usual]
+        found = [options | dict(zip(("M", "N", "K", "num_warps"), each, strict=True)) for each in (*tiles, usual)]
+    return {"{M} x {N} x {K}, {num_warps} warps".format(**each): each for each in found}
+
+
+_Result = TypeVar("_Result")
+
+
+def by_fastest_tile(
+    compute: Callable[[dict[str, Any]], _Result], options: dict[str, Any], device: torch.device, *kind: object
+) -> _Result:
+    """What ``compute`` returns with the options of ``tiles_of`` that are measured to be the fastest, where choices by
+    measurement are asked for; else with the given ones.
+
+    Args:
+        compute: launches a product with the options. It may be called several times.
+        options: of ``options_of``.
+        device: of the tensors.
+        kind: all that the speed depends on, except for the options and the device.
+    """
+    if asked_for() != "measure" or not tuning.has_choices(device.type):
+        return compute(options)
+    tiles = tiles_of(options)
+    key = json.dumps(["tile", *map(str, kind), *map(str, options.values())])
+    ways = {name: functools.partial(compute, each) for name, each in tiles.items()}
+    return compute(tiles[tuning.fastest(key, ways, device.type)])
 
 
 def steps_of(options: dict[str, Any], taps: int, channels: int) -> tuple[dict[str, Any], bool]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -21,6 +22,7 @@ from igan_fast.ops.triton.convolution_forward import activated, add_product
 from igan_fast.ops.triton.convolution_gradient import block_gradient, image_of, modulated, position_of
 from igan_fast.ops.triton.convolution_launch import (
     FEW_COLUMNS,
+    by_fastest_tile,
     channels_last,
     check_numbers,
     film_operand,
@@ -183,22 +185,20 @@ def convolution_weight_gradient(
     large_channels = large.shape[1]
     groups = groups_of(x, affine, raw_affine)
     columns = math.prod(kernel) * large_channels
-    positions = images // groups * height * width
-    options = options_of(x, columns)
-    if gradient is not None:
-        options = with_registers(options, FEW_COLUMNS)
     film = film_operand(film, x)
-    options, padded = steps_of_images(options, height * width, film)
-    if film is not None:
-        positions = images // groups * padded
-    check_numbers(positions=positions, columns=columns)
-    steps = triton.cdiv(positions, options["K"])
-    parts = triton.cdiv(channels, options["M"]) * triton.cdiv(columns, options["N"])
-    per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts * groups)))
-    segments = triton.cdiv(steps, per_segment)
-    out = new(x, channels, large_channels, *kernel)
-    partial = x.new_empty((groups * segments, channels, columns), dtype=accumulation_dtype(x))
-    with on_device(x):
+
+    def compute(options: dict[str, Any]) -> Tensor:
+        if gradient is not None:
+            options = with_registers(options, FEW_COLUMNS)
+        options, padded = steps_of_images(options, height * width, film)
+        positions = images // groups * (height * width if film is None else padded)
+        check_numbers(positions=positions, columns=columns)
+        steps = triton.cdiv(positions, options["K"])
+        parts = triton.cdiv(channels, options["M"]) * triton.cdiv(columns, options["N"])
+        per_segment = triton.cdiv(steps, min(steps, triton.cdiv(_PROGRAMS, parts * groups)))
+        segments = triton.cdiv(steps, per_segment)
+        out = new(x, channels, large_channels, *kernel)
+        partial = x.new_empty((groups * segments, channels, columns), dtype=accumulation_dtype(x))
         weight_gradient[grid(parts * segments * groups)](
             small,
             large,
@@ -222,4 +222,10 @@ def convolution_weight_gradient(
         add_segments[grid(triton.cdiv(out.numel(), _BLOCK))](
             partial, out, out.numel(), groups * segments, BLOCK=_BLOCK, num_warps=4
         )
-    return out
+        return out
+
+    geometry = *kernel, *stride, *padding, transposed
+    with_what = [each is not None for each in (affine, film, gradient)]
+    kind = ["weight gradient", *small.shape, *large.shape, x.dtype, *geometry, groups, *with_what]
+    with on_device(x):
+        return by_fastest_tile(compute, options_of(x, columns), x.device, *kind)
