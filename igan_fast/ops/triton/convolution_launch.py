@@ -47,7 +47,7 @@ def tiles_of(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     parts of the product and steps, and last the given ones. Of float32 and float64 only these, because larger parts
     spill registers."""
     found = [options]
-    if options["M"] == _SIDE:
+    if options["K"] > _LEAST:
         m, n, k, warps = (options[name] for name in ("M", "N", "K", "num_warps"))
         others = [(2 * m, n, k, 8), (m, n, k, 4), (m, n, k // 2, 8), (m // 2, n, k, 4), (m, n // 2, k, 4)]
         usual = m, n, k, warps
@@ -71,9 +71,9 @@ def by_fastest_tile(
         device: of the tensors.
         kind: all that the speed depends on, except for the options and the device.
     """
-    if asked_for() != "measure" or not tuning.has_choices(device.type):
-        return compute(options)
     tiles = tiles_of(options)
+    if len(tiles) == 1 or asked_for() != "measure" or not tuning.has_choices(device.type):
+        return compute(options)
     key = json.dumps(["tile", *map(str, kind), *map(str, options.values())])
     ways = {name: functools.partial(compute, each) for name, each in tiles.items()}
     return compute(tiles[tuning.fastest(key, ways, device.type)])
