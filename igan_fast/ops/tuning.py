@@ -233,8 +233,7 @@ def _choices_of(name: str) -> Choices:
 
 
 def _folder_of(name: str) -> Path | None:
-    cudnn: Any = torch.backends.cudnn
-    versions = [torch.__version__, _version_of_triton(), __version__, str(cudnn.version()), name]
+    versions = [torch.__version__, _version_of_triton(), __version__, _version_of_cudnn(), name]
     try:
         folder = cache_folder()
     except ValueError:  # there is no such folder: the choices are kept in this process only
@@ -247,6 +246,14 @@ def _version_of_triton() -> str:
     try:
         return importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _version_of_cudnn() -> str:
+    cudnn: Any = torch.backends.cudnn
+    try:
+        return str(cudnn.version())
+    except RuntimeError:  # there is another one than PyTorch was compiled for, or none
         return ""
 
 
