@@ -20,7 +20,7 @@ from igan_fast.distributed.step import PartedStep
 from igan_fast.ops import backend
 from igan_fast.ops.blocks import RawMap
 from igan_fast.ops.convolution import triton
-from igan_fast.ops.triton import common, convolution_image_weight, convolution_launch, convolution_weight
+from igan_fast.ops.triton import common
 from igan_fast.reference.step import StepConfig
 
 CONFIG = {"lr": 1e-5, "lambdas": (2.0, 0.5, 1.5), "label_weight_d": 3.0, "label_weight_g": 7.0}
@@ -59,14 +59,7 @@ def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
     import triton_interpreter
 
     triton_interpreter.round_to_nearest(monkeypatch)
-    for module, name, value in (  # few programs and steps, each of which takes the interpreter long
-        (convolution_launch, "_SIDE", 1024),
-        (convolution_launch, "_WIDE_SIDE", 1024),
-        (convolution_launch, "_LEAST", 64),
-        (convolution_weight, "_PROGRAMS", 2),
-        (convolution_image_weight, "_PROGRAMS", 2),
-    ):
-        monkeypatch.setattr(module, name, value)
+    triton_interpreter.few_programs(monkeypatch)
 
 
 def steps(

@@ -19,7 +19,7 @@ from igan_fast.layers import set_process_group
 from igan_fast.ops import tuning
 from igan_fast.ops.blocks import network
 from igan_fast.ops.convolution import asking_for, choice
-from igan_fast.ops.triton import common, convolution_image_weight, convolution_launch, convolution_weight
+from igan_fast.ops.triton import common
 from igan_fast.reference.step import StepConfig
 
 if not common.INTERPRETED:
@@ -35,14 +35,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     import triton_interpreter
 
     triton_interpreter.speed_up()
-    for module, name, value in (
-        (convolution_launch, "_SIDE", 1024),
-        (convolution_launch, "_WIDE_SIDE", 1024),
-        (convolution_launch, "_LEAST", 64),
-        (convolution_weight, "_PROGRAMS", 2),
-        (convolution_image_weight, "_PROGRAMS", 2),
-    ):
-        monkeypatch.setattr(module, name, value)
+    triton_interpreter.few_programs(monkeypatch)
     monkeypatch.setattr(choice, "_ON_DEMAND", [])
 
 

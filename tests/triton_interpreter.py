@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-__all__ = ["count_calls", "round_to_nearest", "speed_up"]
+__all__ = ["count_calls", "few_programs", "round_to_nearest", "speed_up"]
 
 
 def count_calls(
@@ -29,6 +29,20 @@ def count_calls(
         return before(*arguments)
 
     patch.setattr(interpreter_builder, name, wrapper)
+
+
+def few_programs(patch: pytest.MonkeyPatch) -> None:
+    """Divide convolutions into few programs and steps, each of which takes the interpreter long."""
+    from igan_fast.ops.triton import convolution_image_weight, convolution_launch, convolution_weight
+
+    for module, name, value in (
+        (convolution_launch, "_SIDE", 1024),
+        (convolution_launch, "_WIDE_SIDE", 1024),
+        (convolution_launch, "_LEAST", 64),
+        (convolution_weight, "_PROGRAMS", 2),
+        (convolution_image_weight, "_PROGRAMS", 2),
+    ):
+        patch.setattr(module, name, value)
 
 
 def round_to_nearest(patch: pytest.MonkeyPatch) -> None:
