@@ -250,11 +250,16 @@ def _version_of_triton() -> str:
 
 
 def _version_of_cudnn() -> str:
+    """The version of cuDNN that is loaded; "" if none can be.
+
+    PyTorch refuses one that is older than what it was compiled for, but only in the first call of a process, which may
+    be another's. The second call returns the version, and so the name of the choices' folder is always the same.
+    """
     cudnn: Any = torch.backends.cudnn
-    try:
-        return str(cudnn.version())
-    except RuntimeError:  # there is another one than PyTorch was compiled for, or none
-        return ""
+    for _ in range(2):
+        with contextlib.suppress(RuntimeError):
+            return str(cudnn.version())
+    return ""
 
 
 @functools.cache

@@ -219,3 +219,19 @@ def test_devices_and_versions_have_folders_of_their_own(monkeypatch: pytest.Monk
         assert folder.parent == tmp_path / "convolutions"
         folders.add(folder)
     assert len(folders) == 3
+
+
+def test_a_version_of_cudnn_that_is_refused_once_does_not_change_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.backends.cudnn.version`` raises in the first call of a process only."""
+    answers: list[Any] = [RuntimeError("cuDNN version incompatibility"), 91002, 91002]
+
+    def version() -> Any:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(torch.backends.cudnn, "version", version)
+    assert tuning._folder_of("H100") == tuning._folder_of("H100")
+    assert answers == []
+    answers[:] = [RuntimeError("there is none")] * 4
+    assert tuning._folder_of("H100") == tuning._folder_of("H100")
