@@ -31,11 +31,10 @@ def freeze(module: M) -> M:
     """Put a network into eval mode for good, so that what evaluation computes from its weights alone is computed once.
 
     All its parameters lose ``requires_grad``. On the CPU a frozen network is faster with small batches, in float32 and
-    under autocast, whose casts of the weights are kept too. Of
-    the time for one image it took 0.6 at 128² (width 64) and 0.3 at 64² (width 32), on two threads of an AMD EPYC with
-    nothing between the calls; where other programs had used the caches in between, it gained nothing at 128². Results
-    are those of eval mode, with other rounding errors. The kept results take up to five times the memory of the
-    convolutions' weights.
+    under autocast, whose casts of the weights are kept too. Of the time for one image it took 0.6 at 128² (width 64)
+    and 0.3 at 64² (width 32), on two threads of an AMD EPYC with nothing between the calls; where other programs had
+    used the caches in between, it gained nothing at 128². Results are those of eval mode, with other rounding errors.
+    The kept results take up to five times the memory of the convolutions' weights.
 
     If weights change later, as by ``load_state_dict``, the next call computes with the new ones. Where parameters get
     ``requires_grad`` again, nothing is kept that depends on them, until ``freeze`` is called again.

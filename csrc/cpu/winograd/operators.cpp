@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "cpu/operators.h"
+#include "cpu/scratch.h"
 
 namespace igan_fast::cpu {
 namespace {
@@ -60,21 +61,41 @@ void check_sizes(const WinogradKernels& kernel, const ConvShape& s) {
                   s.large_height, " by ", s.large_width, " to ", s.small_height, " by ", s.small_width);
 }
 
+void transform_filter(const WinogradKernels& kernel, const Tensor& weight, bool transposed, float* out) {
+  const FilterStrides strides{weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+  kernel.transform_filter(weight.size(0), weight.size(1), strides, data_of(weight), transposed, out, &torch_parallel);
+}
+
 Tensor winograd_filter(Tensor weight, int64_t stride, bool transposed, int64_t tile) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3) && weight.numel() > 0,
                   "weight: expected (small channels, large channels, kernel, kernel)");
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float, "weight: expected float32");
   const WinogradKernels& kernel = kernels_of(weight.size(2), stride, tile);
   const FilterHeader header(kernel, weight.size(0), weight.size(1), transposed);
-  const FilterStrides strides{weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
   Tensor filter = torch::stable::new_empty(
       weight, {kHeader + kernel.filter_size(header.small_channels, header.large_channels, transposed)});
   auto* out = static_cast<float*>(filter.mutable_data_ptr());
   advise_huge_pages(out, filter.numel() * 4);
   std::memcpy(out, &header, sizeof(header));
-  kernel.transform_filter(header.small_channels, header.large_channels, strides, data_of(weight), transposed,
-                          out + kHeader, &torch_parallel);
+  transform_filter(kernel, weight, transposed, out + kHeader);
   return filter;
+}
+
+// Whether `filter` is what winograd_filter makes of weights, and not the weights themselves. Raises an error if it is
+// neither.
+bool is_transformed(const Tensor& filter, const WinogradKernels& kernel, const ConvShape& s, bool transposed) {
+  const bool is_float = filter.scalar_type() == ScalarType::Float;
+  if (is_float && filter.dim() == 4 && filter.size(0) == s.small_channels && filter.size(1) == s.large_channels &&
+      filter.size(2) == kernel.kernel && filter.size(3) == kernel.kernel)
+    return false;
+  const FilterHeader header(kernel, s.small_channels, s.large_channels, transposed);
+  STD_TORCH_CHECK(is_float && filter.dim() == 1 && filter.is_contiguous() && filter.numel() > kHeader &&
+                      std::memcmp(filter.const_data_ptr(), &header, sizeof(header)) == 0 &&
+                      filter.numel() == kHeader + kernel.filter_size(s.small_channels, s.large_channels, transposed),
+                  "filter: expected weights (", s.small_channels, ", ", s.large_channels, ", ", kernel.kernel, ", ",
+                  kernel.kernel,
+                  "), float32, or what winograd_filter makes of them for this stride, direction and tile");
+  return true;
 }
 
 Tensor winograd_conv(Tensor x, Tensor filter, std::vector<int64_t> size, int64_t channels, int64_t kernel_size,
@@ -88,21 +109,18 @@ Tensor winograd_conv(Tensor x, Tensor filter, std::vector<int64_t> size, int64_t
       transposed ? ConvShape{x.size(0), size[0], size[1], channels, x.size(1), x.size(2), x.size(3), padding}
                  : ConvShape{x.size(0), x.size(1), x.size(2), x.size(3), size[0], size[1], channels, padding};
   check_sizes(kernel, shape);
-  const FilterHeader header(kernel, shape.small_channels, shape.large_channels, transposed);
-  STD_TORCH_CHECK(
-      filter.scalar_type() == ScalarType::Float && filter.is_contiguous() && filter.numel() > kHeader &&
-          std::memcmp(filter.const_data_ptr(), &header, sizeof(header)) == 0 &&
-          filter.numel() == kHeader + kernel.filter_size(shape.small_channels, shape.large_channels, transposed),
-      "filter: expected what winograd_filter makes of weights (", shape.small_channels, ", ", shape.large_channels,
-      ", ", kernel_size, ", ", kernel_size, ") for this stride, direction and tile");
+  const bool transformed = is_transformed(filter, kernel, shape, transposed);
   STD_TORCH_CHECK(
       !bias || (bias->scalar_type() == ScalarType::Float && bias->is_contiguous() && bias->numel() == channels),
       "bias: expected (", channels, ",), float32 and contiguous");
   Tensor out = torch::stable::new_empty(x, {x.size(0), size[0], size[1], channels});
   advise_huge_pages(out.mutable_data_ptr(), out.numel() * 4);
+  // New memory for a large filter at each call would cost more time than its transform.
+  const Scratch scratch(transformed ? 0 : kernel.filter_size(shape.small_channels, shape.large_channels, transposed));
+  if (!transformed) transform_filter(kernel, filter, transposed, scratch.data());
   const auto run = transposed ? kernel.convolve_transposed : kernel.convolve;
-  run(shape, data_of(x), data_of(filter) + kHeader, bias ? data_of(*bias) : nullptr, static_cast<float>(negative_slope),
-      static_cast<float*>(out.mutable_data_ptr()), &torch_parallel);
+  run(shape, data_of(x), transformed ? data_of(filter) + kHeader : scratch.data(), bias ? data_of(*bias) : nullptr,
+      static_cast<float>(negative_slope), static_cast<float*>(out.mutable_data_ptr()), &torch_parallel);
   return out;
 }
 

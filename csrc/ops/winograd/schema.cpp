@@ -1,6 +1,7 @@
 // The schemas of the Winograd convolution. Its feature maps are contiguous (N, H, W, C). A convolution goes from the
 // large feature map to the small one, its transpose from the small one to the large one; the weights are
-// (small channels, large channels, kernel, kernel) for both. `size` is the height and width of the result.
+// (small channels, large channels, kernel, kernel) for both. `filter` is the weights, or what winograd_filter makes of
+// them, which saves time if several calls take it. `size` is the height and width of the result.
 
 #include <torch/csrc/stable/library.h>
 

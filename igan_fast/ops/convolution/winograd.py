@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.constant import derived
+from igan_fast.ops.constant import derived, is_constant
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 from igan_fast.ops.convolution.winograd_costs import (
@@ -180,9 +180,11 @@ class _FilterCache:
         self.entries: dict[tuple[int, int, bool, int], tuple[Tensor, Tensor, int]] = {}
 
     def get(self, weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
-        """The transformed filter of a weight."""
+        """The transformed filter of a weight; the weight itself if the filter would be used only once."""
         if self.uses == 1:
             name = ("winograd", stride, transposed, tile)
+            if not is_constant(weight):
+                return weight.detach()
             return derived(name, (weight,), lambda: _transform_filter(weight, stride, transposed, tile))
         key = (id(weight), stride, transposed, tile)
         if key not in self.entries:
