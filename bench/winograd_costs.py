@@ -35,6 +35,7 @@ from igan_fast.ops.convolution.winograd_costs import (
     filter_counts,
     winograd_counts,
 )
+from igan_fast.ops.instructions import products_of
 
 #: Seconds of one measurement, and the number of measurements of which the shortest counts.
 MEASURE, ROUNDS = 0.004, 4
@@ -63,8 +64,10 @@ class Sample(NamedTuple):
 
 
 def measure(kernel: int, stride: int) -> dict[str, dict[str, list[Sample]]]:
-    """The samples of a filter, for each computation and each way: "direct", "winograd" and "filter"."""
+    """The samples of a filter, for each computation and each way: "direct", "winograd" and "filter"; and "direct in
+    bfloat16", where the CPU multiplies vectors of bfloat16."""
     found: dict[str, dict[str, list[Sample]]] = {c: {"direct": [], "winograd": [], "filter": []} for c in COMPUTATIONS}
+    half = products_of(torch.bfloat16) == "vectors"
     padding = (kernel - 1) // 2
     for batch, side, inputs, outputs in SIZES:
         large_side = stride * side
@@ -85,8 +88,12 @@ def measure(kernel: int, stride: int) -> dict[str, dict[str, list[Sample]]]:
                 transposed = computation == "transposed"
                 filters.append(_filter(weight, stride, transposed, tile))
                 ways.append(_winograd(large, small, filters[-1](), kernel, stride, padding, transposed, tile))
-            direct, *others = best_seconds([*ways, *filters])
+            halves = [t.bfloat16() for t in (large, small, weight)] if half else []
+            in_half = [_direct(computation, *halves, stride, padding)] if half else []
+            direct, *others = best_seconds([*ways, *filters, *in_half])
             samples = found[computation]
+            if half:
+                samples.setdefault("direct in bfloat16", []).append(Sample(direct_counts(work), others.pop()))
             samples["direct"].append(Sample(direct_counts(work), direct))
             for tile, seconds in zip(TILES, others[: len(TILES)], strict=True):
                 samples["winograd"].append(Sample(winograd_counts(work, tile, computation), seconds))

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from pathlib import Path
 
 import torch
 
 from igan_fast.errors import InputError
 from igan_fast.ops import backend
+from igan_fast.ops.instructions import products_of
 
 __all__ = ["has_bfloat16", "keep_freed_memory", "operators_on", "resolve_device"]
-
-#: The names that /proc/cpuinfo has for bfloat16 instructions, on x86 and Arm.
-_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -73,14 +70,11 @@ def operators_on(device: str | torch.device) -> str:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16 products; without them bfloat16 is slower than float32."""
-    if not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return False
-    try:  # oneDNN says yes on any CPU with AVX-512, but computes in float32 if the CPU lacks the instructions
-        known = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # only Linux has it
-        return True
-    return not _BFLOAT16.isdisjoint(known.split())
+    """Whether the CPU has instructions for bfloat16 products; without them bfloat16 is slower than float32.
+
+    Where it is not known, as on other systems than Linux, the answer is that of oneDNN.
+    """
+    return products_of(torch.bfloat16) != "none"
 
 
 def keep_freed_memory() -> bool:

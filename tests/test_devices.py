@@ -12,9 +12,9 @@ import pytest
 import torch
 from preloaded import run_preloaded
 
-from igan_fast import devices
 from igan_fast.devices import has_bfloat16, keep_freed_memory, operators_on, resolve_device
 from igan_fast.errors import InputError
+from igan_fast.ops import instructions
 
 MAIN = "import sys; from igan_fast.app.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -119,7 +119,7 @@ def test_bfloat16_is_what_the_cpu_has(cpuinfo, onednn, found, monkeypatch, tmp_p
     path = tmp_path / "cpuinfo"
     if cpuinfo is not None:
         path.write_text(f"processor\t: 0\n{cpuinfo}\n", encoding="utf-8")
-    monkeypatch.setattr(devices, "Path", lambda name: {"/proc/cpuinfo": path}[name])
+    monkeypatch.setattr(instructions, "Path", lambda name: {"/proc/cpuinfo": path}[name])
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
     assert has_bfloat16() is (found and torch._C._has_mkldnn)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor, is_recorded
 from igan_fast.fusion.deferred import Deferred, to_ordinary
 from igan_fast.fusion.expectation import Expectation
-from igan_fast.fusion.fused_module import FusedModule, kind_of_call, may_change_unseen, memory_format_of
+from igan_fast.fusion.fused_module import FusedModule, is_left_again, kind_of_call, may_change_unseen, memory_format_of
 from igan_fast.fusion.kept import Kept
 from igan_fast.fusion.normalization import FusedBatchNorm
 from igan_fast.fusion.result import Result, clones
@@ -64,10 +64,15 @@ class FusedConvolution(FusedModule):
         if output_size is not None:
             return self.plain_class.forward(self, to_ordinary(input), output_size)  # type: ignore[no-any-return]
         expectation = vars(self).get("_expectation")
-        if expectation is not None and expectation.left and kind_of_call(self, input) in expectation.left:
-            if expectation.kept and self.training and torch.is_grad_enabled():
-                expectation.kept.clear()
-            return self._left(input)
+        if expectation is not None and expectation.left:
+            if is_left_again(expectation, input):
+                return self._left(input)
+            if kind_of_call(self, input) in expectation.left:
+                if not torch.is_grad_enabled():
+                    expectation.repeat_left(input)
+                elif expectation.kept and self.training:
+                    expectation.kept.clear()
+                return self._left(input)
         x = to_ordinary(input)
         if not self.is_fused() or self.has_backward_hooks():
             return self.plain_class.forward(self, x)  # type: ignore[no-any-return]

@@ -27,12 +27,25 @@ class Expectation:
     unknown: True while the next use of a result is still to be learnt. Until then results are Watched (``watched.py``).
     gains: whether a call was computed by operators of this package.
     left: the kinds of calls that are left to PyTorch (``kind_of_call``), while the expectation stays what it is.
+    left_shape, left_stride: of the last input without gradients whose call was left to PyTorch; None if there was none.
     ways: of a convolution, how it is computed in evaluation, by kind of call (``ways.py``).
     kept: of a convolution, what evaluation keeps from call to call (``kept.py``), with a normalisation folded into it
         (False) and without (True).
     """
 
-    __slots__ = ("_misses", "_norm", "_sample", "gains", "kept", "left", "slope", "unknown", "ways")
+    __slots__ = (
+        "_misses",
+        "_norm",
+        "_sample",
+        "gains",
+        "kept",
+        "left",
+        "left_shape",
+        "left_stride",
+        "slope",
+        "unknown",
+        "ways",
+    )
 
     def __init__(self) -> None:
         self.slope: float | None = None
@@ -40,6 +53,8 @@ class Expectation:
         self.unknown, self._misses = True, 0
         self.gains = False
         self.left: set[Any] = set()
+        self.left_shape: Any = None
+        self.left_stride: Any = None
         self.ways: dict[Any, Any] = {}
         self.kept: dict[bool, Any] = {}
         self._sample: list[float] = []
@@ -80,6 +95,15 @@ class Expectation:
             self.left.clear()
         self.left.add(kind)
 
+    def repeat_left(self, x: Tensor) -> None:
+        """The next call without gradients on such an input may go to PyTorch at once."""
+        self.left_shape, self.left_stride = x.shape, x.stride()
+
+    def forget_left(self) -> None:
+        """Nothing is known any more of the calls that are left to PyTorch."""
+        self.left_shape = self.left_stride = None
+        self.left.clear()
+
     def way_of(self, kind: Any, find: Callable[[], Any]) -> Any:
         """How evaluation computes calls of this kind: what ``find`` returned for the first of them."""
         try:
@@ -99,6 +123,6 @@ class Expectation:
 
     def _expect(self, slope: float | None, norm: weakref.ref[Any] | None) -> None:
         self.slope, self._norm, self.unknown = slope, norm, False
-        self.left.clear()
+        self.forget_left()
         self.ways.clear()
         self.kept.clear()

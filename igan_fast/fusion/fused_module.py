@@ -20,6 +20,7 @@ __all__ = [
     "derived_class",
     "fused_class_of",
     "is_few",
+    "is_left_again",
     "is_parametrised",
     "is_small",
     "kind_of_call",
@@ -95,6 +96,13 @@ class FusedModule(nn.Module):
             or torch_module._global_backward_pre_hooks
         )
 
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        """As ever. PyTorch calls it to move the module to another device, dtype or memory format."""
+        expectation = vars(self).get("_expectation")
+        if expectation is not None:
+            expectation.forget_left()
+        return super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+
     def __getstate__(self) -> dict[str, Any]:
         """The state to copy or pickle, without the expectation, because other modules follow a copy."""
         state = vars(self).copy()
@@ -115,6 +123,20 @@ def kind_of_call(module: nn.Module, x: Any) -> Any:
     if type(x) is not Tensor or torch.compiler.is_compiling() or torch._C._is_tracing() or _has_no_strides(x):
         return None
     return x.shape, x.stride(), x.dtype, x.device, module.training, torch.is_grad_enabled()
+
+
+def is_left_again(expectation: Expectation, x: Any) -> bool:
+    """Whether a call is like the last one without gradients that was left to PyTorch. This looks at less than
+    ``kind_of_call``, so that a network that gains nothing is not slower. ``FusedModule._apply`` covers other devices
+    and dtypes."""
+    return (
+        type(x) is Tensor
+        and not torch.is_grad_enabled()
+        and not torch._C._is_tracing()
+        and not _has_no_strides(x)
+        and x.shape == expectation.left_shape
+        and x.stride() == expectation.left_stride
+    )
 
 
 def _has_no_strides(x: Tensor) -> bool:

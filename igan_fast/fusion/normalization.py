@@ -13,7 +13,15 @@ from torch import Tensor
 from igan_fast.fusion import fused_module
 from igan_fast.fusion.deferred import Deferred, to_ordinary
 from igan_fast.fusion.expectation import Expectation
-from igan_fast.fusion.fused_module import ONE_PASS, FusedModule, is_few, is_small, may_change_unseen, memory_format_of
+from igan_fast.fusion.fused_module import (
+    ONE_PASS,
+    FusedModule,
+    is_few,
+    is_left_again,
+    is_small,
+    may_change_unseen,
+    memory_format_of,
+)
 from igan_fast.fusion.normalize import NormCall, RunningUpdate, Shared, Statistics, normalize, operators_of
 from igan_fast.fusion.result import Result
 from igan_fast.fusion.watched import guard, to_ordinary_for_norm, watch
@@ -130,12 +138,24 @@ class FusedBatchNorm(FusedNorm):
 
     foldable = True
 
+    def forward(self, input: Tensor) -> Tensor:
+        own = vars(self)
+        expectation, parameters, buffers = own.get("_expectation"), own["_parameters"], own["_buffers"]
+        if expectation is not None and is_left_again(expectation, input) and not own["training"]:
+            mean, var = buffers.get("running_mean"), buffers.get("running_var")
+            if mean is not None and var is not None and type(self) is self.fused_class:
+                return torch.batch_norm(
+                    *(input, parameters["weight"], parameters["bias"], mean, var, False, own["momentum"] or 0.0),
+                    *(own["eps"], torch.backends.cudnn.enabled),
+                )
+        return super().forward(input)
+
     def _is_small(self, x: Tensor) -> bool:
         """In evaluation without gradients only the pass of the activation is gained. Else ``TIMES`` are the limits."""
-        if not self.training and not torch.is_grad_enabled():
-            return is_few(x.numel() // ONE_PASS)
         expectation: Expectation | None = vars(self).get("_expectation")
         alone = expectation is not None and expectation.slope is None and not expectation.unknown
+        if not self.training and not torch.is_grad_enabled():
+            return (alone and x.device.type == "cpu") or is_few(x.numel() // ONE_PASS)
         contiguous = bool(x.is_contiguous())  # which raises torch.fx's own error for its proxies
         return is_few(x.numel() // TIMES[contiguous, alone])
 
@@ -156,6 +176,8 @@ class FusedBatchNorm(FusedNorm):
         self._check_input_dim(x)  # type: ignore[operator]
         if training:
             count.add_(1)
+        elif not torch.is_grad_enabled() and type(x) is Tensor and (expectation := own.get("_expectation")) is not None:
+            expectation.repeat_left(x)
         return F.batch_norm(
             x, mean, var, parameters["weight"], parameters["bias"], training, momentum or 0.0, own["eps"]
         )

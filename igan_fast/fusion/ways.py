@@ -160,7 +160,9 @@ def _find(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: to
     keeps = Keeps.AT_ONCE if at_once else Keeps.IF_REPEATED if kept and on_cpu else Keeps.NEVER
     if folds:
         outputs = _outputs(padded, weight, settings)
-        if keeps == Keeps.NEVER or is_few(outputs if kept or not on_cpu else outputs // ONE_PASS):
+        # PyTorch computes a contiguous 1×1 convolution as a matrix product, and copies the bias in a pass of its own.
+        passes = 2 if x.is_contiguous() and math.prod(weight.shape[2:]) == 1 else 1
+        if keeps == Keeps.NEVER or is_few(outputs if kept or not on_cpu else outputs // (passes * ONE_PASS)):
             return None
         if weight_format is None and not weight.is_contiguous():
             return None

@@ -81,11 +81,13 @@ struct Convolution {
 
   void run(const WinogradKernels &kernel) {
     kernel.transform_filter(shape.small_channels, shape.large_channels, strides,
-                            weight.data(), false, filter.data(), &in_one_piece);
-    kernel.convolve(shape, large.data(), filter.data(), nullptr, 1,
-                    small.data(), &in_one_piece);
-    kernel.weight_gradient(shape, strides, large.data(), small.data(),
-                           gradient.data(), &in_one_piece);
+                            {weight.data(), Dtype::Float}, false, filter.data(),
+                            &in_one_piece);
+    kernel.convolve(shape, {large.data(), Dtype::Float}, filter.data(), nullptr,
+                    1, {small.data(), Dtype::Float}, &in_one_piece);
+    kernel.weight_gradient(shape, strides, {large.data(), Dtype::Float},
+                           {small.data(), Dtype::Float},
+                           {gradient.data(), Dtype::Float}, &in_one_piece);
   }
 };
 

@@ -117,6 +117,9 @@ struct Aligned {
   float *data() const { return memory.get(); }
 };
 
+Values in(const float *values) { return {values, Dtype::Float}; }
+MutableValues out_of(float *values) { return {values, Dtype::Float}; }
+
 double worst(const std::vector<float> &found,
              const std::vector<double> &expected) {
   double largest = 1e-30, difference = 0;
@@ -152,12 +155,12 @@ void one_case(const char *isa, const WinogradKernels &kernel, const Case &c) {
         kernel.filter_size(s.small_channels, s.large_channels, transposed));
     const Aligned filter(size);
     kernel.transform_filter(s.small_channels, s.large_channels, strides,
-                            c.weight.data(), transposed, filter.data(),
+                            in(c.weight.data()), transposed, filter.data(),
                             &on_threads);
     std::vector<float> other(size);
     kernel.transform_filter(s.small_channels, s.large_channels,
                             c.channels_last(),
-                            c.as_channels_last(c.weight).data(), transposed,
+                            in(c.as_channels_last(c.weight).data()), transposed,
                             other.data(), &in_one_piece);
     CHECK(std::equal(other.begin(), other.end(), filter.data()),
           "%s, %dx%d/%d, tile %d, padding %d, transposed %d: the weights' "
@@ -165,23 +168,24 @@ void one_case(const char *isa, const WinogradKernels &kernel, const Case &c) {
           isa, kernel.kernel, kernel.kernel, kernel.stride, kernel.tile,
           static_cast<int>(s.padding), transposed);
     const auto run = transposed ? kernel.convolve_transposed : kernel.convolve;
-    const std::vector<float> &in = transposed ? c.small : c.large;
+    const Values from = in((transposed ? c.small : c.large).data());
     std::vector<float> out(transposed ? c.large.size() : c.small.size(),
                            unwritten),
         again = out;
-    run(s, in.data(), filter.data(), nullptr, 1.f, out.data(), &on_threads);
+    run(s, from, filter.data(), nullptr, 1.f, out_of(out.data()), &on_threads);
     const double plain = worst(out, transposed ? c.large_sums : c.small_sums);
     CHECK(plain <= allowed,
           "%s, %dx%d/%d, tile %d, padding %d, transposed %d: %g", isa,
           kernel.kernel, kernel.kernel, kernel.stride, kernel.tile,
           static_cast<int>(s.padding), transposed, plain);
-    run(s, in.data(), filter.data(), nullptr, 1.f, again.data(), &in_one_piece);
+    run(s, from, filter.data(), nullptr, 1.f, out_of(again.data()),
+        &in_one_piece);
     CHECK(
         out == again,
         "%s, %dx%d/%d, tile %d, padding %d, transposed %d: threads change bits",
         isa, kernel.kernel, kernel.kernel, kernel.stride, kernel.tile,
         static_cast<int>(s.padding), transposed);
-    run(s, in.data(), filter.data(), c.bias.data(), slope, out.data(),
+    run(s, from, filter.data(), c.bias.data(), slope, out_of(out.data()),
         &on_threads);
     const double with_bias =
         worst(out, transposed ? activated(c.large_sums, s.large_channels)
@@ -192,22 +196,22 @@ void one_case(const char *isa, const WinogradKernels &kernel, const Case &c) {
           static_cast<int>(s.padding), transposed, with_bias);
   }
   std::vector<float> found(c.weight.size(), unwritten), again = found;
-  kernel.weight_gradient(s, strides, c.large.data(), c.small.data(),
-                         found.data(), &on_threads);
+  kernel.weight_gradient(s, strides, in(c.large.data()), in(c.small.data()),
+                         out_of(found.data()), &on_threads);
   const double difference = worst(found, c.gradient);
   CHECK(difference <= allowed,
         "%s, %dx%d/%d, tile %d, padding %d, weight gradient: %g", isa,
         kernel.kernel, kernel.kernel, kernel.stride, kernel.tile,
         static_cast<int>(s.padding), difference);
-  kernel.weight_gradient(s, strides, c.large.data(), c.small.data(),
-                         again.data(), &in_one_piece);
+  kernel.weight_gradient(s, strides, in(c.large.data()), in(c.small.data()),
+                         out_of(again.data()), &in_one_piece);
   CHECK(
       found == again,
       "%s, %dx%d/%d, tile %d, padding %d, weight gradient: threads change bits",
       isa, kernel.kernel, kernel.kernel, kernel.stride, kernel.tile,
       static_cast<int>(s.padding));
-  kernel.weight_gradient(s, c.channels_last(), c.large.data(), c.small.data(),
-                         again.data(), &on_threads);
+  kernel.weight_gradient(s, c.channels_last(), in(c.large.data()),
+                         in(c.small.data()), out_of(again.data()), &on_threads);
   CHECK(c.as_channels_last(found) == again,
         "%s, %dx%d/%d, tile %d, padding %d, weight gradient: its layout "
         "changes bits",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import igan_fast
-from igan_fast.fusion import FusionReport, fused_module, ways
+from igan_fast.fusion import FusionReport, fused_module, normalization, ways
 from igan_fast.ops.convolution import ConvSettings, choice, winograd_costs
 from igan_fast.ops.convolution.winograd import Winograd
 
@@ -100,7 +100,13 @@ def test_a_small_normalisation_is_pytorchs(kind: Any, options: dict[str, Any]) -
         plain.train()(x)
     plain.eval()
     fused = fused_of(plain)
-    assert torch.equal(fused(x), plain(x))
+    for _ in range(3):
+        assert torch.equal(fused(x), plain(x))
+    if options == {}:
+        for module in (fused, plain):
+            module.running_mean = module.running_var = None  # then the statistics are those of the batch
+        assert torch.equal(fused(x), plain(x))
+        return
     if kind is not nn.SyncBatchNorm:
         assert torch.equal(fused.train()(x), plain.train()(x))
         for one, other in zip(fused.buffers(), plain.buffers(), strict=True):
@@ -111,6 +117,62 @@ def test_a_small_normalisation_is_pytorchs(kind: Any, options: dict[str, Any]) -
         for module in (fused, plain):
             with pytest.raises(ValueError, match="expected 4D input"):
                 module(x[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("activation", "gains"), [(nn.ReLU(), True), (nn.ReLU6(), False), (nn.Identity(), False)])
+def test_a_large_normalisation_in_evaluation_gains_with_its_activation_only(
+    activation: nn.Module, gains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    compute = normalization.normalize
+    monkeypatch.setattr(normalization, "normalize", lambda *given: calls.append(given) or compute(*given))
+    plain = nn.Sequential(nn.BatchNorm2d(96), activation).eval()
+    plain[0].running_mean.normal_(), plain[0].running_var.uniform_(0.5, 2)
+    fused, x = fused_of(plain), torch.randn(1, 96, 112, 112)
+    for _ in range(4):
+        assert error(fused(x), plain(x)) < 1e-6
+    assert len(calls) == (4 if gains else 1)  # the first call finds out what follows
+
+
+@torch.no_grad()
+def test_what_was_left_to_pytorch_is_looked_at_anew_where_it_may_gain() -> None:
+    """For an input of another shape or memory format, and once the network has another dtype."""
+    fused, x = fused_of(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)).eval()), torch.randn(2, 4, 9, 8)
+    left = fused[0]._expectation
+    for number, given in enumerate((x, x.contiguous(memory_format=torch.channels_last), x[:1]), start=1):
+        for _ in range(3):
+            fused(given)
+        assert len(left.left) == number
+        assert (left.left_shape, left.left_stride) == (given.shape, given.stride())
+    fused.double()
+    assert (left.left, left.left_shape) == (set(), None)
+    fused(x.double())
+    assert len(left.left) == 1
+
+
+@torch.no_grad()
+def test_what_was_left_to_pytorch_stays_what_pytorch_computes() -> None:
+    """Also for tensors without strides, and for modules that were changed since."""
+    plain = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)).eval()
+    fused, x = fused_of(plain), torch.randn(2, 4, 9, 8)
+    for _ in range(3):
+        fused(x)
+    for given in (x.to_sparse(), torch.nested.nested_tensor([x[0], x[1]])):
+        messages = []
+        for net in (plain, fused):
+            with pytest.raises((RuntimeError, NotImplementedError)) as raised:
+                net(given)
+            messages.append(str(raised.value).split("\n")[0][:60])
+        assert messages[0] == messages[1]
+    for net in (plain, fused):
+        net[1].weight = nn.Parameter(torch.arange(6.0))
+        net[1].momentum = None
+    assert torch.equal(fused(x), plain(x))
+    for net in (plain, fused):
+        parametrizations.weight_norm(net[0])
+        net[0].parametrizations.weight.original0.mul_(2)
+    assert torch.equal(fused(x), plain(x))
 
 
 def test_our_kernels_have_to_be_predicted_faster_with_all_that_surrounds_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from winograd_runs import count_winograd
 
 from igan_fast import ops
-from igan_fast.ops.convolution import ConvSettings, plan_of
+from igan_fast.ops.convolution import ConvSettings, plan_of, winograd_costs
 from igan_fast.reference import ops as reference
 
 # transposed, output channels, spatial sizes, kernel, stride, padding, output_padding
@@ -352,8 +352,10 @@ def test_when_our_own_convolution_runs(transposed, monkeypatch):
         assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, **options)) == ["convolve"]
         folded = {"training": False} | options
         assert made(lambda: ops.conv_norm_act(x, conv_weight, weight, bias, *kept, **folded)) == ["convolve"]
-    with torch.autocast("cpu", torch.bfloat16):
-        assert made(lambda: step(x, conv_weight, weight, bias)) == []
+    for products, expected in (("none", ["convolve", "input_gradient", "weight_gradient"]), ("matrices", [])):
+        monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF, products))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert made(lambda: step(x, conv_weight, weight, bias)) == expected
 
 
 @pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])

@@ -60,7 +60,7 @@ struct Transposed {
 
 // Direction is Forward or Transposed.
 template <typename Direction>
-void convolve(const ConvShape& s, const float* in, const float* filter, const float* bias, float slope, float* out,
+void convolve(const ConvShape& s, Values in, const float* filter, const float* bias, float slope, MutableValues out,
               ParallelFor parallel_for) {
   constexpr int64_t kPlanes = Filter<typename Direction::F>::kPlanes;
   const Filter<typename Direction::F> f(s.small_channels, s.large_channels, Direction::kTransposed);
@@ -104,8 +104,8 @@ void convolve(const ConvShape& s, const float* in, const float* filter, const fl
 
 // Finds R = padding mod stride, which has to be a template argument.
 template <typename F, int R = 0>
-void convolve_transposed(const ConvShape& s, const float* small, const float* filter, const float* bias, float slope,
-                         float* large, ParallelFor parallel_for) {
+void convolve_transposed(const ConvShape& s, Values small, const float* filter, const float* bias, float slope,
+                         MutableValues large, ParallelFor parallel_for) {
   if constexpr (R + 1 < F::kStride)
     if (s.padding % F::kStride != R)
       return convolve_transposed<F, R + 1>(s, small, filter, bias, slope, large, parallel_for);

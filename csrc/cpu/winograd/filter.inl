@@ -19,17 +19,18 @@ int64_t filter_size(int64_t small_channels, int64_t large_channels, bool transpo
 }
 
 // The first `lanes` of a vector, from values that are `stride` apart; the other lanes become 0.
-IGAN_FAST_INLINE V gather(const float* from, int64_t stride, int64_t lanes) {
+template <typename T>
+IGAN_FAST_INLINE V gather(const T* from, int64_t stride, int64_t lanes) {
   V v{};
   if (lanes >= kLanes<float>)
-    for (int i = 0; i < kLanes<float>; ++i) v[i] = from[i * stride];
+    for (int i = 0; i < kLanes<float>; ++i) v[i] = to_float(from[i * stride]);
   else
-    for (int i = 0; i < kLanes<float>; ++i) v[i] = i < lanes ? from[i * stride] : 0;
+    for (int i = 0; i < kLanes<float>; ++i) v[i] = i < lanes ? to_float(from[i * stride]) : 0;
   return v;
 }
 
 template <typename F>
-void transform_filter(int64_t small_channels, int64_t large_channels, const FilterStrides& strides, const float* weight,
+void transform_filter(int64_t small_channels, int64_t large_channels, const FilterStrides& strides, Values weight,
                       bool transposed, float* out, ParallelFor parallel_for) {
   const Filter<F> f(small_channels, large_channels, transposed);
   const int64_t in = transposed ? strides.small : strides.large, channel = transposed ? strides.large : strides.small;
@@ -50,15 +51,20 @@ void transform_filter(int64_t small_channels, int64_t large_channels, const Filt
       for (int64_t task = first; task < first + count; ++task)
         for (int64_t vector = 0; vector < kPanel; vector += kLanes<float>) {
           const int64_t lane = task / f.depth * kPanel + vector, lanes = f.channels - lane;
-          const float* from = weight + task % f.depth * in + lane * channel;
+          const int64_t from = task % f.depth * in + lane * channel;
           float* to = rows + (task - first) * kPanel + vector;
-          transform_2d<typename F::FilterTransform>(
-              [&](int row, int column) IGAN_FAST_INLINE_LAMBDA {
-                if (lanes <= 0) return V{};
-                return gather(from + row_at[row] + column_at[column], channel, lanes);
-              },
-              [&](int row, int column, V v)
-                  IGAN_FAST_INLINE_LAMBDA { store<false>(to + (F::kProducts * row + column) * kRow, v); });
+          const auto transform = [&](auto is_float) IGAN_FAST_INLINE_LAMBDA {
+            transform_2d<typename F::FilterTransform>(
+                [&](int row, int column) IGAN_FAST_INLINE_LAMBDA {
+                  if (lanes <= 0) return V{};
+                  return with_address<is_float()>(weight, from + row_at[row] + column_at[column],
+                                                  [&](auto at)
+                                                      IGAN_FAST_INLINE_LAMBDA { return gather(at, channel, lanes); });
+                },
+                [&](int row, int column, V v)
+                    IGAN_FAST_INLINE_LAMBDA { store<false>(to + (F::kProducts * row + column) * kRow, v); });
+          };
+          weight.dtype == Dtype::Float ? transform(std::true_type{}) : transform(std::false_type{});
         }
       for (int64_t p = 0; p < f.kPlanes; ++p) {
         const float* from = rows + p * kRow;

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "cpu/isa.h"
+#include "ops/dtype.h"
 
 namespace igan_fast::cpu {
 
@@ -21,22 +22,31 @@ struct FilterStrides {
   int64_t small, large, row, column;
 };
 
-// The kernels of one filter size and stride, on tiles of tile × tile values of the small feature map. All float32.
+// A feature map or weights, of float, bfloat16 or half. All else is float, and so are all sums.
+template <typename Pointer>
+struct ValuesAt {
+  Pointer data;
+  Dtype dtype;
+};
+using Values = ValuesAt<const void*>;
+using MutableValues = ValuesAt<void*>;
+
+// The kernels of one filter size and stride, on tiles of tile × tile values of the small feature map.
 struct WinogradKernels {
   int kernel, stride, tile;
   // The number of floats of a transformed filter, for the convolution or for the transposed one.
   int64_t (*filter_size)(int64_t small_channels, int64_t large_channels, bool transposed);
   // The filter transform. convolve and convolve_transposed take its result.
-  void (*transform_filter)(int64_t small_channels, int64_t large_channels, const FilterStrides&, const float* weight,
+  void (*transform_filter)(int64_t small_channels, int64_t large_channels, const FilterStrides&, Values weight,
                            bool transposed, float* filter, ParallelFor);
   // small = LeakyReLU(large ∗ filter + bias). bias is (channels,) or null; slope 1 means no activation.
-  void (*convolve)(const ConvShape&, const float* large, const float* filter, const float* bias, float slope,
-                   float* small, ParallelFor);
+  void (*convolve)(const ConvShape&, Values large, const float* filter, const float* bias, float slope,
+                   MutableValues small, ParallelFor);
   // The transposed convolution. bias and slope are as in convolve.
-  void (*convolve_transposed)(const ConvShape&, const float* small, const float* filter, const float* bias, float slope,
-                              float* large, ParallelFor);
-  void (*weight_gradient)(const ConvShape&, const FilterStrides&, const float* large, const float* small,
-                          float* gradient, ParallelFor);
+  void (*convolve_transposed)(const ConvShape&, Values small, const float* filter, const float* bias, float slope,
+                              MutableValues large, ParallelFor);
+  void (*weight_gradient)(const ConvShape&, const FilterStrides&, Values large, Values small, MutableValues gradient,
+                          ParallelFor);
 };
 
 constexpr int kWinogradVariants = 8;

@@ -1,5 +1,6 @@
-// Convolution, transposed convolution and weight gradient by Winograd's minimal filtering, on float feature maps
-// (N, H, W, C). minimal.inl has a tile worked out by hand.
+// Convolution, transposed convolution and weight gradient by Winograd's minimal filtering, on feature maps
+// (N, H, W, C) of float, bfloat16 or half. Transforms and products are computed in float. minimal.inl has a tile worked
+// out by hand.
 //
 // In two dimensions a tile of M² outputs of a K × K filter of stride S takes N² multiplications, N = S·(M − 1) + K,
 // instead of (M·K)²:

@@ -12,9 +12,17 @@
 namespace igan_fast::cpu {
 namespace {
 
+bool is_known(const Tensor& x) {
+  const ScalarType type = x.scalar_type();
+  return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
+}
+
+Values in(const Tensor& x) { return {x.const_data_ptr(), dtype_of(x, "in")}; }
+MutableValues out(Tensor& x) { return {x.mutable_data_ptr(), dtype_of(x, "out")}; }
+
 void check_feature_map(const Tensor& x, const char* what) {
   STD_TORCH_CHECK(x.dim() == 4 && x.is_contiguous(), what, ": expected (N, H, W, C), contiguous");
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, what, ": expected float32");
+  STD_TORCH_CHECK(is_known(x), what, ": expected float32, bfloat16 or float16");
   STD_TORCH_CHECK(x.numel() > 0, what, " is empty");
 }
 
@@ -61,40 +69,39 @@ void check_sizes(const WinogradKernels& kernel, const ConvShape& s) {
                   s.large_height, " by ", s.large_width, " to ", s.small_height, " by ", s.small_width);
 }
 
-void transform_filter(const WinogradKernels& kernel, const Tensor& weight, bool transposed, float* out) {
+void transform_filter(const WinogradKernels& kernel, const Tensor& weight, bool transposed, float* to) {
   const FilterStrides strides{weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
-  kernel.transform_filter(weight.size(0), weight.size(1), strides, data_of(weight), transposed, out, &torch_parallel);
+  kernel.transform_filter(weight.size(0), weight.size(1), strides, in(weight), transposed, to, &torch_parallel);
 }
 
 Tensor winograd_filter(Tensor weight, int64_t stride, bool transposed, int64_t tile) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3) && weight.numel() > 0,
                   "weight: expected (small channels, large channels, kernel, kernel)");
-  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float, "weight: expected float32");
+  STD_TORCH_CHECK(is_known(weight), "weight: expected float32, bfloat16 or float16");
   const WinogradKernels& kernel = kernels_of(weight.size(2), stride, tile);
   const FilterHeader header(kernel, weight.size(0), weight.size(1), transposed);
   Tensor filter = torch::stable::new_empty(
-      weight, {kHeader + kernel.filter_size(header.small_channels, header.large_channels, transposed)});
-  auto* out = static_cast<float*>(filter.mutable_data_ptr());
-  advise_huge_pages(out, filter.numel() * 4);
-  std::memcpy(out, &header, sizeof(header));
-  transform_filter(kernel, weight, transposed, out + kHeader);
+      weight, {kHeader + kernel.filter_size(header.small_channels, header.large_channels, transposed)},
+      ScalarType::Float);
+  auto* to = static_cast<float*>(filter.mutable_data_ptr());
+  advise_huge_pages(to, filter.numel() * 4);
+  std::memcpy(to, &header, sizeof(header));
+  transform_filter(kernel, weight, transposed, to + kHeader);
   return filter;
 }
 
 // Whether `filter` is what winograd_filter makes of weights, and not the weights themselves. Raises an error if it is
 // neither.
 bool is_transformed(const Tensor& filter, const WinogradKernels& kernel, const ConvShape& s, bool transposed) {
-  const bool is_float = filter.scalar_type() == ScalarType::Float;
-  if (is_float && filter.dim() == 4 && filter.size(0) == s.small_channels && filter.size(1) == s.large_channels &&
-      filter.size(2) == kernel.kernel && filter.size(3) == kernel.kernel)
+  if (is_known(filter) && filter.dim() == 4 && filter.size(0) == s.small_channels &&
+      filter.size(1) == s.large_channels && filter.size(2) == kernel.kernel && filter.size(3) == kernel.kernel)
     return false;
   const FilterHeader header(kernel, s.small_channels, s.large_channels, transposed);
-  STD_TORCH_CHECK(is_float && filter.dim() == 1 && filter.is_contiguous() && filter.numel() > kHeader &&
-                      std::memcmp(filter.const_data_ptr(), &header, sizeof(header)) == 0 &&
+  STD_TORCH_CHECK(filter.scalar_type() == ScalarType::Float && filter.dim() == 1 && filter.is_contiguous() &&
+                      filter.numel() > kHeader && std::memcmp(filter.const_data_ptr(), &header, sizeof(header)) == 0 &&
                       filter.numel() == kHeader + kernel.filter_size(s.small_channels, s.large_channels, transposed),
                   "filter: expected weights (", s.small_channels, ", ", s.large_channels, ", ", kernel.kernel, ", ",
-                  kernel.kernel,
-                  "), float32, or what winograd_filter makes of them for this stride, direction and tile");
+                  kernel.kernel, "), or what winograd_filter makes of them for this stride, direction and tile");
   return true;
 }
 
@@ -113,15 +120,15 @@ Tensor winograd_conv(Tensor x, Tensor filter, std::vector<int64_t> size, int64_t
   STD_TORCH_CHECK(
       !bias || (bias->scalar_type() == ScalarType::Float && bias->is_contiguous() && bias->numel() == channels),
       "bias: expected (", channels, ",), float32 and contiguous");
-  Tensor out = torch::stable::new_empty(x, {x.size(0), size[0], size[1], channels});
-  advise_huge_pages(out.mutable_data_ptr(), out.numel() * 4);
+  Tensor y = torch::stable::new_empty(x, {x.size(0), size[0], size[1], channels});
+  advise_huge_pages(y.mutable_data_ptr(), y.numel() * size_of(dtype_of(y, "x")));
   // New memory for a large filter at each call would cost more time than its transform.
   const Scratch scratch(transformed ? 0 : kernel.filter_size(shape.small_channels, shape.large_channels, transposed));
   if (!transformed) transform_filter(kernel, filter, transposed, scratch.data());
   const auto run = transposed ? kernel.convolve_transposed : kernel.convolve;
-  run(shape, data_of(x), transformed ? data_of(filter) + kHeader : scratch.data(), bias ? data_of(*bias) : nullptr,
-      static_cast<float>(negative_slope), static_cast<float*>(out.mutable_data_ptr()), &torch_parallel);
-  return out;
+  run(shape, in(x), transformed ? data_of(filter) + kHeader : scratch.data(), bias ? data_of(*bias) : nullptr,
+      static_cast<float>(negative_slope), out(y), &torch_parallel);
+  return y;
 }
 
 Tensor winograd_conv_weight_gradient(Tensor large, Tensor small, int64_t kernel_size, int64_t stride, int64_t padding,
@@ -129,6 +136,7 @@ Tensor winograd_conv_weight_gradient(Tensor large, Tensor small, int64_t kernel_
   const WinogradKernels& kernel = kernels_of(kernel_size, stride, tile);
   check_feature_map(large, "large");
   check_feature_map(small, "small");
+  STD_TORCH_CHECK(large.scalar_type() == small.scalar_type(), "large and small: expected one dtype");
   STD_TORCH_CHECK(large.size(0) == small.size(0), "large and small: expected one batch, found ", large.size(0), " and ",
                   small.size(0));
   const ConvShape shape{large.size(0), large.size(1), large.size(2), large.size(3),
@@ -136,8 +144,7 @@ Tensor winograd_conv_weight_gradient(Tensor large, Tensor small, int64_t kernel_
   check_sizes(kernel, shape);
   Tensor gradient = torch::stable::new_empty(large, {small.size(3), large.size(3), kernel_size, kernel_size});
   const FilterStrides strides{gradient.stride(0), gradient.stride(1), kernel_size, 1};
-  kernel.weight_gradient(shape, strides, data_of(large), data_of(small),
-                         static_cast<float*>(gradient.mutable_data_ptr()), &torch_parallel);
+  kernel.weight_gradient(shape, strides, in(large), in(small), out(gradient), &torch_parallel);
   return gradient;
 }
 

@@ -8,12 +8,29 @@ inline int64_t round_up(int64_t value, int64_t multiple) { return divided_up(val
 // values would all go to the same set of the cache.
 inline int64_t plane_size(int64_t rows, int64_t columns) { return round_up(rows * columns, 32) + 16; }
 
+// Calls function with the address of value `at`, as a pointer to its type: float with kFloat, else a half type. Which
+// one is found anew for each vector. That costs less than it would to compile all transforms for each type.
+template <bool kFloat, typename Void, typename Function>
+IGAN_FAST_INLINE auto with_address(ValuesAt<Void> values, int64_t at, const Function& function) {
+  const auto address_of = [&](auto zero) IGAN_FAST_INLINE_LAMBDA {
+    using T = decltype(zero);
+    using P = std::conditional_t<std::is_same_v<Void, void*>, T*, const T*>;
+    return static_cast<P>(values.data) + at;
+  };
+  if constexpr (kFloat)
+    return function(address_of(float{}));
+  else
+    return values.dtype == Dtype::Half ? function(address_of(Half{})) : function(address_of(BFloat16{}));
+}
+
 // Loads a whole vector, or only the first `lanes` values if `lanes` is smaller than a vector.
-IGAN_FAST_INLINE V load_lanes(const float* from, int64_t lanes) {
+template <typename T>
+IGAN_FAST_INLINE V load_lanes(const T* from, int64_t lanes) {
   return lanes >= kLanes<float> ? load(from) : load_partial(from, lanes);
 }
 
-IGAN_FAST_INLINE void store_lanes(float* to, V v, int64_t lanes) {
+template <typename T>
+IGAN_FAST_INLINE void store_lanes(T* to, V v, int64_t lanes) {
   if (lanes >= kLanes<float>)
     store<false>(to, v);
   else
@@ -66,9 +83,8 @@ struct Strips {
 // Transforms all channels of a window into one row of the planes. `planes` points to the row in the first strip of the
 // first plane. Values outside of the feature map are 0, and so are lanes past the last channel.
 template <typename Transform>
-void input_transform(const float* feature_map, const Window& window, float* planes, int64_t plane,
-                     const Strips& strips) {
-  const auto transform_channels = [&](auto all_inside) IGAN_FAST_INLINE_LAMBDA {
+void input_transform(Values feature_map, const Window& window, float* planes, int64_t plane, const Strips& strips) {
+  const auto transform_channels = [&](auto is_float, auto all_inside) IGAN_FAST_INLINE_LAMBDA {
     for (int64_t c = 0; c < window.channels; c += kLanes<float>) {
       const int64_t lanes = window.channels - c;
       float* const to = planes + strips.at(c);
@@ -76,29 +92,40 @@ void input_transform(const float* feature_map, const Window& window, float* plan
           [&](int row, int column) IGAN_FAST_INLINE_LAMBDA {
             if constexpr (!all_inside())
               if (!window.is_inside(row, column)) return V{};
-            return load_lanes(feature_map + window.at(row, column) + c, lanes);
+            return with_address<is_float()>(feature_map, window.at(row, column) + c,
+                                            [&](auto from) IGAN_FAST_INLINE_LAMBDA { return load_lanes(from, lanes); });
           },
           [&](int row, int column, V v)
               IGAN_FAST_INLINE_LAMBDA { store<false>(to + (Transform::kOut * row + column) * plane, v); });
     }
   };
-  window.is_all_inside(Transform::kIn) ? transform_channels(std::true_type{}) : transform_channels(std::false_type{});
+  if (feature_map.dtype != Dtype::Float)
+    transform_channels(std::false_type{}, std::false_type{});
+  else if (window.is_all_inside(Transform::kIn))
+    transform_channels(std::true_type{}, std::true_type{});
+  else
+    transform_channels(std::true_type{}, std::false_type{});
 }
 
 // Writes LeakyReLU(transform + bias) of one row of the planes to a tile of the feature map.
 template <typename Transform>
-void output_transform(const float* planes, int64_t plane, const float* bias, float slope, float* feature_map,
+void output_transform(const float* planes, int64_t plane, const float* bias, float slope, MutableValues feature_map,
                       const Window& window) {
-  for (int64_t c = 0; c < window.channels; c += kLanes<float>) {
-    const int64_t lanes = window.channels - c;
-    const V shift = bias ? load_lanes(bias + c, lanes) : V{};
-    transform_2d<Transform>(
-        [&](int row, int column)
-            IGAN_FAST_INLINE_LAMBDA { return load(planes + (Transform::kIn * row + column) * plane + c); },
-        [&](int row, int column, V v) IGAN_FAST_INLINE_LAMBDA {
-          if (!window.is_inside(row, column)) return;
-          const V z = v + shift;
-          store_lanes(feature_map + window.at(row, column) + c, activate(z, slope), lanes);
-        });
-  }
+  const auto transform_channels = [&](auto is_float) IGAN_FAST_INLINE_LAMBDA {
+    for (int64_t c = 0; c < window.channels; c += kLanes<float>) {
+      const int64_t lanes = window.channels - c;
+      const V shift = bias ? load_lanes(bias + c, lanes) : V{};
+      transform_2d<Transform>(
+          [&](int row, int column)
+              IGAN_FAST_INLINE_LAMBDA { return load(planes + (Transform::kIn * row + column) * plane + c); },
+          [&](int row, int column, V v) IGAN_FAST_INLINE_LAMBDA {
+            if (!window.is_inside(row, column)) return;
+            const V z = v + shift;
+            with_address<is_float()>(feature_map, window.at(row, column) + c, [&](auto to) IGAN_FAST_INLINE_LAMBDA {
+              store_lanes(to, activate(z, slope), lanes);
+            });
+          });
+    }
+  };
+  feature_map.dtype == Dtype::Float ? transform_channels(std::true_type{}) : transform_channels(std::false_type{});
 }

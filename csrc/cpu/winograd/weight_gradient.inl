@@ -42,8 +42,7 @@ struct WeightGradient {
     return std::max<int64_t>(kBlockBytesForLargeSums / tile_bytes, 64);
   }
 
-  void transform(int64_t tile, int64_t row_in_block, const float* large, const float* small, float* larges,
-                 float* smalls) const {
+  void transform(int64_t tile, int64_t row_in_block, Values large, Values small, float* larges, float* smalls) const {
     const int64_t image = tiles.image(tile), row = tiles.row(tile), column = tiles.column(tile);
     input_transform<typename F::InputTransform>(large, Forward<F>::in(s, image, row, column),
                                                 larges + row_in_block * slice, large_plane, large_strips);
@@ -66,7 +65,7 @@ struct WeightGradient {
 
   // The weights' gradient for one channel of a part's slice.
   void finish(int64_t part, int64_t row_of_slice, const float* sums, const FilterStrides& strides,
-              float* gradient) const {
+              MutableValues gradient) const {
     constexpr int kTaps = F::kKernel * F::kKernel;
     float taps[kTaps][kPanel];
     for (int64_t vector = 0; vector < kPanel; vector += kLanes<float>) {
@@ -78,18 +77,22 @@ struct WeightGradient {
               IGAN_FAST_INLINE_LAMBDA { store<false>(&taps[F::kKernel * row + column][vector], v); });
     }
     const int64_t lanes = std::min(kPanel, s.small_channels - first_small(part));
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      float* to =
-          gradient + (first_large(part) + row_of_slice) * strides.large + (first_small(part) + lane) * strides.small;
-      for (int64_t tap = 0; tap < kTaps; ++tap)
-        to[tap / F::kKernel * strides.row + tap % F::kKernel * strides.column] = taps[tap][lane];
-    }
+    const int64_t first = (first_large(part) + row_of_slice) * strides.large + first_small(part) * strides.small;
+    const auto write = [&](auto to) {
+      using T = std::remove_pointer_t<decltype(to)>;
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        for (int64_t tap = 0; tap < kTaps; ++tap)
+          to[lane * strides.small + tap / F::kKernel * strides.row + tap % F::kKernel * strides.column] =
+              from_float<T>(taps[tap][lane]);
+    };
+    gradient.dtype == Dtype::Float ? with_address<true>(gradient, first, write)
+                                   : with_address<false>(gradient, first, write);
   }
 };
 
 template <typename F>
-void weight_gradient(const ConvShape& s, const FilterStrides& strides, const float* large, const float* small,
-                     float* gradient, ParallelFor parallel_for) {
+void weight_gradient(const ConvShape& s, const FilterStrides& strides, Values large, Values small,
+                     MutableValues gradient, ParallelFor parallel_for) {
   const WeightGradient<F> w(s);
   // With one block, a part's sums are needed only until it is finished. They then stay in the caches of its thread.
   const bool part_by_part = w.blocks == 1 && w.parts >= kMinParts;

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's minimal filtering, on the CPU in float32. The kernels are in csrc/cpu/winograd.
+"""Convolutions by Winograd's minimal filtering, on the CPU. The kernels are in csrc/cpu/winograd.
 
 Minimal filtering computes a tile of neighbouring outputs together. It needs fewer multiplications than a direct sum for
 each output: 1.4 to 4 times fewer for the filters here. Lavin and Gray describe it for 3×3 filters of stride 1 (2016,
@@ -26,6 +26,9 @@ These are the differences from a float64 result, relative to its largest value. 
 gradient: up to 1.4e-6). Tiles of 4 outputs: about 2e-6 (weight gradient: up to 4e-6). Direct sums in float32: about
 3e-7. A NaN or Inf in the input reaches all outputs of the tiles that read it. These are a few more outputs than with
 direct sums, and never those of another image.
+
+Feature maps and weights of half types are read and written as such. Transforms, products and sums are float32, so that
+a result has the error of one rounding.
 """
 
 from __future__ import annotations
@@ -44,11 +47,13 @@ from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradie
 from igan_fast.ops.convolution.settings import InputSpec
 from igan_fast.ops.convolution.winograd_costs import (
     FEWEST,
+    HALF_TYPES,
     INSTRUCTION_SET,
     MARGIN,
     TILES,
     Work,
     best_tile,
+    is_predicted,
     is_small,
     seconds_of,
 )
@@ -101,7 +106,8 @@ class Winograd(Implementation):
         call = _call_of(problem, size, tile, transposed=settings.transposed)
 
         def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
-            return _convolve(x, weight, None if bias is None else bias.detach().contiguous(), negative_slope, call)
+            bias = None if bias is None else bias.detach().float().contiguous()
+            return _convolve(x, weight, bias, negative_slope, call)
 
         return run
 
@@ -119,8 +125,10 @@ class Winograd(Implementation):
         predicted = f"on one core ({INSTRUCTION_SET}) predicted {tiles}, {direct} by PyTorch's convolution"
         return f"{self.purpose}; {predicted}" if taken else f"{predicted}, of which {MARGIN:.0%} is the limit"
 
-    def seconds(self, problem: Problem, computation: str) -> tuple[float, float]:
+    def seconds(self, problem: Problem, computation: str) -> tuple[float, float] | None:
         """The predicted times. PyTorch's is that with a channels_last weight, the shorter one."""
+        if _obstacle(problem) is not None:
+            return None
         counted = _counted(problem, computation)
         direct, *ways = seconds_of(_work(problem), counted, kept=problem.constant, channels_last=True)
         return min(ways), direct
@@ -209,8 +217,11 @@ def _obstacle(problem: Problem) -> str | None:
     settings, weight_shape = problem.settings, problem.weight_shape
     if problem.device != "cpu" or not problem.native:
         return "its kernels are those of the C++ extension for CPUs"
-    if not problem.input_dtype == problem.weight_dtype == torch.float32:
-        return "only in float32"
+    dtype = problem.input_dtype
+    if dtype != problem.weight_dtype or dtype not in (torch.float32, *HALF_TYPES):
+        return "only in float32, bfloat16 and float16"
+    if not is_predicted(dtype):
+        return f"only where the speed of this CPU's products in {str(dtype).removeprefix('torch.')} was measured"
     if not len(problem.input_shape) == len(weight_shape) == 4:
         return "only with two spatial dimensions"
     if settings.groups != 1 or settings.dilation != [1, 1]:
@@ -261,6 +272,7 @@ def _work(problem: Problem) -> Work:
         small_channels=weight_shape[0],
         kernel=weight_shape[2],
         stride=settings.stride[0],
+        dtype=problem.input_dtype,
     )
 
 

@@ -2,8 +2,8 @@
 
 A time is a sum of terms. Each term is a count, such as the number of multiplications, times a constant. The constants
 are data in ``winograd_costs.json``, which ``python -m bench.winograd_costs`` measures and writes for each instruction
-set. Nothing is timed in a running process, and the number of threads does not count: the same convolution is always
-computed in the same way.
+set, in float32 and, of PyTorch's convolutions, in bfloat16. Nothing is timed in a running process, and the number of
+threads does not count: the same convolution is always computed in the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from igan_fast.ops import backend
+from igan_fast.ops.instructions import Products, products_of
 
 __all__ = [
     "COMPUTATIONS",
@@ -22,6 +25,7 @@ __all__ = [
     "FEWEST",
     "FILE",
     "FILTER_TERMS",
+    "HALF_TYPES",
     "INSTRUCTION_SET",
     "MARGIN",
     "TILES",
@@ -30,6 +34,7 @@ __all__ = [
     "best_tile",
     "direct_counts",
     "filter_counts",
+    "is_predicted",
     "is_small",
     "seconds_of",
     "winograd_counts",
@@ -37,6 +42,9 @@ __all__ = [
 
 #: From the large feature map to the small one, back, and the gradient of the weight.
 COMPUTATIONS = ("convolution", "transposed", "weight_gradient")
+
+#: The types other than float32 that the kernels read and write. Products and sums are always float32.
+HALF_TYPES = (torch.bfloat16, torch.float16)
 
 #: The outputs of a tile in each direction, in values of the small feature map.
 TILES = (2, 4)
@@ -90,6 +98,7 @@ class Work(NamedTuple):
         large, small: height and width of the feature maps.
         large_channels, small_channels: their channels.
         kernel, stride: of the filter, in both directions.
+        dtype: of the feature maps and the weights.
     """
 
     batch: int
@@ -99,6 +108,7 @@ class Work(NamedTuple):
     small_channels: int
     kernel: int
     stride: int
+    dtype: torch.dtype = torch.float32
 
 
 def direct_counts(work: Work) -> list[float]:
@@ -170,7 +180,7 @@ def best_tile(work: Work, computation: str, *, kept: bool = False, channels_last
         kept: whether the transformed filter is there already.
         channels_last: whether the weight is channels_last.
     """
-    if is_small(work):
+    if is_small(work) or not is_predicted(work.dtype):
         return None
     direct, *ways = seconds_of(work, computation, kept=kept, channels_last=channels_last)
     seconds, tile = min(zip(ways, TILES, strict=True))
@@ -182,12 +192,30 @@ def is_small(work: Work) -> bool:
     return math.prod((work.batch, *work.small, work.kernel**2, work.small_channels, work.large_channels)) < FEWEST
 
 
+def is_predicted(dtype: torch.dtype) -> bool:
+    """Whether the time of PyTorch's convolution in this type is predicted. It is not where the CPU has instructions
+    for products of the type whose speed was not measured, such as those of whole matrices."""
+    return _direct_way(dtype) is not None
+
+
+def _direct_way(dtype: torch.dtype) -> str | None:
+    """The constants of PyTorch's convolution in this type. Without instructions for a half type, it takes at least as
+    long as in float32."""
+    if dtype == torch.float32 or _PRODUCTS[dtype] == "none":
+        return "direct"
+    way = f"direct in {str(dtype).removeprefix('torch.')}"
+    measured = all(way in costs[computation] for costs in _COSTS.values() for computation in COMPUTATIONS)
+    return way if measured and _PRODUCTS[dtype] == "vectors" else None
+
+
 def seconds_of(work: Work, computation: str, *, kept: bool = False, channels_last: bool = False) -> list[float]:
     """The predicted times of PyTorch's convolution, and of minimal filtering with each of ``TILES``. The arguments are
-    those of ``best_tile``."""
+    those of ``best_tile``; the time has to be predicted (``is_predicted``)."""
+    way = _direct_way(work.dtype)
+    assert way is not None
     costs = _COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"][computation]
     weights = work.kernel**2 * work.large_channels * work.small_channels * channels_last * 1e-9
-    seconds = [_sum(costs["direct"], direct_counts(work)) - SAVED_BY_CHANNELS_LAST * weights]
+    seconds = [_sum(costs[way], direct_counts(work)) - SAVED_BY_CHANNELS_LAST * weights]
     for tile in TILES:
         needed = _sum(costs["winograd"], winograd_counts(work, tile, computation))
         if computation != "weight_gradient" and not kept:
@@ -216,3 +244,4 @@ INSTRUCTION_SET = backend.build_info().get("cpu_instruction_set_used", "avx2")
 
 #: Loaded with this module, because a compiler cannot trace the reading of a file.
 _COSTS = _load()
+_PRODUCTS: dict[torch.dtype, Products | None] = {dtype: products_of(dtype) for dtype in HALF_TYPES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import error
+from oracles import HALF, assert_as_good, error
 from torch import Tensor
 
 from igan_fast import ops
 from igan_fast.ops import backend
-from igan_fast.ops.convolution import ConvSettings, InputSpec, filters_kept, plan_of, winograd, winograd_costs
+from igan_fast.ops.convolution import ConvSettings, InputSpec, choice, filters_kept, plan_of, winograd, winograd_costs
 from igan_fast.ops.convolution.plan import Problem
 
 pytestmark = pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
@@ -66,10 +67,16 @@ def settings_of(filter: Filter, **others: Any) -> ConvSettings:
     return ConvSettings(2, stride=filter.stride, padding=filter.padding, **others)
 
 
-def solution(kind: str, shape: Sequence[int], weight_shape: Sequence[int], settings: ConvSettings) -> Any:
+def solution(
+    kind: str,
+    shape: Sequence[int],
+    weight_shape: Sequence[int],
+    settings: ConvSettings,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """The function of this kind for an input of this shape, chosen anew."""
     shapes = torch.Size(shape), torch.Size(weight_shape)
-    problem = Problem(settings, True, *shapes, torch.float32, torch.float32, "cpu", True, False, False, False)
+    problem = Problem(settings, True, *shapes, dtype, dtype, "cpu", True, False, False, False)
     run = getattr(IMPLEMENTATION, kind)(problem)
     assert run is not None
     return run
@@ -78,16 +85,16 @@ def solution(kind: str, shape: Sequence[int], weight_shape: Sequence[int], setti
 def convolve(
     x: Tensor, weight: Tensor, settings: ConvSettings, bias: Tensor | None = None, negative_slope: float = 1.0
 ) -> Tensor:
-    return solution("convolve", x.shape, weight.shape, settings)(x, weight, bias, negative_slope)
+    return solution("convolve", x.shape, weight.shape, settings, x.dtype)(x, weight, bias, negative_slope)
 
 
 def input_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], settings: ConvSettings) -> Tensor:
-    run = solution("input_gradient", shape, weight.shape, settings)
+    run = solution("input_gradient", shape, weight.shape, settings, grad.dtype)
     return run(grad, weight, InputSpec(torch.Size(shape), contiguous=False))
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight_shape: Sequence[int], settings: ConvSettings) -> Tensor:
-    return solution("weight_gradient", x.shape, weight_shape, settings)(grad, x)
+    return solution("weight_gradient", x.shape, weight_shape, settings, x.dtype)(grad, x)
 
 
 @pytest.fixture(params=[2, 4])
@@ -138,8 +145,9 @@ def three(c: Case) -> list[Tensor]:
     ]
 
 
-def expected_three(c: Case) -> list[Tensor]:
-    large, small, weight = (t.double() for t in c[:3])
+def expected_three(c: Case, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """PyTorch's."""
+    large, small, weight = (t.to(dtype) for t in c[:3])
     settings = c.filter.settings
     return [
         F.conv2d(large, weight, None, **settings),
@@ -167,6 +175,41 @@ def test_equals_torch_in_float64(tile, filter, shape):
         )
     ):
         assert torch.equal(same, found[index]), index
+
+
+@pytest.fixture
+def multiplies_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU has no instructions for products of half types."""
+    monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF, "none"))
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("multiplies_in_float32")
+def test_half_types_are_those_results_in_float32_rounded_once(tile, usual, shape, dtype):
+    c = case(usual, shape)
+    half = c._replace(large=c.large.to(dtype), small=c.small.to(dtype), weight=c.weight.to(dtype))
+    widened = c._replace(large=half.large.float(), small=half.small.float(), weight=half.weight.float())
+    found = three(half)
+    for index, (a, e) in enumerate(zip(found, three(widened), strict=True)):
+        assert a.dtype == dtype
+        assert torch.equal(a, e.to(dtype)), index
+    assert_as_good(found, expected_three(half, dtype), expected_three(half), dtype)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.usefixtures("multiplies_in_float32")
+def test_half_types_with_a_bias_nan_and_large_values(tile, usual, dtype):
+    c = case(usual, (2, 17, 35, 10, 6))
+    x, weight, bias = c.large.to(dtype), c.weight.to(dtype), torch.randn(35).to(dtype)
+    x[0, 3, 2, 2], x[1] = float("nan"), 6e4 * x[1].sign()
+    widened = convolve(x.float(), weight.float(), settings_of(usual), bias.float(), 0.2).to(dtype)
+    assert widened[0].isnan().any()
+    assert not widened[1].isnan().any()
+    assert widened[1].isinf().any() == (dtype == torch.float16)  # which ends at 65504
+    found = convolve(x, weight, settings_of(usual), bias, 0.2)
+    assert torch.equal(found.nan_to_num(nan=7), widened.nan_to_num(nan=7))
+    assert torch.equal(found.isnan(), widened.isnan())
 
 
 @pytest.mark.parametrize("filter", EVERY, ids=name_of)
@@ -337,8 +380,9 @@ def test_where_it_applies(usual, monkeypatch):
             assert not applies(x, weight, **settings | change), change
     for other_x, other_weight in (
         (x.double(), weight.double()),
-        (x.bfloat16(), weight.bfloat16()),
         (x, weight.double()),
+        (x, weight.bfloat16()),
+        (x.half(), weight.bfloat16()),
         (x[:, :15], weight[:, :15]),
         (x, weight[:15]),
         (x, weight[..., :-1]),
@@ -355,6 +399,19 @@ def test_where_it_applies(usual, monkeypatch):
     assert torch.equal(compiled(x), x)
     monkeypatch.setattr(backend, "has_native_cpu", lambda: False)
     assert not applies(x, weight, **plain)
+
+
+@pytest.mark.parametrize(
+    ("products", "bfloat16", "float16"),
+    [("none", True, True), ("vectors", True, False), ("matrices", False, False), (None, False, False)],
+)
+def test_half_types_are_taken_where_products_in_them_are_no_faster(products, bfloat16, float16, monkeypatch):
+    monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF, products))
+    monkeypatch.setattr(choice, "_kept", choice._choose)
+    monkeypatch.setattr(winograd_costs, "_COSTS", json.loads(winograd_costs.FILE.read_text())["avx512"]["costs"])
+    x, weight = torch.randn(40, 16, 16, 16), torch.randn(16, 16, 3, 3)
+    for dtype, expected in ((torch.bfloat16, bfloat16), (torch.float16, float16)):
+        assert applies(x.to(dtype), weight.to(dtype), padding=1) is expected, dtype
 
 
 @pytest.fixture

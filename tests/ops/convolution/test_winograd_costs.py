@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from igan_fast.ops.convolution import winograd, winograd_costs
 from igan_fast.ops.convolution.winograd_costs import (
@@ -12,11 +13,13 @@ from igan_fast.ops.convolution.winograd_costs import (
     DIRECT_TERMS,
     FILE,
     FILTER_TERMS,
+    HALF_TYPES,
     WINOGRAD_TERMS,
     Work,
     best_tile,
     direct_counts,
     filter_counts,
+    is_predicted,
     seconds_of,
     winograd_counts,
 )
@@ -117,6 +120,7 @@ def test_what_was_measured(name, monkeypatch):
     monkeypatch.setattr(winograd_costs, "INSTRUCTION_SET", name)
     monkeypatch.setattr(winograd_costs, "_COSTS", KNOWN[name]["costs"])
     terms = {"direct": len(DIRECT_TERMS), "winograd": len(WINOGRAD_TERMS), "filter": len(FILTER_TERMS)}
+    terms["direct in bfloat16"] = len(DIRECT_TERMS)
     for kernel, stride in winograd.FILTERS:
         for computation in COMPUTATIONS:
             measured = KNOWN[name]["costs"][f"{kernel}x{kernel} stride {stride}"][computation]
@@ -129,6 +133,30 @@ def test_what_was_measured(name, monkeypatch):
             assert best_tile(tiny, computation) is None
             large = Work(16, (32 * stride,) * 2, (32, 32), 256, 256, kernel, stride)
             assert best_tile(large, computation) is not None
+
+
+def test_half_types_are_compared_with_pytorchs_products_in_them(monkeypatch):
+    """Without instructions for them these take at least as long as in float32."""
+    costs = {"direct": [0, 1, 0, 0], "winograd": [0] * 5, "filter": [0] * 3}
+    with_half = costs | {"direct in bfloat16": [0, 0.25, 0, 0]}
+    monkeypatch.setattr(winograd_costs, "_COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, with_half)})
+    full = seconds_of(WORK, "convolution")[0]
+    for products, of_bfloat16, of_float16 in (
+        ("none", full, full),
+        ("vectors", full / 4, None),
+        ("matrices", None, None),
+        (None, None, None),
+    ):
+        monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF_TYPES, products))
+        for dtype, expected in zip(HALF_TYPES, (of_bfloat16, of_float16), strict=True):
+            work = WORK._replace(dtype=dtype, batch=4)
+            assert is_predicted(dtype) is (expected is not None)
+            assert (best_tile(work, "convolution") is None) is (expected is None)
+            if expected is not None:
+                assert seconds_of(work._replace(batch=1), "convolution")[0] == pytest.approx(expected)
+    monkeypatch.setattr(winograd_costs, "_COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, costs)})
+    monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF_TYPES, "vectors"))
+    assert not is_predicted(torch.bfloat16)  # measured on a CPU without these instructions
 
 
 def test_an_instruction_set_that_was_not_measured_has_the_constants_of_avx2(monkeypatch):

@@ -24,7 +24,7 @@ def test_the_operators_name_the_wrong_argument():
         "bias": None, "negative_slope": 1.0, "transposed": False, "tile": 2,
     }  # fmt: skip
     gradient = {"large": x, "small": small, "kernel": 4, "stride": 2, "padding": 1, "tile": 2}
-    made_of = r"filter: expected weights \({}\), float32, or what winograd_filter makes of them for this stride, direc"
+    made_of = r"filter: expected weights \({}\), or what winograd_filter makes of them for this stride, direction"
     unfit = made_of.format("20, 16, 4, 4")
     wrong = filter.clone()
     wrong[0] = 0
@@ -57,7 +57,7 @@ def test_the_operators_name_the_wrong_argument():
         ({"filter": weight[..., :3]}, unfit),
         ({"filter": weight[:, :, :3]}, unfit),
         ({"filter": weight.reshape(1, *weight.shape)}, unfit),
-        ({"x": x.double()}, "x: expected float32"),
+        ({"x": x.double()}, "x: expected float32, bfloat16 or float16"),
         ({"x": x.transpose(1, 2)}, "x: expected .N, H, W, C., contiguous"),
         ({"x": x[:0]}, "x is empty"),
         ({"bias": torch.zeros(19)}, "bias: expected .20"),
@@ -69,7 +69,8 @@ def test_the_operators_name_the_wrong_argument():
     for change, message in (
         ({"small": x}, "does not take 8 by 8 to 8 by 8"),
         ({"small": small[:1]}, "large and small: expected one batch, found 2 and 1"),
-        ({"small": small.double()}, "small: expected float32"),
+        ({"small": small.double()}, "small: expected float32, bfloat16 or float16"),
+        ({"small": small.half()}, "large and small: expected one dtype"),
         ({"large": x.transpose(1, 2)}, "large: expected .N, H, W, C., contiguous"),
         ({"tile": 3}, "kernel/stride/tile is 4/2/3"),
         ({"padding": 9}, "padding is 9; expected 0 to 3"),
@@ -79,7 +80,7 @@ def test_the_operators_name_the_wrong_argument():
     for arguments, message in (
         ((weight, 2, False, 3), "kernel/stride/tile is 4/2/3"),
         ((weight, 3, False, 2), "kernel/stride/tile is 4/3/2"),
-        ((weight.double(), 2, False, 2), "weight: expected float32"),
+        ((weight.double(), 2, False, 2), "weight: expected float32, bfloat16 or float16"),
         ((weight[..., :3], 2, False, 2), "weight: expected .small channels, large channels, kernel, kernel"),
         ((weight[:0], 2, False, 2), "weight: expected .small channels, large channels, kernel, kernel"),
     ):
