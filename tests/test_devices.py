@@ -125,6 +125,29 @@ def test_bfloat16_is_what_the_cpu_has(cpuinfo, onednn, found, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("flags", "of_bfloat16", "of_float16"),
+    [
+        ("avx2 fma", "none", "none"),
+        ("avx512f avx512_bf16", "vectors", "none"),
+        ("avx512f avx512_bf16 avx512_fp16 amx_bf16 amx_tile", "matrices", "vectors"),
+        ("avx512_bf16 avx512_fp16 amx_bf16 amx_fp16", "matrices", "matrices"),
+        ("asimd asimdhp bf16", "matrices", "vectors"),  # Arm, whose bfloat16 instructions multiply matrices of 2 × 4
+    ],
+)
+def test_products_of_half_types_are_what_the_cpu_has(flags, of_bfloat16, of_float16, monkeypatch, tmp_path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"flags\t\t: fpu {flags}\n", encoding="utf-8")
+    monkeypatch.setattr(instructions, "Path", lambda name: {"/proc/cpuinfo": path}[name])
+    for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: True)
+    monkeypatch.setattr(torch._C, "_has_mkldnn", True)
+    found = instructions.products_of(torch.bfloat16), instructions.products_of(torch.float16)
+    assert found == (of_bfloat16, of_float16)
+    monkeypatch.setattr(torch._C, "_has_mkldnn", False)
+    assert instructions.products_of(torch.bfloat16) == "none"
+
+
+@pytest.mark.parametrize(
     ("refused", "kept", "calls"),
     [
         ((), True, [(-3, 2**31 - 1), (-1, 2**31 - 1)]),

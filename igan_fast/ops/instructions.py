@@ -26,9 +26,11 @@ def products_of(dtype: torch.dtype) -> Products | None:
     Returns:
         None where it is not known: only Linux lists a CPU's instructions.
     """
-    mkldnn = torch.ops.mkldnn
-    supported = mkldnn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else mkldnn._is_mkldnn_fp16_supported
-    if not (torch._C._has_mkldnn and supported()):
+    if not torch._C._has_mkldnn:
+        return "none"
+    onednn = torch.ops.mkldnn
+    supported = onednn._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else onednn._is_mkldnn_fp16_supported
+    if not supported():
         return "none"
     try:  # oneDNN says yes on any CPU with AVX-512, but computes in float32 if the CPU lacks the instructions
         known = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
