@@ -82,8 +82,7 @@ def launch(
     distance: tuple[Any, ...] | None = None,
     film: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The result (N, C_out, *size), and if asked for the means, M2s and numbers of values of its tiles, each of
-    (groups, segments).
+    """The result (N, C_out, *size), and if asked for the sums of its tiles, as of ``store_sums_of``.
 
     Args:
         gradient, distance, film: as ``convolve`` takes them.
@@ -117,7 +116,8 @@ def launch(
         y = new(x, images, out_channels, *to.size)
         found: list[Tensor] = []
         if statistics:
-            found = [x.new_empty((groups, segments, out_channels), dtype=torch.float64) for _ in range(2)]
+            wide = accumulation_dtype(x)
+            found = [x.new_empty((groups, segments, out_channels), dtype=wide) for _ in range(3)]
             found.append(x.new_empty((groups, segments), dtype=torch.int32))
         previous = before
         if before is not None:
@@ -130,7 +130,7 @@ def launch(
             affine,
             film,
             y,
-            *(found if statistics else (None, None, None)),
+            tuple(found) if statistics else None,
             (of_part, height, width, channels),
             parts,
             (*to.size, out_channels),
@@ -243,16 +243,16 @@ def convolution_statistics(
     """
     to = Geometry(size, stride, padding, transposed)
     with on_device(x):
-        z, moments = launch(x, weight, None, to, 1.0, affine, input_slope, groups, True, film=film)
+        z, sums = launch(x, weight, None, to, 1.0, affine, input_slope, groups, True, film=film)
         channels = z.shape[1]
         mean, var = (x.new_empty((groups, channels), dtype=accumulation_dtype(x)) for _ in range(2))
         combine_tiles[grid(triton.cdiv(channels, _COMBINE_CHANNELS) * groups)](
-            *moments,
+            *sums,
             mean,
             var,
             channels,
             groups,
-            moments[0].shape[1],
+            sums[0].shape[1],
             ACC=triton_dtype(x.dtype),
             BLOCK=_COMBINE_SEGMENTS,
             CHANNELS=_COMBINE_CHANNELS,

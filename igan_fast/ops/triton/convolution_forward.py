@@ -22,7 +22,7 @@ import triton.language as tl
 
 from igan_fast.ops.triton.common import INTERPRETED, places, sum_of
 from igan_fast.ops.triton.convolution_gradient import before_block, block_gradient, modulated
-from igan_fast.ops.triton.convolution_statistics import moments_of
+from igan_fast.ops.triton.convolution_statistics import store_sums_of
 from igan_fast.ops.triton.norm_act_forward import leaky_relu
 
 _WIDEN = tl.constexpr(INTERPRETED)  # the interpreter multiplies the bits of bfloat16 numbers as if they were integers
@@ -74,9 +74,7 @@ def convolve(
     affine,
     film,
     y,
-    means,
-    m2s,
-    counts,
+    statistics,
     sizes,
     parts,
     out_sizes,
@@ -100,7 +98,7 @@ def convolve(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """y = LeakyReLU(convolution(x′) + bias), and where ``means`` is given the moments of each tile of y.
+    """y = LeakyReLU(convolution(x′) + bias), and where ``statistics`` are given the sums of each tile of y.
 
     x′ is x, or where ``affine`` is given LeakyReLU((x − mean) · scale + shift), with ``film`` multiplied by 1 + γ and
     moved by β, rounded to x's dtype. Where ``signs`` is given, x is the gradient of a LeakyReLU's output, and x′ is the
@@ -112,8 +110,7 @@ def convolve(
         bias: (C_out,), or None.
         affine: (groups, 3, C_in): mean, scale and shift, or None.
         film: (N, 2 · C_in), γ and β, or None. With it, and with film of ``before``, a part is an image.
-        means, m2s: (parts, segments, C_out), the mean and Σ(y − mean)² of a tile, or None. A segment is a tile of a
-            phase. ``counts`` (parts, segments) is the number of its positions.
+        statistics: None, or the sums of y's tiles, as of ``store_sums_of``. A segment is a tile of a phase.
         sizes: (images of a part, height, width, channels) of x.
         parts: of a group.
         out_sizes: (height, width, channels) of y.
@@ -228,9 +225,5 @@ def convolve(
             acc, offsets, written, group, part, segment, out_channel, out_channels, before, distance, dtype, ACC
         )
     tl.store(y + offsets, result, mask=written)
-    if means is not None:
-        count = tl.sum(exists.to(tl.int32), axis=0)
-        mean, m2 = moments_of(result.to(ACC), exists[:, None], count)
-        tl.store(means + segment * out_channels + out_channel, mean, mask=out_exists)
-        tl.store(m2s + segment * out_channels + out_channel, m2, mask=out_exists)
-        tl.store(counts + segment, count, mask=block == 0)
+    if statistics is not None:
+        store_sums_of(result.to(ACC), exists[:, None], statistics, segment, out_channel, out_channels, block == 0)

@@ -274,8 +274,6 @@ def convolution_to_image(
             film,
             y,
             None,
-            None,
-            None,
             (of_part, height, width, channels),
             parts,
             (*block_size, columns),

@@ -67,7 +67,7 @@ def test_the_products_are_those_of_the_definition(counted: Counter[str]) -> None
 
 def test_what_a_forward_pass_reads_and_writes(counted: Counter[str]) -> None:
     """Each block of channels reads the inputs under its taps, each tile the weight. The output is written once, and its
-    statistics take the moments of the tiles."""
+    statistics take three sums of each tile."""
     x, weight, grad = layer(2, 128)
     convolution.convolution(x, weight, None, (8, 8), *GEOMETRY, False, 1.0)
     blocks = tiles = 128 // convolution_launch._WIDE_SIDE  # of 128 channels, and of 2 · 8 · 8 positions
@@ -77,11 +77,11 @@ def test_what_a_forward_pass_reads_and_writes(counted: Counter[str]) -> None:
     assert plain["written"] == grad.numel()
     counted.clear()
     convolution.convolution_statistics(x, weight, (8, 8), *GEOMETRY, False, 1)
-    moments = 2 * tiles * 128
-    assert counted["written"] == grad.numel() + moments + tiles + 2 * 128
+    of_sums = tiles * 128
+    assert counted["written"] == grad.numel() + 3 * of_sums + tiles + 2 * 128
     combining = 128 // convolution._COMBINE_CHANNELS
-    # Both passes of each program read the numbers of values and the means, the second one M2 too.
-    assert counted["read"] == plain["read"] + combining * 2 * tiles + moments // 2 * 3
+    # Both passes of each program read the numbers of values and what gives the means, the second one the squares too.
+    assert counted["read"] == plain["read"] + combining * 2 * tiles + (2 + 3) * of_sums
 
 
 def test_what_convolutions_of_an_image_read_and_write(counted: Counter[str]) -> None:
