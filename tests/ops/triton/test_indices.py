@@ -35,6 +35,7 @@ from igan_fast.ops.triton import (
     convolution_blocks,
     convolution_image,
     convolution_image_weight,
+    convolution_launch,
     convolution_weight,
     feature_l1,
     feature_l1_raw,
@@ -152,7 +153,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         monkeypatch.setattr(norm_act_launches, name, value)
     for module in (convolution, convolution_blocks):
         monkeypatch.setattr(module, "_COMBINE_SEGMENTS", 2**15)
-    monkeypatch.setattr(convolution_weight, "_PROGRAMS", 2**12)
+    monkeypatch.setattr(convolution_weight, "_PROGRAMS", 2**15)
     monkeypatch.setattr(convolution_image_weight, "_PROGRAMS", 2**19)
     monkeypatch.setattr(convolution_image_weight, "_SEGMENTS", 2**14)
     yield found
@@ -306,11 +307,10 @@ def test_blocks(seen: Seen) -> None:
 
 
 def test_film(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of very many images, of one position each. The last segment of a weight's gradient has steps after
-    the last image."""
-    for module, programs in ((convolution_weight, 2**16), (convolution_image_weight, 2**18)):
-        monkeypatch.setattr(module, "_PROGRAMS", programs)
-    images, channels, wide = 540_001, 2_000, {"dtype": torch.float32}
+    """Of many images, of one position each. The last segment of a weight's gradient has steps after the last image."""
+    monkeypatch.setattr(convolution_weight, "_PROGRAMS", 2**17)
+    images, channels, wide = 65_601, 2**14, {"dtype": torch.float32}
+    monkeypatch.setattr(convolution_launch, "_STEP_BYTES", 2 * channels)  # a convolution has one step
     x, y = meta(images, channels, 1, 1), meta(images, 16, 1, 1)
     film, geometry = meta(images, 2 * channels), ((1, 1), (0, 0))
     weight, to_image = meta(16, channels, 1, 1), meta(channels, 16, 1, 1)
@@ -320,6 +320,8 @@ def test_film(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     convolution.convolution_statistics(x, weight, (1, 1), *geometry, False, 1, affine, 0.2, film)
     assert seen.pop("convolve.film") == last
     convolution_weight.convolution_weight_gradient(y, x, (1, 1), *geometry, False, affine, 0.2, *nothing, film)
+    assert seen.pop("weight_gradient.film") == last
+    convolution_weight.convolution_weight_gradient(y, x, (1, 1), *geometry, True, affine, 0.2, *nothing, film)
     assert seen["weight_gradient.film"] == last
     convolution_blocks.convolution_block_gradient(
         y, weight, (1, 1), *geometry, True, *nothing, *before, 0.2, 1e-5, None, None, 1.0, film
