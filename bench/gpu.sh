@@ -5,14 +5,17 @@
 #   bench/gpu.sh FOLDER [PYTHON]              writes MACHINE.json, a profile (.md and .png) and logs.txt to FOLDER
 #   bench/gpu.sh --rehearse FOLDER [PYTHON]   runs the same commands with tiny inputs on a machine without a GPU
 #   bench/gpu.sh --plan                       prints the parts and their limits, and runs nothing
+#   bench/gpu.sh --from PART …                the same from this part on: for the nine minutes after the first ones
 #
 # It needs no network. PYTHON must have torch with CUDA, triton, numpy, pytest, pytest-benchmark, hypothesis, pybind11,
 # ninja and the requirements of `import igan_fast.train`; nvcc must be installed. Without typeguard a test is skipped;
 # without pytest-xdist the tests take longer. PYTHONPATH is respected.
 #
 # The parts run in the order of their importance: first whether the iteration on the GPU equals the reference, also with
-# blocks, then its times, then those with IGAN_FAST_CONVOLUTION=blocks and =measure and of the blocks' kernels. A part is stopped at its limit, and the last parts get what is left of the nine minutes. A part that fails or
-# is stopped does not stop the parts after it. The exit status is that of the first part that failed.
+# blocks, then its times, then those with IGAN_FAST_CONVOLUTION=blocks and =measure and of the blocks' kernels. A part is
+# stopped at its limit, and the last parts get what is left of the nine minutes. A part that fails or is stopped does not
+# stop the parts after it. The exit status is that of the first part that failed. --from keeps what is in FOLDER, and
+# adds to it.
 #
 # In a rehearsal Triton's kernels run in its interpreter. The tests marked gpu are collected only: the CUDA kernels run
 # on a CPU by `make cuda-on-cpu`. It cannot show what CUDA graphs, streams and the profiler do on a GPU. The limits are
@@ -21,13 +24,17 @@
 # For tests of this script: GPU_SH_LIMIT is the largest limit of a part in seconds, and GPU_SH_GRACE the seconds that it
 # gets to stop.
 set -uo pipefail
-rehearsal="" plan=""
-case ${1:-} in
-    --rehearse) rehearsal=yes; shift ;;
-    --plan) plan=yes; shift ;;
-esac
+rehearsal="" plan="" from="" first_part=""
+while :; do
+    case ${1:-} in
+        --rehearse) rehearsal=yes; shift ;;
+        --plan) plan=yes; shift ;;
+        --from) first_part=${2:-none} from=${2:-none}; shift "$(($# > 1 ? 2 : 1))" ;;
+        *) break ;;
+    esac
+done
 if [ -z "$plan" ] && { [ $# -lt 1 ] || [ $# -gt 2 ] || [[ $1 == -* ]]; }; then
-    echo "usage: bench/gpu.sh [--rehearse] FOLDER [PYTHON], or bench/gpu.sh --plan" >&2
+    echo "usage: bench/gpu.sh [--rehearse] [--from PART] FOLDER [PYTHON], or bench/gpu.sh [--from PART] --plan" >&2
     exit 2
 fi
 
@@ -38,13 +45,15 @@ else
     mkdir -p "$1" || exit 2
     results=$(cd "$1" && pwd)
     log=$results/logs.txt
-    : > "$log"
+    if [ -z "$first_part" ]; then : > "$log"; fi
 fi
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export IGAN_FAST_COMMIT=${IGAN_FAST_COMMIT:-$(git describe --always --dirty=+ 2>/dev/null || echo unknown)}
 
 part() {  # NAME LIMIT LINES COMMAND…: runs a command for at most LIMIT seconds, and prints its last LINES lines
+    if [ -n "$from" ] && [ "$1" != "$from" ]; then return 0; fi
+    from=""
     local name=$1 limit=$(($2 * factor)) lines=$3 begin=$SECONDS code=0 start outcome
     local left=$((total * factor - grace - SECONDS)) most=${GPU_SH_LIMIT:-$limit}
     shift 3
@@ -101,7 +110,8 @@ iteration="paper and 128 and bf16"
 part iteration 100 60 "${measure[@]}" bench/test_step.py -k "$iteration"
 part iteration-with-blocks 70 60 "${measure[@]}" bench/test_step.py -k blocks
 part block-kernels 50 40 "$python" -m bench.block_time ${quick[@]+"${quick[@]}"}
-part iteration-with-measure 50 60 "${measure[@]}" bench/test_step.py -k measure
+# Most of it is Triton's compiler, for all the ways to divide a product. What is chosen and compiled is kept on disk.
+part iteration-with-measure 150 60 "${measure[@]}" bench/test_step.py -k measure
 part tests-of-operators 110 30 "${tests[@]}" -m "$fast" tests/ops --ignore=tests/ops/convolution --ignore=tests/ops/blocks
 part profile 45 60 "$python" -m bench.profile_step --batch-size 256 --precision bf16 --device "$device" --out "$results" \
     ${quick[@]+"${quick[@]}"}
@@ -115,4 +125,8 @@ part other-iterations 100 60 "${measure[@]}" bench/test_step.py -k "not ($iterat
 part other-benchmarks 40 30 "${measure[@]}" bench/test_data.py bench/test_inference.py bench/test_conv_norm_act.py
 part launches 30 20 "${measure[@]}" --launches bench/test_step.py bench/test_norm_act.py bench/test_feature_l1.py
 part tests-under-the-sanitizer 120 20 "${tests[@]}" -m "gpu and slow" tests/ops/test_gpu.py
+if [ -n "$from" ]; then
+    echo "bench/gpu.sh: found --from $from; expected the name of a part, as bench/gpu.sh --plan prints them" >&2
+    exit 2
+fi
 exit "$status"

@@ -91,6 +91,27 @@ def test_what_matters_most_comes_first(script: Script) -> None:
     assert (script.out / "logs.txt").read_text().count("==== ") == 2 * len(found)
 
 
+def test_it_goes_on_from_a_later_part(script: Script) -> None:
+    """What an earlier call has written stays."""
+    script.out.mkdir()
+    (script.out / "logs.txt").write_text("before\n")
+    done = script.run("--from", "iteration-with-measure", str(script.out), str(script.python))
+    assert done.returncode == 0, done.stderr
+    assert next(iter(outcomes(done.stdout))) == "iteration-with-measure"
+    assert "-k measure" in script.commands()[0]
+    assert (script.out / "logs.txt").read_text().startswith("before\n\n==== iteration-with-measure\n")
+    plan = script.run("--from", "profile", "--plan").stdout
+    assert plan.split()[2] == "profile"
+
+
+@pytest.mark.parametrize("name", ["iterations", ""])
+def test_a_part_that_does_not_exist(script: Script, name: str) -> None:
+    done = script.run("--from", name, str(script.out), str(script.python))
+    assert done.returncode == 2
+    assert "--from" in done.stderr
+    assert not script.commands()
+
+
 def test_its_paths_exist_and_it_runs_every_test_for_a_gpu(script: Script) -> None:
     script.run()
     words = [word for command in script.commands() for word in command.split()]
