@@ -103,14 +103,15 @@ def launch(
     positions = of_part * math.prod(triton.cdiv(n, p) for n, p in zip(to.size, phases, strict=True))
     check_numbers(positions=positions, terms=taps * channels)
 
-    def compute(options: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        options, whole = steps_of(options, taps, channels)
+    def adapted(options: dict[str, Any]) -> dict[str, Any]:
+        options = steps_of(options, taps, channels)
         if gradient is not None or before is not None:
             options = with_registers(options, FEW_COLUMNS)
         elif affine is not None:
             options = with_registers(options, options["N"])
-        if apart:
-            options = rows_of_parts(options, positions)
+        return rows_of_parts(options, positions) if apart else options
+
+    def compute(options: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
         tiles = triton.cdiv(positions, options["M"])
         segments = parts * tiles * math.prod(phases)
         y = new(x, images, out_channels, *to.size)
@@ -147,14 +148,13 @@ def launch(
             previous,
             distance,
             TRANSPOSED=to.transposed,
-            WHOLE=whole,
             **options,
         )
         return y, found
 
     with_what = [statistics, *(each is not None for each in (bias, affine, film, gradient, before, distance))]
     kind = ["convolve", *x.shape, x.dtype, *weight.shape, to, groups, parts, *with_what]
-    return by_fastest_tile(compute, options_of(x, out_channels), x.device, *kind)
+    return by_fastest_tile(compute, options_of(x, out_channels), adapted, x.device, *kind)
 
 
 def sums_before(

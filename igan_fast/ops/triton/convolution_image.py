@@ -245,7 +245,7 @@ def convolution_to_image(
     of_part = images // (groups * parts)
     positions = of_part * math.prod(block_size)
     check_numbers(positions=positions, pixels=of_part * math.prod(size), terms=taps * channels)
-    options, whole = steps_of(options_of(x, columns), taps, channels)
+    options = steps_of(options_of(x, columns), taps, channels)
     options["num_warps"] = 8  # with 4, the offsets of the pixels take more registers than there are
     if film is not None:
         options = rows_of_parts(options, positions)
@@ -290,7 +290,6 @@ def convolution_to_image(
             None,
             None,
             TRANSPOSED=False,
-            WHOLE=whole,
             **options,
         )
     return y

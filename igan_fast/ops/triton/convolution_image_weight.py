@@ -24,6 +24,7 @@ from igan_fast.ops.triton.convolution_launch import (
     groups_of,
     new,
     options_of,
+    padded_positions,
     steps_of_images,
 )
 from igan_fast.reference.ops import accumulation_dtype
@@ -92,7 +93,8 @@ def convolution_image_weight_gradient(
     side = min(options["M"], _CHANNELS, max(_LEAST, triton.next_power_of_2(channels)))
     options |= {"M": side, "K": max(_LEAST, options["K"] // 2)}  # a longer step takes more registers than there are
     film = film_operand(film, features)
-    options, padded = steps_of_images(options, math.prod(size), film)
+    options = steps_of_images(options, math.prod(size), film)
+    padded = padded_positions(options, math.prod(size), film)
     if film is not None:
         positions = images // groups * padded
     check_numbers(positions=positions, pixels=images // groups * height * width, terms=geometry.kernel_rows * row)

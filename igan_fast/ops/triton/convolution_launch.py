@@ -42,17 +42,36 @@ def options_of(x: Tensor, columns: int) -> dict[str, Any]:
     }
 
 
-def tiles_of(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def major_of(device: torch.device) -> int:
+    """The first number of a GPU's compute capability; 0 without a GPU."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+
+
+def sums_of_thread(major: int) -> int:
+    """How many sums of a product a thread holds at most, by ``major_of`` its device. It holds more where the product
+    reads both factors from shared memory (wgmma, tcgen05); mma.sync reads them from registers, which would spill."""
+    return 128 if major in (9, 10) else 64
+
+
+def tiles_of(
+    options: dict[str, Any], adapted: Callable[[dict[str, Any]], dict[str, Any]], most_sums: int
+) -> dict[str, dict[str, Any]]:
     """The options of a product among which ``by_fastest_tile`` chooses, by their names: some with larger and smaller
-    parts of the product and steps, and last the given ones. Of float32 and float64 only these, because larger parts
-    spill registers."""
-    found = [options]
+    parts of the product and steps, and last the usual ones. Of float32 and float64 only these, because larger parts
+    spill registers.
+
+    Args:
+        options, adapted: as of ``by_fastest_tile``.
+        most_sums: of the product, in a thread.
+    """
+    found = [usual := adapted(options)]
     if options["K"] > _LEAST:
-        m, n, k, warps = (options[name] for name in ("M", "N", "K", "num_warps"))
+        m, n, k = (options[name] for name in "MNK")
         others = [(2 * m, n, k, 8), (m, n, k, 4), (m, n, k // 2, 8), (m // 2, n, k, 4), (m, n // 2, k, 4)]
-        usual = m, n, k, warps
-        tiles = [each for each in others if min(each[1:3]) >= _LEAST and each != usual]
-        found = [options | dict(zip(("M", "N", "K", "num_warps"), each, strict=True)) for each in (*tiles, usual)]
+        tiles = [dict(zip(("M", "N", "K", "num_warps"), each, strict=True)) for each in others]
+        adapted_tiles = [adapted(options | tile) for tile in tiles if min(tile["N"], tile["K"]) >= _LEAST]
+        fitting = [each for each in adapted_tiles if each["M"] * each["N"] <= each["num_warps"] * 32 * most_sums]
+        found = [*(each for each in fitting if each != usual), usual]
     return {"{M} x {N} x {K}, {num_warps} warps".format(**each): each for each in found}
 
 
@@ -60,44 +79,51 @@ _Result = TypeVar("_Result")
 
 
 def by_fastest_tile(
-    compute: Callable[[dict[str, Any]], _Result], options: dict[str, Any], device: torch.device, *kind: object
+    compute: Callable[[dict[str, Any]], _Result],
+    options: dict[str, Any],
+    adapted: Callable[[dict[str, Any]], dict[str, Any]],
+    device: torch.device,
+    *kind: object,
 ) -> _Result:
     """What ``compute`` returns with the options of ``tiles_of`` that are measured to be the fastest, where choices by
-    measurement are asked for; else with the given ones.
+    measurement are asked for; else with the usual ones.
 
     Args:
         compute: launches a product with the options. It may be called several times.
         options: of ``options_of``.
+        adapted: changes options into those with which this kind of product is launched.
         device: of the tensors.
         kind: all that the speed depends on, except for the options and the device.
     """
     if asked_for() != "measure" or not tuning.has_choices(device.type):
-        return compute(options)
-    tiles = tiles_of(options)
+        return compute(adapted(options))
+    tiles = tiles_of(options, adapted, sums_of_thread(major_of(device)))
     if len(tiles) == 1:
-        return compute(options)
+        return compute(adapted(options))
     key = json.dumps(["tile", *map(str, kind), *map(str, options.values())])
     ways = {name: functools.partial(compute, each) for name, each in tiles.items()}
     return compute(tiles[tuning.fastest(key, ways, device.type)])
 
 
-def steps_of(options: dict[str, Any], taps: int, channels: int) -> tuple[dict[str, Any], bool]:
-    """The options of ``convolve`` for so many taps and input channels, and whether each step is of one tap.
+def steps_of(options: dict[str, Any], taps: int, channels: int) -> dict[str, Any]:
+    """The options of ``convolve`` for so many taps and input channels: the step, and whether each is of one tap.
 
     Where the channels of a step may be of several taps, the step is the one that reads fewer terms in vain. A longer
     one takes more registers than there are.
     """
     if channels % options["K"] == 0:
-        return options, True
+        return options | {"WHOLE": True}
     steps = [k for k in (32, 16) if k <= options["K"]]
     shortest = min(steps, key=lambda k: triton.cdiv(taps * channels, k) * k)
-    return options | {"K": shortest, "num_warps": options["M"] // 16}, False
+    rows = min(options["M"], _SIDE)
+    return options | {"M": rows, "K": shortest, "num_warps": rows // 16, "WHOLE": False}
 
 
 def with_registers(options: dict[str, Any], columns: int) -> dict[str, Any]:
-    """The options of a product whose factors are computed while they are read, or that has more to do with its result:
-    with at most so many columns and with more warps, because each thread has to hold more numbers."""
-    return options | {"N": min(options["N"], columns), "num_warps": 8}
+    """The options of a product whose factors are computed while they are read or are not neighbours in memory, or that
+    has more to do with its result: with at most so many columns, no more rows than usual, and more warps, because each
+    thread has to hold more numbers."""
+    return options | {"M": min(options["M"], _SIDE), "N": min(options["N"], columns), "num_warps": 8}
 
 
 def rows_of_parts(options: dict[str, Any], positions: int) -> dict[str, Any]:
@@ -107,13 +133,16 @@ def rows_of_parts(options: dict[str, Any], positions: int) -> dict[str, Any]:
     return options | {"M": rows, "num_warps": max(1, options["num_warps"] * rows // options["M"])}
 
 
-def steps_of_images(options: dict[str, Any], positions: int, film: Tensor | None) -> tuple[dict[str, Any], int]:
-    """The options of a weight gradient, and with film the positions of an image, rounded up to whole steps; a step is
-    then of one image, and no longer than it has to be. 1 without film."""
+def steps_of_images(options: dict[str, Any], positions: int, film: Tensor | None) -> dict[str, Any]:
+    """The options of a weight gradient: with film, a step is of one image and no longer than its positions need."""
     if film is None:
-        return options, 1
-    step = min(options["K"], max(_LEAST, triton.next_power_of_2(positions)))
-    return options | {"K": step}, triton.cdiv(positions, step) * step
+        return options
+    return options | {"K": min(options["K"], max(_LEAST, triton.next_power_of_2(positions)))}
+
+
+def padded_positions(options: dict[str, Any], positions: int, film: Tensor | None) -> int:
+    """With film, the positions of an image, rounded up to whole steps; 1 without."""
+    return 1 if film is None else triton.cdiv(positions, options["K"]) * options["K"]
 
 
 def check_numbers(**numbers: int) -> None:

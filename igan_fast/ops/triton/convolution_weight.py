@@ -30,12 +30,14 @@ from igan_fast.ops.triton.convolution_launch import (
     groups_of,
     new,
     options_of,
+    padded_positions,
     steps_of_images,
     with_registers,
 )
 from igan_fast.reference.ops import accumulation_dtype
 
 _PROGRAMS = 512  # wanted number of programs: several for each multiprocessor
+_NEIGHBOURS = 16  # Triton sees that numbers are neighbours in memory where this divides the channels
 _BLOCK = 1024  # elements of a program that adds up segments
 
 
@@ -187,10 +189,15 @@ def convolution_weight_gradient(
     columns = math.prod(kernel) * large_channels
     film = film_operand(film, x)
 
-    def compute(options: dict[str, Any]) -> Tensor:
+    def adapted(options: dict[str, Any]) -> dict[str, Any]:
         if gradient is not None:
             options = with_registers(options, FEW_COLUMNS)
-        options, padded = steps_of_images(options, height * width, film)
+        elif affine is not None or channels % _NEIGHBOURS or large_channels % _NEIGHBOURS:
+            options = with_registers(options, options["N"])
+        return steps_of_images(options, height * width, film)
+
+    def compute(options: dict[str, Any]) -> Tensor:
+        padded = padded_positions(options, height * width, film)
         positions = images // groups * (height * width if film is None else padded)
         check_numbers(positions=positions, columns=columns)
         steps = triton.cdiv(positions, options["K"])
@@ -228,4 +235,4 @@ def convolution_weight_gradient(
     with_what = [each is not None for each in (affine, film, gradient)]
     kind = ["weight gradient", *small.shape, *large.shape, x.dtype, *geometry, groups, *with_what]
     with on_device(x):
-        return by_fastest_tile(compute, options_of(x, columns), x.device, *kind)
+        return by_fastest_tile(compute, options_of(x, columns), adapted, x.device, *kind)

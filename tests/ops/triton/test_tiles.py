@@ -17,7 +17,16 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from igan_fast.ops import tuning
 from igan_fast.ops.convolution.triton import operators
 from igan_fast.ops.triton import common, convolution_weight
-from igan_fast.ops.triton.convolution_launch import options_of, tiles_of
+from igan_fast.ops.triton.convolution_launch import (
+    FEW_COLUMNS,
+    major_of,
+    options_of,
+    rows_of_parts,
+    steps_of,
+    sums_of_thread,
+    tiles_of,
+    with_registers,
+)
 
 if not common.INTERPRETED:
     pytest.skip("the choice is made here without a GPU, in Triton's interpreter", allow_module_level=True)
@@ -37,21 +46,35 @@ def tf32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     cudnn.conv.fp32_precision = before
 
 
+def as_they_are(options: dict[str, Any]) -> dict[str, Any]:
+    return options
+
+
 def test_the_tiles() -> None:
-    half = tiles_of(options_of(torch.empty(1, dtype=torch.bfloat16), 128))
-    assert list(half) == [
-        "256 x 128 x 64, 8 warps",
-        "128 x 128 x 64, 4 warps",
-        "128 x 128 x 32, 8 warps",
-        "64 x 128 x 64, 4 warps",
-        "128 x 64 x 64, 4 warps",
-        "128 x 128 x 64, 8 warps",
-    ]
-    assert list(half.values())[-1] == options_of(torch.empty(1, dtype=torch.bfloat16), 128)
-    few = tiles_of(options_of(torch.empty(1, dtype=torch.bfloat16), 3))
+    options = options_of(torch.empty(1, dtype=torch.bfloat16), 128)
+    smaller = ["128 x 128 x 32, 8 warps", "64 x 128 x 64, 4 warps", "128 x 64 x 64, 4 warps", "128 x 128 x 64, 8 warps"]
+    assert list(tiles_of(options, as_they_are, 64)) == smaller
+    hopper = tiles_of(options, as_they_are, 128)
+    assert list(hopper) == ["256 x 128 x 64, 8 warps", "128 x 128 x 64, 4 warps", *smaller]
+    assert list(hopper.values())[-1] == options
+    few = tiles_of(options_of(torch.empty(1, dtype=torch.bfloat16), 3), as_they_are, 128)
     assert all(options["N"] == 16 for options in few.values())  # tensor cores take no fewer columns
     double = options_of(torch.empty(1, dtype=torch.float64), 128)
-    assert list(tiles_of(double).values()) == [double]
+    assert list(tiles_of(double, as_they_are, 128).values()) == [double]
+
+
+def test_a_tile_that_is_launched_like_another_is_not_measured() -> None:
+    options = options_of(torch.empty(1, dtype=torch.bfloat16), 128)
+    computed = tiles_of(options, lambda options: with_registers(options, FEW_COLUMNS), 128)
+    assert list(computed) == ["128 x 64 x 32, 8 warps", "64 x 64 x 64, 8 warps", "128 x 64 x 64, 8 warps"]
+    assert all("{M} x {N} x {K}, {num_warps} warps".format(**each) == name for name, each in computed.items())
+    of_small_maps = tiles_of(options, lambda options: rows_of_parts(options, 16), 64)
+    assert list(of_small_maps) == ["16 x 128 x 32, 1 warps", "16 x 64 x 64, 1 warps", "16 x 128 x 64, 1 warps"]
+
+
+@pytest.mark.parametrize(("major", "sums"), [(0, 64), (8, 64), (9, 128), (10, 128), (12, 64)])
+def test_a_thread_holds_more_sums_where_the_factors_are_in_shared_memory(major: int, sums: int) -> None:
+    assert sums_of_thread(major) == sums
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -103,5 +126,6 @@ def test_a_product_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
             assert tuning.taken() == {}
         assert [torch.equal(operators().convolution(*arguments), plain) for _ in range(3)] == [True] * 3
         ((choice,),) = (choices.values() for choices in tuning.taken().values())
-    assert choice == list(tiles_of(options_of(x, 16)))[-1]
-    assert next(seconds) == -1 - len(tiles_of(options_of(x, 16)))
+    tiles = tiles_of(options_of(x, 16), lambda options: steps_of(options, 1, 16), sums_of_thread(major_of(x.device)))
+    assert choice == list(tiles)[-1]
+    assert next(seconds) == -1 - len(tiles)
