@@ -110,7 +110,7 @@ iteration="paper and 128 and bf16"
 part iteration 100 60 "${measure[@]}" bench/test_step.py -k "$iteration"
 part iteration-with-blocks 70 60 "${measure[@]}" bench/test_step.py -k blocks
 part block-kernels 50 40 "$python" -m bench.block_time ${quick[@]+"${quick[@]}"}
-# Most of it is Triton's compiler, for all the ways to divide a product. What is chosen and compiled is kept on disk.
+# Triton compiles about a hundred kernels for it, all the ways to divide its products. What is chosen is kept on disk.
 part iteration-with-measure 150 60 "${measure[@]}" bench/test_step.py -k measure
 part tests-of-operators 110 30 "${tests[@]}" -m "$fast" tests/ops --ignore=tests/ops/convolution --ignore=tests/ops/blocks
 part profile 45 60 "$python" -m bench.profile_step --batch-size 256 --precision bf16 --device "$device" --out "$results" \

@@ -1,16 +1,20 @@
-"""Registers, spills, loads and products of the convolutions' Triton kernels, compiled on a machine without a GPU.
+"""Registers, stacks, loads and products of the convolutions' Triton kernels, compiled on a machine without a GPU.
 
 ``python tests/ptxas_report.py 80,90 bf16,tf32`` prints a line of JSON for each kernel, for the layers of D: the compute
-capabilities, then the types (bf16, fp16, tf32, fp32, fp64).
+capabilities, then the types (bf16, fp16, tf32, fp32, fp64). With ``--tiles`` each product is compiled with all the
+tiles among which a measurement chooses. ``--calls NAME`` compiles only the call of this name, and may be given several
+times.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +22,9 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction, MockTensor
 
@@ -56,19 +60,16 @@ def described(argument: Any) -> Any:
     return tuple(map(described, argument)) if isinstance(argument, tuple) else argument
 
 
-def usage(ptx: str) -> dict[str, int]:
-    """What ptxas says of a kernel: registers of a thread, and bytes of spilled stores."""
-    target = re.search(r"\.target (sm_(\d+)\w*)", ptx)
-    assert target is not None
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.ptx"
-        file.write_text(ptx, encoding="utf-8")
-        command = [get_ptxas(int(target[2])).path, "-v", f"--gpu-name={target[1]}", str(file), "-o", f"{file}.cubin"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    registers, spilled = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
-    assert registers is not None, said
-    assert spilled is not None, said
-    return {"registers": int(registers[1]), "spilled": int(spilled[1])}
+def usage(cubin: bytes) -> dict[str, int]:
+    """What a thread of a compiled kernel takes: registers, and bytes of a stack, for what finds no register."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said)
+    assert found is not None, said
+    return {"registers": int(found[1]), "stack": int(found[2])}
 
 
 class OfChannels(NamedTuple):
@@ -233,8 +234,11 @@ def calls(dtype: torch.dtype) -> list[tuple[str, str, tuple[Any, ...]]]:
     ]
 
 
-def main(capabilities: list[int], types: list[str]) -> None:
+def main(capabilities: list[int], types: list[str], only: list[str], *, tiles: bool) -> None:
     driver.set_active(device := NoDevice())
+    from igan_fast.ops import tuning
+    from igan_fast.ops.convolution import asking_for
+    from igan_fast.ops.triton import convolution_launch
     from igan_fast.ops.triton.common import OPERATORS
 
     launch = JITFunction.run
@@ -242,28 +246,52 @@ def main(capabilities: list[int], types: list[str]) -> None:
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         kernel = launch(self, *map(described, arguments), grid=grid, warmup=True, **options)
-        ptx = kernel.asm["ptx"]
-        product = next((name for name in ("wgmma.mma", "tcgen05.mma", "mma.sync") if name in ptx), "")
-        # Loads of one bfloat16 number: of a factor whose neighbours are not known to be neighbours in memory.
-        narrow = len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]16\b", ptx))
-        wide = len(re.findall(r"ld\.global\S*\.v4\.[bu]32|cp\.async\.cg\S* \[[^]]*\], \[[^]]*\], (?:0x10|16)", ptx))
-        pairs = len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]32\b|cp\.async\.ca\S* \[[^]]*\], \[[^]]*\], (?:0x4|4)", ptx))
-        options = {"shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps}
-        found = options | {"product": product, "narrow": narrow, "pairs": pairs, "wide": wide}
-        print(json.dumps(context | {"kernel": self.__name__} | usage(ptx) | found), flush=True)
+        found = {"kernel": self.__name__, **usage(kernel.asm["cubin"]), **reads_of(kernel.asm["ptx"])}
+        found |= {"shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps}
+        print(json.dumps(context | found), flush=True)
         return kernel
 
+    def every_tile(key: str, ways: Mapping[str, Callable[[], Any]], device: str) -> str:
+        *others, usual = ways
+        for name in others:
+            context["tile"] = name
+            ways[name]()
+        context["tile"] = usual
+        return usual
+
     JITFunction.run = compile_only
+    if tiles:
+        tuning.has_choices, tuning.fastest = lambda device: True, every_tile
+        convolution_launch.major_of = lambda _: device.capability // 10
     for device.capability in capabilities:
         for kind in types:
             torch.backends.cudnn.conv.fp32_precision = "tf32" if kind == "tf32" else "ieee"
             for name, operator, arguments in calls(DTYPES.get(kind, torch.float32)):
-                context |= {"capability": device.capability, "type": kind, "call": name}
-                OPERATORS[operator](*arguments)
+                context = {"capability": device.capability, "type": kind, "call": name}
+                if not only or name in only:
+                    with asking_for("measure" if tiles else "triton"):
+                        OPERATORS[operator](*arguments)
+
+
+def reads_of(ptx: str) -> dict[str, Any]:
+    """The instruction of a kernel's matrix product, and the numbers of its loads of one and of two bfloat16 numbers and
+    of 16 bytes."""
+    # Loads of one number: of a factor whose neighbours are not known to be neighbours in memory.
+    narrow = len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]16\b", ptx))
+    wide = len(re.findall(r"ld\.global\S*\.v4\.[bu]32|cp\.async\.cg\S* \[[^]]*\], \[[^]]*\], (?:0x10|16)", ptx))
+    pairs = len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]32\b|cp\.async\.ca\S* \[[^]]*\], \[[^]]*\], (?:0x4|4)", ptx))
+    product = next((name for name in ("wgmma.mma", "tcgen05.mma", "mma.sync") if name in ptx), "")
+    return {"product": product, "narrow": narrow, "pairs": pairs, "wide": wide}
 
 
 if __name__ == "__main__":
     # Loads all of the package's operators, which the module of one operator alone does not.
     import igan_fast.ops.triton  # noqa: F401
 
-    main([int(number) for number in sys.argv[1].split(",")], sys.argv[2].split(","))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("capabilities", type=lambda text: [int(number) for number in text.split(",")])
+    parser.add_argument("types", type=lambda text: text.split(","))
+    parser.add_argument("--tiles", action="store_true")
+    parser.add_argument("--calls", action="append", default=[])
+    given = parser.parse_args()
+    main(given.capabilities, given.types, given.calls, tiles=given.tiles)
