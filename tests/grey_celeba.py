@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +56,6 @@ def below(prefix: str, files: Mapping[str, bytes]) -> dict[str, bytes | str]:
 
 def split_lists(source: CelebA) -> dict[str, list[int]]:
     return {name: rows.tolist() for name, rows in source.splits.items()}
-
-
-@contextmanager
-def no_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def assert_complete(source: CelebA, count: int = 6) -> None:

@@ -6,10 +6,10 @@ import copy
 import gc
 import inspect
 import itertools
-import warnings
 
 import pytest
 import torch
+from no_warnings import no_warning
 from torch import Tensor
 
 import igan_fast
@@ -316,8 +316,7 @@ def test_the_precision_flags_of_a_gpu_are_set_during_a_step_and_restored(
         for parameter in network.parameters():
             parameter.register_hook(lambda _: seen["backward"].append(product_flags()))
     images, labels, noise = next(batches(1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warning():
         getattr(step, act)(*((labels, noise) if act == "extra_generator" else (images, labels, noise)))
         with pytest.raises((RuntimeError, ValueError)):
             step(images, labels[:, :3], noise)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from no_warnings import no_warning
 
 from igan_fast.app import cli
 from igan_fast.app.commands import Generate, Recognise, Train, Transform
@@ -16,8 +16,7 @@ from igan_fast.train.config import TrainConfig
 
 def parsed(*words: object) -> Any:
     """The command, or the config of ``train``; any warning is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warning():
         command = cli._parse([str(word) for word in words])
     return command.config if isinstance(command, Train) else command
 

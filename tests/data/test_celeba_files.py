@@ -15,11 +15,11 @@ from grey_celeba import (
     PHOTOS,
     assert_complete,
     below,
-    no_warning,
     photo,
     split_lists,
     write,
 )
+from no_warnings import no_warning
 
 from igan_fast.data import FaceStore, build_store, celeba_files
 from igan_fast.data.celeba import CelebA

@@ -19,12 +19,12 @@ from grey_celeba import (
     PHOTOS,
     assert_complete,
     below,
-    no_warning,
     photo,
     split_lists,
     write,
     write_zip,
 )
+from no_warnings import no_warning
 
 from igan_fast.data import build_store
 from igan_fast.data.celeba import CelebA

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blue_aligner import Blue
-from grey_celeba import ATTRIBUTES, no_warning, photo, write, write_zip
+from grey_celeba import ATTRIBUTES, photo, write, write_zip
+from no_warnings import no_warning
 
 from igan_fast.data import build_store, open_source
 from igan_fast.data.celeba import CelebA

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from blue_aligner import Blue
-from grey_celeba import ATTRIBUTES, PHOTOS, no_warning, photo, write
+from grey_celeba import ATTRIBUTES, PHOTOS, photo, write
+from no_warnings import no_warning
 
 from igan_fast.data import build_store, open_source
 from igan_fast.data.celeba import CelebA

@@ -16,7 +16,7 @@ from igan_fast.errors import InputError, PackageMissing
 from igan_fast.faces import Detection, Face, FaceSearch, Similarity, aligned, by_photo, each_photo, find_faces
 from igan_fast.faces import search as search_module
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")
 
 LEFT, BIG, RIGHT = Similarity(0.5, 20 + 30j), Similarity(0.9, 120 + 40j), Similarity(0.4, 300 + 60j)
 #: CelebA's place in a photo of 300×400 pixels.
