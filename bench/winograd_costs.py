@@ -32,6 +32,7 @@ from igan_fast.ops.convolution.winograd_costs import (
     TILES,
     Work,
     direct_counts,
+    direct_in,
     filter_counts,
     winograd_counts,
 )
@@ -93,7 +94,7 @@ def measure(kernel: int, stride: int) -> dict[str, dict[str, list[Sample]]]:
             direct, *others = best_seconds([*ways, *filters, *in_half])
             samples = found[computation]
             if half:
-                samples.setdefault("direct in bfloat16", []).append(Sample(direct_counts(work), others.pop()))
+                samples.setdefault(direct_in(torch.bfloat16), []).append(Sample(direct_counts(work), others.pop()))
             samples["direct"].append(Sample(direct_counts(work), direct))
             for tile, seconds in zip(TILES, others[: len(TILES)], strict=True):
                 samples["winograd"].append(Sample(winograd_counts(work, tile, computation), seconds))

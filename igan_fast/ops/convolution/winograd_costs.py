@@ -33,6 +33,7 @@ __all__ = [
     "Work",
     "best_tile",
     "direct_counts",
+    "direct_in",
     "filter_counts",
     "is_predicted",
     "is_small",
@@ -198,12 +199,17 @@ def is_predicted(dtype: torch.dtype) -> bool:
     return _direct_way(dtype) is not None
 
 
+def direct_in(dtype: torch.dtype) -> str:
+    """The name of the constants of PyTorch's convolution by the products of a half type."""
+    return f"direct in {str(dtype).removeprefix('torch.')}"
+
+
 def _direct_way(dtype: torch.dtype) -> str | None:
     """The constants of PyTorch's convolution in this type. Without instructions for a half type, it takes at least as
     long as in float32."""
     if dtype == torch.float32 or _PRODUCTS[dtype] == "none":
         return "direct"
-    way = f"direct in {str(dtype).removeprefix('torch.')}"
+    way = direct_in(dtype)
     measured = all(way in costs[computation] for costs in _COSTS.values() for computation in COMPUTATIONS)
     return way if measured and _PRODUCTS[dtype] == "vectors" else None
 
