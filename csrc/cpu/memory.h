@@ -25,10 +25,11 @@ inline bool bypasses_caches(int64_t bytes, const void* out) {
   return bytes >= last_level / 2 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
 }
 
+constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+
 // Asks the system for huge pages in a new output. Page faults for every 4 KiB take several times as long as the writes.
 inline void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
   if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
@@ -36,5 +37,36 @@ inline void advise_huge_pages(void* data, int64_t bytes) {
   (void)data, (void)bytes;
 #endif
 }
+
+// New memory in huge pages of its own, as far as the system has them; null if there is too little memory. The address
+// sanitizer knows only what operator new allocates.
+#if defined(__linux__) && defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
+constexpr bool kHasHugePages = true;
+
+inline int64_t in_huge_pages(int64_t bytes) {
+  return static_cast<int64_t>((static_cast<uintptr_t>(bytes) + kHugePage - 1) / kHugePage * kHugePage);
+}
+
+inline void* allocate_huge_pages(int64_t bytes) {
+  const auto size = static_cast<uintptr_t>(in_huge_pages(bytes));
+  void* whole = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (whole == MAP_FAILED) return nullptr;
+  // The system aligns to small pages. What lies before and behind the huge pages is given back.
+  const auto start = reinterpret_cast<uintptr_t>(whole), begin = (start + kHugePage - 1) / kHugePage * kHugePage;
+  if (begin > start) (void)munmap(whole, begin - start);
+  if (const uintptr_t behind = start + kHugePage - begin)
+    (void)munmap(reinterpret_cast<void*>(begin + size), behind);
+  (void)madvise(reinterpret_cast<void*>(begin), size, MADV_HUGEPAGE);
+  return reinterpret_cast<void*>(begin);
+}
+
+inline void free_huge_pages(void* memory, int64_t bytes) {
+  (void)munmap(memory, static_cast<size_t>(in_huge_pages(bytes)));
+}
+#else
+constexpr bool kHasHugePages = false;
+inline void* allocate_huge_pages(int64_t) { return nullptr; }
+inline void free_huge_pages(void*, int64_t) {}
+#endif
 
 }  // namespace igan_fast::cpu

@@ -13,13 +13,18 @@
 namespace igan_fast::cpu {
 
 constexpr int64_t kMaxKeptFloats = int64_t{16} << 20;  // a thread keeps at most 64 MiB, until it ends
+constexpr int64_t kMinHugeFloats = int64_t{1} << 17;   // half a MiB: fewer lie in few pages of any size
 
-// An uninitialised array of floats, aligned to a cache line. The constructor throws std::bad_alloc if there is too
-// little memory.
+// An uninitialised array of floats, aligned to a cache line, in huge pages if a thread may keep it. The constructor
+// throws std::bad_alloc if there is too little memory.
+//
+// The transforms write each value of a tile to another plane of such an array. Planes in pages of 4 KiB cost more time
+// than the transforms, because no processor holds the addresses of so many pages. Memory from the heap is no better:
+// the system leaves pages that were in use before as they are.
 class Floats {
  public:
   Floats() = default;
-  explicit Floats(int64_t count) : memory_(allocate(count * int64_t{sizeof(float)})), count_(count) {}
+  explicit Floats(int64_t count) : memory_(allocate(count), Free{huge_bytes(count)}), count_(count) {}
   Floats(Floats&& other) noexcept : memory_(std::move(other.memory_)), count_(std::exchange(other.count_, 0)) {}
   Floats& operator=(Floats&& other) noexcept {
     memory_ = std::move(other.memory_);
@@ -32,11 +37,24 @@ class Floats {
  private:
   static constexpr std::align_val_t kAlignment{64};
   struct Free {
-    void operator()(float* memory) const { ::operator delete(memory, kAlignment); }
+    int64_t huge_bytes;
+    void operator()(float* memory) const {
+      huge_bytes > 0 ? free_huge_pages(memory, huge_bytes) : ::operator delete(memory, kAlignment);
+    }
   };
-  static float* allocate(int64_t bytes) {
-    void* memory = ::operator new(static_cast<size_t>(bytes), kAlignment);
-    advise_huge_pages(memory, bytes);
+  static int64_t huge_bytes(int64_t count) {
+    const bool huge = kHasHugePages && count >= kMinHugeFloats && count <= kMaxKeptFloats;
+    return huge ? count * int64_t{sizeof(float)} : 0;
+  }
+  static float* allocate(int64_t count) {
+    if (const int64_t bytes = huge_bytes(count)) {
+      void* memory = allocate_huge_pages(bytes);
+      if (!memory) throw std::bad_alloc();
+      return static_cast<float*>(memory);
+    }
+    const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+    void* memory = ::operator new(bytes, kAlignment);
+    advise_huge_pages(memory, static_cast<int64_t>(bytes));
     return static_cast<float*>(memory);
   }
 

@@ -10,6 +10,11 @@
 
 #include "testing.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <sys/types.h>
+#endif
+
 using namespace igan_fast;
 using namespace igan_fast::cpu;
 
@@ -56,6 +61,34 @@ void operator delete(void *memory, std::align_val_t) noexcept {
 void operator delete(void *memory, size_t, std::align_val_t) noexcept {
   release(memory);
 }
+
+#if defined(__linux__)
+// The linker directs the kernels' calls of mmap and munmap here (--wrap).
+extern "C" {
+void *__real_mmap(void *at, size_t bytes, int protection, int flags, int file,
+                  off_t offset);
+int __real_munmap(void *memory, size_t bytes);
+
+void *__wrap_mmap(void *at, size_t bytes, int protection, int flags, int file,
+                  off_t offset) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (bytes >= refused_from)
+      return MAP_FAILED;
+  }
+  void *memory = __real_mmap(at, bytes, protection, flags, file, offset);
+  const std::lock_guard<std::mutex> lock(mutex);
+  live += memory == MAP_FAILED ? 0 : bytes;
+  return memory;
+}
+
+int __wrap_munmap(void *memory, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  live -= bytes;
+  return __real_munmap(memory, bytes);
+}
+}
+#endif
 
 namespace {
 
