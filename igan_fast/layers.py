@@ -52,7 +52,7 @@ class ConvTransposeNormAct2d(reference.ConvTransposeNormAct2d):
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, on a CPU in float32 by the faster of MKL and oneDNN."""
+    """``nn.Linear``, on a CPU by the fastest of MKL, oneDNN and, for few rows, a kernel of this package."""
 
     def forward(self, input: Tensor) -> Tensor:
         """x (..., in_features) → (..., out_features)."""

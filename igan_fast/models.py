@@ -25,9 +25,10 @@ from igan_fast.ops.blocks import (
     can_run_blocks,
 )
 from igan_fast.ops.conv_act import conv_act
+from igan_fast.ops.layout import channels_first, channels_last
 from igan_fast.reference import models as reference
 from igan_fast.reference.layers.untouched import untouched
-from igan_fast.reference.models import LEAK, Classifier, Codes, DiscriminatorOutput
+from igan_fast.reference.models import LEAK, Codes, DiscriminatorOutput
 
 __all__ = ["Classifier", "Codes", "Discriminator", "DiscriminatorOutput", "FeatureMap", "Generator", "IterativeGAN"]
 
@@ -70,7 +71,7 @@ class Generator(reference.Generator):
 
     def _drawn(self, first: Tensor, films: Sequence[Tensor | None]) -> Tensor:
         """The images, from what ``inputs`` returns."""
-        x = self.last_map(first.contiguous(memory_format=torch.channels_last), films)
+        x = self.last_map(channels_last(first), films)
         rgb = self.to_rgb
         if not _is_unmodified(rgb, nn.ConvTranspose2d):
             return torch.tanh(rgb(x))
@@ -155,8 +156,14 @@ class Discriminator(reference.Discriminator):
 
     def judge(self, h4: Tensor) -> tuple[Tensor, Tensor]:
         """The source logit (N,) and the output of the shared layer (N, 1024), from the features h⁴."""
-        flat = h4.flatten(1)
+        flat = channels_first(h4).flatten(1)
         return self.source(flat).squeeze(1), F.leaky_relu(self.shared(flat), LEAK)
+
+
+class Classifier(reference.Classifier):
+    """``reference.models.Classifier``, fused."""
+
+    layers: ClassVar[Any] = layers
 
 
 class IterativeGAN(reference.IterativeGAN):
@@ -170,6 +177,7 @@ class IterativeGAN(reference.IterativeGAN):
 
     generator: Generator
     discriminator: Discriminator
+    classifier: Classifier
 
 
 def _is_unmodified(conv: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d]) -> bool:

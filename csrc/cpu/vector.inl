@@ -228,6 +228,30 @@ IGAN_FAST_INLINE double sum_lanes(Vec<T> v) {
   return sum;
 }
 
+// The sum of all lanes: of each half of them and the other half, until one is left.
+IGAN_FAST_INLINE float sum_halves(Vec<float> v) {
+#if IGAN_FAST_X86
+#if IGAN_FAST_ISA_LEVEL == 2
+  const __m512 all = reinterpret_cast<__m512>(v);
+  const __m256 half =
+      _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, all, 0), _mm512_maskz_extractf32x8_ps(0xff, all, 1));
+#elif IGAN_FAST_ISA_LEVEL == 1
+  const __m256 half = reinterpret_cast<__m256>(v);
+#endif
+#if IGAN_FAST_ISA_LEVEL >= 1
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#else
+  const __m128 four = reinterpret_cast<__m128>(v);
+#endif
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
+  for (int half = kLanes<float> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
+#endif
+}
+
 // Bit l is set where lane l of v is > 0.
 IGAN_FAST_INLINE uint64_t positive_lanes(Vec<float> v) {
 #if IGAN_FAST_ISA_LEVEL == 2

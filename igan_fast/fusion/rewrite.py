@@ -38,7 +38,7 @@ def fuse(model: nn.Module) -> FusionReport:
       (Leaky)ReLU after that;
     * a convolution runs on our own CPU kernels where these are faster, together with the (Leaky)ReLU that follows it.
 
-    On a CPU in float32, large linear layers run on the faster of MKL and oneDNN.
+    On a CPU, large linear layers run on the fastest of MKL, oneDNN and, for few rows without gradients, our own kernel.
 
     If another operation than expected uses a result, that operation gets PyTorch's result, which costs a second
     computation. After three such calls, a module no longer combines operations.

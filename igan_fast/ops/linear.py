@@ -1,7 +1,8 @@
-"""Linear layers on the CPU in float32, by the faster of MKL and oneDNN.
+"""Linear layers on the CPU, by the fastest of MKL, oneDNN and, for few rows, a kernel of this package.
 
-PyTorch's ``F.linear`` calls MKL's matrix product. For large weights oneDNN's is faster. ``linear_limits`` says from
-which sizes on, for the forward pass and for each gradient.
+PyTorch's ``F.linear`` calls MKL's matrix product in float32. For large weights oneDNN's is faster. ``linear_limits``
+says from which sizes on, for the forward pass and for each gradient. ``few_rows`` computes layers without gradients
+whose input has few rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from igan_fast.ops import backend
+from igan_fast.ops import backend, few_rows
 from igan_fast.ops.constant import cast, is_constant
 from igan_fast.ops.linear_limits import COMPUTATIONS, gains, limits_of, pays
 from igan_fast.ops.transforms import batched, overridable
@@ -35,6 +36,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: as ``F.linear``.
     """
+    dtype = few_rows.dtype_of(x, weight, bias)
+    if dtype is not None:
+        return few_rows.multiply(x, weight, bias, dtype)
     if not _applies(x, weight, bias):
         if is_constant(weight) and torch.is_autocast_enabled(x.device.type):
             weight = cast(weight, torch.get_autocast_dtype(x.device.type))

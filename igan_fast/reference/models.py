@@ -67,7 +67,7 @@ class Generator(Unscriptable):
         self.up3 = self.layers.ConvTransposeNormAct2d(2 * width, width)
         self.to_rgb = nn.ConvTranspose2d(width, 3, 5, stride=2, padding=2, output_padding=1)
         channels = (8 * width, 4 * width, 2 * width, width) if film else ()
-        self.film = nn.ModuleList(nn.Linear(attributes, 2 * count, bias=False) for count in channels)
+        self.film = nn.ModuleList(self.layers.Linear(attributes, 2 * count, bias=False) for count in channels)
         _initialise(self)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Discriminator(Unscriptable):
         self.down3 = self.layers.ConvNormAct2d(2 * width, 4 * width, negative_slope=LEAK)
         self.down4 = self.layers.ConvNormAct2d(4 * width, 8 * width, negative_slope=LEAK)
         flat = 8 * width * (image_size // 16) ** 2
-        self.source = nn.Linear(flat, 1)
+        self.source = self.layers.Linear(flat, 1)
         self.shared = self.layers.Linear(flat, SHARED)
         _initialise(self)
 
@@ -167,11 +167,13 @@ class Classifier(Unscriptable):
         attributes, latent: as ``Generator``.
     """
 
+    layers: ClassVar[Any] = layers
+
     def __init__(self, attributes: int = 40, latent: int = 100) -> None:
         super().__init__()
-        self.latent = nn.Linear(SHARED, latent)
-        self.hidden = nn.Linear(SHARED, LABEL_HIDDEN)
-        self.labels = nn.Linear(LABEL_HIDDEN, attributes)
+        self.latent = self.layers.Linear(SHARED, latent)
+        self.hidden = self.layers.Linear(SHARED, LABEL_HIDDEN)
+        self.labels = self.layers.Linear(LABEL_HIDDEN, attributes)
         _initialise(self)
 
     def forward(self, shared: Tensor) -> Codes:

@@ -56,8 +56,9 @@ FILE = Path(__file__).with_name("winograd_costs.json")
 MARGIN = 0.95
 
 #: The constants are those of contiguous weights. For channels_last ones PyTorch's convolutions take less time, and a
-#: filter's transform takes more: nanoseconds per weight (measured with 128 to 512 channels and AVX-512).
-SAVED_BY_CHANNELS_LAST, FILTER_OF_CHANNELS_LAST = 0.7, 0.8
+#: filter's transform takes more: nanoseconds per weight (measured with 128 to 512 channels and AVX-512). By the size of
+#: a weight in bytes.
+SAVED_BY_CHANNELS_LAST, FILTER_OF_CHANNELS_LAST = {4: 0.7, 2: 0.33}, 0.8
 
 #: With fewer multiplications, a convolution takes less than 0.1 ms, and what surrounds its call counts more.
 FEWEST = 1 << 22
@@ -176,6 +177,9 @@ def _rows(tiles: int) -> int:
 def best_tile(work: Work, computation: str, *, kept: bool = False, channels_last: bool = False) -> int | None:
     """The size of the tiles with which minimal filtering is faster than PyTorch's convolution; None if none is.
 
+    Of two such sizes it is the faster one where a filter in memory takes twice as long to read as predicted: threads
+    share the memory, and the times are those of one thread.
+
     Args:
         computation: one of ``COMPUTATIONS``.
         kept: whether the transformed filter is there already.
@@ -184,8 +188,16 @@ def best_tile(work: Work, computation: str, *, kept: bool = False, channels_last
     if is_small(work) or not is_predicted(work.dtype):
         return None
     direct, *ways = seconds_of(work, computation, kept=kept, channels_last=channels_last)
-    seconds, tile = min(zip(ways, TILES, strict=True))
-    return tile if seconds < MARGIN * direct else None
+    faster = [(each, tile) for each, tile in zip(ways, TILES, strict=True) if each < MARGIN * direct]
+    return min((each + _reading(work, computation, tile), tile) for each, tile in faster)[1] if faster else None
+
+
+def _reading(work: Work, computation: str, tile: int) -> float:
+    """The predicted time in which a transformed filter is read from memory."""
+    if computation == "weight_gradient":
+        return 0.0
+    cost = _costs_of(work)[computation]["winograd"][-1]
+    return cost * winograd_counts(work, tile, computation)[-1] * 1e-9
 
 
 def is_small(work: Work) -> bool:
@@ -219,15 +231,19 @@ def seconds_of(work: Work, computation: str, *, kept: bool = False, channels_las
     those of ``best_tile``; the time has to be predicted (``is_predicted``)."""
     way = _direct_way(work.dtype)
     assert way is not None
-    costs = _COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"][computation]
+    costs = _costs_of(work)[computation]
     weights = work.kernel**2 * work.large_channels * work.small_channels * channels_last * 1e-9
-    seconds = [_sum(costs[way], direct_counts(work)) - SAVED_BY_CHANNELS_LAST * weights]
+    seconds = [_sum(costs[way], direct_counts(work)) - SAVED_BY_CHANNELS_LAST[work.dtype.itemsize] * weights]
     for tile in TILES:
         needed = _sum(costs["winograd"], winograd_counts(work, tile, computation))
         if computation != "weight_gradient" and not kept:
             needed += _sum(costs["filter"], filter_counts(work, tile)) + FILTER_OF_CHANNELS_LAST * weights
         seconds.append(needed)
     return seconds
+
+
+def _costs_of(work: Work) -> dict[str, dict[str, list[float]]]:
+    return _COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"]
 
 
 def _sum(costs: Sequence[float], counts: Sequence[float]) -> float:

@@ -86,11 +86,14 @@ def test_times_are_sums_of_counts_and_constants(costs):
     assert seconds_of(WORK, "weight_gradient") == pytest.approx([1e-6 + 64 * 96e-9, 0, 0])  # transforms no filter
 
 
-def test_a_channels_last_weight_suits_pytorch_better(costs):
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES])
+def test_a_channels_last_weight_suits_pytorch_better(costs, dtype, monkeypatch):
+    monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF_TYPES, "none"))
     costs([1000, 0, 0, 2], [0, 0, 0, 0, 0], [100, 0, 0])
     weights = 9 * 32 * 64
-    direct, *ways = seconds_of(WORK, "transposed", channels_last=True)
-    assert direct == pytest.approx(1e-6 + (2 - winograd_costs.SAVED_BY_CHANNELS_LAST) * weights * 1e-9)
+    direct, *ways = seconds_of(WORK._replace(dtype=dtype), "transposed", channels_last=True)
+    saved = winograd_costs.SAVED_BY_CHANNELS_LAST[4 if dtype == torch.float32 else 2]
+    assert direct == pytest.approx(1e-6 + (2 - saved) * weights * 1e-9)
     assert ways == pytest.approx([1e-7 + winograd_costs.FILTER_OF_CHANNELS_LAST * weights * 1e-9] * 2)
     assert seconds_of(WORK, "transposed", kept=True, channels_last=True)[1:] == [0, 0]
 
@@ -112,6 +115,22 @@ def test_the_choice(costs, monkeypatch):
     assert best_tile(WORK, "convolution") == 4
     costs([1e9, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0])  # tiles of 2 have a smaller filter
     assert best_tile(WORK, "convolution") == 2
+
+
+def test_threads_share_the_memory_from_which_a_filter_is_read(costs, monkeypatch):
+    monkeypatch.setattr(winograd_costs, "INSTRUCTION_SET", "avx512")
+    work, values = WORK._replace(large_channels=512, small_channels=256), 512 * 256 / 1e9
+    # Tiles of 2: 16 planes, 16 rows. Tiles of 4: 36 planes, 4 rows, and a filter of 18 MiB, twice as dear as products.
+    costs([100e6, 0, 0, 0], [0, 1, 0, 0, 2], [0, 0, 0])
+    assert seconds_of(work, "convolution")[1:] == pytest.approx([16 * 16 * values, 36 * (4 + 2) * values])
+    assert best_tile(work, "convolution") == 2  # 256 against 36 · (4 + 4)
+    costs([100e6, 0, 0, 0], [0, 1, 0, 0, 1.5], [0, 0, 0])
+    assert best_tile(work, "convolution") == 4  # 36 · (4 + 3)
+    costs([34e6, 0, 0, 0], [0, 1, 0, 0, 2], [0, 0, 0])
+    assert best_tile(work, "convolution") == 4  # PyTorch is faster than tiles of 2
+    costs([100e6, 0, 0, 0], [0, 1, 0, 0, 2], [0, 0, 0])
+    monkeypatch.setattr(winograd_costs, "_CACHE_BYTES", 1 << 30)
+    assert best_tile(work, "convolution") == 4
 
 
 @pytest.mark.parametrize("name", KNOWN)
