@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["State", "cast", "derived", "freeze", "is_constant", "own", "sample"]
+__all__ = ["State", "cast", "derived", "freeze", "is_constant", "own", "sample", "source_of"]
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
+
+#: The attribute of what ``cast`` returns that holds its weight.
+_SOURCE = "_igan_fast_source"
 
 #: Tensors with at most so many values are compared as a whole. Of longer ones ``SAMPLES`` values are compared.
 SHORT, SAMPLES = 1024, 64
@@ -102,14 +105,24 @@ def own(tensor: Tensor) -> None:
 
 
 def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``weight.to(dtype)``. Of a frozen weight it is computed once, where autocast would compute it at each call."""
+    """``weight.to(dtype)``. Of a frozen weight it is computed once, where autocast would compute it at each call.
+    ``source_of`` returns the weight of any other result."""
     if weight.dtype == dtype:
         return weight
     if not is_constant(weight):
-        return weight.to(dtype)
+        result = weight.to(dtype)
+        if not torch.compiler.is_compiling():
+            setattr(result, _SOURCE, weight)
+        return result
     # Feature maps are channels_last here, and PyTorch's convolution would turn a contiguous filter at each call.
     layout = torch.channels_last if weight.dim() == 4 else torch.preserve_format
     return derived(("cast", dtype), (weight,), lambda: weight.to(dtype, memory_format=layout))
+
+
+def source_of(weight: Tensor) -> Tensor:
+    """The tensor that ``cast`` made this one of, or the tensor itself."""
+    source: Tensor = getattr(weight, _SOURCE, weight)
+    return source
 
 
 class State:

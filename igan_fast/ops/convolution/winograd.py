@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.constant import derived, is_constant
+from igan_fast.ops.constant import derived, is_constant, source_of
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 from igan_fast.ops.convolution.winograd_costs import (
@@ -183,9 +183,10 @@ class _FilterCache:
 
     def __init__(self, uses: int) -> None:
         self.uses = uses
-        # The key is (id of the weight, stride, transposed, tile). A value is (weight, filter, number of uses left). It
-        # holds the weight so that no other tensor gets the same id.
-        self.entries: dict[tuple[int, int, bool, int], tuple[Tensor, Tensor, int]] = {}
+        # The key is (id of the weight, dtype, stride, transposed, tile). A value is (weight, filter, number of uses
+        # left). It holds the weight so that no other tensor gets the same id. Autocast casts a weight more than once:
+        # the weight is that before the cast.
+        self.entries: dict[tuple[int, torch.dtype, int, bool, int], tuple[Tensor, Tensor, int]] = {}
 
     def get(self, weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
         """The transformed filter of a weight; the weight itself if the filter would be used only once."""
@@ -194,12 +195,13 @@ class _FilterCache:
             if not is_constant(weight):
                 return weight.detach()
             return derived(name, (weight,), lambda: _transform_filter(weight, stride, transposed, tile))
-        key = (id(weight), stride, transposed, tile)
+        source = source_of(weight)
+        key = (id(source), weight.dtype, stride, transposed, tile)
         if key not in self.entries:
-            self.entries[key] = (weight, _transform_filter(weight, stride, transposed, tile), self.uses)
-        weight, filter, left = self.entries.pop(key)
+            self.entries[key] = (source, _transform_filter(weight, stride, transposed, tile), self.uses)
+        source, filter, left = self.entries.pop(key)
         if left > 1:
-            self.entries[key] = (weight, filter, left - 1)
+            self.entries[key] = (source, filter, left - 1)
         return filter
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from oracles import HALF, assert_as_good, error
 from torch import Tensor
 
-from igan_fast import ops
+from igan_fast import layers, ops
 from igan_fast.ops import backend
 from igan_fast.ops.convolution import ConvSettings, InputSpec, choice, filters_kept, plan_of, winograd, winograd_costs
 from igan_fast.ops.convolution.plan import Problem
@@ -445,6 +445,24 @@ def test_filters_are_kept_for_as_many_uses_as_were_asked_for(made):
     changed = convolve(x, weight, settings_of(USUAL[0]))
     assert len(made) == 3
     assert error(changed, F.conv2d(x.double(), weight.double(), None, 2, 2)) < 1e-5
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_casts_of_one_weight_share_a_filter(made, frozen):
+    """As those of two forward passes under autocast, and the backward pass of one of them."""
+    block = layers.ConvNormAct2d(64, 64).requires_grad_(not frozen)
+    images = torch.randn(16, 64, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+    with filters_kept(uses=2), torch.autocast("cpu", torch.bfloat16):
+        first, second = (block(images) for _ in range(2))
+        assert len(made) == 1
+        for y in (first, second):
+            y.sum().backward(retain_graph=True)
+        assert len(made) == 2  # the input gradient has a filter of its own
+        assert not winograd._thread.filters.entries
+        block.float()(images)
+        with torch.autocast("cpu", enabled=False):
+            block(images.detach())
+        assert len(made) == 4  # a filter for each dtype
 
 
 def test_filters_are_kept_in_the_thread_that_asked(made):
