@@ -23,7 +23,7 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def channels_last(x: Tensor) -> Tensor:
     """``x.contiguous(memory_format=torch.channels_last)`` of x (N, C, H, W), differentiable."""
-    if _can_transpose(x) and x.is_contiguous():
+    if not backend.plain_only(x) and x.is_contiguous() and _can_transpose(x):
         return _transpose(x)
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -35,6 +35,8 @@ def rows_of_channels(x: Tensor) -> Tensor:
 
 def channels_first(x: Tensor) -> Tensor:
     """``x.contiguous()`` of x (N, C, H, W), differentiable."""
+    if backend.plain_only(x) or x.is_contiguous():  # without a look at the sizes: torch.fx knows none
+        return x.contiguous()
     if _can_transpose(x) and x.is_contiguous(memory_format=torch.channels_last):
         return _transpose(x)
     return x.contiguous()
@@ -72,8 +74,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 def _can_transpose(x: Tensor) -> bool:
     return (
-        not backend.plain_only(x)  # before any size: torch.fx knows none
-        and x.dim() == 4
+        x.dim() == 4
         and min(x.shape[1], x.shape[2] * x.shape[3]) >= MIN_SIDE  # so x cannot be in both formats at once
         and x.shape[0] > 0
         and x.dtype == torch.float32
