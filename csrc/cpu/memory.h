@@ -54,8 +54,7 @@ inline void* allocate_huge_pages(int64_t bytes) {
   // The system aligns to small pages. What lies before and behind the huge pages is given back.
   const auto start = reinterpret_cast<uintptr_t>(whole), begin = (start + kHugePage - 1) / kHugePage * kHugePage;
   if (begin > start) (void)munmap(whole, begin - start);
-  if (const uintptr_t behind = start + kHugePage - begin)
-    (void)munmap(reinterpret_cast<void*>(begin + size), behind);
+  if (const uintptr_t behind = start + kHugePage - begin) (void)munmap(reinterpret_cast<void*>(begin + size), behind);
   (void)madvise(reinterpret_cast<void*>(begin), size, MADV_HUGEPAGE);
   return reinterpret_cast<void*>(begin);
 }
