@@ -23,7 +23,7 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def channels_last(x: Tensor) -> Tensor:
     """``x.contiguous(memory_format=torch.channels_last)`` of x (N, C, H, W), differentiable."""
-    if not backend.plain_only(x) and x.is_contiguous() and _can_transpose(x):
+    if _can_transpose(x, torch.contiguous_format):
         return _transpose(x)
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -35,9 +35,7 @@ def rows_of_channels(x: Tensor) -> Tensor:
 
 def channels_first(x: Tensor) -> Tensor:
     """``x.contiguous()`` of x (N, C, H, W), differentiable."""
-    if backend.plain_only(x) or x.is_contiguous():  # without a look at the sizes: torch.fx knows none
-        return x.contiguous()
-    if _can_transpose(x) and x.is_contiguous(memory_format=torch.channels_last):
+    if _can_transpose(x, torch.channels_last):
         return _transpose(x)
     return x.contiguous()
 
@@ -72,9 +70,12 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.dim() > 2 and x.movedim(1, -1).is_contiguous()
 
 
-def _can_transpose(x: Tensor) -> bool:
+def _can_transpose(x: Tensor, layout: torch.memory_format) -> bool:
+    """Whether the kernel can copy x, which has to have this memory format, to the other one."""
     return (
-        x.dim() == 4
+        not backend.plain_only(x)  # before any size: torch.fx knows none
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=layout)
         and min(x.shape[1], x.shape[2] * x.shape[3]) >= MIN_SIDE  # so x cannot be in both formats at once
         and x.shape[0] > 0
         and x.dtype == torch.float32
