@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import getpass
 import json
 import os
 import platform
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if limit := os.environ.get("ATEN_CPU_CAPABILITY"):
+        # torch.compile's cache does not know the limit. It would load code for other instructions, which may crash.
+        own_cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{limit}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own_cache))
     if config.getoption("--memory") == "kept":
         keep_freed_memory()
     if config.getoption("--quick"):
