@@ -138,7 +138,7 @@ def choices_of_a_gpu(convolution: str = "auto") -> Iterator[None]:
             (triton, "_CHOICE", convolution),
             (dispatch, "Problem", on_gpu),
             (network, "Problem", on_gpu),
-            (layout, "_can_transpose", lambda _: False),
+            (layout, "_can_transpose", lambda *_: False),
             (paper, "check_labels", lambda _: None),  # it reads the values of labels on the CPU
             (norm_act_processes, "check_count", lambda *_: None),  # and this one a number
         ):
