@@ -121,7 +121,7 @@ def test_rows_and_types_for_others(calls, monkeypatch):
         linear(x, weight.bfloat16())
 
 
-def test_half_types_of_short_rows_are_pytorchs(calls, monkeypatch):
+def test_half_types_of_short_rows_are_pytorchs(monkeypatch):
     monkeypatch.undo()
     x, weight = torch.randn(3, 140).bfloat16(), torch.randn(3000, 140).bfloat16()
     found = []

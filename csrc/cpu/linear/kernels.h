@@ -1,5 +1,5 @@
 // The CPU kernel of linear layers with few rows as a plain function on pointers. It does not need torch, so tests can
-// call it directly. igan_fast/ops/linear.py decides when it is used; kernels.inl explains it.
+// call it directly. igan_fast/ops/few_rows.py decides when it is used; kernels.inl explains it.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// linear_few_rows on the CPU. igan_fast/ops/linear.py says when it is used.
+// linear_few_rows on the CPU. igan_fast/ops/few_rows.py says when it is used.
 
 #include "cpu/linear/kernels.h"
 

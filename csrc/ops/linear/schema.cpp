@@ -1,6 +1,6 @@
 // linear_few_rows's schema: x (rows, in) · weightᵀ (in, out) + bias (out,) → (rows, out), all contiguous and of one
 // dtype. It is for so few rows that the weights' way from memory takes longer than the products.
-// igan_fast/ops/linear.py says when it is used.
+// igan_fast/ops/few_rows.py says when it is used.
 
 #include <torch/csrc/stable/library.h>
 
