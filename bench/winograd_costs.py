@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m bench.winograd_costs
 
-It replaces the entry of the instruction set in use. ``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
-IGAN_FAST_CPU_ISA=avx2`` limits PyTorch, oneDNN and our kernels to AVX2 on any newer processor. All times are of one
-thread and in the process's own time, so that other programs disturb them less. Each is the smallest of several rounds,
-in which all ways take turns.
+It replaces the constants of the instruction set in use; ``bench.winograd_1d_costs`` those of sequences.
+``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 IGAN_FAST_CPU_ISA=avx2`` limits PyTorch, oneDNN and our kernels to
+AVX2 on any newer processor. All times are of one thread and in the process's own time, so that other programs disturb
+them less. Each is the smallest of several rounds, in which all ways take turns.
 """
 
 from __future__ import annotations
@@ -183,18 +183,22 @@ def main() -> None:
         measured = measure(kernel, stride)
         costs[name] = {c: {way: fit(samples) for way, samples in ways.items()} for c, ways in measured.items()}
         for computation, ways in measured.items():
-            print(name, computation, *(_described(ways[way], costs[name][computation][way]) for way in ways), sep="; ")
+            print(name, computation, *(described(ways[way], costs[name][computation][way]) for way in ways), sep="; ")
+    write(options.out, "costs", costs)
+
+
+def write(out: Path, name: str, costs: dict[str, Any]) -> None:
+    """Replace the constants of the instruction set in use in a file; those of other names stay."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     limited = "" if limit is None else f", oneDNN limited to {limit}"
-    known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    known[winograd_costs.INSTRUCTION_SET] = {
-        "measured_on": f"{processor()}{limited}, one thread, PyTorch {torch.__version__}",
-        "costs": costs,
-    }
-    options.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    entry = known.setdefault(winograd_costs.INSTRUCTION_SET, {})
+    entry["measured_on"] = f"{processor()}{limited}, one thread, PyTorch {torch.__version__}"
+    entry[name] = costs
+    out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
-def _described(samples: Sequence[Sample], costs: Sequence[float]) -> str:
+def described(samples: Sequence[Sample], costs: Sequence[float]) -> str:
     """The constants, and how far predictions are from what was measured."""
     if not samples:
         return "–"

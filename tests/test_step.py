@@ -17,7 +17,7 @@ from igan_fast import reference
 from igan_fast.data import to_float
 from igan_fast.data.drawn_faces import DrawnFaces
 from igan_fast.graphs import GraphedStep
-from igan_fast.ops.convolution import winograd
+from igan_fast.ops.convolution import filters
 from igan_fast.reference.step import StepConfig, StepLosses
 
 CONFIG = StepConfig(lr=1e-5, lambdas=(2.0, 0.5, 1.5), label_weight_d=3.0, label_weight_g=7.0)
@@ -207,7 +207,7 @@ def test_two_runs_are_bit_for_bit_equal():
 def test_memory_does_not_grow():
     """After twenty more iterations as many tensors are alive as after five."""
     step = make_step("fused")  # wide enough for our own convolution kernels, which keep transformed filters for a while
-    outside = winograd._thread.filters
+    outside = filters._thread.filters
 
     def alive() -> int:
         gc.collect()
@@ -217,7 +217,7 @@ def test_memory_does_not_grow():
     before = alive()
     run(step, 20)
     assert alive() <= before + 5
-    assert winograd._thread.filters is outside
+    assert filters._thread.filters is outside
 
 
 #: For each failure: the object, its method that raises an error, and at which call.
@@ -246,13 +246,13 @@ def test_a_failed_iteration_leaves_the_step_usable(monkeypatch, failure):
         return function(*arguments)
 
     given = next(batches(1))
-    outside = winograd._thread.filters
+    outside = filters._thread.filters
     monkeypatch.setattr(owner, name, fails)
     with pytest.raises(RuntimeError, match="interrupted"):
         step(*given)
     monkeypatch.undo()
     assert all(p.requires_grad for p in step.model.parameters())
-    assert winograd._thread.filters is outside
+    assert filters._thread.filters is outside
     for ours, theirs in ((step.model, new.model), (step.optimizer_d, new.optimizer_d)):
         theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
     losses = [torch.stack(s(*given)) for s in (step, new)]

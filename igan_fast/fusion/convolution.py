@@ -123,8 +123,7 @@ class FusedConvolution(FusedModule):
     def _plan(self, x: Tensor, weight: Tensor, bias: Tensor | None, expectation: Expectation) -> Plan | None:
         """The plan, if kernels of this package compute the convolution; None if PyTorch's module has to."""
         if (
-            x.dim() != 4
-            or weight.dim() != 4
+            x.dim() != weight.dim()
             or self.padding_mode != "zeros"
             or isinstance(self.padding, str)
             or memory_format_of(weight) is None

@@ -12,6 +12,7 @@ from igan_fast.fusion.fused_module import FusedModule, derived_class, is_paramet
 from igan_fast.fusion.modules import FUSED_CLASSES
 from igan_fast.fusion.report import FusionReport
 from igan_fast.ops.convolution.direct import MAX_CHANNELS
+from igan_fast.ops.convolution.winograd_1d import MIN_CHANNELS, filtered_dimension
 
 __all__ = ["fuse", "unfuse"]
 
@@ -26,9 +27,9 @@ def fuse(model: nn.Module) -> FusionReport:
     convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm``,
     ``nn.InstanceNorm1d/2d/3d`` and large ``nn.Linear`` to a fused class, which is derived from the module's class.
     Parameters and buffers stay the same tensors under the same names: existing optimisers and checkpoints stay valid.
-    Activations are not changed, and neither are convolutions that can gain nothing: those without kernels of ours (1-D
-    and 3-D, with groups, of one pixel) where no batch normalisation of as many channels is in the model. ``fuse`` does
-    not run the model.
+    Activations are not changed, and neither are convolutions that can gain nothing: those without kernels of ours (with
+    groups; of one pixel; 1-D with a stride or of few channels; 3-D with more than one tap in two dimensions) where no
+    batch normalisation of as many channels is in the model. ``fuse`` does not run the model.
 
     A fused module learns which operations to combine while the model runs. In its first call it records which operation
     uses its result. From the second call on:
@@ -115,7 +116,9 @@ def _gains_nothing(conv: Any, widths: set[int]) -> bool:
     if conv.out_channels in widths:
         return False
     one_pixel = math.prod(conv.kernel_size) == 1 and min(conv.in_channels, conv.out_channels) > MAX_CHANNELS
-    return len(conv.kernel_size) != 2 or conv.groups != 1 or one_pixel
+    fewest = min(conv.in_channels, conv.out_channels)
+    sequences = filtered_dimension(conv.kernel_size, conv.stride) is not None and fewest >= MIN_CHANNELS
+    return conv.groups != 1 or one_pixel or not (len(conv.kernel_size) == 2 or sequences)
 
 
 def _set_fused_class(module: Any) -> None:

@@ -153,7 +153,7 @@ def _find(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: to
     # A Deferred needs copies of the parameters to be able to compute the plain result.
     at_once = x.numel() >= weight.numel() or is_constant(weight)
     on_cpu, weight_format = x.device.type == "cpu", memory_format_of(weight)
-    kernels = x.dim() == 4 and weight_format is not None and dtype == x.dtype and namespace == backend.NATIVE
+    kernels = weight_format is not None and dtype == x.dtype and namespace == backend.NATIVE
     kept, alone = (
         kernels and _own_kernels_gain(padded, weight, bias, settings, kept=constant) for constant in (True, False)
     )
@@ -192,7 +192,7 @@ def _own_kernels_gain(x: Tensor, weight: Tensor, bias: Tensor | None, settings: 
     ours += CALL
     if kept and not is_constant(weight):
         ours += COMPARISON * weight.numel()
-    if x.is_contiguous() and weight.is_contiguous():
+    if x.is_contiguous() and weight.is_contiguous() and not implementation.contiguous:
         ours += COPY * (x.numel() + _outputs(x, weight, settings))
     return ours < MARGIN * pytorchs
 
@@ -211,7 +211,7 @@ def gains_in_training(x: Tensor, weight: Tensor, bias: Tensor | None, settings: 
             return not _is_from_few(x, weight, settings)
         ours += predicted[0 if implementation.own_kernels else 1]
         pytorchs += predicted[1]
-    if x.is_contiguous() and weight.is_contiguous():
+    if x.is_contiguous() and weight.is_contiguous() and not computed["convolve"].contiguous:
         # The input for the output and for the weight's gradient, and its own; the output and its gradient.
         ours += COPY * (3 * x.numel() + 2 * _outputs(x, weight, settings))
     return ours < TRAINING_MARGIN * pytorchs

@@ -40,7 +40,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def watched(name: tuple[Any, ...], sources: tuple[Tensor | None, ...], compute: Callable[[], Any]) -> Any:
         return derived(name, sources, lambda: names.append(name[0]) or compute())
 
-    for module in ("conv_norm_act", "convolution.winograd"):
+    for module in ("conv_norm_act", "convolution.filters"):
         monkeypatch.setattr(importlib.import_module(f"igan_fast.ops.{module}"), "derived", watched)
     return names
 

@@ -15,6 +15,7 @@ from igan_fast.ops.convolution import ConvSettings, plan_of
 from igan_fast.ops.convolution.choice import IMPLEMENTATIONS
 from igan_fast.ops.convolution.plan import Implementation
 from igan_fast.ops.convolution.pytorch import PyTorch
+from igan_fast.ops.convolution.winograd_costs import MARGIN
 
 needs_extension = pytest.mark.skipif(not backend.has_native_cpu(), reason=ops.backends()["native-cpu"])
 
@@ -36,6 +37,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "from an image": ((2, 3, 16, 16), (32, 3, 5, 5), {"stride": 2, "padding": 2}),
     "depthwise": ((2, 16, 8, 8), (16, 1, 3, 3), {"padding": 1, "groups": 16}),
     "one dimension": ((2, 16, 32), (16, 16, 3), {"padding": 1}),
+    "long sequences": ((4, 64, 2048), (64, 64, 7), {"padding": 9, "dilation": 3}),
 }
 
 
@@ -59,9 +61,13 @@ def test_it_names_what_is_taken(case: str) -> None:
         return ops.conv_norm_act(x, weight, *affine, None, None, conv_groups=settings.get("groups", 1), **given)
 
     counts = operators(None, run, x, backward=True)
-    of_winograd = [name for name, taken in found.items() if taken == "winograd"]
-    assert counts["igan_fast::winograd_conv"] == len({"output", "input gradient"} & set(of_winograd))
-    assert counts["igan_fast::winograd_conv_weight_gradient"] == ("weight gradient" in of_winograd)
+    for kind, operator, gradient in (
+        ("winograd", "winograd_conv", "winograd_conv_weight_gradient"),
+        ("winograd_1d", "winograd_1d_conv", "winograd_1d_weight_gradient"),
+    ):
+        computed = {name for name, taken in found.items() if taken == kind}
+        assert counts[f"igan_fast::{operator}"] == len({"output", "input gradient"} & computed)
+        assert counts[f"igan_fast::{gradient}"] == ("weight gradient" in computed)
 
 
 @needs_extension
@@ -74,6 +80,16 @@ def test_it_says_why_minimal_filtering_is_taken_or_not() -> None:
     assert dict(small.choices[0].not_taken)["winograd"].startswith("only with 4,194,304 or more multiplications")
 
 
+@needs_extension
+def test_it_says_why_minimal_filtering_of_sequences_is_taken_or_not() -> None:
+    taken = ops.explain(torch.randn(4, 64, 2048), torch.randn(64, 64, 7), padding=3)
+    assert names(taken) == dict.fromkeys(("output", "input gradient", "weight gradient"), "winograd_1d")
+    assert "minimal filtering of sequences; on one core (" in taken.choices[0].why
+    assert "by PyTorch's convolution" in taken.choices[0].why
+    small = ops.explain(torch.randn(1, 512, 8), torch.randn(512, 512, 3), padding=1)
+    assert dict(small.choices[0].not_taken)["winograd_1d"].endswith(f"of which {MARGIN:.0%} is the limit")
+
+
 #: What stands in the way of minimal filtering.
 OBSTACLES: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
     "only in float32": (images(2, 16, 8, 8).double(), torch.randn(16, 16, 3, 3).double(), {}),
@@ -84,6 +100,28 @@ OBSTACLES: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
     "only with a padding below the kernel size": (images(2, 16, 8, 8), torch.randn(16, 16, 3, 3), {"padding": 3}),
     "only with 16 or more channels on both sides": (images(2, 3, 8, 8), torch.randn(16, 3, 3, 3), {}),
 }
+
+
+#: The same for sequences.
+OBSTACLES_1D: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
+    "only in float32": (torch.randn(2, 16, 8).double(), torch.randn(16, 16, 3).double(), {}),
+    "only of stride 1, with more than one tap in": (torch.randn(2, 16, 8), torch.randn(16, 16, 3), {"stride": 2}),
+    "only without groups": (torch.randn(2, 32, 8), torch.randn(32, 16, 3), {"groups": 2}),
+    "only with a padding of the dimension": (torch.randn(2, 16, 8, 8), torch.randn(16, 16, 3, 1), {"padding": (1, 1)}),
+    "only where the taps' dimension is the first": (torch.randn(2, 16, 8, 8), torch.randn(16, 16, 1, 3), {}),
+    "only with a contiguous input": (images(2, 16, 8, 8), torch.randn(16, 16, 3, 1), {}),
+    "only with 8 or more channels on both sides": (torch.randn(2, 7, 8), torch.randn(16, 7, 3), {}),
+    "only with 4,194,304 or more multiplications": (torch.randn(2, 16, 8), torch.randn(16, 16, 3), {}),
+}
+
+
+@needs_extension
+@pytest.mark.parametrize("reason", OBSTACLES_1D)
+def test_it_names_the_condition_of_sequences_that_is_not_met(reason: str) -> None:
+    x, weight, settings = OBSTACLES_1D[reason]
+    for choice in ops.explain(x, weight, **settings).choices:
+        assert choice.implementation != "winograd_1d"
+        assert dict(choice.not_taken)["winograd_1d"].startswith(reason)
 
 
 @needs_extension

@@ -30,6 +30,7 @@ namespace winograd {
 #include "cpu/winograd/minimal.inl"
 #include "cpu/winograd/transforms.inl"
 #include "cpu/winograd/products.inl"
+#include "cpu/winograd/planes.inl"
 #include "cpu/winograd/tiles.inl"
 #include "cpu/winograd/filter.inl"
 #include "cpu/winograd/convolve.inl"

@@ -85,6 +85,52 @@ struct Minimal<4, 2> {
       {{1, 1, 1, 1, 0}, {0, 1, -1, .5f, 0}, {0, 1, 1, .25f, 0}, {0, 1, -1, .125f, 1}}};
 };
 
+// The matrices of F(M, T) for the given points and ∞ (Cook and Toom). A row of B is the product of x − p over all
+// points p but one; a row of G has the powers of that one, divided by the product's value there.
+template <int M, int T>
+struct Interpolation {
+  static constexpr int N = M + T - 1;
+  Matrix<N, N> input{};
+  Matrix<N, T> filter{};
+  Matrix<M, N> output{};
+
+  constexpr explicit Interpolation(const double (&points)[N - 1]) {
+    for (int r = 0; r < N; ++r) {
+      double product[N] = {1}, value = 1;  // coefficients, the lowest first; the value at point r
+      for (int p = 0, degree = 0; p < N - 1; ++p) {
+        if (p == r) continue;
+        for (int c = ++degree; c >= 0; --c) product[c] = (c > 0 ? product[c - 1] : 0) - points[p] * product[c];
+        if (r < N - 1) value *= points[r] - points[p];
+      }
+      for (int c = 0; c < N; ++c) input.at[r][c] = static_cast<float>(product[c]);
+      double power = 1;
+      for (int k = 0; k < (M > T ? M : T); ++k) {
+        const bool last_row = r == N - 1;
+        if (k < T) filter.at[r][k] = static_cast<float>(last_row ? k == T - 1 : power / value);
+        if (k < M) output.at[k][r] = static_cast<float>(last_row ? k == M - 1 : power);
+        power *= last_row ? 0 : points[r];
+      }
+    }
+  }
+};
+
+// Among several hundred sets of points, these lose the fewest digits.
+template <>
+struct Minimal<4, 4> {
+  static constexpr Interpolation<4, 4> all = Interpolation<4, 4>({0, 1, -1, 2, 1 / 2., -2 / 3.});
+  static constexpr Matrix<7, 7> input = all.input;
+  static constexpr Matrix<7, 4> filter = all.filter;
+  static constexpr Matrix<4, 7> output = all.output;
+};
+
+template <>
+struct Minimal<4, 5> {
+  static constexpr Interpolation<4, 5> all = Interpolation<4, 5>({0, 1, -1, 2, -2, 3 / 5., -3 / 5.});
+  static constexpr Matrix<8, 8> input = all.input;
+  static constexpr Matrix<8, 5> filter = all.filter;
+  static constexpr Matrix<4, 8> output = all.output;
+};
+
 // Σ factor_at(c) · in_at(c) over c < C, in the order of c. The factors are known at compile time. A factor 0 costs
 // nothing. A factor 1 costs no multiplication, nor does −1 unless it is the first.
 template <int C, typename FactorAt, typename In>

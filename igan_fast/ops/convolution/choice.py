@@ -31,6 +31,7 @@ from igan_fast.ops.convolution.subpixel import Subpixel
 from igan_fast.ops.convolution.triton import Triton
 from igan_fast.ops.convolution.triton_images import TritonImages
 from igan_fast.ops.convolution.winograd import Winograd
+from igan_fast.ops.convolution.winograd_1d import Winograd1d
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -52,6 +53,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Triton(),
     Winograd(),
     Dilated(),
+    Winograd1d(),
     Direct(),
     Subpixel(),
     OneDNN(),

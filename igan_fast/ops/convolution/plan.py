@@ -85,6 +85,7 @@ class Implementation:
         composite: whether it consists of several of PyTorch's differentiable functions. Autograd and compilers then
             record these functions, and autograd computes the gradients. For the other implementations,
             ``dispatch.gradients`` computes the gradients.
+        contiguous: whether kernels of this package compute contiguous feature maps, and not copies in channels_last.
         on_demand: whether it is taken only where the user asks for it, or where it was measured to be faster.
     """
 
@@ -93,6 +94,7 @@ class Implementation:
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     own_kernels: ClassVar[bool] = False
     composite: ClassVar[bool] = False
+    contiguous: ClassVar[bool] = False
     on_demand: ClassVar[bool] = False
 
     def convolve(self, problem: Problem) -> Convolve | None:

@@ -33,16 +33,14 @@ a result has the error of one rounding.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.constant import derived, is_constant, source_of
+from igan_fast.ops.convolution.filters import filter_of
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 from igan_fast.ops.convolution.winograd_costs import (
@@ -59,7 +57,7 @@ from igan_fast.ops.convolution.winograd_costs import (
 )
 from igan_fast.ops.layout import channels_first, no_view, rows_of_channels
 
-__all__ = ["FILTERS", "Winograd", "filters_kept"]
+__all__ = ["FILTERS", "Winograd"]
 
 #: Kernel size and stride of the filters that the C++ extension has kernels for.
 FILTERS = ((5, 2), (4, 2), (3, 1), (3, 2))
@@ -163,57 +161,6 @@ class Winograd(Implementation):
         return run
 
 
-@contextmanager
-def filters_kept(uses: int) -> Iterator[None]:
-    """Inside the block, keep each transformed filter until it has been used ``uses`` times. This is for code that uses
-    the same weights a known number of times.
-
-    The weights must not change inside the block. A change is not detected, because fused optimisers do not increment a
-    tensor's version counter.
-    """
-    outer, _thread.filters = _thread.filters, _FilterCache(uses)
-    try:
-        yield
-    finally:
-        _thread.filters = outer
-
-
-class _FilterCache:
-    """Transformed filters, each kept until it has been used ``uses`` times."""
-
-    def __init__(self, uses: int) -> None:
-        self.uses = uses
-        # The key is (id of the weight, dtype, stride, transposed, tile). A value is (weight, filter, number of uses
-        # left). It holds the weight so that no other tensor gets the same id. Autocast casts a weight more than once:
-        # the weight is that before the cast.
-        self.entries: dict[tuple[int, torch.dtype, int, bool, int], tuple[Tensor, Tensor, int]] = {}
-
-    def get(self, weight: Tensor, stride: int, transposed: bool, tile: int) -> Tensor:
-        """The transformed filter of a weight; the weight itself if the filter would be used only once."""
-        if self.uses == 1:
-            name = ("winograd", stride, transposed, tile)
-            if not is_constant(weight):
-                return weight.detach()
-            return derived(name, (weight,), lambda: _transform_filter(weight, stride, transposed, tile))
-        source = source_of(weight)
-        key = (id(source), weight.dtype, stride, transposed, tile)
-        if key not in self.entries:
-            self.entries[key] = (source, _transform_filter(weight, stride, transposed, tile), self.uses)
-        source, filter, left = self.entries.pop(key)
-        if left > 1:
-            self.entries[key] = (source, filter, left - 1)
-        return filter
-
-
-class _Thread(threading.local):
-    """Each thread has a separate cache. On the CPU, a backward pass runs in the thread that calls it."""
-
-    filters = _FilterCache(1)
-
-
-_thread = _Thread()
-
-
 def _obstacle(problem: Problem) -> str | None:
     """Why the kernels cannot compute the convolution and its gradients; None if they can."""
     settings, weight_shape = problem.settings, problem.weight_shape
@@ -293,7 +240,8 @@ def _call_of(problem: Problem, size: Sequence[int], tile: int, *, transposed: bo
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float, call: _Call) -> Tensor:
     size, channels, kernel, stride, padding, transposed, tile = call
-    filter = _thread.filters.get(weight, stride, transposed, tile)
+    kind = ("winograd", stride, transposed, tile)
+    filter = filter_of(weight, kind, lambda: _transform_filter(weight, stride, transposed, tile))
     y: Tensor = torch.ops.igan_fast.winograd_conv(
         rows_of_channels(x), filter, size, channels, kernel, stride, padding, bias, negative_slope, transposed, tile
     )

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,10 @@ from igan_fast.ops import backend
 from igan_fast.ops.instructions import Products, products_of
 
 __all__ = [
+    "CACHE_BYTES",
     "COMPUTATIONS",
+    "COSTS",
+    "COSTS_1D",
     "DIRECT_TERMS",
     "FEWEST",
     "FILE",
@@ -28,15 +31,20 @@ __all__ = [
     "HALF_TYPES",
     "INSTRUCTION_SET",
     "MARGIN",
+    "PANELS",
+    "ROWS",
     "TILES",
     "WINOGRAD_TERMS",
     "Work",
     "best_tile",
     "direct_counts",
     "direct_in",
+    "divided_up",
     "filter_counts",
     "is_predicted",
     "is_small",
+    "predicted",
+    "rows_as_long",
     "seconds_of",
     "winograd_counts",
 ]
@@ -82,11 +90,11 @@ _BLOCK_BYTES, _MIN_TILES, _BLOCK_MULTIPLE, _MAX_SHARED_TILES, _PLANE_COST = 1 <<
 _SUM_BYTES, _FOR_SMALL_SUMS, _FOR_LARGE_SUMS = 8 << 20, (3 << 20, 32), (24 << 20, 64)
 
 #: Of csrc/cpu/winograd: the output channels and the rows (tiles) that are computed together, by the instruction set.
-_PANELS = {"avx512": 32, "avx2": 16, "baseline": 8}
-_ROWS = {"avx512": 12, "avx2": 6, "baseline": 6}
+PANELS = {"avx512": 32, "avx2": 16, "baseline": 8}
+ROWS = {"avx512": 12, "avx2": 6, "baseline": 6}
 
 #: The bytes of the largest filter that is expected to stay in the last cache, of which others take their share.
-_CACHE_BYTES = 16 << 20
+CACHE_BYTES = 16 << 20
 
 #: Fewer rows take as long: the processor waits for each sum.
 _FEWEST_ROWS = 4
@@ -123,25 +131,25 @@ def direct_counts(work: Work) -> list[float]:
 
 def winograd_counts(work: Work, tile: int, computation: str) -> list[float]:
     """The counts of minimal filtering with a transformed filter: ``WINOGRAD_TERMS``."""
-    tiles = work.batch * _divided_up(work.small[0], tile) * _divided_up(work.small[1], tile)
+    tiles = work.batch * divided_up(work.small[0], tile) * divided_up(work.small[1], tile)
     planes = (work.stride * (tile - 1) + work.kernel) ** 2
-    panel = _PANELS[INSTRUCTION_SET]
+    panel = PANELS[INSTRUCTION_SET]
     inputs, outputs = work.large_channels, work.small_channels
     if computation == "transposed":
         inputs, outputs = outputs, inputs
-    padded = _divided_up(outputs, panel) * panel
+    padded = divided_up(outputs, panel) * panel
     tile_bytes, filter_bytes = planes * 4 * (inputs + padded), planes * 4 * inputs * padded
     if computation == "weight_gradient":
         blocks, rows = _gradient_blocks(tiles, tile_bytes, filter_bytes), tiles
     else:
         blocks = _blocks(tiles, tile_bytes, filter_bytes)
-        rows = blocks * _rows(_divided_up(tiles, blocks))
+        rows = blocks * rows_as_long(divided_up(tiles, blocks))
     reads = [planes * blocks * inputs * padded, 0]
     return [
         1,
         planes * rows * inputs * padded,
         planes * tiles * (inputs + padded),
-        *(reads if filter_bytes <= _CACHE_BYTES else reversed(reads)),
+        *(reads if filter_bytes <= CACHE_BYTES else reversed(reads)),
     ]
 
 
@@ -154,24 +162,24 @@ def filter_counts(work: Work, tile: int) -> list[float]:
 
 def _blocks(tiles: int, tile_bytes: int, filter_bytes: int) -> int:
     """The number of blocks of tiles, for each of which the filter is read."""
-    small = _divided_up(tiles, max(_BLOCK_BYTES // tile_bytes, _MIN_TILES))
-    large = _divided_up(tiles, _MAX_SHARED_TILES)
+    small = divided_up(tiles, max(_BLOCK_BYTES // tile_bytes, _MIN_TILES))
+    large = divided_up(tiles, _MAX_SHARED_TILES)
     cost_of_large = large * filter_bytes + _PLANE_COST * tiles * tile_bytes
     if small >= _BLOCK_MULTIPLE and small * filter_bytes < cost_of_large:
-        return _BLOCK_MULTIPLE * _divided_up(small, _BLOCK_MULTIPLE)
+        return _BLOCK_MULTIPLE * divided_up(small, _BLOCK_MULTIPLE)
     return large
 
 
 def _gradient_blocks(tiles: int, tile_bytes: int, sum_bytes: int) -> int:
     """The number of blocks of tiles of a weight gradient, for each of which the sums are read and written."""
     size, fewest = _FOR_SMALL_SUMS if sum_bytes <= _SUM_BYTES else _FOR_LARGE_SUMS
-    return _divided_up(tiles, max(size // tile_bytes, fewest))
+    return divided_up(tiles, max(size // tile_bytes, fewest))
 
 
-def _rows(tiles: int) -> int:
+def rows_as_long(tiles: int) -> int:
     """The number of rows that take as long as those of a block of tiles."""
-    full, rest = divmod(tiles, _ROWS[INSTRUCTION_SET])
-    return full * _ROWS[INSTRUCTION_SET] + (max(rest, _FEWEST_ROWS) if rest else 0)
+    full, rest = divmod(tiles, ROWS[INSTRUCTION_SET])
+    return full * ROWS[INSTRUCTION_SET] + (max(rest, _FEWEST_ROWS) if rest else 0)
 
 
 def best_tile(work: Work, computation: str, *, kept: bool = False, channels_last: bool = False) -> int | None:
@@ -222,7 +230,7 @@ def _direct_way(dtype: torch.dtype) -> str | None:
     if dtype == torch.float32 or _PRODUCTS[dtype] == "none":
         return "direct"
     way = direct_in(dtype)
-    measured = all(way in costs[computation] for costs in _COSTS.values() for computation in COMPUTATIONS)
+    measured = all(way in costs[computation] for costs in COSTS.values() for computation in COMPUTATIONS)
     return way if measured and _PRODUCTS[dtype] == "vectors" else None
 
 
@@ -233,37 +241,46 @@ def seconds_of(work: Work, computation: str, *, kept: bool = False, channels_las
     assert way is not None
     costs = _costs_of(work)[computation]
     weights = work.kernel**2 * work.large_channels * work.small_channels * channels_last * 1e-9
-    seconds = [_sum(costs[way], direct_counts(work)) - SAVED_BY_CHANNELS_LAST[work.dtype.itemsize] * weights]
+    seconds = [predicted(costs[way], direct_counts(work)) - SAVED_BY_CHANNELS_LAST[work.dtype.itemsize] * weights]
     for tile in TILES:
-        needed = _sum(costs["winograd"], winograd_counts(work, tile, computation))
+        needed = predicted(costs["winograd"], winograd_counts(work, tile, computation))
         if computation != "weight_gradient" and not kept:
-            needed += _sum(costs["filter"], filter_counts(work, tile)) + FILTER_OF_CHANNELS_LAST * weights
+            needed += predicted(costs["filter"], filter_counts(work, tile)) + FILTER_OF_CHANNELS_LAST * weights
         seconds.append(needed)
     return seconds
 
 
 def _costs_of(work: Work) -> dict[str, dict[str, list[float]]]:
-    return _COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"]
+    return COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"]
 
 
-def _sum(costs: Sequence[float], counts: Sequence[float]) -> float:
+def predicted(costs: Sequence[float], counts: Sequence[float]) -> float:
+    """The sum of the counts, each times its constant, in seconds."""
     return sum(cost * count for cost, count in zip(costs, counts, strict=True)) * 1e-9
 
 
-def _divided_up(count: int, size: int) -> int:
+def divided_up(count: int, size: int) -> int:
+    """``count / size``, rounded up."""
     return -(-count // size)
 
 
-def _load() -> dict[str, dict[str, dict[str, list[float]]]]:
-    """The constants of this machine's instruction set, or AVX2's if it was not measured."""
+def _load(name: str) -> dict[str, Any]:
+    """The constants of this machine's instruction set, or AVX2's if it was not measured.
+
+    Args:
+        name: "costs", or "costs_1d" of sequences.
+    """
     measured = json.loads(FILE.read_text(encoding="utf-8"))
-    entry = measured.get(INSTRUCTION_SET, measured["avx2"])
-    return entry["costs"]  # type: ignore[no-any-return]
+    return measured.get(INSTRUCTION_SET, measured["avx2"])[name]  # type: ignore[no-any-return]
 
 
 #: Of our kernels.
 INSTRUCTION_SET = backend.build_info().get("cpu_instruction_set_used", "avx2")
 
 #: Loaded with this module, because a compiler cannot trace the reading of a file.
-_COSTS = _load()
+COSTS: dict[str, dict[str, dict[str, list[float]]]] = _load("costs")
+
+#: Those of ``winograd_1d_costs``.
+COSTS_1D: dict[str, dict[str, list[float]]] = _load("costs_1d")
+
 _PRODUCTS: dict[torch.dtype, Products | None] = {dtype: products_of(dtype) for dtype in HALF_TYPES}

@@ -12,7 +12,16 @@ from oracles import error
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.convolution import ConvSettings, InputSpec, choice, convolve, gradients, plan_of, winograd_costs
+from igan_fast.ops.convolution import (
+    ConvSettings,
+    InputSpec,
+    choice,
+    convolve,
+    dispatch,
+    gradients,
+    plan_of,
+    winograd_costs,
+)
 
 pytestmark = pytest.mark.skipif(not backend.has_native_cpu(), reason="only the extension has these kernels")
 
@@ -54,7 +63,10 @@ def test_equals_torch_in_float64(shape, layout):
         assert y.is_contiguous(memory_format=torch.channels_last)
         assert error(y, F.leaky_relu(plain, slope)) < 1e-5
     grad = torch.randn(plain.shape).contiguous(memory_format=layout)
-    found = gradients(grad, x, weight, settings, InputSpec.of(x), needs_input=True, needs_weight=True)
+    with torch.no_grad():
+        problem = dispatch.problem_of(x, weight, None, settings)
+        assert {each.name for each in choice.gradient_plan_for(problem)[2:]} == {"dilated"}
+        found = gradients(grad, x, weight, settings, InputSpec.of(x), needs_input=True, needs_weight=True)
     expected = torch.ops.aten.convolution_backward(
         grad.double(), x.double(), weight.double(), None, *settings.arguments, (True, True, False)
     )

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from igan_fast import layers, ops
 from igan_fast.ops import backend
-from igan_fast.ops.convolution import ConvSettings, InputSpec, choice, filters_kept, plan_of, winograd, winograd_costs
+from igan_fast.ops.convolution import (
+    ConvSettings,
+    InputSpec,
+    choice,
+    filters,
+    filters_kept,
+    plan_of,
+    winograd,
+    winograd_costs,
+)
 from igan_fast.ops.convolution.plan import Problem
 
 pytestmark = pytest.mark.skipif(ops.backends()["native-cpu"] != "available", reason=ops.backends()["native-cpu"])
@@ -408,7 +417,7 @@ def test_where_it_applies(usual, monkeypatch):
 def test_half_types_are_taken_where_products_in_them_are_no_faster(products, bfloat16, float16, monkeypatch):
     monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF, products))
     monkeypatch.setattr(choice, "_kept", choice._choose)
-    monkeypatch.setattr(winograd_costs, "_COSTS", json.loads(winograd_costs.FILE.read_text())["avx512"]["costs"])
+    monkeypatch.setattr(winograd_costs, "COSTS", json.loads(winograd_costs.FILE.read_text())["avx512"]["costs"])
     x, weight = torch.randn(40, 16, 16, 16), torch.randn(16, 16, 3, 3)
     for dtype, expected in ((torch.bfloat16, bfloat16), (torch.float16, float16)):
         assert applies(x.to(dtype), weight.to(dtype), padding=1) is expected, dtype
@@ -458,7 +467,7 @@ def test_casts_of_one_weight_share_a_filter(made, frozen):
         for y in (first, second):
             y.sum().backward(retain_graph=True)
         assert len(made) == 2  # the input gradient has a filter of its own
-        assert not winograd._thread.filters.entries
+        assert not filters._thread.filters.entries
         block.float()(images)
         with torch.autocast("cpu", enabled=False):
             block(images.detach())

@@ -1,0 +1,247 @@
+"""Convolutions of sequences by Winograd's minimal filtering, on the CPU. The kernels are in csrc/cpu/winograd_1d.
+
+``winograd`` explains minimal filtering. Here a tile has 4 outputs in one dimension: of a filter of 3 taps it takes 6
+multiplications instead of 12, of one of 5 taps 8 instead of 20. A longer filter is the sum of filters of 4 or 5 taps,
+which share the transforms of their inputs and outputs.
+
+A filter that has more than one value in only one of its dimensions is one of sequences, too. An image (H, W) is one
+sequence of H · W values, and a filter (5, 1) reads every W-th of them: its dilation is W. So are the volumes (T, H, W)
+of a video, for a filter along the time.
+
+These are the differences from a float64 result, relative to its largest value: about 2e-6 (5 taps: 4e-6; weight
+gradient: up to 8e-6 over many thousand values). A NaN or Inf in the input reaches all outputs of the tiles that read
+it: a few more than with direct sums, and never those of another image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from igan_fast.ops import backend
+from igan_fast.ops.convolution import winograd_1d_costs
+from igan_fast.ops.convolution.filters import filter_of
+from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
+from igan_fast.ops.convolution.settings import InputSpec
+from igan_fast.ops.convolution.winograd_1d_costs import Work, is_faster, seconds_of
+from igan_fast.ops.convolution.winograd_costs import FEWEST, INSTRUCTION_SET, MARGIN
+from igan_fast.ops.layout import no_view
+
+__all__ = ["MIN_CHANNELS", "Winograd1d", "filtered_dimension"]
+
+#: With fewer input or output channels the transforms cost more than the multiplications that they save.
+MIN_CHANNELS = 8
+
+
+class _Call(NamedTuple):
+    """The arguments of ``torch.ops.igan_fast.winograd_1d_conv`` that do not change from call to call."""
+
+    length: int
+    channels: int
+    kernel: int
+    padding: int
+    dilation: int
+    transposed: bool
+
+
+class Winograd1d(Implementation):
+    """Convolutions and transposed convolutions of stride 1 along one dimension, and their gradients. All tensors are
+    contiguous."""
+
+    name = "winograd_1d"
+    purpose = "minimal filtering of sequences"
+    devices = ("cpu",)
+    own_kernels = True
+    contiguous = True
+
+    def convolve(self, problem: Problem) -> Convolve | None:
+        settings = problem.settings
+        if not _is_taken(problem, "convolve"):
+            return None
+        size = settings.output_size(problem.input_shape, problem.weight_shape)
+        call = _call_of(problem, size, transposed=settings.transposed)
+
+        def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
+            bias = None if bias is None else bias.detach().contiguous()
+            return _convolve(x, weight, bias, negative_slope, call, size)
+
+        return run
+
+    def input_gradient(self, problem: Problem) -> InputGradient | None:
+        if not _is_taken(problem, "input_gradient"):
+            return None
+        size = problem.input_shape[2:]
+        call = _call_of(problem, size, transposed=not problem.settings.transposed)
+
+        def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
+            return _convolve(grad, weight, None, 1.0, call, size)
+
+        return run
+
+    def weight_gradient(self, problem: Problem) -> WeightGradient | None:
+        if not _is_taken(problem, "weight_gradient"):
+            return None
+        call = _call_of(problem, problem.input_shape[2:], transposed=problem.settings.transposed)
+        shape = problem.weight_shape
+
+        def run(grad: Tensor, x: Tensor) -> Tensor:
+            large, small = (grad, x) if call.transposed else (x, grad)
+            gradient: Tensor = torch.ops.igan_fast.winograd_1d_weight_gradient(
+                _sequences(large), _sequences(small), call.kernel, call.padding, call.dilation
+            )
+            return no_view(gradient.view(shape))
+
+        return run
+
+    def why(self, problem: Problem, computation: str, *, taken: bool) -> str:
+        """The predicted times, or the condition that is not met."""
+        obstacle = _obstacle(problem)
+        if obstacle is not None:
+            return obstacle
+        ours, pytorchs = seconds_of(_work(problem), _counted(problem, computation), kept=problem.constant)
+        predicted = f"on one core ({INSTRUCTION_SET}) predicted {1e3 * ours:.3g} ms"
+        predicted = f"{predicted}, {1e3 * pytorchs:.3g} ms by PyTorch's convolution"
+        return f"{self.purpose}; {predicted}" if taken else f"{predicted}, of which {MARGIN:.0%} is the limit"
+
+    def seconds(self, problem: Problem, computation: str) -> tuple[float, float] | None:
+        if _obstacle(problem) is not None:
+            return None
+        return seconds_of(_work(problem), _counted(problem, computation), kept=problem.constant)
+
+
+def filtered_dimension(kernel: Sequence[int], stride: Sequence[int]) -> int | None:
+    """The spatial dimension along which a filter of sequences has its taps; None if it is not one."""
+    longer = [dimension for dimension, size in enumerate(kernel) if size != 1]
+    return longer[0] if len(longer) == 1 and all(step == 1 for step in stride) else None
+
+
+def _obstacle(problem: Problem) -> str | None:
+    """Why the kernels cannot compute the convolution and its gradients; None if they can."""
+    settings, shape, weight_shape = problem.settings, problem.input_shape, problem.weight_shape
+    if problem.device != "cpu" or not problem.native:
+        return "its kernels are those of the C++ extension for CPUs"
+    if not problem.input_dtype == problem.weight_dtype == torch.float32:
+        return "only in float32"
+    if not len(shape) == len(weight_shape) >= 3:
+        return "only with a spatial dimension"
+    dimension = filtered_dimension(weight_shape[2:], settings.stride)
+    if dimension is None:
+        return "only of stride 1, with more than one tap in exactly one dimension"
+    if settings.groups != 1:
+        return "only without groups"
+    others = [each for each in range(len(settings.padding)) if each != dimension]
+    if any(settings.padding[each] or settings.output_padding[each] for each in others):
+        return "only with a padding of the dimension of the taps"
+    if any(side != 1 for side in shape[2 : 2 + dimension]):
+        return "only where the taps' dimension is the first of more than one value"
+    if not (problem.input_contiguous and problem.weight_contiguous):
+        return "only with a contiguous input and weight"
+    if min(weight_shape[:2]) < MIN_CHANNELS:
+        return f"only with {MIN_CHANNELS} or more channels on both sides"
+    if shape[1] != weight_shape[0 if settings.transposed else 1]:
+        return "the weight is for other channels"
+    if min(shape) < 1 or min(settings.output_size(shape, weight_shape)) < 1:
+        return "the output is empty"
+    if winograd_1d_costs.direct_counts(_work(problem))[1] < FEWEST:
+        return f"only with {FEWEST:,} or more multiplications"
+    return None
+
+
+def _counted(problem: Problem, computation: str) -> str:
+    """The one of ``winograd_costs.COMPUTATIONS`` that a method of ``Winograd1d`` computes."""
+    if computation == "weight_gradient":
+        return computation
+    backward = computation == "input_gradient"
+    return "transposed" if problem.settings.transposed != backward else "convolution"
+
+
+def _is_taken(problem: Problem, computation: str) -> bool:
+    if _obstacle(problem) is not None:
+        return False
+    return is_faster(_work(problem), _counted(problem, computation), kept=problem.constant)
+
+
+def _work(problem: Problem) -> Work:
+    settings, weight_shape = problem.settings, problem.weight_shape
+    given = math.prod(problem.input_shape[2:])
+    result = math.prod(settings.output_size(problem.input_shape, weight_shape))
+    large, small = (result, given) if settings.transposed else (given, result)
+    call = _call_of(problem, problem.input_shape[2:], transposed=settings.transposed)
+    return Work(
+        batch=problem.input_shape[0],
+        large=large,
+        small=small,
+        large_channels=weight_shape[1],
+        small_channels=weight_shape[0],
+        kernel=call.kernel,
+        dilation=call.dilation,
+    )
+
+
+def _call_of(problem: Problem, size: Sequence[int], *, transposed: bool) -> _Call:
+    """The call of the kernel that computes an output of this spatial size."""
+    settings = problem.settings
+    dimension = filtered_dimension(problem.weight_shape[2:], settings.stride)
+    assert dimension is not None
+    step = math.prod(problem.input_shape[3 + dimension :])  # from one value to the next one of that dimension
+    return _Call(
+        length=math.prod(size),
+        channels=problem.weight_shape[1 if transposed else 0],
+        kernel=problem.weight_shape[2 + dimension],
+        padding=step * settings.padding[dimension],
+        dilation=step * settings.dilation[dimension],
+        transposed=transposed,
+    )
+
+
+def _sequences(x: Tensor) -> Tensor:
+    """x (N, C, *spatial) as (N, C, T), contiguous and detached."""
+    x = x.detach().contiguous()
+    return x if x.dim() == 3 else x.view(*x.shape[:2], -1)
+
+
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float, call: _Call, size: Sequence[int]
+) -> Tensor:
+    def transform() -> Tensor:
+        filter: Tensor = torch.ops.igan_fast.winograd_1d_filter(_sequences(weight), call.transposed)
+        return filter
+
+    filter = filter_of(weight, ("winograd_1d", call.transposed), transform)
+    if filter.dim() > 3:  # the weight itself
+        filter = _sequences(filter)
+    y: Tensor = torch.ops.igan_fast.winograd_1d_conv(
+        _sequences(x),
+        filter,
+        call.length,
+        call.channels,
+        call.kernel,
+        call.padding,
+        call.dilation,
+        bias,
+        negative_slope,
+        call.transposed,
+    )
+    return y if len(size) == 1 else no_view(y.view(*y.shape[:2], *size))
+
+
+def register(namespace: str) -> None:
+    """Register the fake implementations of the operators, which only the native namespace has."""
+    if namespace != backend.NATIVE:
+        return
+
+    def convolved(x: Tensor, filter: Tensor, length: int, channels: int, *_: Any) -> Tensor:
+        return x.new_empty((x.shape[0], channels, length))
+
+    def gradient(x: Tensor, grad: Tensor, kernel: int, padding: int, dilation: int) -> Tensor:
+        return x.new_empty((grad.shape[1], x.shape[1], kernel))
+
+    torch.library.register_fake(f"{namespace}::winograd_1d_conv")(convolved)
+    torch.library.register_fake(f"{namespace}::winograd_1d_weight_gradient")(gradient)
+
+
+backend.on_load(register)

@@ -1,0 +1,165 @@
+"""The times of minimal filtering of sequences and of PyTorch's own convolutions, predicted as in ``winograd_costs``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from igan_fast.ops.convolution.winograd_costs import (
+    CACHE_BYTES,
+    COSTS_1D,
+    INSTRUCTION_SET,
+    MARGIN,
+    PANELS,
+    ROWS,
+    divided_up,
+    predicted,
+    rows_as_long,
+)
+
+__all__ = [
+    "DIRECT_TERMS",
+    "FILTER_TERMS",
+    "WINOGRAD_TERMS",
+    "Work",
+    "direct_counts",
+    "filter_counts",
+    "is_faster",
+    "parts_of",
+    "seconds_of",
+    "winograd_counts",
+]
+
+#: What the counts of PyTorch's convolution are, in their order.
+DIRECT_TERMS = ("call", "multiplications", "values", "weights")
+
+#: What the counts of minimal filtering with a transformed filter are, in their order. Values that a dilated filter
+#: reads and writes are not neighbours. A filter that is too large for the caches is read from memory.
+WINOGRAD_TERMS = ("call", "multiplications", "transforms", "apart", "filter_reads", "memory_reads")
+
+#: What the counts of a filter's transform are, in their order.
+FILTER_TERMS = ("call", "filter", "weights")
+
+#: The outputs of a tile.
+_TILE = 4
+
+#: Of csrc/cpu/winograd_1d/convolve.inl: the bytes and the most columns of a block of one thread, the most columns of a
+#: block that threads share, and the fewest blocks that they do not share.
+_BLOCK_BYTES, _MAX_COLUMNS, _MAX_SHARED_COLUMNS, _MIN_BLOCKS = 3 << 18, 256, 512, 8
+
+#: Of csrc/cpu/winograd_1d/weight_gradient.inl: the bytes of sums that are small, the bytes of a block for small and for
+#: large sums, and its fewest columns.
+_SUM_BYTES, _FOR_SMALL_SUMS, _FOR_LARGE_SUMS, _MIN_GRADIENT_COLUMNS = 4 << 20, 3 << 20, 24 << 20, 64
+
+
+class Work(NamedTuple):
+    """The sizes of one computation. A convolution reads the large sequences, and its output are the small ones.
+
+    Attributes:
+        batch: the number of sequences.
+        large, small: their lengths.
+        large_channels, small_channels: their channels.
+        kernel, dilation: of the filter; its stride is 1.
+    """
+
+    batch: int
+    large: int
+    small: int
+    large_channels: int
+    small_channels: int
+    kernel: int
+    dilation: int = 1
+
+
+def parts_of(kernel: int) -> tuple[int, int]:
+    """The parts that a filter is divided into: the taps of one, and their number (csrc/cpu/winograd_1d/kernels.h)."""
+    if kernel <= 3:
+        return 3, 1
+    four, five = (1 if kernel <= taps else (kernel - taps + 3) // 4 + 1 for taps in (4, 5))
+    return (5, five) if 8 * five < 7 * four else (4, four)
+
+
+def direct_counts(work: Work) -> list[float]:
+    """The counts of PyTorch's convolution: ``DIRECT_TERMS``."""
+    weights = work.kernel * work.large_channels * work.small_channels
+    values = work.batch * (work.small * work.small_channels + work.large * work.large_channels)
+    return [1, work.batch * work.small * weights, values, weights]
+
+
+def winograd_counts(work: Work, computation: str) -> list[float]:
+    """The counts of minimal filtering with a transformed filter: ``WINOGRAD_TERMS``.
+
+    Args:
+        computation: one of ``winograd_costs.COMPUTATIONS``.
+    """
+    taps, parts = parts_of(work.kernel)
+    products = _TILE + taps - 1
+    inputs, outputs = work.large_channels, work.small_channels
+    length = work.large if computation == "transposed" else work.small
+    if computation == "transposed":
+        inputs, outputs = outputs, inputs
+    tiles = divided_up(divided_up(length, work.dilation), _TILE)
+    columns = work.batch * work.dilation * (tiles + parts)
+    column_bytes = 4 * products * (inputs + outputs)
+    panel = PANELS[INSTRUCTION_SET]
+    if computation == "weight_gradient":
+        sums = products * parts * outputs * divided_up(inputs, panel) * panel
+        size = _FOR_SMALL_SUMS if 4 * sums <= _SUM_BYTES else _FOR_LARGE_SUMS
+        blocks = divided_up(columns, max(size // column_bytes, _MIN_GRADIENT_COLUMNS))
+        padded = divided_up(inputs, panel // 2) * panel // 2
+        multiplications = products * parts * rows_as_long(outputs) * padded * columns
+        filter_bytes, reads = 4 * sums, sums * blocks
+    else:
+        blocks, block_columns = _blocks(columns, column_bytes)
+        multiplications = products * parts * inputs * rows_as_long(outputs) * blocks * block_columns
+        reads = products * parts * inputs * divided_up(outputs, ROWS[INSTRUCTION_SET]) * ROWS[INSTRUCTION_SET] * blocks
+        filter_bytes = 4 * reads // blocks
+    apart = 0 if work.dilation == 1 else direct_counts(work)[2]
+    in_cache = filter_bytes <= CACHE_BYTES
+    return [
+        1,
+        multiplications,
+        products * columns * (inputs + outputs),
+        apart,
+        reads if in_cache else 0,
+        0 if in_cache else reads,
+    ]
+
+
+def _blocks(columns: int, column_bytes: int) -> tuple[int, int]:
+    """The number of blocks of columns, for each of which the filter is read, and their columns."""
+    panel = PANELS[INSTRUCTION_SET]
+    if divided_up(columns, panel) < _MIN_BLOCKS:
+        blocks, multiple = divided_up(columns, _MAX_SHARED_COLUMNS), panel // 2
+    else:
+        most = min(max(_BLOCK_BYTES // column_bytes // panel * panel, panel), _MAX_COLUMNS)
+        blocks, multiple = max(divided_up(columns, most), _MIN_BLOCKS), panel
+    size = divided_up(divided_up(columns, blocks), multiple) * multiple
+    return divided_up(columns, size), size
+
+
+def filter_counts(work: Work) -> list[float]:
+    """The counts of a filter's transform: ``FILTER_TERMS``."""
+    taps, parts = parts_of(work.kernel)
+    channels = work.large_channels * work.small_channels
+    return [1, (_TILE + taps - 1) * parts * channels, work.kernel * channels]
+
+
+def seconds_of(work: Work, computation: str, *, kept: bool = False) -> tuple[float, float]:
+    """The predicted times of minimal filtering and of PyTorch's convolution. The arguments are those of
+    ``is_faster``."""
+    costs = COSTS_1D[computation]
+    ours = predicted(costs["winograd"], winograd_counts(work, computation))
+    if computation != "weight_gradient" and not kept:
+        ours += predicted(costs["filter"], filter_counts(work))
+    return ours, predicted(costs["direct"], direct_counts(work))
+
+
+def is_faster(work: Work, computation: str, *, kept: bool = False) -> bool:
+    """Whether minimal filtering is predicted to be faster than PyTorch's convolution.
+
+    Args:
+        computation: one of ``winograd_costs.COMPUTATIONS``.
+        kept: whether the transformed filter is there already.
+    """
+    ours, pytorchs = seconds_of(work, computation, kept=kept)
+    return ours < MARGIN * pytorchs
