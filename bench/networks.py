@@ -206,10 +206,11 @@ class SoundBlock(nn.Module):
 
 
 class HiFiGAN(nn.Module):
-    """HiFi-GAN's generator V1 (Kong et al. 2020, Table 5), with ``width`` of its 512 channels."""
+    """HiFi-GAN's generator V1 (Kong et al. 2020, Table 5)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        width = 512
         self.first = weight_norm(nn.Conv1d(80, width, 7, padding=3))
         self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
         for rate in (8, 8, 2, 2):
@@ -224,6 +225,18 @@ class HiFiGAN(nn.Module):
             x = up(F.leaky_relu(x, 0.1))
             x = sum(block(x) for block in blocks) / len(blocks)  # type: ignore[arg-type]
         return torch.tanh(self.last(F.leaky_relu(x)))
+
+
+def scale_discriminator() -> nn.Module:
+    """One of HiFi-GAN's discriminators of several scales (Kong et al. 2020, Section 2.3, after MelGAN's)."""
+    sizes = (
+        *((1, 128, 15, 1, 1), (128, 128, 41, 2, 4), (128, 256, 41, 2, 16), (256, 512, 41, 4, 16)),
+        *((512, 1024, 41, 4, 16), (1024, 1024, 41, 1, 16), (1024, 1024, 5, 1, 1)),
+    )
+    layers: list[nn.Module] = []
+    for c_in, c_out, kernel, stride, groups in sizes:
+        layers += [weight_norm(nn.Conv1d(c_in, c_out, kernel, stride, kernel // 2, groups=groups)), nn.LeakyReLU(0.1)]
+    return nn.Sequential(*layers, weight_norm(nn.Conv1d(1024, 1, 3, padding=1)))
 
 
 class SpectralBlock(nn.Module):
@@ -287,7 +300,8 @@ NETWORKS = {
     "MobileNetV2": Network(mobilenet_v2, (3, 224, 224)),
     "EdgeConnect's generator": Network(edge_connect, (4, 256, 256)),
     "ESRGAN's generator, 2 of 23 blocks": Network(lambda: ESRGAN(2), (3, 32, 32)),
-    "HiFi-GAN's generator, 128 of 512 channels": Network(lambda: HiFiGAN(128), (80, 32)),
+    "HiFi-GAN's generator": Network(HiFiGAN, (80, 32)),
+    "HiFi-GAN's scale discriminator": Network(scale_discriminator, (1, 8192)),
     "SNGAN's discriminator": Network(sngan, (3, 32, 32)),
     "SPADE's block": Network(lambda: SPADEBlock(128, 36), (128 + 36, 64, 64)),
 }

@@ -87,8 +87,9 @@ SUBJECTS = {
     "hifigan": Subject(
         lambda n, s: (torch.rand(n, 1, 32 * s) * 2 - 1,),
         lambda n, s: (torch.randn(n, 40, s),),
-        Size(4, 256),
         Size(1, 256),
+        Size(1, 256),
+        build={"width": 512},
         quick={"width": 16},
         compiled=("generator",),  # compiling the eight discriminators would take many minutes
     ),

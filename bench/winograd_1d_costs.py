@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,13 @@ from torch import Tensor
 from bench.winograd_costs import Sample, best_seconds, described, fit, write
 from igan_fast.devices import keep_freed_memory
 from igan_fast.ops.convolution import winograd_costs
-from igan_fast.ops.convolution.winograd_1d_costs import Work, direct_counts, filter_counts, winograd_counts
+from igan_fast.ops.convolution.winograd_1d_costs import (
+    Work,
+    direct_counts,
+    direct_way,
+    filter_counts,
+    winograd_counts,
+)
 from igan_fast.ops.convolution.winograd_costs import COMPUTATIONS
 
 #: Batch, length, input and output channels.
@@ -27,37 +33,67 @@ SIZES = (
     *((1, 4096, 16, 64), (2, 1000, 80, 256), (1, 100, 80, 512), (8, 120, 64, 200), (1, 512, 128, 128)),
 )
 
-#: Kernel and dilation.
-FILTERS = ((3, 1), (3, 3), (4, 1), (5, 1), (5, 4), (7, 1), (7, 3), (11, 1), (11, 5))
+#: Kernel, stride and dilation, of which a size takes every third.
+FILTERS = (
+    *((3, 1, 1), (3, 1, 3), (4, 1, 1), (5, 1, 1), (5, 1, 4), (7, 1, 1), (7, 1, 3), (11, 1, 1), (11, 1, 5)),
+    *((4, 2, 1), (5, 3, 1), (16, 8, 1), (25, 4, 1)),
+)
+
+#: The same with groups: batch, length, input and output channels, then kernel, stride, dilation and groups.
+GROUPED = (
+    *((1, 8192, 128, 128, 41, 2, 1, 4), (4, 4096, 128, 256, 41, 2, 1, 16), (1, 4096, 128, 256, 41, 2, 1, 16)),
+    *((4, 2048, 256, 512, 41, 4, 1, 16), (1, 512, 512, 1024, 41, 4, 1, 16), (4, 128, 1024, 1024, 41, 1, 1, 16)),
+    *((2, 2000, 64, 64, 5, 1, 1, 4), (1, 1024, 256, 256, 11, 1, 1, 2), (4, 300, 128, 128, 3, 1, 2, 8)),
+    *((1, 8192, 64, 256, 41, 4, 1, 4), (4, 1024, 256, 1024, 41, 4, 1, 16), (1, 1000, 64, 64, 15, 1, 1, 8)),
+)
+
+
+class Case(NamedTuple):
+    batch: int
+    length: int
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def padding(self) -> int:
+        return self.dilation * (self.kernel - 1) // 2
+
+    @property
+    def work(self) -> Work:
+        free = self.length + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
+        small = free // self.stride + 1
+        channels = self.inputs, self.outputs
+        return Work(self.batch, self.length, small, *channels, self.kernel, self.stride, self.dilation, self.groups)
 
 
 def measure() -> dict[str, dict[str, list[Sample]]]:
-    """The samples, for each computation and each way: "direct", "winograd" and "filter"."""
-    found: dict[str, dict[str, list[Sample]]] = {c: {"direct": [], "winograd": [], "filter": []} for c in COMPUTATIONS}
-    for index, (batch, length, inputs, outputs) in enumerate(SIZES):
-        for kernel, dilation in FILTERS[index % 2 :: 2]:
-            padding = dilation * (kernel - 1) // 2
-            small_length = length + 2 * padding - dilation * (kernel - 1)
-            work = Work(batch, length, small_length, inputs, outputs, kernel, dilation)
-            large, small = torch.randn(batch, inputs, length), torch.randn(batch, outputs, small_length)
-            weight = torch.randn(outputs, inputs, kernel)
-            for computation in COMPUTATIONS:
-                ways = _ways(computation, large, small, weight, padding, dilation)
-                direct, winograd, *filter = best_seconds(ways)
-                samples = found[computation]
-                samples["direct"].append(Sample(direct_counts(work), direct))
-                samples["winograd"].append(Sample(winograd_counts(work, computation), winograd))
-                samples["filter"] += [Sample(filter_counts(work), seconds) for seconds in filter]
+    """The samples, for each computation and each way: "direct", "direct in groups", "winograd" and "filter"."""
+    ways = ("direct", "direct in groups", "winograd", "filter")
+    found: dict[str, dict[str, list[Sample]]] = {c: {way: [] for way in ways} for c in COMPUTATIONS}
+    cases = [Case(*size, *filter) for index, size in enumerate(SIZES) for filter in FILTERS[index % 3 :: 3]]
+    for case in (*cases, *(Case(*each) for each in GROUPED)):
+        work = case.work
+        large = torch.randn(case.batch, case.inputs, work.large)
+        small = torch.randn(case.batch, case.outputs, work.small)
+        weight = torch.randn(case.outputs, case.inputs // case.groups, case.kernel)
+        for computation in COMPUTATIONS:
+            direct, winograd, *filter = best_seconds(_ways(computation, large, small, weight, case))
+            samples = found[computation]
+            samples[direct_way(work)].append(Sample(direct_counts(work), direct))
+            samples["winograd"].append(Sample(winograd_counts(work, computation), winograd))
+            samples["filter"] += [Sample(filter_counts(work), seconds) for seconds in filter]
     return found
 
 
-def _ways(
-    computation: str, large: Tensor, small: Tensor, weight: Tensor, padding: int, dilation: int
-) -> list[Callable[[], Any]]:
+def _ways(computation: str, large: Tensor, small: Tensor, weight: Tensor, case: Case) -> list[Callable[[], Any]]:
     """PyTorch's convolution, minimal filtering with a transformed filter, and the filter's transform if it has one."""
-    settings: Sequence[Any] = [1], [padding], [dilation], False, [0], 1
-    operators, kernel = torch.ops.igan_fast, weight.shape[2]
-    mask = [computation == "transposed", computation == "weight_gradient", False]
+    settings: Sequence[Any] = [case.stride], [case.padding], [case.dilation], False, [0], case.groups
+    of_kernels = case.kernel, case.stride, case.padding, case.dilation, case.groups
+    operators, mask = torch.ops.igan_fast, [computation == "transposed", computation == "weight_gradient", False]
 
     def direct() -> Any:
         if computation == "convolution":
@@ -65,16 +101,15 @@ def _ways(
         return torch.ops.aten.convolution_backward(small, large, weight, None, *settings, mask)
 
     if computation == "weight_gradient":
-        return [direct, lambda: operators.winograd_1d_weight_gradient(large, small, kernel, padding, dilation)]
+        return [direct, lambda: operators.winograd_1d_weight_gradient(large, small, *of_kernels)]
     transposed = computation == "transposed"
     x, y = (small, large) if transposed else (large, small)
-    filter = operators.winograd_1d_filter(weight, transposed)
+    of_filter = case.stride, case.groups, transposed
+    filter = operators.winograd_1d_filter(weight, *of_filter)
     return [
         direct,
-        lambda: operators.winograd_1d_conv(
-            x, filter, y.shape[2], y.shape[1], kernel, padding, dilation, None, 1.0, transposed
-        ),
-        lambda: operators.winograd_1d_filter(weight, transposed),
+        lambda: operators.winograd_1d_conv(x, filter, y.shape[2], y.shape[1], *of_kernels, None, 1.0, transposed),
+        lambda: operators.winograd_1d_filter(weight, *of_filter),
     ]
 
 

@@ -1,9 +1,9 @@
 """HiFi-GAN (Kong et al., 2020, arXiv 2010.05646), after github.com/jik876/hifi-gan.
 
 A generator makes sound from a mel spectrogram; discriminators of several periods and scales return lists of lists of
-feature maps. The layers have weight norm, which ``fuse`` leaves alone; igan_fast computes the feature matching loss
-over some fifty feature maps. By default an eighth of the original's widths, 2,048 samples of synthetic notes at 8 kHz
-and batches of 8: 20 iterations take under a minute on two cores.
+feature maps. ``fuse`` computes their 1-D convolutions, which are under weight norm; igan_fast computes the feature
+matching loss over some fifty feature maps. By default an eighth of the original's widths, 2,048 samples of synthetic
+notes at 8 kHz and batches of 8: 20 iterations take under a minute on two cores.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ def fuse(model: nn.Module) -> FusionReport:
     convolution and transposed convolution (1-D to 3-D), ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm``,
     ``nn.InstanceNorm1d/2d/3d`` and large ``nn.Linear`` to a fused class, which is derived from the module's class.
     Parameters and buffers stay the same tensors under the same names: existing optimisers and checkpoints stay valid.
-    Activations are not changed, and neither are convolutions that can gain nothing: those without kernels of ours (with
-    groups; of one pixel; 1-D with a stride or of few channels; 3-D with more than one tap in two dimensions) where no
-    batch normalisation of as many channels is in the model. ``fuse`` does not run the model.
+    Activations are not changed, and neither are convolutions that can gain nothing: those without kernels of ours (of
+    one pixel; with groups or 3-D, unless they have more than one tap in one dimension only; 1-D of few channels) where
+    no batch normalisation of as many channels is in the model. ``fuse`` does not run the model.
 
     A fused module learns which operations to combine while the model runs. In its first call it records which operation
     uses its result. From the second call on:
@@ -62,8 +62,9 @@ def fuse(model: nn.Module) -> FusionReport:
     ``isinstance(result, torch.Tensor)`` is True, but ``type(result) is torch.Tensor`` is not.
 
     On a CPU in float32, our own convolution kernels use minimal filtering (Winograd). Their error is at most about 2e-6
-    of the largest value (4e-6 for the gradient of a weight); PyTorch's is about 3e-7. A NaN or Inf spreads over the
-    tile that contains it. The environment variable ``IGAN_FAST_IMPL=reference`` switches all fused operators off.
+    of the largest value (4e-6 for the gradient of a weight); PyTorch's is about 3e-7. Of 1-D convolutions it is up to
+    4e-6 (8e-6). A NaN or Inf spreads over the tile that contains it. The environment variable
+    ``IGAN_FAST_IMPL=reference`` switches all fused operators off.
 
     Args:
         model: any module, in any mode, on any device. If it is fused already, its modules start to learn again.
@@ -116,9 +117,10 @@ def _gains_nothing(conv: Any, widths: set[int]) -> bool:
     if conv.out_channels in widths:
         return False
     one_pixel = math.prod(conv.kernel_size) == 1 and min(conv.in_channels, conv.out_channels) > MAX_CHANNELS
-    fewest = min(conv.in_channels, conv.out_channels)
-    sequences = filtered_dimension(conv.kernel_size, conv.stride) is not None and fewest >= MIN_CHANNELS
-    return conv.groups != 1 or one_pixel or not (len(conv.kernel_size) == 2 or sequences)
+    fewest = min(conv.in_channels, conv.out_channels) // conv.groups
+    if fewest >= MIN_CHANNELS and filtered_dimension(conv.kernel_size, conv.stride) is not None:
+        return False
+    return len(conv.kernel_size) != 2 or conv.groups != 1 or one_pixel
 
 
 def _set_fused_class(module: Any) -> None:

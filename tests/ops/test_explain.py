@@ -105,12 +105,16 @@ OBSTACLES: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
 #: The same for sequences.
 OBSTACLES_1D: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
     "only in float32": (torch.randn(2, 16, 8).double(), torch.randn(16, 16, 3).double(), {}),
-    "only of stride 1, with more than one tap in": (torch.randn(2, 16, 8), torch.randn(16, 16, 3), {"stride": 2}),
-    "only without groups": (torch.randn(2, 32, 8), torch.randn(32, 16, 3), {"groups": 2}),
+    "only with more than one tap, and a stride, in": (torch.randn(2, 16, 8), torch.randn(16, 16, 1), {}),
+    "only with either a stride or a dilation": (
+        torch.randn(2, 16, 8),
+        torch.randn(16, 16, 3),
+        {"stride": 2, "dilation": 2},
+    ),
     "only with a padding of the dimension": (torch.randn(2, 16, 8, 8), torch.randn(16, 16, 3, 1), {"padding": (1, 1)}),
     "only where the taps' dimension is the first": (torch.randn(2, 16, 8, 8), torch.randn(16, 16, 1, 3), {}),
     "only with a contiguous input": (images(2, 16, 8, 8), torch.randn(16, 16, 3, 1), {}),
-    "only with 8 or more channels on both sides": (torch.randn(2, 7, 8), torch.randn(16, 7, 3), {}),
+    "only with 8 or more channels on both sides of a group": (torch.randn(2, 7, 8), torch.randn(16, 7, 3), {}),
     "only with 4,194,304 or more multiplications": (torch.randn(2, 16, 8), torch.randn(16, 16, 3), {}),
 }
 

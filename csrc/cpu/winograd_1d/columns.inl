@@ -1,32 +1,24 @@
 // The columns: where the tiles of all sequences lie, and the values that they read and write.
 
-constexpr int kTile = 4;  // outputs
-
-// F(4, T) of one part of a filter.
-template <int T>
-struct Filtering : Minimal<kTile, T> {
-  static constexpr int kTaps = T, kProducts = kTile + T - 1;
-};
-
-// Every image (a batch's entry) has `dilation` sequences. Behind the tiles of a sequence are columns for what its last
-// tile reads behind it: one for each part but the first, and one for the values behind a tile.
+// Behind the tiles of a sequence are columns for what its last tile reads behind it: one for each part but the first,
+// and one for the values behind a tile.
 struct Columns {
-  int64_t dilation, tiles, per_sequence, count;
+  int64_t interleaved, tiles, per_sequence, count;
 
-  explicit Columns(const Conv1d& s)
-      : dilation(s.dilation),
-        tiles(divided_up(divided_up(s.out_length, s.dilation), kTile)),
-        per_sequence(tiles + parts_of(s.kernel).count),
-        count(s.batch * s.dilation * per_sequence) {}
+  explicit Columns(const Layer& layer)
+      : interleaved(layer.in.interleaved),
+        tiles(divided_up(layer.values, kTile)),
+        per_sequence(tiles + layer.parts.count),
+        count(layer.batch * interleaved * per_sequence) {}
 
-  // Calls function(image, phase, tile, offset, columns) for each sequence of `total` columns from `first` on; offset is
-  // that of its first column. There are no sequences behind the last one.
+  // Calls function(image, sequence, tile, offset, columns) for each sequence of `total` columns from `first` on: `tile`
+  // is its first one, and `offset` is that of its first column. There are no sequences behind the last.
   template <typename Function>
   void each_sequence(int64_t first, int64_t total, const Function& function) const {
     int64_t sequence = first / per_sequence, tile = first % per_sequence;
     for (int64_t offset = 0; offset < total && first + offset < count; ++sequence, tile = 0) {
       const int64_t columns = std::min(per_sequence - tile, total - offset);
-      function(sequence / dilation, sequence % dilation, tile, offset, columns);
+      function(sequence / interleaved, sequence % interleaved, tile, offset, columns);
       offset += columns;
     }
   }
@@ -40,16 +32,17 @@ struct Inside {
         to(std::clamp<int64_t>(begin < length ? divided_up(length - begin, step) : 0, from, count)) {}
 };
 
-// The 4 · total values of `total` columns from `first` on, of one channel. `channel` is that of the first image, a
-// sequence of `length` values, of which the tile at 0 reads those from −padding on. What lies outside is 0.
-inline void read_columns(const Columns& columns, int64_t first, int64_t total, const float* channel, int64_t image_size,
-                         int64_t length, int64_t padding, float* to) {
+// The 4 · total values of `total` columns from `first` on, of one channel, from `padding` places before each tile on.
+// What lies outside is 0.
+inline void read_columns(const Columns& columns, int64_t first, int64_t total, const Sequences& sequences,
+                         int64_t channel, int64_t padding, const float* data, float* to) {
   int64_t end = 0;
-  columns.each_sequence(first, total, [&](int64_t image, int64_t phase, int64_t tile, int64_t offset, int64_t size) {
-    const int64_t step = columns.dilation, begin = phase - padding + step * kTile * tile, count = kTile * size;
-    const Inside inside(begin, step, count, length);
+  columns.each_sequence(first, total, [&](int64_t image, int64_t sequence, int64_t tile, int64_t offset, int64_t size) {
+    const int64_t step = sequences.step(), count = kTile * size;
+    const int64_t begin = sequences.position(channel, sequence, kTile * tile) - padding;
+    const Inside inside(begin, step, count, sequences.length);
     float* values = to + kTile * offset;
-    const float* from = channel + image * image_size + begin;
+    const float* from = data + image * sequences.image + sequences.memory_channel(channel) * sequences.length + begin;
     std::fill(values, values + inside.from, 0.f);
     if (step == 1)
       std::copy(from + inside.from, from + inside.to, values + inside.from);
@@ -62,18 +55,18 @@ inline void read_columns(const Columns& columns, int64_t first, int64_t total, c
 }
 
 // The opposite: writes the values that lie inside.
-inline void write_columns(const Columns& columns, int64_t first, int64_t total, const float* values, int64_t image_size,
-                          int64_t length, float* channel) {
-  columns.each_sequence(first, total, [&](int64_t image, int64_t phase, int64_t tile, int64_t offset, int64_t size) {
-    const int64_t step = columns.dilation, begin = phase + step * kTile * tile;
-    const int64_t count = kTile * std::min(size, columns.tiles - tile);  // below 0 behind the tiles
+inline void write_columns(const Columns& columns, int64_t first, int64_t total, const Sequences& sequences,
+                          int64_t channel, const float* values, float* data) {
+  columns.each_sequence(first, total, [&](int64_t image, int64_t sequence, int64_t tile, int64_t offset, int64_t size) {
+    const int64_t step = sequences.step(), begin = sequences.position(channel, sequence, kTile * tile);
+    const int64_t count = kTile * std::clamp<int64_t>(columns.tiles - tile, 0, size);
+    const Inside inside(begin, step, count, sequences.length);
     const float* from = values + kTile * offset;
-    float* to = channel + image * image_size + begin;
-    const int64_t end = Inside(begin, step, std::max<int64_t>(count, 0), length).to;
+    float* to = data + image * sequences.image + sequences.memory_channel(channel) * sequences.length + begin;
     if (step == 1)
-      std::copy(from, from + end, to);
+      std::copy(from + inside.from, from + inside.to, to + inside.from);
     else
-      for (int64_t i = 0; i < end; ++i) to[i * step] = from[i];
+      for (int64_t i = inside.from; i < inside.to; ++i) to[i * step] = from[i];
   });
 }
 
@@ -132,11 +125,10 @@ inline int64_t row_size(int64_t columns) { return (divided_up(columns, kLanes<fl
 // The planes of one channel of the input for `columns` columns from `first` on, in whole vectors; `values` is room for
 // 4 values of each and of one more.
 template <typename F>
-void input_transform(const Conv1d& s, const Columns& all, const float* in, int64_t channel, int64_t first,
+void input_transform(const Layer& layer, const Columns& all, const float* in, int64_t channel, int64_t first,
                      int64_t columns, float* values, float* to, int64_t plane) {
-  const int64_t vectors = divided_up(columns, kLanes<float>), padded = vectors * kLanes<float>;
-  read_columns(all, first, padded + 1, in + channel * s.in_length, s.in_channels * s.in_length, s.in_length, s.padding,
-               values);
+  const int64_t padded = round_up(columns, kLanes<float>);
+  read_columns(all, first, padded + 1, layer.in, channel, layer.padding, in, values);
   for (int64_t column = 0; column < padded; column += kLanes<float>) {
     V d[2 * kTile];
     load_tiles(values + kTile * column, d);

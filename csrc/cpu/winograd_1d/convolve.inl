@@ -23,15 +23,18 @@ struct Blocks {
 };
 
 template <typename F>
-void convolve(const Conv1d& s, const float* in, const float* filter, const float* bias, float slope, float* out,
-              ParallelFor parallel_for) {
+void convolve(const Layer& layer, int64_t group, const float* ins_of_all, const float* filters, const float* bias,
+              float slope, float* outs_of_all, ParallelFor parallel_for) {
   constexpr int64_t L = kLanes<float>;
-  const Filter<F> f(s.kernel, s.in_channels, s.out_channels);
-  const Columns columns(s);
-  const Blocks blocks(columns.count, F::kProducts * 4 * (s.in_channels + s.out_channels));
+  const Filter<F> f(layer);
+  const Columns columns(layer);
+  const float *const in = ins_of_all + group * layer.in.group, *const filter = filters + group * f.size();
+  float* const out = outs_of_all + group * layer.out.group;
+  const int64_t first_bias = group * f.out_channels / layer.out.stride;
+  const Blocks blocks(columns.count, F::kProducts * 4 * (f.in_channels + f.out_channels));
   const int64_t read = blocks.columns + f.parts - 1;  // of the input's planes
   const int64_t in_row = row_size(read), out_row = row_size(blocks.columns);
-  const int64_t in_plane = plane_size(s.in_channels, in_row), out_plane = plane_size(s.out_channels, out_row);
+  const int64_t in_plane = plane_size(f.in_channels, in_row), out_plane = plane_size(f.out_channels, out_row);
   parallel(blocks.for_one_thread ? parallel_for : &serially, blocks.count, 1, [&](int64_t begin, int64_t end) {
     const ParallelFor in_block = blocks.for_one_thread ? &serially : parallel_for;
     const Scratch scratch(F::kProducts * (in_plane + out_plane));
@@ -40,31 +43,32 @@ void convolve(const Conv1d& s, const float* in, const float* filter, const float
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block * blocks.columns;
       const int64_t count = round_up(std::min(blocks.columns, columns.count - first), L);
-      parallel(in_block, s.in_channels, 4, [&](int64_t from, int64_t to) {
+      parallel(in_block, f.in_channels, 4, [&](int64_t from, int64_t to) {
         const Scratch values(kTile * (in_row + 1));
         for (int64_t c = from; c < to; ++c)
-          input_transform<F>(s, columns, in, c, first, count + f.parts - 1, values.data(), ins + c * in_row, in_plane);
+          input_transform<F>(layer, columns, in, c, first, count + f.parts - 1, values.data(), ins + c * in_row,
+                             in_plane);
       });
-      parallel(in_block, F::kProducts * f.groups, 1, [&](int64_t from, int64_t to) {
+      parallel(in_block, F::kProducts * f.panels, 1, [&](int64_t from, int64_t to) {
         for (int64_t task = from; task < to; ++task) {
-          const int64_t p = task / f.groups, g = task % f.groups;
+          const int64_t p = task / f.panels, panel = task % f.panels;
           for (int64_t column = 0; column < count; column += kPanel)
             for (int64_t part = 0; part < f.parts; ++part) {
               const bool wide = column + L < count;
               const auto product = part == 0 ? wide ? &multiply_rows<false> : &multiply_rows<false, 1>
                                    : wide    ? &multiply_rows<true>
                                              : &multiply_rows<true, 1>;
-              product(f.rows(g), filter + p * f.plane + g * f.group + part * s.in_channels * kRows, 1, kRows,
-                      ins + p * in_plane + column + part, in_row, s.in_channels,
-                      outs + p * out_plane + g * kRows * out_row + column, out_row);
+              product(f.rows(panel), filter + p * f.plane + panel * f.panel + part * f.in_channels * kRows, 1, kRows,
+                      ins + p * in_plane + column + part, in_row, f.in_channels,
+                      outs + p * out_plane + panel * kRows * out_row + column, out_row);
             }
         }
       });
-      parallel(in_block, s.out_channels, 4, [&](int64_t from, int64_t to) {
+      parallel(in_block, f.out_channels, 4, [&](int64_t from, int64_t to) {
         const Scratch values(kTile * out_row);
         for (int64_t c = from; c < to; ++c) {
           const float* sums = outs + c * out_row;
-          const V added = broadcast(bias ? bias[c] : 0.f);
+          const V added = broadcast(bias ? bias[first_bias + layer.out.memory_channel(c)] : 0.f);
           for (int64_t column = 0; column < count; column += L) {
             V y[kTile];
             times(
@@ -72,8 +76,7 @@ void convolve(const Conv1d& s, const float* in, const float* filter, const float
                 [&](int r, V sum) IGAN_FAST_INLINE_LAMBDA { y[r] = activate(sum + added, slope); });
             store_tiles(values.data() + kTile * column, y);
           }
-          write_columns(columns, first, count, values.data(), s.out_channels * s.out_length, s.out_length,
-                        out + c * s.out_length);
+          write_columns(columns, first, count, layer.out, c, values.data(), out);
         }
       });
     }

@@ -8,7 +8,7 @@
 namespace igan_fast::cpu {
 
 Parts parts_of(int64_t kernel) {
-  if (kernel <= 3) return {3, 1};
+  if (kernel <= 3) return {kernel <= 2 ? 2 : 3, 1};
   const auto parts = [&](int taps) { return Parts{taps, kernel <= taps ? 1 : (kernel - taps + 3) / 4 + 1}; };
   const Parts four = parts(4), five = parts(5);
   return 8 * five.count < 7 * four.count ? five : four;

@@ -4,9 +4,12 @@
 multiplications instead of 12, of one of 5 taps 8 instead of 20. A longer filter is the sum of filters of 4 or 5 taps,
 which share the transforms of their inputs and outputs.
 
-A filter that has more than one value in only one of its dimensions is one of sequences, too. An image (H, W) is one
-sequence of H · W values, and a filter (5, 1) reads every W-th of them: its dilation is W. So are the volumes (T, H, W)
-of a video, for a filter along the time.
+With stride s, every s-th value is a channel of its own, and so is every s-th tap: with s times as many channels the
+stride is 1. A filter of 41 taps and stride 4 has 11 taps then. With dilation d, every d-th value is a sequence of its
+own: d sequences are interleaved. Groups are computed one after the other.
+
+A filter that has more than one tap in only one of its dimensions is one of sequences, too. An image (H, W) is W
+interleaved sequences for a filter (5, 1), and so are the volumes (T, H, W) of a video for a filter along the time.
 
 These are the differences from a float64 result, relative to its largest value: about 2e-6 (5 taps: 4e-6; weight
 gradient: up to 8e-6 over many thousand values). A NaN or Inf in the input reaches all outputs of the tiles that read
@@ -38,19 +41,26 @@ MIN_CHANNELS = 8
 
 
 class _Call(NamedTuple):
-    """The arguments of ``torch.ops.igan_fast.winograd_1d_conv`` that do not change from call to call."""
+    """The arguments of ``torch.ops.igan_fast.winograd_1d_conv`` that do not change from call to call.
+
+    Attributes:
+        length, channels: of the output.
+        kernel, stride, groups: of the convolution.
+        padding: in values of the sequences, as they lie in memory.
+        interleaved: the number of sequences that lie in turn.
+    """
 
     length: int
     channels: int
     kernel: int
+    stride: int
     padding: int
-    dilation: int
-    transposed: bool
+    interleaved: int
+    groups: int
 
 
 class Winograd1d(Implementation):
-    """Convolutions and transposed convolutions of stride 1 along one dimension, and their gradients. All tensors are
-    contiguous."""
+    """Convolutions and transposed convolutions along one dimension, and their gradients. All tensors are contiguous."""
 
     name = "winograd_1d"
     purpose = "minimal filtering of sequences"
@@ -62,36 +72,36 @@ class Winograd1d(Implementation):
         settings = problem.settings
         if not _is_taken(problem, "convolve"):
             return None
-        size = settings.output_size(problem.input_shape, problem.weight_shape)
-        call = _call_of(problem, size, transposed=settings.transposed)
+        size, transposed = settings.output_size(problem.input_shape, problem.weight_shape), settings.transposed
+        call = _call_of(problem, size, transposed=transposed)
 
         def run(x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float) -> Tensor:
             bias = None if bias is None else bias.detach().contiguous()
-            return _convolve(x, weight, bias, negative_slope, call, size)
+            return _convolve(x, weight, bias, negative_slope, call, size, transposed=transposed)
 
         return run
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
         if not _is_taken(problem, "input_gradient"):
             return None
-        size = problem.input_shape[2:]
-        call = _call_of(problem, size, transposed=not problem.settings.transposed)
+        size, transposed = problem.input_shape[2:], not problem.settings.transposed
+        call = _call_of(problem, size, transposed=transposed)
 
         def run(grad: Tensor, weight: Tensor, input_spec: InputSpec) -> Tensor:
-            return _convolve(grad, weight, None, 1.0, call, size)
+            return _convolve(grad, weight, None, 1.0, call, size, transposed=transposed)
 
         return run
 
     def weight_gradient(self, problem: Problem) -> WeightGradient | None:
         if not _is_taken(problem, "weight_gradient"):
             return None
-        call = _call_of(problem, problem.input_shape[2:], transposed=problem.settings.transposed)
-        shape = problem.weight_shape
+        shape, transposed = problem.weight_shape, problem.settings.transposed
+        settings = _call_of(problem, problem.input_shape[2:], transposed=transposed)[2:]
 
         def run(grad: Tensor, x: Tensor) -> Tensor:
-            large, small = (grad, x) if call.transposed else (x, grad)
+            large, small = (grad, x) if transposed else (x, grad)
             gradient: Tensor = torch.ops.igan_fast.winograd_1d_weight_gradient(
-                _sequences(large), _sequences(small), call.kernel, call.padding, call.dilation
+                _sequences(large), _sequences(small), *settings
             )
             return no_view(gradient.view(shape))
 
@@ -116,7 +126,9 @@ class Winograd1d(Implementation):
 def filtered_dimension(kernel: Sequence[int], stride: Sequence[int]) -> int | None:
     """The spatial dimension along which a filter of sequences has its taps; None if it is not one."""
     longer = [dimension for dimension, size in enumerate(kernel) if size != 1]
-    return longer[0] if len(longer) == 1 and all(step == 1 for step in stride) else None
+    if len(longer) != 1 or any(step != 1 for dimension, step in enumerate(stride) if dimension not in longer):
+        return None
+    return longer[0]
 
 
 def _obstacle(problem: Problem) -> str | None:
@@ -130,9 +142,9 @@ def _obstacle(problem: Problem) -> str | None:
         return "only with a spatial dimension"
     dimension = filtered_dimension(weight_shape[2:], settings.stride)
     if dimension is None:
-        return "only of stride 1, with more than one tap in exactly one dimension"
-    if settings.groups != 1:
-        return "only without groups"
+        return "only with more than one tap, and a stride, in exactly one dimension"
+    if settings.stride[dimension] > 1 and settings.dilation[dimension] > 1:
+        return "only with either a stride or a dilation"
     others = [each for each in range(len(settings.padding)) if each != dimension]
     if any(settings.padding[each] or settings.output_padding[each] for each in others):
         return "only with a padding of the dimension of the taps"
@@ -140,9 +152,9 @@ def _obstacle(problem: Problem) -> str | None:
         return "only where the taps' dimension is the first of more than one value"
     if not (problem.input_contiguous and problem.weight_contiguous):
         return "only with a contiguous input and weight"
-    if min(weight_shape[:2]) < MIN_CHANNELS:
-        return f"only with {MIN_CHANNELS} or more channels on both sides"
-    if shape[1] != weight_shape[0 if settings.transposed else 1]:
+    if min(weight_shape[0] // settings.groups, weight_shape[1]) < MIN_CHANNELS:
+        return f"only with {MIN_CHANNELS} or more channels on both sides of a group"
+    if weight_shape[0] % settings.groups or shape[1] != _channels(problem)[0 if settings.transposed else 1]:
         return "the weight is for other channels"
     if min(shape) < 1 or min(settings.output_size(shape, weight_shape)) < 1:
         return "the output is empty"
@@ -165,20 +177,28 @@ def _is_taken(problem: Problem, computation: str) -> bool:
     return is_faster(_work(problem), _counted(problem, computation), kept=problem.constant)
 
 
+def _channels(problem: Problem) -> tuple[int, int]:
+    """Those of the small and of the large sequences."""
+    return problem.weight_shape[0], problem.weight_shape[1] * problem.settings.groups
+
+
 def _work(problem: Problem) -> Work:
     settings, weight_shape = problem.settings, problem.weight_shape
     given = math.prod(problem.input_shape[2:])
     result = math.prod(settings.output_size(problem.input_shape, weight_shape))
     large, small = (result, given) if settings.transposed else (given, result)
     call = _call_of(problem, problem.input_shape[2:], transposed=settings.transposed)
+    small_channels, large_channels = _channels(problem)
     return Work(
         batch=problem.input_shape[0],
         large=large,
         small=small,
-        large_channels=weight_shape[1],
-        small_channels=weight_shape[0],
+        large_channels=large_channels,
+        small_channels=small_channels,
         kernel=call.kernel,
-        dilation=call.dilation,
+        stride=call.stride,
+        interleaved=call.interleaved,
+        groups=call.groups,
     )
 
 
@@ -190,11 +210,12 @@ def _call_of(problem: Problem, size: Sequence[int], *, transposed: bool) -> _Cal
     step = math.prod(problem.input_shape[3 + dimension :])  # from one value to the next one of that dimension
     return _Call(
         length=math.prod(size),
-        channels=problem.weight_shape[1 if transposed else 0],
+        channels=_channels(problem)[1 if transposed else 0],
         kernel=problem.weight_shape[2 + dimension],
+        stride=settings.stride[dimension],
         padding=step * settings.padding[dimension],
-        dilation=step * settings.dilation[dimension],
-        transposed=transposed,
+        interleaved=step * settings.dilation[dimension],
+        groups=settings.groups,
     )
 
 
@@ -205,27 +226,25 @@ def _sequences(x: Tensor) -> Tensor:
 
 
 def _convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, negative_slope: float, call: _Call, size: Sequence[int]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    negative_slope: float,
+    call: _Call,
+    size: Sequence[int],
+    *,
+    transposed: bool,
 ) -> Tensor:
+    settings = call.stride, call.groups, transposed
+
     def transform() -> Tensor:
-        filter: Tensor = torch.ops.igan_fast.winograd_1d_filter(_sequences(weight), call.transposed)
+        filter: Tensor = torch.ops.igan_fast.winograd_1d_filter(_sequences(weight), *settings)
         return filter
 
-    filter = filter_of(weight, ("winograd_1d", call.transposed), transform)
+    filter = filter_of(weight, ("winograd_1d", *settings), transform)
     if filter.dim() > 3:  # the weight itself
         filter = _sequences(filter)
-    y: Tensor = torch.ops.igan_fast.winograd_1d_conv(
-        _sequences(x),
-        filter,
-        call.length,
-        call.channels,
-        call.kernel,
-        call.padding,
-        call.dilation,
-        bias,
-        negative_slope,
-        call.transposed,
-    )
+    y: Tensor = torch.ops.igan_fast.winograd_1d_conv(_sequences(x), filter, *call, bias, negative_slope, transposed)
     return y if len(size) == 1 else no_view(y.view(*y.shape[:2], *size))
 
 
@@ -237,8 +256,10 @@ def register(namespace: str) -> None:
     def convolved(x: Tensor, filter: Tensor, length: int, channels: int, *_: Any) -> Tensor:
         return x.new_empty((x.shape[0], channels, length))
 
-    def gradient(x: Tensor, grad: Tensor, kernel: int, padding: int, dilation: int) -> Tensor:
-        return x.new_empty((grad.shape[1], x.shape[1], kernel))
+    def gradient(
+        large: Tensor, small: Tensor, kernel: int, stride: int, padding: int, interleaved: int, groups: int
+    ) -> Tensor:
+        return large.new_empty((small.shape[1], large.shape[1] // groups, kernel))
 
     torch.library.register_fake(f"{namespace}::winograd_1d_conv")(convolved)
     torch.library.register_fake(f"{namespace}::winograd_1d_weight_gradient")(gradient)

@@ -22,6 +22,7 @@ __all__ = [
     "WINOGRAD_TERMS",
     "Work",
     "direct_counts",
+    "direct_way",
     "filter_counts",
     "is_faster",
     "parts_of",
@@ -32,8 +33,9 @@ __all__ = [
 #: What the counts of PyTorch's convolution are, in their order.
 DIRECT_TERMS = ("call", "multiplications", "values", "weights")
 
-#: What the counts of minimal filtering with a transformed filter are, in their order. Values that a dilated filter
-#: reads and writes are not neighbours. A filter that is too large for the caches is read from memory.
+#: What the counts of minimal filtering with a transformed filter are, in their order. The call counts for each group.
+#: The values of interleaved sequences, and those that are read with a stride, are not neighbours: they lie apart. A
+#: filter that is too large for the caches is read from memory.
 WINOGRAD_TERMS = ("call", "multiplications", "transforms", "apart", "filter_reads", "memory_reads")
 
 #: What the counts of a filter's transform are, in their order.
@@ -58,7 +60,9 @@ class Work(NamedTuple):
         batch: the number of sequences.
         large, small: their lengths.
         large_channels, small_channels: their channels.
-        kernel, dilation: of the filter; its stride is 1.
+        kernel, stride: of the filter.
+        interleaved: the number of sequences that lie in turn in the length.
+        groups: of the channels.
     """
 
     batch: int
@@ -67,20 +71,22 @@ class Work(NamedTuple):
     large_channels: int
     small_channels: int
     kernel: int
-    dilation: int = 1
+    stride: int = 1
+    interleaved: int = 1
+    groups: int = 1
 
 
 def parts_of(kernel: int) -> tuple[int, int]:
     """The parts that a filter is divided into: the taps of one, and their number (csrc/cpu/winograd_1d/kernels.h)."""
     if kernel <= 3:
-        return 3, 1
+        return max(kernel, 2), 1
     four, five = (1 if kernel <= taps else (kernel - taps + 3) // 4 + 1 for taps in (4, 5))
     return (5, five) if 8 * five < 7 * four else (4, four)
 
 
 def direct_counts(work: Work) -> list[float]:
     """The counts of PyTorch's convolution: ``DIRECT_TERMS``."""
-    weights = work.kernel * work.large_channels * work.small_channels
+    weights = work.kernel * work.large_channels * work.small_channels // work.groups
     values = work.batch * (work.small * work.small_channels + work.large * work.large_channels)
     return [1, work.batch * work.small * weights, values, weights]
 
@@ -91,14 +97,15 @@ def winograd_counts(work: Work, computation: str) -> list[float]:
     Args:
         computation: one of ``winograd_costs.COMPUTATIONS``.
     """
-    taps, parts = parts_of(work.kernel)
+    taps, parts = parts_of(divided_up(work.kernel, work.stride))
     products = _TILE + taps - 1
-    inputs, outputs = work.large_channels, work.small_channels
-    length = work.large if computation == "transposed" else work.small
+    inputs, outputs = work.stride * work.large_channels // work.groups, work.small_channels // work.groups
+    length = work.small
     if computation == "transposed":
         inputs, outputs = outputs, inputs
-    tiles = divided_up(divided_up(length, work.dilation), _TILE)
-    columns = work.batch * work.dilation * (tiles + parts)
+        length = divided_up(work.large, work.stride)
+    tiles = divided_up(divided_up(length, work.interleaved), _TILE)
+    columns = work.batch * work.interleaved * (tiles + parts)
     column_bytes = 4 * products * (inputs + outputs)
     panel = PANELS[INSTRUCTION_SET]
     if computation == "weight_gradient":
@@ -113,16 +120,16 @@ def winograd_counts(work: Work, computation: str) -> list[float]:
         multiplications = products * parts * inputs * rows_as_long(outputs) * blocks * block_columns
         reads = products * parts * inputs * divided_up(outputs, ROWS[INSTRUCTION_SET]) * ROWS[INSTRUCTION_SET] * blocks
         filter_bytes = 4 * reads // blocks
-    apart = 0 if work.dilation == 1 else direct_counts(work)[2]
+    apart = 0
+    if work.stride > 1:
+        apart += work.batch * work.large * work.large_channels
+    if work.interleaved > 1:
+        apart += work.batch * work.small * work.small_channels
+        apart += work.batch * work.large * work.large_channels if work.stride == 1 else 0
     in_cache = filter_bytes <= CACHE_BYTES
-    return [
-        1,
-        multiplications,
-        products * columns * (inputs + outputs),
-        apart,
-        reads if in_cache else 0,
-        0 if in_cache else reads,
-    ]
+    counts = [multiplications, products * columns * (inputs + outputs), *((reads, 0) if in_cache else (0, reads))]
+    multiplications, transforms, filter_reads, memory_reads = (work.groups * count for count in counts)
+    return [work.groups, multiplications, transforms, apart, filter_reads, memory_reads]
 
 
 def _blocks(columns: int, column_bytes: int) -> tuple[int, int]:
@@ -139,9 +146,9 @@ def _blocks(columns: int, column_bytes: int) -> tuple[int, int]:
 
 def filter_counts(work: Work) -> list[float]:
     """The counts of a filter's transform: ``FILTER_TERMS``."""
-    taps, parts = parts_of(work.kernel)
-    channels = work.large_channels * work.small_channels
-    return [1, (_TILE + taps - 1) * parts * channels, work.kernel * channels]
+    taps, parts = parts_of(divided_up(work.kernel, work.stride))
+    channels = work.large_channels * work.small_channels // work.groups
+    return [work.groups, work.stride * (_TILE + taps - 1) * parts * channels, work.kernel * channels]
 
 
 def seconds_of(work: Work, computation: str, *, kept: bool = False) -> tuple[float, float]:
@@ -151,7 +158,12 @@ def seconds_of(work: Work, computation: str, *, kept: bool = False) -> tuple[flo
     ours = predicted(costs["winograd"], winograd_counts(work, computation))
     if computation != "weight_gradient" and not kept:
         ours += predicted(costs["filter"], filter_counts(work))
-    return ours, predicted(costs["direct"], direct_counts(work))
+    return ours, predicted(costs[direct_way(work)], direct_counts(work))
+
+
+def direct_way(work: Work) -> str:
+    """The name of the constants of PyTorch's convolution, which is slower with groups."""
+    return "direct" if work.groups == 1 else "direct in groups"
 
 
 def is_faster(work: Work, computation: str, *, kept: bool = False) -> bool:

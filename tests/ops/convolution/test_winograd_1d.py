@@ -97,6 +97,26 @@ def test_equals_torch_in_float64(kernel, dilation, transposed):
         check((2, 17, length), weight, settings, bias=padding > 0, slope=1.0 if padding == 0 else 0.2)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("stride", [2, 3, 8])
+@pytest.mark.parametrize("kernel", [2, 3, 4, 5, 8, 10, 16, 41])
+def test_strides_and_groups(kernel, stride, groups, transposed):
+    for padding in (0, kernel // 2, kernel + stride):
+        for left_over in {0, stride - 1}:
+            length = 30 + kernel + padding
+            settings = ConvSettings(
+                1,
+                transposed=transposed,
+                stride=stride,
+                padding=padding,
+                groups=groups,
+                output_padding=left_over if transposed else 0,
+            )
+            weight = (8 * groups, 9, kernel) if transposed else (9 * groups, 8, kernel)
+            check((2, 8 * groups, length + left_over), weight, settings, bias=padding > 0)
+
+
 @pytest.mark.parametrize("slope", [0.2, 0.0, 1.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_bias_and_leaky_relu(bias, slope):
@@ -112,6 +132,10 @@ def test_bias_and_leaky_relu(bias, slope):
         ((2, 16, 9, 5), (16, 24, 3, 1), {"padding": (1, 0), "transposed": True}),
         ((2, 16, 12, 4, 5), (24, 16, 3, 1, 1), {"padding": (1, 0, 0)}),
         ((2, 16, 1, 14, 5), (8, 16, 1, 4, 1), {}),
+        ((2, 16, 23, 3), (24, 16, 5, 1), {"stride": (3, 1), "padding": (2, 0)}),
+        ((2, 16, 24, 5), (24, 8, 7, 1), {"stride": (2, 1), "padding": (3, 0), "groups": 2}),
+        ((2, 16, 9, 5), (16, 24, 4, 1), {"stride": (2, 1), "padding": (1, 0), "transposed": True}),
+        ((2, 16, 7, 2, 3), (16, 8, 4, 1, 1), {"stride": (4, 1, 1), "output_padding": (3, 0, 0), "transposed": True}),
         ((1, 8, 1, 1, 14), (8, 8, 1, 1, 4), {}),
     ],
     ids=str,
@@ -188,8 +212,12 @@ def test_where_it_applies(monkeypatch):
     assert applies(x, weight)
     assert applies(x, weight, padding=1, dilation=2)
     assert applies(x, weight, transposed=True)
-    assert not applies(x, weight, stride=2)
-    assert not applies(x, torch.randn(16, 8, 3), groups=2)
+    assert applies(x, weight, stride=2)
+    assert applies(x, torch.randn(16, 8, 3), groups=2)
+    assert applies(x, weight, stride=2, transposed=True)
+    assert not applies(x, weight, stride=2, dilation=2)
+    assert not applies(x, torch.randn(16, 4, 3), groups=4)
+    assert not applies(x, torch.randn(16, 4, 3), groups=4, transposed=True)
     assert not applies(x, weight, native=False)
     assert not applies(x, torch.randn(16, 16, 1))
     assert not applies(x.double(), weight.double())
@@ -202,7 +230,9 @@ def test_where_it_applies(monkeypatch):
     image, filter = torch.randn(2, 16, 12, 5), torch.randn(16, 16, 3, 1)
     assert applies(image, filter, padding=(1, 0))
     assert not applies(image, filter, padding=(1, 1))
+    assert applies(image, filter, stride=(2, 1))
     assert not applies(image, filter, stride=(1, 2))
+    assert not applies(image, filter, stride=(2, 2))
     assert not applies(image, torch.randn(16, 16, 1, 3))  # each row is a sequence, of which the values lie apart
     assert not applies(image.contiguous(memory_format=torch.channels_last), filter, padding=(1, 0))
     assert not applies(image, filter.contiguous(memory_format=torch.channels_last), padding=(1, 0))
@@ -239,28 +269,38 @@ def test_autograd_and_its_second_derivative():
 def test_the_operators_name_the_wrong_argument():
     operators = torch.ops.igan_fast
     x, weight, grad = torch.randn(2, 16, 30), torch.randn(20, 16, 7), torch.randn(2, 20, 30)
-    filter = operators.winograd_1d_filter(weight, False)
+    filter = operators.winograd_1d_filter(weight, 1, 1, False)
     plain = {
-        "x": x, "filter": filter, "length": 30, "channels": 20, "kernel": 7, "padding": 3, "dilation": 1,
-        "bias": None, "negative_slope": 1.0, "transposed": False,
+        "x": x, "filter": filter, "length": 30, "channels": 20, "kernel": 7, "stride": 1, "padding": 3,
+        "interleaved": 1, "groups": 1, "bias": None, "negative_slope": 1.0, "transposed": False,
     }  # fmt: skip
+    cannot = (
+        "a convolution of kernel 7, stride {}, padding 3 and {} interleaved sequences does not take length {} to {}"
+    )
     made_of = r"filter: expected weights \({}\), float32, or what winograd_1d_filter makes of them"
     unfit = made_of.format("20, 16, 7")
     wrong = filter.clone()
     wrong[0] = 0
     for change, message in (
         ({"padding": -1}, "padding is -1; expected at least 0"),
-        ({"dilation": 0}, "dilation is 0; expected at least 1"),
+        ({"interleaved": 0}, "interleaved is 0; expected at least 1"),
+        ({"stride": 0}, "stride is 0; expected at least 1"),
+        ({"groups": 0}, "groups is 0; expected a divisor of 16 and 20 channels"),
+        ({"groups": 3}, "groups is 3; expected a divisor of 16 and 20 channels"),
         ({"kernel": 0}, "kernel is 0; expected at least 1"),
         ({"kernel": 1 << 40}, "kernel is 1099511627776; expected at least 1"),
         ({"channels": 0}, "channels is 0; expected at least 1"),
-        ({"length": 31}, "length is 31, which this convolution cannot make of 30"),
-        ({"length": 0}, "length is 0, which this convolution cannot make of 30"),
-        ({"transposed": True, "length": 29}, "length is 29, which this convolution cannot make of 30"),
-        ({"dilation": 20}, "length is 30, which this convolution cannot make of 30"),
+        ({"length": 31}, cannot.format(1, 1, 30, 31)),
+        ({"length": 0}, cannot.format(1, 1, 30, 0)),
+        ({"transposed": True, "length": 29, "channels": 20}, cannot.format(1, 1, 29, 30)),
+        ({"interleaved": 20}, cannot.format(1, 20, 30, 30)),
+        ({"stride": 2, "length": 16}, cannot.format(2, 1, 30, 16)),
+        ({"stride": 2, "interleaved": 2, "length": 8}, cannot.format(2, 2, 30, 8)),  # the padding is odd
         ({"channels": 19}, made_of.format("19, 16, 7")),
         ({"x": x[:, :15].contiguous()}, made_of.format("20, 15, 7")),
         ({"transposed": True, "channels": 16, "x": grad}, unfit),
+        ({"stride": 2, "length": 15}, unfit),
+        ({"groups": 2}, made_of.format("20, 8, 7")),
         ({"filter": filter.double()}, unfit),
         ({"filter": filter[:-1]}, unfit),
         ({"filter": filter.repeat_interleave(2)[::2]}, unfit),
@@ -279,20 +319,26 @@ def test_the_operators_name_the_wrong_argument():
     ):
         with pytest.raises(RuntimeError, match=message):
             operators.winograd_1d_conv(**plain | change)
-    gradient = {"x": x, "grad": grad, "kernel": 7, "padding": 3, "dilation": 1}
+    gradient = {
+        "large": x, "small": grad, "kernel": 7, "stride": 1, "padding": 3, "interleaved": 1, "groups": 1,
+    }  # fmt: skip
     for change, message in (
-        ({"grad": torch.randn(2, 20, 31)}, "grad has length 31, which this convolution cannot make of 30"),
-        ({"grad": grad[:1]}, "x and grad: expected one batch, found 2 and 1"),
-        ({"grad": grad.double()}, "grad: expected float32"),
-        ({"x": x.transpose(1, 2)}, r"x: expected \(N, C, T\), contiguous"),
+        ({"small": torch.randn(2, 20, 31)}, cannot.format(1, 1, 30, 31)),
+        ({"small": grad[:1]}, "large and small: expected one batch, found 2 and 1"),
+        ({"small": grad.double()}, "small: expected float32"),
+        ({"large": x.transpose(1, 2)}, r"large: expected \(N, C, T\), contiguous"),
+        ({"groups": 5}, "groups is 5; expected a divisor of 16 and 20 channels"),
         ({"padding": -1}, "padding is -1; expected at least 0"),
     ):
         with pytest.raises(RuntimeError, match=message):
             operators.winograd_1d_weight_gradient(**gradient | change)
     for arguments, message in (
-        ((weight.double(), False), "weight: expected float32"),
-        ((weight[0], False), r"weight: expected \(out, in, kernel\)"),
-        ((weight[:0], False), r"weight: expected \(out, in, kernel\)"),
+        ((weight.double(), 1, 1, False), "weight: expected float32"),
+        ((weight[0], 1, 1, False), r"weight: expected \(out, in, kernel\)"),
+        ((weight[:0], 1, 1, False), r"weight: expected \(out, in, kernel\)"),
+        ((weight, 0, 1, False), "stride is 0; expected at least 1"),
+        ((weight, 1, 3, False), "groups is 3; expected a divisor of 48 and 20 channels"),
+        ((weight, 1, 0, False), "groups is 0; expected a divisor of 0 and 20 channels"),
     ):
         with pytest.raises(RuntimeError, match=message):
             operators.winograd_1d_filter(*arguments)
@@ -308,5 +354,5 @@ def test_shapes_without_data():
     with FakeTensorMode():
         x, filter = torch.empty(2, 16, 30), torch.empty(100)
         operators = torch.ops.igan_fast
-        assert operators.winograd_1d_conv(x, filter, 26, 20, 5, 0, 1, None, 1.0, False).shape == (2, 20, 26)
-        assert operators.winograd_1d_weight_gradient(x, x[..., 4:], 5, 0, 1).shape == (16, 16, 5)
+        assert operators.winograd_1d_conv(x, filter, 26, 20, 5, 1, 0, 1, 1, None, 1.0, False).shape == (2, 20, 26)
+        assert operators.winograd_1d_weight_gradient(x, x[..., 4:], 5, 1, 0, 1, 2).shape == (16, 8, 5)

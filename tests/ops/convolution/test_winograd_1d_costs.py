@@ -36,7 +36,17 @@ def avx512(monkeypatch):
 @pytest.mark.parametrize(
     ("kernel", "parts"),
     [
-        *((1, (3, 1)), (3, (3, 1)), (4, (4, 1)), (5, (5, 1)), (6, (4, 2)), (8, (4, 2)), (9, (5, 2)), (11, (4, 3))),
+        *(
+            (1, (2, 1)),
+            (2, (2, 1)),
+            (3, (3, 1)),
+            (4, (4, 1)),
+            (5, (5, 1)),
+            (6, (4, 2)),
+            (8, (4, 2)),
+            (9, (5, 2)),
+            (11, (4, 3)),
+        ),
         *((12, (4, 3)), (13, (5, 3)), (16, (4, 4)), (41, (4, 11))),
     ],
 )
@@ -61,8 +71,20 @@ def test_the_counts_of_a_small_convolution():
     assert winograd_counts(longer, "convolution") == [1, 2 * 7 * 32 * 64 * 48, 7 * 34 * 96, 0, 2 * 7 * 32 * 72, 0]
     assert filter_counts(longer) == [1, 2 * 7 * 32 * 64, 7 * 32 * 64]
     # With dilation 3 there are three sequences of 20 values, 5 tiles each, and a column.
-    dilated = winograd_counts(WORK._replace(dilation=3), "convolution")
+    dilated = winograd_counts(WORK._replace(interleaved=3), "convolution")
     assert dilated == [1, 6 * 32 * 64 * 48, 6 * 36 * 96, 120 * 96, 6 * 32 * 72, 0]
+    # With stride 2 a filter of 6 taps has 3, of twice as many channels of the large sequences, which lie apart.
+    strided = WORK._replace(small=30, kernel=6, stride=2)
+    apart, columns = 2 * 60 * 32, 32  # two times 8 tiles and a column, in vectors of 16
+    assert winograd_counts(strided, "convolution") == [1, 6 * 64 * 64 * columns, 6 * 18 * 128, apart, 6 * 64 * 72, 0]
+    assert winograd_counts(strided, "transposed") == [1, 6 * 64 * 64 * columns, 6 * 18 * 128, apart, 6 * 64 * 72, 0]
+    assert filter_counts(strided) == [1, 6 * 64 * 64, 6 * 32 * 64]
+    # Two groups have half the channels on both sides, and each is a call.
+    grouped = WORK._replace(large_channels=64, small_channels=128, groups=2)
+    once = winograd_counts(WORK, "convolution")
+    assert winograd_counts(grouped, "convolution") == [2 * count for count in once]
+    assert direct_counts(grouped) == [1, 2 * 120 * weights, 2 * 120 * 96, 2 * weights]
+    assert filter_counts(grouped) == [2, 2 * 6 * 32 * 64, 2 * weights]
     # A filter of 6 · 1024 · 1032 floats is read from memory.
     large = winograd_counts(WORK._replace(large_channels=1024, small_channels=1024), "convolution")
     assert large[4:] == [0, 6 * 1024 * 1032]
@@ -85,6 +107,8 @@ def test_times_are_sums_of_counts_and_constants(monkeypatch):
     assert seconds_of(WORK, "convolution", kept=True) == pytest.approx((0, direct))
     assert seconds_of(WORK, "weight_gradient") == pytest.approx((0, direct))  # transforms no filter
     assert is_faster(WORK, "convolution")
+    of["direct in groups"] = [2000, 0, 0, 0]
+    assert seconds_of(WORK._replace(groups=2), "convolution")[1] == pytest.approx(2e-6)
     of["filter"][0] = 12_000  # within the margin
     assert not is_faster(WORK, "convolution")
     assert is_faster(WORK, "convolution", kept=True)
@@ -96,7 +120,8 @@ def test_what_was_measured(name, monkeypatch):
     for module in (winograd_costs, winograd_1d_costs):
         monkeypatch.setattr(module, "INSTRUCTION_SET", name)
     monkeypatch.setattr(winograd_1d_costs, "COSTS_1D", KNOWN[name]["costs_1d"])
-    terms = {"direct": len(DIRECT_TERMS), "winograd": len(WINOGRAD_TERMS), "filter": len(FILTER_TERMS)}
+    terms = dict.fromkeys(("direct", "direct in groups"), len(DIRECT_TERMS))
+    terms |= {"winograd": len(WINOGRAD_TERMS), "filter": len(FILTER_TERMS)}
     for computation in COMPUTATIONS:
         for way, constants in KNOWN[name]["costs_1d"][computation].items():
             without_filter = way == "filter" and computation == "weight_gradient"
