@@ -67,7 +67,8 @@ class Case(NamedTuple):
         free = self.length + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
         small = free // self.stride + 1
         channels = self.inputs, self.outputs
-        return Work(self.batch, self.length, small, *channels, self.kernel, self.stride, self.dilation, self.groups)
+        settings = self.kernel, self.stride, self.dilation, self.groups, self.padding
+        return Work(self.batch, self.length, small, *channels, *settings)
 
 
 def measure() -> dict[str, dict[str, list[Sample]]]:

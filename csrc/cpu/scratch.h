@@ -63,7 +63,7 @@ class Floats {
 };
 
 // At least `count` floats for the lifetime of this object: the array that the thread has kept, or a new one if that is
-// too small. A thread keeps one array for the outer of two objects that live at the same time, and one for the inner.
+// too small. A thread keeps an array for each of up to three objects that live at the same time.
 class Scratch {
  public:
   explicit Scratch(int64_t count) : level_(thread().level) {
@@ -83,7 +83,7 @@ class Scratch {
   float* data() const { return floats_.data(); }
 
  private:
-  static constexpr int kLevels = 2;
+  static constexpr int kLevels = 3;
   struct Thread {
     Floats kept[kLevels];
     int level = 0;  // the number of objects that live

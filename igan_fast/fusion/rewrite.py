@@ -13,6 +13,7 @@ from igan_fast.fusion.modules import FUSED_CLASSES
 from igan_fast.fusion.report import FusionReport
 from igan_fast.ops.convolution.direct import MAX_CHANNELS
 from igan_fast.ops.convolution.winograd_1d import MIN_CHANNELS, filtered_dimension
+from igan_fast.reference.ops import per_dimension
 
 __all__ = ["fuse", "unfuse"]
 
@@ -114,11 +115,12 @@ def _gains_nothing(conv: Any, widths: set[int]) -> bool:
     Args:
         widths: the numbers of features of the network's batch normalisations.
     """
-    if conv.out_channels in widths:
+    if conv.out_channels in widths or isinstance(conv, nn.modules.lazy.LazyModuleMixin):
         return False
     one_pixel = math.prod(conv.kernel_size) == 1 and min(conv.in_channels, conv.out_channels) > MAX_CHANNELS
     fewest = min(conv.in_channels, conv.out_channels) // conv.groups
-    if fewest >= MIN_CHANNELS and filtered_dimension(conv.kernel_size, conv.stride) is not None:
+    stride = per_dimension("stride", conv.stride, len(conv.kernel_size))
+    if fewest >= MIN_CHANNELS and filtered_dimension(conv.kernel_size, stride) is not None:
         return False
     return len(conv.kernel_size) != 2 or conv.groups != 1 or one_pixel
 

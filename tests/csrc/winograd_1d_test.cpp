@@ -238,8 +238,10 @@ int main() {
   }
   shapes.push_back(shape_of(1, 130, 300, 70, {11}, 5));
   shapes.push_back(shape_of(2, 32, 600, 64, {41, 4, 1, 4}, 20));
-  // Several blocks of the weight gradient's columns, with small and large sums.
+  // Several blocks of the weight gradient's columns, with small sums, and with
+  // ones of more than 4 MiB.
   shapes.push_back(shape_of(2, 64, 9000, 64, {3}, 1));
+  shapes.push_back(shape_of(1, 1, 2400, 1800, {41}, 20));
   for (const Conv1d &shape : shapes) {
     const Case c(shape);
     for (const Isa isa : kIsas)

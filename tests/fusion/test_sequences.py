@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
 from operator_counts import operators, ours
+from oracles import error
 from plain_and_fused import Net, differences, images, randomised, record
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -73,7 +75,7 @@ def forward(net: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-@pytest.mark.parametrize("context", ["grad", "no_grad"])
+@pytest.mark.parametrize("context", ["grad", "no_grad", "inference"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -124,6 +126,7 @@ def test_what_is_left_to_pytorch():
         "few in groups": (nn.Conv1d(8, 8, 3, groups=2), False),
         "depthwise": (nn.Conv2d(16, 16, (3, 1), groups=16), False),
         "one tap": (nn.Conv1d(8, 8, 1), False),
+        "strided and dilated": (nn.Conv1d(8, 8, 3, 2, dilation=2), True),  # the settings may change
         "two dimensions of volumes": (nn.Conv3d(8, 8, (3, 3, 1)), False),
     }
     model = nn.ModuleDict({name: layer for name, (layer, _) in layers.items()})
@@ -135,13 +138,76 @@ def test_unbatched_empty_and_wrong_inputs_are_pytorchs():
     net, x = made("3 taps", norm=False)
     fused, _ = made("3 taps", norm=False)
     igan_fast.fuse(fused)
+    refused = []
     for _ in range(2):
-        for given in (x[0], x[:0], x[..., ::2], x.transpose(0, 1)[:, :, :16].transpose(1, 2)[:16]):
+        for given in (x[0], x[:0], x[..., ::2], x.transpose(1, 2)[:, :16], x[:, :7], x[None], x[..., :0]):
             try:
                 expected = net(given)
             except RuntimeError as error:
-                with pytest.raises(RuntimeError, match=str(error)[:20]):
+                refused.append(given.shape)
+                with pytest.raises(RuntimeError, match=re.escape(str(error)[:40])):
                     fused(given)
                 continue
             assert torch.allclose(fused(given), expected, atol=1e-4)
             assert fused(given).stride() == expected.stride()
+    assert len(refused) == 6  # the wrong channels, one dimension too many, and no values
+
+
+@torch.no_grad()
+def test_weights_that_change_between_the_calls_are_seen():
+    (net, x), (fused, _) = made("3 taps", norm=False), made("3 taps", norm=False)
+    igan_fast.fuse(fused.eval())
+    for change in (lambda w: w.mul_(2), lambda w: w.data.add_(1), lambda w: w.detach().numpy().fill(0.5)) * 2:
+        for _ in range(3):
+            assert error(fused(x), net(x)) < 1e-5
+        for each in (net, fused):
+            change(each.conv.weight)
+
+
+@pytest.mark.parametrize("needed", ["input", "weight", "bias"])
+def test_only_one_tensor_needs_a_gradient(needed):
+    found = []
+    for is_fused in (False, True):
+        net, x = made("3 taps", norm=False)
+        if is_fused:
+            igan_fast.fuse(net)
+        tensor = {"input": x, "weight": net.conv.weight, "bias": net.conv.bias}[needed]
+        net.requires_grad_(False)
+        tensor.requires_grad_()
+        for _ in range(2):
+            tensor.grad = None
+            forward(net, x).square().sum().backward()
+        found.append(tensor.grad)
+    assert error(*found[::-1]) < 1e-4
+
+
+def test_autocast_and_a_compiler_get_pytorchs_functions():
+    (net, x), (fused, _) = made("dilated", norm=False), made("dilated", norm=False)
+    igan_fast.fuse(fused)
+    compiled = torch.compile(fused, backend="eager")
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(fused(x), net(x))
+        assert error(compiled(x), net(x)) < 1e-5
+    assert fused(x).dtype == torch.float32
+
+
+def test_settings_that_are_changed_later():
+    (net, x), (fused, _) = made("3 taps", norm=False), made("3 taps", norm=False)
+    igan_fast.fuse(fused)
+    for name, value in (("stride", 2), ("dilation", (3,)), ("stride", (1,)), ("padding", 0)):
+        for each in (net, fused):
+            setattr(each.conv, name, value)
+        for _ in range(2):
+            assert error(fused(x), net(x)) < 1e-5
+    for each in (net, fused):
+        each.conv.stride = 2
+    igan_fast.fuse(fused)  # again
+    assert error(fused(x), net(x)) < 1e-5
+
+
+def test_a_lazy_layer_is_left_until_it_is_initialised():
+    model = nn.Sequential(nn.LazyConv1d(16, 3))
+    assert "not initialised yet" in igan_fast.fuse(model).left_alone[0].result
+    model(torch.randn(2, 16, 40))
+    assert [entry.name for entry in igan_fast.fuse(model).fused] == ["0"]

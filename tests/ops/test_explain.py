@@ -105,7 +105,7 @@ OBSTACLES: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
 #: The same for sequences.
 OBSTACLES_1D: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
     "only in float32": (torch.randn(2, 16, 8).double(), torch.randn(16, 16, 3).double(), {}),
-    "only with more than one tap, and a stride, in": (torch.randn(2, 16, 8), torch.randn(16, 16, 1), {}),
+    "only with more than one tap in exactly one dimension": (torch.randn(2, 16, 8), torch.randn(16, 16, 1), {}),
     "only with either a stride or a dilation": (
         torch.randn(2, 16, 8),
         torch.randn(16, 16, 3),

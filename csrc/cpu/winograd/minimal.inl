@@ -86,7 +86,8 @@ struct Minimal<4, 2> {
 };
 
 // The matrices of F(M, T) for the given points and ∞ (Cook and Toom). A row of B is the product of x − p over all
-// points p but one; a row of G has the powers of that one, divided by the product's value there.
+// points p but one; a row of G has the powers of that one, divided by the product's value there. The last row is that
+// of ∞: the product over all points, and the highest power alone.
 template <int M, int T>
 struct Interpolation {
   static constexpr int N = M + T - 1;

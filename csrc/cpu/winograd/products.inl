@@ -45,3 +45,11 @@ void multiply_rows(int64_t rows, const float* a, int64_t a_row, int64_t a_step, 
     table[static_cast<size_t>(left - 1)](a + m * a_row, a_row, a_step, b, b_step, depth, c + m * c_row, c_row);
   }
 }
+
+using MultiplyRows = void (*)(int64_t, const float*, int64_t, int64_t, const float*, int64_t, int64_t, float*, int64_t);
+
+// multiply_rows that adds or not, with two vectors in a row or one.
+inline MultiplyRows multiply_rows_of(bool add, bool two_vectors) {
+  if (two_vectors) return add ? &multiply_rows<true> : &multiply_rows<false>;
+  return add ? &multiply_rows<true, 1> : &multiply_rows<false, 1>;
+}

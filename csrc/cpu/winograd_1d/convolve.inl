@@ -3,7 +3,7 @@
 constexpr int64_t kBlockBytes = int64_t{3} << 18;  // size of the planes of a block of one thread: of an L2 cache
 constexpr int64_t kMaxColumns = 256;               // of such a block
 constexpr int64_t kMaxSharedColumns = 512;         // columns of a block on which all threads work
-constexpr int64_t kMinBlocks = 8;                  // fewer are shared
+constexpr int64_t kMinBlocks = 8;                  // with fewer panels of columns, threads share them
 
 // The blocks into which convolve() divides the columns. They change no bit of the result. One thread computes a block,
 // whose planes stay in its L2 cache; all threads work on one if there are too few.
@@ -54,13 +54,10 @@ void convolve(const Layer& layer, int64_t group, const float* ins_of_all, const 
           const int64_t p = task / f.panels, panel = task % f.panels;
           for (int64_t column = 0; column < count; column += kPanel)
             for (int64_t part = 0; part < f.parts; ++part) {
-              const bool wide = column + L < count;
-              const auto product = part == 0 ? wide ? &multiply_rows<false> : &multiply_rows<false, 1>
-                                   : wide    ? &multiply_rows<true>
-                                             : &multiply_rows<true, 1>;
-              product(f.rows(panel), filter + p * f.plane + panel * f.panel + part * f.in_channels * kRows, 1, kRows,
-                      ins + p * in_plane + column + part, in_row, f.in_channels,
-                      outs + p * out_plane + panel * kRows * out_row + column, out_row);
+              multiply_rows_of(part > 0, column + L < count)(
+                  f.rows(panel), filter + p * f.plane + panel * f.panel + part * f.in_channels * kRows, 1, kRows,
+                  ins + p * in_plane + column + part, in_row, f.in_channels,
+                  outs + p * out_plane + panel * kRows * out_row + column, out_row);
             }
         }
       });

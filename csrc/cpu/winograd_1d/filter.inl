@@ -18,7 +18,7 @@ struct Filter {
   int64_t rows(int64_t at) const { return std::min<int64_t>(kRows, out_channels - at * kRows); }
 };
 
-// The taps of a part are those from 4 · part on, but for the taps of the next one.
+// Part p has the taps from 4 · p on: four, or the rest in the last part.
 inline int64_t taps_of_part(const Layer& layer, int64_t part) {
   return part + 1 < layer.parts.count ? kTile : layer.kernel - kTile * part;
 }

@@ -10,7 +10,6 @@
 //
 // Interleaved sequences are convolved separately.
 //
-//
 // With stride s, every s-th value is a channel of its own, and so is every s-th tap of the filter: with s times as many
 // channels of the large sequences, the stride is 1. The transposed convolution is then a convolution too, from the
 // small channels to these, with the taps in reverse order.

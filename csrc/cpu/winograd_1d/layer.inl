@@ -36,8 +36,9 @@ struct Sequences {
 struct Layer {
   bool transposed;
   Sequences in, out;
-  int64_t batch, values;  // of a sequence of `out`
-  int64_t taps, stride;   // of the weights
+  int64_t batch;
+  int64_t values;        // of a sequence of `out`
+  int64_t taps, stride;  // of the weights
   int64_t kernel, padding;
   Parts parts;
 

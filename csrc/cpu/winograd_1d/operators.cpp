@@ -23,16 +23,22 @@ Weight1d weight_of(const Tensor& weight) {
   return {data_of(weight), weight.stride(0), weight.stride(1), weight.stride(2)};
 }
 
-// What a convolution's weights and their transformed filter depend on.
+// A convolution, without its batch and lengths.
 Conv1d conv_of(int64_t small_channels, int64_t large_channels, int64_t kernel, int64_t stride, int64_t padding,
                int64_t interleaved, int64_t groups) {
-  constexpr int64_t kMost = int64_t{1} << 31;  // sums and products of sizes have to fit into 64 bits
-  STD_TORCH_CHECK(kernel >= 1 && kernel < kMost, "kernel is ", kernel, "; expected at least 1");
-  STD_TORCH_CHECK(stride >= 1 && stride < kMost, "stride is ", stride, "; expected at least 1");
-  STD_TORCH_CHECK(padding >= 0 && padding < kMost, "padding is ", padding, "; expected at least 0");
-  STD_TORCH_CHECK(interleaved >= 1 && interleaved < kMost, "interleaved is ", interleaved, "; expected at least 1");
+  constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+  const auto check = [](int64_t value, const char* name, int64_t least) {
+    STD_TORCH_CHECK(value >= least && value <= kMost, name, " is ", value, "; expected ", least, " to ", kMost);
+  };
+  check(kernel, "kernel", 1), check(stride, "stride", 1), check(padding, "padding", 0);
+  check(interleaved, "interleaved", 1);
   STD_TORCH_CHECK(groups >= 1 && large_channels % groups == 0 && small_channels % groups == 0, "groups is ", groups,
                   "; expected a divisor of ", large_channels, " and ", small_channels, " channels");
+  // The sizes of planes and filters have to fit into 64 bits.
+  const double taps = static_cast<double>(kernel) + static_cast<double>(stride);
+  STD_TORCH_CHECK(taps * static_cast<double>(large_channels) * static_cast<double>(small_channels) < 1e15,
+                  "a filter of ", kernel, " taps and stride ", stride, " from ", large_channels, " to ", small_channels,
+                  " channels is too large");
   return {0, large_channels, 0, small_channels, 0, kernel, stride, padding, interleaved, groups};
 }
 

@@ -69,12 +69,9 @@ struct WeightGradient {
   // The products of a block's `count` columns, added to the sums unless they are the first.
   void multiply(int64_t task, int64_t count, const float* ins, const float* outs, bool first, float* sums) const {
     const int64_t panel = task % panels, part = task / panels % parts, p = task / panels / parts;
-    const bool wide = in_channels - panel * kPanel > kLanes<float>;
-    const auto product = first  ? wide ? &multiply_rows<false> : &multiply_rows<false, 1>
-                         : wide ? &multiply_rows<true>
-                                : &multiply_rows<true, 1>;
-    product(out_channels, outs + p * out_plane, out_row, 1, ins + p * in_plane + part * in_row + panel * kPanel, in_row,
-            count, sums + task * sum, kPanel);
+    multiply_rows_of(!first, in_channels - panel * kPanel > kLanes<float>)(
+        out_channels, outs + p * out_plane, out_row, 1, ins + p * in_plane + part * in_row + panel * kPanel, in_row,
+        count, sums + task * sum, kPanel);
   }
 
   // The weights' gradient for one output channel.

@@ -51,6 +51,7 @@ from igan_fast.ops.convolution.winograd_costs import (
     TILES,
     Work,
     best_tile,
+    counted,
     is_predicted,
     is_small,
     seconds_of,
@@ -116,9 +117,9 @@ class Winograd(Implementation):
             return obstacle
         if is_small(_work(problem)):
             return f"only with {FEWEST:,} or more multiplications"
-        counted = _counted(problem, computation)
+        kind = counted(problem.settings.transposed, computation)
         layout = {"kept": problem.constant, "channels_last": not problem.weight_contiguous}
-        direct, *ways = (f"{1e3 * seconds:.3g} ms" for seconds in seconds_of(_work(problem), counted, **layout))
+        direct, *ways = (f"{1e3 * seconds:.3g} ms" for seconds in seconds_of(_work(problem), kind, **layout))
         tiles = ", ".join(f"{time} with tiles of {tile} × {tile}" for tile, time in zip(TILES, ways, strict=True))
         predicted = f"on one core ({INSTRUCTION_SET}) predicted {tiles}, {direct} by PyTorch's convolution"
         return f"{self.purpose}; {predicted}" if taken else f"{predicted}, of which {MARGIN:.0%} is the limit"
@@ -127,8 +128,8 @@ class Winograd(Implementation):
         """The predicted times. PyTorch's is that with a channels_last weight, the shorter one."""
         if _obstacle(problem) is not None:
             return None
-        counted = _counted(problem, computation)
-        direct, *ways = seconds_of(_work(problem), counted, kept=problem.constant, channels_last=True)
+        kind = counted(problem.settings.transposed, computation)
+        direct, *ways = seconds_of(_work(problem), kind, kept=problem.constant, channels_last=True)
         return min(ways), direct
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
@@ -191,14 +192,6 @@ def _obstacle(problem: Problem) -> str | None:
     if min(problem.input_shape) < 1 or min(settings.output_size(problem.input_shape, weight_shape)) < 1:
         return "the output is empty"
     return None
-
-
-def _counted(problem: Problem, computation: str) -> str:
-    """The one of ``winograd_costs.COMPUTATIONS`` that a method of ``Winograd`` computes."""
-    if computation == "weight_gradient":
-        return computation
-    backward = computation == "input_gradient"
-    return "transposed" if problem.settings.transposed != backward else "convolution"
 
 
 def _tile(problem: Problem, computation: str) -> int | None:

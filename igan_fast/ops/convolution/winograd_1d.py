@@ -31,7 +31,7 @@ from igan_fast.ops.convolution.filters import filter_of
 from igan_fast.ops.convolution.plan import Convolve, Implementation, InputGradient, Problem, WeightGradient
 from igan_fast.ops.convolution.settings import InputSpec
 from igan_fast.ops.convolution.winograd_1d_costs import Work, is_faster, seconds_of
-from igan_fast.ops.convolution.winograd_costs import FEWEST, INSTRUCTION_SET, MARGIN
+from igan_fast.ops.convolution.winograd_costs import FEWEST, INSTRUCTION_SET, MARGIN, counted
 from igan_fast.ops.layout import no_view
 
 __all__ = ["MIN_CHANNELS", "Winograd1d", "filtered_dimension"]
@@ -112,7 +112,9 @@ class Winograd1d(Implementation):
         obstacle = _obstacle(problem)
         if obstacle is not None:
             return obstacle
-        ours, pytorchs = seconds_of(_work(problem), _counted(problem, computation), kept=problem.constant)
+        ours, pytorchs = seconds_of(
+            _work(problem), counted(problem.settings.transposed, computation), kept=problem.constant
+        )
         predicted = f"on one core ({INSTRUCTION_SET}) predicted {1e3 * ours:.3g} ms"
         predicted = f"{predicted}, {1e3 * pytorchs:.3g} ms by PyTorch's convolution"
         return f"{self.purpose}; {predicted}" if taken else f"{predicted}, of which {MARGIN:.0%} is the limit"
@@ -120,7 +122,7 @@ class Winograd1d(Implementation):
     def seconds(self, problem: Problem, computation: str) -> tuple[float, float] | None:
         if _obstacle(problem) is not None:
             return None
-        return seconds_of(_work(problem), _counted(problem, computation), kept=problem.constant)
+        return seconds_of(_work(problem), counted(problem.settings.transposed, computation), kept=problem.constant)
 
 
 def filtered_dimension(kernel: Sequence[int], stride: Sequence[int]) -> int | None:
@@ -142,7 +144,7 @@ def _obstacle(problem: Problem) -> str | None:
         return "only with a spatial dimension"
     dimension = filtered_dimension(weight_shape[2:], settings.stride)
     if dimension is None:
-        return "only with more than one tap, and a stride, in exactly one dimension"
+        return "only with more than one tap in exactly one dimension, and a stride in no other"
     if settings.stride[dimension] > 1 and settings.dilation[dimension] > 1:
         return "only with either a stride or a dilation"
     others = [each for each in range(len(settings.padding)) if each != dimension]
@@ -163,18 +165,10 @@ def _obstacle(problem: Problem) -> str | None:
     return None
 
 
-def _counted(problem: Problem, computation: str) -> str:
-    """The one of ``winograd_costs.COMPUTATIONS`` that a method of ``Winograd1d`` computes."""
-    if computation == "weight_gradient":
-        return computation
-    backward = computation == "input_gradient"
-    return "transposed" if problem.settings.transposed != backward else "convolution"
-
-
 def _is_taken(problem: Problem, computation: str) -> bool:
     if _obstacle(problem) is not None:
         return False
-    return is_faster(_work(problem), _counted(problem, computation), kept=problem.constant)
+    return is_faster(_work(problem), counted(problem.settings.transposed, computation), kept=problem.constant)
 
 
 def _channels(problem: Problem) -> tuple[int, int]:
@@ -199,6 +193,7 @@ def _work(problem: Problem) -> Work:
         stride=call.stride,
         interleaved=call.interleaved,
         groups=call.groups,
+        padding=call.padding,
     )
 
 

@@ -63,6 +63,7 @@ class Work(NamedTuple):
         kernel, stride: of the filter.
         interleaved: the number of sequences that lie in turn in the length.
         groups: of the channels.
+        padding: in values of a large sequence, as it lies in memory.
     """
 
     batch: int
@@ -74,6 +75,7 @@ class Work(NamedTuple):
     stride: int = 1
     interleaved: int = 1
     groups: int = 1
+    padding: int = 0
 
 
 def parts_of(kernel: int) -> tuple[int, int]:
@@ -103,7 +105,9 @@ def winograd_counts(work: Work, computation: str) -> list[float]:
     length = work.small
     if computation == "transposed":
         inputs, outputs = outputs, inputs
-        length = divided_up(work.large, work.stride)
+        # Whole strides of the padding are not computed.
+        left = work.padding % (work.interleaved * work.stride) if work.stride > 1 else 0
+        length = divided_up(work.large + left, work.stride)
     tiles = divided_up(divided_up(length, work.interleaved), _TILE)
     columns = work.batch * work.interleaved * (tiles + parts)
     column_bytes = 4 * products * (inputs + outputs)
@@ -111,13 +115,16 @@ def winograd_counts(work: Work, computation: str) -> list[float]:
     if computation == "weight_gradient":
         sums = products * parts * outputs * divided_up(inputs, panel) * panel
         size = _FOR_SMALL_SUMS if 4 * sums <= _SUM_BYTES else _FOR_LARGE_SUMS
-        blocks = divided_up(columns, max(size // column_bytes, _MIN_GRADIENT_COLUMNS))
+        fewest = divided_up(columns, max(size // column_bytes, _MIN_GRADIENT_COLUMNS))
+        blocks = divided_up(columns, divided_up(divided_up(columns, fewest), panel // 2) * panel // 2)
         padded = divided_up(inputs, panel // 2) * panel // 2
         multiplications = products * parts * rows_as_long(outputs) * padded * columns
         filter_bytes, reads = 4 * sums, sums * blocks
     else:
         blocks, block_columns = _blocks(columns, column_bytes)
-        multiplications = products * parts * inputs * rows_as_long(outputs) * blocks * block_columns
+        last = columns - (blocks - 1) * block_columns
+        computed = (blocks - 1) * block_columns + divided_up(last, panel // 2) * panel // 2
+        multiplications = products * parts * inputs * rows_as_long(outputs) * computed
         reads = products * parts * inputs * divided_up(outputs, ROWS[INSTRUCTION_SET]) * ROWS[INSTRUCTION_SET] * blocks
         filter_bytes = 4 * reads // blocks
     apart = 0

@@ -37,6 +37,7 @@ __all__ = [
     "WINOGRAD_TERMS",
     "Work",
     "best_tile",
+    "counted",
     "direct_counts",
     "direct_in",
     "divided_up",
@@ -89,7 +90,8 @@ _BLOCK_BYTES, _MIN_TILES, _BLOCK_MULTIPLE, _MAX_SHARED_TILES, _PLANE_COST = 1 <<
 #: block for small and for large sums.
 _SUM_BYTES, _FOR_SMALL_SUMS, _FOR_LARGE_SUMS = 8 << 20, (3 << 20, 32), (24 << 20, 64)
 
-#: Of csrc/cpu/winograd: the output channels and the rows (tiles) that are computed together, by the instruction set.
+#: Of csrc/cpu/winograd: the columns and the rows of a product that are computed together, by the instruction set. For
+#: images these are output channels and tiles, for sequences tiles and output channels.
 PANELS = {"avx512": 32, "avx2": 16, "baseline": 8}
 ROWS = {"avx512": 12, "avx2": 6, "baseline": 6}
 
@@ -119,6 +121,18 @@ class Work(NamedTuple):
     kernel: int
     stride: int
     dtype: torch.dtype = torch.float32
+
+
+def counted(transposed: bool, computation: str) -> str:
+    """The one of ``COMPUTATIONS`` that a method of an implementation computes.
+
+    Args:
+        transposed: whether the convolution is transposed.
+        computation: the name of the method.
+    """
+    if computation == "weight_gradient":
+        return computation
+    return "transposed" if transposed != (computation == "input_gradient") else "convolution"
 
 
 def direct_counts(work: Work) -> list[float]:
@@ -176,9 +190,9 @@ def _gradient_blocks(tiles: int, tile_bytes: int, sum_bytes: int) -> int:
     return divided_up(tiles, max(size // tile_bytes, fewest))
 
 
-def rows_as_long(tiles: int) -> int:
-    """The number of rows that take as long as those of a block of tiles."""
-    full, rest = divmod(tiles, ROWS[INSTRUCTION_SET])
+def rows_as_long(rows: int) -> int:
+    """The number of rows in whole groups that take as long as these rows."""
+    full, rest = divmod(rows, ROWS[INSTRUCTION_SET])
     return full * ROWS[INSTRUCTION_SET] + (max(rest, _FEWEST_ROWS) if rest else 0)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from igan_fast.ops import backend
 from igan_fast.ops.convolution import winograd_1d_costs, winograd_costs
 from igan_fast.ops.convolution.winograd_1d_costs import (
     DIRECT_TERMS,
@@ -56,6 +58,20 @@ def test_the_parts_of_a_filter(kernel, parts):
     assert 4 * (count - 1) + taps >= kernel  # all taps are in a part
 
 
+@pytest.mark.skipif(not backend.has_native_cpu(), reason="only the extension has these kernels")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_kernels_divide_filters_into_the_same_parts(transposed):
+    """A filter has a header of 16 values, and rows of 6 or 12 output channels; its planes are a little larger."""
+    rows = winograd_costs.ROWS[winograd_costs.INSTRUCTION_SET]
+    for kernel in range(1, 42):
+        for stride in (1, 2, 4):
+            filter = torch.ops.igan_fast.winograd_1d_filter(torch.zeros(24, 36, kernel), stride, 1, transposed)
+            taps, parts = parts_of(-(-kernel // stride))
+            inputs, outputs = (24, 36 * stride) if transposed else (36 * stride, 24)
+            values = (taps + 3) * parts * inputs * (-(-outputs // rows) * rows)
+            assert 0 <= filter.numel() - 16 - values <= 48 * (taps + 3), (kernel, stride)
+
+
 @pytest.mark.usefixtures("avx512")
 def test_the_counts_of_a_small_convolution():
     weights = 3 * 32 * 64
@@ -79,6 +95,13 @@ def test_the_counts_of_a_small_convolution():
     assert winograd_counts(strided, "convolution") == [1, 6 * 64 * 64 * columns, 6 * 18 * 128, apart, 6 * 64 * 72, 0]
     assert winograd_counts(strided, "transposed") == [1, 6 * 64 * 64 * columns, 6 * 18 * 128, apart, 6 * 64 * 72, 0]
     assert filter_counts(strided) == [1, 6 * 64 * 64, 6 * 32 * 64]
+    # The transposed convolution of 16 taps, stride 8 and padding 4 computes 4 values of the padding, too: 9 of 8.
+    up = Work(1, 64, 8, 32, 64, 16, stride=8, padding=4)
+    assert winograd_counts(up, "transposed")[2] == 5 * 4 * (64 + 8 * 32)  # 3 tiles and a column, 5 products
+    assert winograd_counts(up._replace(padding=8), "transposed")[2] == 5 * 3 * (64 + 8 * 32)
+    # 257 tiles and a column: five blocks of 64 columns, the last of which computes 16.
+    long = Work(1, 1028, 1028, 12, 12, 3)
+    assert winograd_counts(long, "convolution")[1] == 6 * 12 * 12 * (4 * 64 + 16)
     # Two groups have half the channels on both sides, and each is a call.
     grouped = WORK._replace(large_channels=64, small_channels=128, groups=2)
     once = winograd_counts(WORK, "convolution")
