@@ -27,7 +27,7 @@ Weight1d weight_of(const Tensor& weight) {
 Conv1d conv_of(int64_t small_channels, int64_t large_channels, int64_t kernel, int64_t stride, int64_t padding,
                int64_t interleaved, int64_t groups) {
   constexpr int64_t kMost = (int64_t{1} << 31) - 1;
-  const auto check = [](int64_t value, const char* name, int64_t least) {
+  const auto check = [&](int64_t value, const char* name, int64_t least) {
     STD_TORCH_CHECK(value >= least && value <= kMost, name, " is ", value, "; expected ", least, " to ", kMost);
   };
   check(kernel, "kernel", 1), check(stride, "stride", 1), check(padding, "padding", 0);

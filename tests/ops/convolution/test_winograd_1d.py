@@ -282,13 +282,13 @@ def test_the_operators_name_the_wrong_argument():
     wrong = filter.clone()
     wrong[0] = 0
     for change, message in (
-        ({"padding": -1}, "padding is -1; expected at least 0"),
-        ({"interleaved": 0}, "interleaved is 0; expected at least 1"),
-        ({"stride": 0}, "stride is 0; expected at least 1"),
+        ({"padding": -1}, "padding is -1; expected 0 to 2147483647"),
+        ({"interleaved": 0}, "interleaved is 0; expected 1 to 2147483647"),
+        ({"stride": 0}, "stride is 0; expected 1 to 2147483647"),
         ({"groups": 0}, "groups is 0; expected a divisor of 16 and 20 channels"),
         ({"groups": 3}, "groups is 3; expected a divisor of 16 and 20 channels"),
-        ({"kernel": 0}, "kernel is 0; expected at least 1"),
-        ({"kernel": 1 << 40}, "kernel is 1099511627776; expected at least 1"),
+        ({"kernel": 0}, "kernel is 0; expected 1 to 2147483647"),
+        ({"kernel": 1 << 40}, "kernel is 1099511627776; expected 1 to 2147483647"),
         ({"channels": 0}, "channels is 0; expected at least 1"),
         ({"length": 31}, cannot.format(1, 1, 30, 31)),
         ({"length": 0}, cannot.format(1, 1, 30, 0)),
@@ -328,7 +328,7 @@ def test_the_operators_name_the_wrong_argument():
         ({"small": grad.double()}, "small: expected float32"),
         ({"large": x.transpose(1, 2)}, r"large: expected \(N, C, T\), contiguous"),
         ({"groups": 5}, "groups is 5; expected a divisor of 16 and 20 channels"),
-        ({"padding": -1}, "padding is -1; expected at least 0"),
+        ({"padding": -1}, "padding is -1; expected 0 to 2147483647"),
     ):
         with pytest.raises(RuntimeError, match=message):
             operators.winograd_1d_weight_gradient(**gradient | change)
@@ -336,7 +336,8 @@ def test_the_operators_name_the_wrong_argument():
         ((weight.double(), 1, 1, False), "weight: expected float32"),
         ((weight[0], 1, 1, False), r"weight: expected \(out, in, kernel\)"),
         ((weight[:0], 1, 1, False), r"weight: expected \(out, in, kernel\)"),
-        ((weight, 0, 1, False), "stride is 0; expected at least 1"),
+        ((weight, 0, 1, False), "stride is 0; expected 1 to 2147483647"),
+        ((torch.zeros(1).expand(1 << 16, 1 << 16, 1), 1 << 30, 1, False), "from 65536 to 65536 channels is too large"),
         ((weight, 1, 3, False), "groups is 3; expected a divisor of 48 and 20 channels"),
         ((weight, 1, 0, False), "groups is 0; expected a divisor of 0 and 20 channels"),
     ):
