@@ -47,7 +47,7 @@ inline void read_columns(const Columns& columns, int64_t first, int64_t total, c
     if (step == 1)
       std::copy(from + inside.from, from + inside.to, values + inside.from);
     else
-      copy_from_strided(from + inside.from * step, step, inside.to - inside.from, values + inside.from);
+      for (int64_t i = inside.from; i < inside.to; ++i) values[i] = from[i * step];
     std::fill(values + inside.to, values + count, 0.f);
     end = kTile * (offset + size);
   });
@@ -66,7 +66,7 @@ inline void write_columns(const Columns& columns, int64_t first, int64_t total, 
     if (step == 1)
       std::copy(from + inside.from, from + inside.to, to + inside.from);
     else
-      copy_to_strided(from + inside.from, inside.to - inside.from, to + inside.from * step, step);
+      for (int64_t i = inside.from; i < inside.to; ++i) to[i * step] = from[i];
   });
 }
 

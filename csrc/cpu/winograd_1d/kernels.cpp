@@ -1,7 +1,6 @@
 #include "cpu/winograd_1d/kernels.h"
 
 #include "cpu/transpose/kernels.h"
-#include "cpu/winograd_1d/strided.h"
 
 #define IGAN_FAST_KERNELS "cpu/winograd_1d/kernels.inl"
 #include "cpu/for_each_isa.inl"
