@@ -1,21 +1,19 @@
 """Measures the constants of ``igan_fast/ops/convolution/winograd_1d_costs.py``, as ``bench.winograd_costs`` does.
 
-OMP_NUM_THREADS=1 python -m bench.winograd_1d_costs
+    OMP_NUM_THREADS=1 python -m bench.winograd_1d_costs
+
+It replaces the constants of sequences of the instruction set in use.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.winograd_costs import Sample, best_seconds, described, fit, write
-from igan_fast.devices import keep_freed_memory
-from igan_fast.ops.convolution import winograd_costs
+from bench.winograd_costs import Sample, best_seconds, described, fit, start, write
 from igan_fast.ops.convolution.winograd_1d_costs import (
     Work,
     direct_counts,
@@ -115,17 +113,12 @@ def _ways(computation: str, large: Tensor, small: Tensor, weight: Tensor, case: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=winograd_costs.FILE, help="the file to write, %(default)s")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    torch.manual_seed(0)
+    out = start(str(__doc__))
     measured = measure()
     costs = {c: {way: fit(samples) for way, samples in ways.items()} for c, ways in measured.items()}
     for computation, ways in measured.items():
         print(computation, *(described(ways[way], costs[computation][way]) for way in ways), sep="; ")
-    write(options.out, "costs_1d", costs)
+    write(out, "costs_1d", costs)
 
 
 if __name__ == "__main__":

@@ -170,13 +170,19 @@ def fit(samples: Sequence[Sample]) -> list[float]:
     return [float(f"{value:.4g}") for value in best]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+def start(description: str) -> Path:
+    """Prepare this process for a measurement. Returns the file that the command line asks for."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=winograd_costs.FILE, help="the file to write, %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)
+    return Path(options.out)
+
+
+def main() -> None:
+    out = start(str(__doc__))
     costs: dict[str, Any] = {}
     for kernel, stride in FILTERS:
         name = f"{kernel}x{kernel} stride {stride}"
@@ -184,7 +190,7 @@ def main() -> None:
         costs[name] = {c: {way: fit(samples) for way, samples in ways.items()} for c, ways in measured.items()}
         for computation, ways in measured.items():
             print(name, computation, *(described(ways[way], costs[name][computation][way]) for way in ways), sep="; ")
-    write(options.out, "costs", costs)
+    write(out, "costs", costs)
 
 
 def write(out: Path, name: str, costs: dict[str, Any]) -> None:

@@ -127,12 +127,9 @@ def winograd_counts(work: Work, computation: str) -> list[float]:
         multiplications = products * parts * inputs * rows_as_long(outputs) * computed
         reads = products * parts * inputs * divided_up(outputs, ROWS[INSTRUCTION_SET]) * ROWS[INSTRUCTION_SET] * blocks
         filter_bytes = 4 * reads // blocks
-    apart = 0
-    if work.stride > 1:
-        apart += work.batch * work.large * work.large_channels
-    if work.interleaved > 1:
-        apart += work.batch * work.small * work.small_channels
-        apart += work.batch * work.large * work.large_channels if work.stride == 1 else 0
+    large_apart, small_apart = work.stride * work.interleaved > 1, work.interleaved > 1
+    apart = work.large * work.large_channels * large_apart + work.small * work.small_channels * small_apart
+    apart *= work.batch
     in_cache = filter_bytes <= CACHE_BYTES
     counts = [multiplications, products * columns * (inputs + outputs), *((reads, 0) if in_cache else (0, reads))]
     multiplications, transforms, filter_reads, memory_reads = (work.groups * count for count in counts)

@@ -22,7 +22,6 @@ from igan_fast.ops.instructions import Products, products_of
 __all__ = [
     "CACHE_BYTES",
     "COMPUTATIONS",
-    "COSTS",
     "COSTS_1D",
     "DIRECT_TERMS",
     "FEWEST",
@@ -244,7 +243,7 @@ def _direct_way(dtype: torch.dtype) -> str | None:
     if dtype == torch.float32 or _PRODUCTS[dtype] == "none":
         return "direct"
     way = direct_in(dtype)
-    measured = all(way in costs[computation] for costs in COSTS.values() for computation in COMPUTATIONS)
+    measured = all(way in costs[computation] for costs in _COSTS.values() for computation in COMPUTATIONS)
     return way if measured and _PRODUCTS[dtype] == "vectors" else None
 
 
@@ -265,7 +264,7 @@ def seconds_of(work: Work, computation: str, *, kept: bool = False, channels_las
 
 
 def _costs_of(work: Work) -> dict[str, dict[str, list[float]]]:
-    return COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"]
+    return _COSTS[f"{work.kernel}x{work.kernel} stride {work.stride}"]
 
 
 def predicted(costs: Sequence[float], counts: Sequence[float]) -> float:
@@ -292,7 +291,7 @@ def _load(name: str) -> dict[str, Any]:
 INSTRUCTION_SET = backend.build_info().get("cpu_instruction_set_used", "avx2")
 
 #: Loaded with this module, because a compiler cannot trace the reading of a file.
-COSTS: dict[str, dict[str, dict[str, list[float]]]] = _load("costs")
+_COSTS: dict[str, dict[str, dict[str, list[float]]]] = _load("costs")
 
 #: Those of ``winograd_1d_costs``.
 COSTS_1D: dict[str, dict[str, list[float]]] = _load("costs_1d")

@@ -417,7 +417,7 @@ def test_where_it_applies(usual, monkeypatch):
 def test_half_types_are_taken_where_products_in_them_are_no_faster(products, bfloat16, float16, monkeypatch):
     monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF, products))
     monkeypatch.setattr(choice, "_kept", choice._choose)
-    monkeypatch.setattr(winograd_costs, "COSTS", json.loads(winograd_costs.FILE.read_text())["avx512"]["costs"])
+    monkeypatch.setattr(winograd_costs, "_COSTS", json.loads(winograd_costs.FILE.read_text())["avx512"]["costs"])
     x, weight = torch.randn(40, 16, 16, 16), torch.randn(16, 16, 3, 3)
     for dtype, expected in ((torch.bfloat16, bfloat16), (torch.float16, float16)):
         assert applies(x.to(dtype), weight.to(dtype), padding=1) is expected, dtype

@@ -36,7 +36,7 @@ def costs(monkeypatch):
 
     def set_to(direct, winograd_, filter):
         of = {"direct": direct, "winograd": winograd_, "filter": filter}
-        monkeypatch.setattr(winograd_costs, "COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, of)})
+        monkeypatch.setattr(winograd_costs, "_COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, of)})
 
     return set_to
 
@@ -137,7 +137,7 @@ def test_threads_share_the_memory_from_which_a_filter_is_read(costs, monkeypatch
 def test_what_was_measured(name, monkeypatch):
     """Large convolutions of well-known networks by minimal filtering, tiny ones by PyTorch."""
     monkeypatch.setattr(winograd_costs, "INSTRUCTION_SET", name)
-    monkeypatch.setattr(winograd_costs, "COSTS", KNOWN[name]["costs"])
+    monkeypatch.setattr(winograd_costs, "_COSTS", KNOWN[name]["costs"])
     terms = {"direct": len(DIRECT_TERMS), "winograd": len(WINOGRAD_TERMS), "filter": len(FILTER_TERMS)}
     terms["direct in bfloat16"] = len(DIRECT_TERMS)
     for kernel, stride in winograd.FILTERS:
@@ -158,7 +158,7 @@ def test_half_types_are_compared_with_pytorchs_products_in_them(monkeypatch):
     """Without instructions for them these take at least as long as in float32."""
     costs = {"direct": [0, 1, 0, 0], "winograd": [0] * 5, "filter": [0] * 3}
     with_half = costs | {"direct in bfloat16": [0, 0.25, 0, 0]}
-    monkeypatch.setattr(winograd_costs, "COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, with_half)})
+    monkeypatch.setattr(winograd_costs, "_COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, with_half)})
     full = seconds_of(WORK, "convolution")[0]
     for products, of_bfloat16, of_float16 in (
         ("none", full, full),
@@ -173,7 +173,7 @@ def test_half_types_are_compared_with_pytorchs_products_in_them(monkeypatch):
             assert (best_tile(work, "convolution") is None) is (expected is None)
             if expected is not None:
                 assert seconds_of(work._replace(batch=1), "convolution")[0] == pytest.approx(expected)
-    monkeypatch.setattr(winograd_costs, "COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, costs)})
+    monkeypatch.setattr(winograd_costs, "_COSTS", {"3x3 stride 1": dict.fromkeys(COMPUTATIONS, costs)})
     monkeypatch.setattr(winograd_costs, "_PRODUCTS", dict.fromkeys(HALF_TYPES, "vectors"))
     assert not is_predicted(torch.bfloat16)  # measured on a CPU without these instructions
 
