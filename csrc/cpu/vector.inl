@@ -220,12 +220,17 @@ IGAN_FAST_INLINE Vec<double> magnitude(Vec<double> v) {
   return reinterpret_cast<Vec<double>>(reinterpret_cast<Vec<uint64_t>>(v) & 0x7fffffffffffffffull);
 }
 
-// The sum of all lanes in double, lane by lane, so that the order is fixed.
-template <typename T>
-IGAN_FAST_INLINE double sum_lanes(Vec<T> v) {
-  double sum = 0;
-  for (int i = 0; i < kLanes<T>; ++i) sum += static_cast<double>(v[i]);
-  return sum;
+// The sum of all lanes in double: of each half of them and the other half, until one is left.
+IGAN_FAST_INLINE double sum_lanes(Vec<double> v) {
+  for (int half = kLanes<double> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
+}
+IGAN_FAST_INLINE double sum_lanes(Vec<float> v) {
+  typedef float HalfVec __attribute__((vector_size(kBytes / 2)));
+  HalfVec halves[2];
+  std::memcpy(halves, &v, sizeof(v));
+  return sum_lanes(__builtin_convertvector(halves[0], Vec<double>) + __builtin_convertvector(halves[1], Vec<double>));
 }
 
 // The sum of all lanes: of each half of them and the other half, until one is left.

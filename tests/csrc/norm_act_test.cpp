@@ -179,18 +179,29 @@ void one_shape(Isa isa, const NormShape &s, double mean_of_data,
 }
 
 template <typename T> void shapes(Isa isa) {
-  const NormShape
-      all[] =
-          {
-              {1, 2, 1, 1}, // the fewest values
-              {1, 5, 3, 1},     {2, 33, 16, 1},   {1, 1000, 3, 1},
-              {1, 700, 130, 1}, {3, 9, 600, 1},   {20, 12, 5, 1},
-              {1, 1003, 32, 1}, // merged rows and a tail of whole vectors
-              {2, 7, 3, 1},     // a tail alone
-              {1, 40, 17, 4}, // channels_last with several values of a channel
-              {2, 16, 33, 9},   {1, 61, 5, 3},    {1, 3, 2, 5}, // contiguous
-              {2, 3, 4, 100},   {1, 2, 3, 20000}, {1, 300, 20, 64},
-              {1, 4, 1, 9001},  {5, 1, 7, 49},
+  const NormShape all[] = {
+      {1, 2, 1, 1}, // the fewest values
+      {1, 5, 3, 1},
+      {2, 33, 16, 1},
+      {1, 1000, 3, 1},
+      {1, 700, 130, 1},
+      {3, 9, 600, 1},
+      {20, 12, 5, 1},
+      {1, 1003, 32, 1}, // merged rows and a tail of whole vectors
+      {2, 7, 3, 1},     // a tail alone
+      {1, 40, 17, 4},   // channels_last with several values of a channel
+      {2, 16, 33, 9},
+      {1, 61, 5, 3},
+      {1, 3, 2, 5}, // contiguous
+      {2, 3, 4, 100},
+      {1, 2, 3, 20000},
+      {1, 300, 20, 64},
+      {1, 4, 1, 9001},
+      {5, 1, 7, 49},
+      // more channels than are computed together, also in groups
+      {1, 16, 70, 64},
+      {2, 6, 77, 36},
+      {1, 3, 70, 33},
   };
   for (NormShape shape : all) {
     one_shape<T>(isa, shape, 0, false);

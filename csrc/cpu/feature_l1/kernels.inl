@@ -70,7 +70,7 @@ double sum_block(const T* fake, const T* real, int64_t count, uint8_t* sign_mask
     }
     if constexpr (kSave) save(mask, sign_mask + i / kMaskGroup * kMaskGroupBytes);
   }
-  return sum_lanes<A>(sums[0]) + sum_lanes<A>(sums[1]) + sum_lanes<A>(sums[2]) + sum_lanes<A>(sums[3]);
+  return sum_lanes(sums[0]) + sum_lanes(sums[1]) + sum_lanes(sums[2]) + sum_lanes(sums[3]);
 }
 
 template <typename T>

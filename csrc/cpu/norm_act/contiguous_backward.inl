@@ -1,17 +1,17 @@
 // norm_act backward on contiguous tensors.
 
-// Film and its gradient, of one channel in the images of a group: `values` is (images, 2, channels) and `sums` is
-// (images, 2, channels, pieces), with one sum for each chunk.
+// Film and its gradient, of neighbouring channels in the images of a group: `values` is (images, 2, all channels) from
+// the first of them on, and `sums` is (images, 2, all channels, pieces), with one sum for each chunk.
 template <typename A>
 struct ChannelFilm {
   const A* values;
   A* sums;
   int64_t channels, pieces;
 
-  Film<A> operator[](int64_t number) const { return film_of(values, channels, number / pieces, 0); }
-  // `number` is that of the chunk, see for_each_chunk.
-  void store_sums(int64_t number, double sum_scale, double sum_shift) const {
-    A* to = sums + number / pieces * 2 * channels * pieces + number % pieces;
+  // `number` is that of the chunk of channel k, see for_each_chunk.
+  Film<A> of(int64_t k, int64_t number) const { return film_of(values, channels, number / pieces, k); }
+  void store_sums(int64_t k, int64_t number, double sum_scale, double sum_shift) const {
+    A* to = sums + (number / pieces * 2 * channels + k) * pieces + number % pieces;
     to[0] = static_cast<A>(sum_scale);
     to[channels * pieces] = static_cast<A>(sum_shift);
   }
@@ -25,29 +25,31 @@ IGAN_FAST_INLINE Vec<A> first_lanes(Vec<A> v, int64_t count) {
   return load_partial(lanes, count);
 }
 
-// Adds a block's Σ dz and Σ dz·(x − mean), where dz is the gradient of z, the LeakyReLU's input. With kFilm, also
-// stores the sums of each chunk that give the gradient of the film.
+// Adds a block's Σ dz and Σ dz·(x − mean) of neighbouring channels, where dz is the gradient of z, the LeakyReLU's
+// input. With kFilm, also stores the sums of each chunk that give the gradient of the film.
 template <bool kFilm, typename T, typename A>
-void block_sums(const T* grad, const T* x, const Affine<A>& f, const ChannelFilm<A>& film, const Blocks& blocks,
-                int64_t block, int64_t row_stride, double& sum_dz, double& sum_dz_x) {
+void block_sums(const T* grad, const T* x, const Affine<A>* affine, const ChannelFilm<A>& film, const Blocks& blocks,
+                int64_t block, int64_t row_stride, int64_t channels, GradientSums* totals) {
   constexpr int L = kLanes<A>;
-  Vec<A> sums[2] = {}, products[2] = {};
-  for_each_chunk(blocks, block, row_stride,
-                 [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+  Vec<A> sums[kMaxTogether], products[kMaxTogether];
+  for (int64_t k = 0; k < channels; ++k) sums[k] = products[k] = Vec<A>{};
+  for_each_chunk(blocks, block, channels, row_stride,
+                 [&](int64_t k, int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+                   const Affine<A> f = affine[k];
                    Film<A> m{1, 0};
-                   if constexpr (kFilm) m = film[number];
-                   Vec<A> scale_sum[2] = {}, shift_sum[2] = {};
-                   const auto add = [&](Vec<A> value, Vec<A> g, int k, auto lanes) IGAN_FAST_INLINE_LAMBDA {
+                   if constexpr (kFilm) m = film.of(k, number);
+                   Vec<A> sum[2] = {}, product[2] = {}, scale_sum[2] = {}, shift_sum[2] = {};
+                   const auto add = [&](Vec<A> value, Vec<A> g, int at, auto lanes) IGAN_FAST_INLINE_LAMBDA {
                      const Vec<A> centred = value - f.mean;
                      const Vec<A> z = centred * f.scale + f.bias;
                      if constexpr (kFilm) {
-                       scale_sum[k] += lanes(g * activate(z, f.slope));
-                       shift_sum[k] += g;
+                       scale_sum[at] += lanes(g * activate(z, f.slope));
+                       shift_sum[at] += g;
                        g = lanes(g * m.scale);
                      }
                      const Vec<A> dz = activate_backward(z, g, f.slope);
-                     sums[k] += dz;
-                     products[k] += dz * centred;
+                     sum[at] += dz;
+                     product[at] += dz * centred;
                    };
                    int64_t i = offset;
                    const int64_t end = offset + length;
@@ -61,35 +63,44 @@ void block_sums(const T* grad, const T* x, const Affine<A>& f, const ChannelFilm
                      add(load_partial(x + i, end - i), load_partial(grad + i, end - i), 1,
                          [&](Vec<A> v) IGAN_FAST_INLINE_LAMBDA { return first_lanes<A>(v, end - i); });
                    if constexpr (kFilm)
-                     film.store_sums(number, sum_lanes<A>(scale_sum[0]) + sum_lanes<A>(scale_sum[1]),
-                                     sum_lanes<A>(shift_sum[0]) + sum_lanes<A>(shift_sum[1]));
+                     film.store_sums(k, number, sum_lanes(scale_sum[0]) + sum_lanes(scale_sum[1]),
+                                     sum_lanes(shift_sum[0]) + sum_lanes(shift_sum[1]));
+                   sums[k] += sum[0] + sum[1];
+                   products[k] += product[0] + product[1];
                  });
-  sum_dz += sum_lanes<A>(sums[0]) + sum_lanes<A>(sums[1]);
-  sum_dz_x += sum_lanes<A>(products[0]) + sum_lanes<A>(products[1]);
+  for (int64_t k = 0; k < channels; ++k) {
+    totals[k].dz += sum_lanes(sums[k]);
+    totals[k].dz_x += sum_lanes(products[k]);
+  }
 }
 
 template <bool kStream, bool kBatchStatistics, bool kFilm, typename T, typename A>
-void gradient_block(const T* grad, const T* x, T* dx, Affine<A> f, Gradient<A> gradient, const ChannelFilm<A>& film,
-                    const Blocks& blocks, int64_t block, int64_t row_stride) {
+void gradient_block(const T* grad, const T* x, T* dx, const Affine<A>* affine, const Gradient<A>* gradients,
+                    const ChannelFilm<A>& film, const Blocks& blocks, int64_t block, int64_t row_stride,
+                    int64_t channels) {
   constexpr int L = kLanes<A>;
-  for_each_chunk(
-      blocks, block, row_stride, [&](int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
-        Film<A> m{1, 0};
-        if constexpr (kFilm) m = film[number];
-        const auto one = [&](Vec<A> value, Vec<A> g) IGAN_FAST_INLINE_LAMBDA {
-          const Vec<A> centred = value - f.mean;
-          if constexpr (kFilm) g = g * m.scale;
-          const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
-          if constexpr (!kBatchStatistics) return dz * f.scale;
-          return dz * f.scale - gradient.mean_term - centred * gradient.var_term;
-        };
-        int64_t i = offset;
-        const int64_t end = offset + length;
-        for (; i + 2 * L <= end; i += 2 * L)
-          store_pair<kStream>(dx + i, one(load(x + i), load(grad + i)), one(load(x + i + L), load(grad + i + L)));
-        for (; i + L <= end; i += L) store<kStream>(dx + i, one(load(x + i), load(grad + i)));
-        if (i < end) store_partial(dx + i, one(load_partial(x + i, end - i), load_partial(grad + i, end - i)), end - i);
-      });
+  for_each_chunk(blocks, block, channels, row_stride,
+                 [&](int64_t k, int64_t number, int64_t offset, int64_t length) IGAN_FAST_INLINE_LAMBDA {
+                   const Affine<A> f = affine[k];
+                   const Gradient<A> gradient = gradients[k];
+                   Film<A> m{1, 0};
+                   if constexpr (kFilm) m = film.of(k, number);
+                   const auto one = [&](Vec<A> value, Vec<A> g) IGAN_FAST_INLINE_LAMBDA {
+                     const Vec<A> centred = value - f.mean;
+                     if constexpr (kFilm) g = g * m.scale;
+                     const Vec<A> dz = activate_backward(centred * f.scale + f.bias, g, f.slope);
+                     if constexpr (!kBatchStatistics) return dz * f.scale;
+                     return dz * f.scale - gradient.mean_term - centred * gradient.var_term;
+                   };
+                   int64_t i = offset;
+                   const int64_t end = offset + length;
+                   for (; i + 2 * L <= end; i += 2 * L)
+                     store_pair<kStream>(dx + i, one(load(x + i), load(grad + i)),
+                                         one(load(x + i + L), load(grad + i + L)));
+                   for (; i + L <= end; i += L) store<kStream>(dx + i, one(load(x + i), load(grad + i)));
+                   if (i < end)
+                     store_partial(dx + i, one(load_partial(x + i, end - i), load_partial(grad + i, end - i)), end - i);
+                 });
 }
 
 // The variant of gradient_block that a call needs.
@@ -114,7 +125,7 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
   using A = typename AccOf<T>::type;
   const Blocks blocks = blocks_of(s);
   const Tasks tasks = tasks_of(s, blocks);
-  const int64_t row_stride = s.channels * s.inner;
+  const int64_t row_stride = s.channels * s.inner, together = channels_together(s, 2, sizeof(T));
   const bool stream = streams(s, dx);
   // Each image and channel has one sum per piece, which are added up at the end.
   const int64_t film_values = params.film && half.sums ? tasks.channels * s.rows * 2 : 0, pieces = blocks.pieces;
@@ -126,37 +137,37 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
     const int64_t at = film_offset_of(s, channel);
     return ChannelFilm<A>{params.film + at, film_sums ? film_sums + at * pieces : nullptr, s.channels, pieces};
   };
-  const auto affine_of = [&](int64_t channel) {
-    const int64_t c = channel % s.channels;
-    return Affine<A>{mean[channel], params.weight[c] * inverse_std(var[channel], params.eps), params.bias[c],
-                     params.slope};
-  };
-  const auto add_sums = params.film ? &block_sums<true, T, A> : &block_sums<false, T, A>;
-  const auto sums_of = [&](int64_t channel, int64_t segment) {
-    GradientSums sums;
-    const Affine<A> f = affine_of(channel);
+  const auto add_block_sums = params.film ? &block_sums<true, T, A> : &block_sums<false, T, A>;
+  const auto add_sums = [&](int64_t first, int64_t channels, int64_t segment, GradientSums* sums) {
+    Affine<A> affine[kMaxTogether];
+    affine_of(s, params, mean, var, first, channels, affine);
+    const int64_t at = offset_of(s, first);
     for (int64_t b = tasks.first_block(segment); b < tasks.first_block(segment + 1); ++b)
-      add_sums(grad + offset_of(s, channel), x + offset_of(s, channel), f, film_at(channel), blocks, b, row_stride,
-               sums.dz, sums.dz_x);
-    return sums;
+      add_block_sums(grad + at, x + at, affine, film_at(first), blocks, b, row_stride, channels, sums);
   };
   const auto write_gradient = gradient_block_for<T, A>(stream, batch_statistics, params.film);
-  const auto apply = [&](int64_t channel, int64_t segment) {
-    const Affine<A> f = affine_of(channel);
-    const A invstd = inverse_std(var[channel], params.eps);
-    const Gradient<A> gradient = gradient_of(f.scale, invstd, total[channel], count, batch_statistics);
-    const int64_t at = offset_of(s, channel);
+  const auto apply = [&](int64_t first, int64_t channels, int64_t segment) {
+    Affine<A> affine[kMaxTogether];
+    affine_of(s, params, mean, var, first, channels, affine);
+    Gradient<A> gradients[kMaxTogether];
+    for (int64_t k = 0; k < channels; ++k)
+      gradients[k] = gradient_of(affine[k].scale, inverse_std(var[first + k], params.eps), total[first + k], count,
+                                 batch_statistics);
+    const int64_t at = offset_of(s, first);
     for (int64_t b = tasks.first_block(segment + 1) - 1; b >= tasks.first_block(segment); --b)
-      write_gradient(grad + at, x + at, dx + at, f, gradient, film_at(channel), blocks, b, row_stride);
+      write_gradient(grad + at, x + at, dx + at, affine, gradients, film_at(first), blocks, b, row_stride, channels);
   };
   const int64_t grain = 1 + kSegmentValues / (s.values() / tasks.segments + 1);
 
   if (tasks.segments == 1) {
     parallel(parallel_for, tasks.channels, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t channel = begin; channel < end; ++channel) {
-        if (half.sums) total[channel] = sums_of(channel, 0);
-        if (half.gradient) apply(channel, 0);
-      }
+      for_each_together(s, together, begin, end, [&](int64_t first, int64_t channels) {
+        if (half.sums) {
+          std::fill_n(total + first, channels, GradientSums{});
+          add_sums(first, channels, 0, total + first);
+        }
+        if (half.gradient) apply(first, channels, 0);
+      });
       if (stream) end_streams();
     });
   } else {
@@ -164,7 +175,7 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
       const std::unique_ptr<GradientSums[]> partial(
           new GradientSums[static_cast<size_t>(tasks.channels * tasks.segments)]);
       parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) partial[t] = sums_of(t / tasks.segments, t % tasks.segments);
+        for (int64_t t = begin; t < end; ++t) add_sums(t / tasks.segments, 1, t % tasks.segments, &partial[t]);
       });
       for (int64_t channel = 0; channel < tasks.channels; ++channel) {
         GradientSums sums;
@@ -177,7 +188,7 @@ void backward(const NormShape& s, const T* grad, const T* x, const NormParams<ty
     }
     if (half.gradient)
       parallel(parallel_for, tasks.channels * tasks.segments, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t t = end - 1; t >= begin; --t) apply(t / tasks.segments, t % tasks.segments);
+        for (int64_t t = end - 1; t >= begin; --t) apply(t / tasks.segments, 1, t % tasks.segments);
         if (stream) end_streams();
       });
   }
