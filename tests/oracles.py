@@ -82,3 +82,15 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 #: Two of them as parameters. A float32 tensor in channels_last may be turned by a native operator, whichever
 #: implementation computes: its tests run with and without the native extension (tests/builds.py).
 TWO_LAYOUTS = ["contiguous", pytest.param("channels_last", marks=pytest.mark.every_build)]
+
+
+class NoGradient(torch.autograd.Function):
+    """A function whose backward returns no gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from igan_fast.fusion.autograd import apply_function
 from igan_fast.fusion.deferred import HANDLERS, Deferred, Wrapper, to_ordinary
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.watched import Watched
 from igan_fast.ops.conv_act import before_activation
+from igan_fast.ops.eager import apply_function
 from igan_fast.ops.transforms import transformed
 
 __all__ = ["gradient_and_slope"]

@@ -7,13 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["apply_function", "apply_with_anchor", "gradients_of_anchor", "is_recorded"]
+from igan_fast.ops.eager import apply_function
 
-
-def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply(*args)``, but faster. PyTorch's ``apply`` first checks for a ``torch.func`` transform; a fused
-    module has already done that."""
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+__all__ = ["apply_with_anchor", "gradients_of_anchor"]
 
 
 def apply_with_anchor(function: type[torch.autograd.Function], *args: Any) -> Tensor:
@@ -38,12 +34,3 @@ def gradients_of_anchor(ctx: Any, anchor: Tensor | None, *inputs: Tensor | None)
     """
     needed = zip(inputs, ctx.needs_input_grad, strict=False)
     return (*(None if anchor is None or not needs or t is None else torch.zeros_like(t) for t, needs in needed), None)
-
-
-def is_recorded(*tensors: Tensor | None) -> bool:
-    """Whether autograd records an operation on these tensors."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.is_inference_mode_enabled()
-        and any(t is not None and t.requires_grad for t in tensors)
-    )

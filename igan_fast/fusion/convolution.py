@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor, is_recorded
+from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor
 from igan_fast.fusion.deferred import Deferred, to_ordinary
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.fused_module import FusedModule, is_left_again, kind_of_call, may_change_unseen, memory_format_of
@@ -29,6 +29,7 @@ from igan_fast.fusion.ways import (
 from igan_fast.ops import backend
 from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.convolution import InputSpec, Plan, plan_of
+from igan_fast.ops.eager import is_recorded
 from igan_fast.ops.transforms import transformed
 
 __all__ = ["FusedConvolution"]

@@ -22,12 +22,13 @@ from igan_fast.fusion.fused_module import (
     may_change_unseen,
     memory_format_of,
 )
-from igan_fast.fusion.normalize import NormCall, RunningUpdate, Shared, Statistics, normalize, operators_of
+from igan_fast.fusion.normalize import NormCall, RunningUpdate, Shared, Statistics, normalize
 from igan_fast.fusion.result import Result
 from igan_fast.fusion.watched import guard, to_ordinary_for_norm, watch
 from igan_fast.ops import backend, norm_act_processes
 from igan_fast.ops.layout import channels_first, dense
 from igan_fast.ops.norm_act import HALF_DTYPES
+from igan_fast.ops.norm_act_gradient import operators_of
 from igan_fast.ops.transforms import transformed
 
 if TYPE_CHECKING:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from igan_fast.fusion.activation import gradient_and_slope
-from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor, is_recorded
+from igan_fast.fusion.autograd import apply_with_anchor, gradients_of_anchor
 from igan_fast.fusion.deferred import Deferred
 from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.result import Result, clones
 from igan_fast.fusion.watched import guard
 from igan_fast.ops import norm_act_processes
+from igan_fast.ops.eager import is_recorded
 from igan_fast.ops.norm_act import of_groups
-from igan_fast.ops.norm_act_gradient import Normalization, gradient
+from igan_fast.ops.norm_act_gradient import Normalization, gradient, operators_of
 from igan_fast.ops.transforms import batched
 from igan_fast.reference.ops import accumulation_dtype
 
 if TYPE_CHECKING:
     from igan_fast.reference.processes import ProcessGroup
 
-__all__ = ["NormCall", "RunningUpdate", "Shared", "Statistics", "normalize", "operators_of"]
+__all__ = ["NormCall", "RunningUpdate", "Shared", "Statistics", "normalize"]
 
 #: Mean and variance per channel.
 Statistics = tuple[Tensor, Tensor]
@@ -171,11 +170,3 @@ class _Normalize(torch.autograd.Function):
 
 def _in_dtype_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
-
-
-@functools.cache
-def operators_of(namespace: str) -> Any:
-    """The operators of one namespace, as overloads (``default``), so that PyTorch need not select one in each call."""
-    operators = getattr(torch.ops, namespace)
-    names = ("", "_inference", "_backward", "_update", "_statistics", "_sums", "_gradient")
-    return types.SimpleNamespace(**{f"norm_act{name}": getattr(operators, f"norm_act{name}").default for name in names})

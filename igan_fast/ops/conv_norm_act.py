@@ -15,7 +15,7 @@ from igan_fast.ops.conv_act import ConvAct
 from igan_fast.ops.convolution import ConvSettings, InputSpec, Plan, convolve, gradients, plan_of
 from igan_fast.ops.layout import dense
 from igan_fast.ops.norm_act import check_arguments, check_count, launchable, norm_act, of_groups
-from igan_fast.ops.norm_act_gradient import gradient
+from igan_fast.ops.norm_act_gradient import call, gradient
 from igan_fast.ops.transforms import overridable
 from igan_fast.reference import ops as reference
 from igan_fast.reference.processes import is_shared
@@ -198,7 +198,7 @@ class _ConvNormAct(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z = dense(plan.run(x, conv_weight, None, 1.0))
         check_count(z, groups)
-        y, mean, var = getattr(torch.ops, namespace).norm_act(z, weight, bias, eps, negative_slope, groups, film)
+        y, mean, var = call(namespace, "norm_act", z, weight, bias, eps, negative_slope, groups, film)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, conv_weight, weight, bias, z, mean, var, film)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)

@@ -6,13 +6,15 @@ difference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
+from igan_fast.ops.eager import apply_function, below_autograd
 from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.transforms import batched, overridable
 from igan_fast.reference import ops as reference
@@ -67,8 +69,43 @@ def feature_l1(
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if any(t.dim() > _MAX_DIMS for t in fakes):
         fakes, reals = [f.reshape(-1) for f in fakes], [r.reshape(-1) for r in reals]
-    loss: Tensor = getattr(torch.ops, namespace).feature_l1(fakes, reals, weights, differentiable)[0]
+    loss: Tensor
+    if torch.compiler.is_compiling():
+        loss, _ = getattr(torch.ops, namespace).feature_l1(fakes, reals, weights, differentiable)
+    elif differentiable:
+        loss = apply_function(_Node, namespace, weights, *fakes, *reals)
+    else:
+        loss, _ = below_autograd(_operators_of(namespace)[0], fakes, reals, weights, False)
     return loss
+
+
+@functools.cache
+def _operators_of(namespace: str) -> tuple[Any, Any]:
+    """The forward and the backward operator of a namespace, as overloads, so that no call has to select one."""
+    operators = getattr(torch.ops, namespace)
+    return operators.feature_l1.default, operators.feature_l1_backward.default
+
+
+class _Node(torch.autograd.Function):
+    """The autograd node in eager mode (see ``ops.eager``)."""
+
+    @staticmethod
+    def forward(ctx: Any, namespace: str, weights: list[float], *tensors: Tensor) -> Tensor:
+        pairs = len(tensors) // 2
+        inputs = list(tensors[:pairs]), list(tensors[pairs:]), weights, True
+        loss, signs = below_autograd(_operators_of(namespace)[0], *inputs)
+        ctx.set_materialize_grads(False)
+        ctx.namespace = namespace
+        _save_for_backward(ctx, inputs, signs)
+        return loss  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        (signs,) = ctx.saved_tensors
+        fakes, reals = _gradients_of_sides(ctx.namespace, grad, signs, ctx)
+        return None, None, *fakes, *reals
 
 
 def register(namespace: str) -> None:
@@ -81,13 +118,14 @@ def register(namespace: str) -> None:
         if ctx.sides is None:
             raise RuntimeError(f"{library} has no gradient: it was called with save_signs=False")
         (signs,) = ctx.saved_tensors
-        fakes, reals = (
-            _gradients(namespace, side, grad, signs, ctx.weights, sign)
-            for side, sign in zip(ctx.sides, (1.0, -1.0), strict=True)
-        )
+        fakes, reals = _gradients_of_sides(namespace, grad, signs, ctx)
         return fakes, reals, None, None
 
-    torch.library.register_autograd(library, backward, setup_context=_save_for_backward)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        _save_for_backward(ctx, inputs, output[1])
+
+    torch.library.register_autograd(library, backward, setup_context=setup_context)
     torch.library.register_autograd(
         f"{library}_backward", _second_backward(namespace), setup_context=_save_for_second_backward
     )
@@ -136,6 +174,8 @@ class _Side:
 def _mask_strides(fake: Tensor) -> tuple[int, ...]:
     """The strides of a dense tensor whose memory has the order of the pair's mask: those of fake if it is dense, else
     those of a contiguous tensor."""
+    if fake.is_contiguous():
+        return fake.stride()
     expected = 1
     for stride, size in sorted(zip(fake.stride(), fake.shape, strict=True)):
         if size == 1:
@@ -146,14 +186,18 @@ def _mask_strides(fake: Tensor) -> tuple[int, ...]:
     return fake.stride()
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    fake, real, weights, save_signs = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.weights = weights
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], signs: Tensor) -> None:
+    fake, real, ctx.weights, save_signs = inputs
     ctx.sides = None
     if save_signs:
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(signs)
         ctx.sides = _Side(fake, fake), _Side(real, fake)
+
+
+def _gradients_of_sides(namespace: str, grad: Tensor, signs: Tensor, ctx: Any) -> Iterator[list[Tensor | None]]:
+    """The gradients of fake and of real, from what ``_save_for_backward`` has saved."""
+    for side, sign in zip(ctx.sides, (1.0, -1.0), strict=True):
+        yield _gradients(namespace, side, grad, signs, ctx.weights, sign)
 
 
 def _gradients(
@@ -166,7 +210,7 @@ def _gradients(
         grad = torch.ones((), dtype=grad.dtype, device=grad.device)
     for dtype in {g.dtype for g in side.gradients}:
         chosen = [g for g in side.gradients if g.dtype == dtype]
-        flat = getattr(torch.ops, namespace).feature_l1_backward(
+        arguments = (
             grad,
             signs,
             [g.numel for g in chosen],
@@ -174,6 +218,10 @@ def _gradients(
             [sign * weights[g.pair] / max(g.numel, 1) for g in chosen],
             dtype if several is None else several.dtype,
         )
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            flat = getattr(torch.ops, namespace).feature_l1_backward(*arguments)
+        else:
+            flat = below_autograd(_operators_of(namespace)[1], *arguments)
         for g, values in zip(chosen, flat, strict=True):
             values = values.as_strided(g.shape, g.strides)
             gradients[g.pair] = values if several is None else (values * several).to(dtype)

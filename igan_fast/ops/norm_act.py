@@ -115,7 +115,9 @@ def norm_act(
     operators = getattr(torch.ops, namespace)
     x = dense(x)
     if not training and running_mean is not None:
-        y: Tensor = operators.norm_act_inference(x, weight, bias, running_mean, running_var, eps, negative_slope, film)
+        y: Tensor = norm_act_gradient.call(
+            namespace, "norm_act_inference", x, weight, bias, running_mean, running_var, eps, negative_slope, film
+        )
         return y
     if shared and process_group is not None:
         moments = norm_act_processes.statistics(operators, x.detach(), groups, process_group)
@@ -126,7 +128,7 @@ def norm_act(
             x, weight, bias, film, operators, moments, eps, negative_slope, process_group
         )
     count = check_count(x, groups)
-    y, mean, var = operators.norm_act(x, weight, bias, eps, negative_slope, groups, film)
+    y, mean, var = norm_act_gradient.call(namespace, "norm_act", x, weight, bias, eps, negative_slope, groups, film)
     if training and running_mean is not None:
         mean, var = (of_groups(t.detach(), average_groups) for t in (mean, var))
         operators.norm_act_update(running_mean, running_var, mean, var, count, momentum)

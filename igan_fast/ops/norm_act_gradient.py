@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from igan_fast.ops.eager import apply_function, below_autograd, is_recorded, node_of
 from igan_fast.ops.layout import like
 from igan_fast.ops.transforms import batched, in_functorch
 from igan_fast.reference.ops import accumulation_dtype, activate
@@ -17,7 +20,10 @@ from igan_fast.reference.processes import total
 if TYPE_CHECKING:
     from igan_fast.reference.processes import ProcessGroup
 
-__all__ = ["Normalization", "gradient", "plain_gradient", "register"]
+__all__ = ["Normalization", "call", "gradient", "operators_of", "plain_gradient", "register"]
+
+#: The eager nodes, by the namespace and the name of the operator.
+_NODES: dict[tuple[str, str], type[torch.autograd.Function]] = {}
 
 
 class Normalization(NamedTuple):
@@ -34,16 +40,35 @@ class Normalization(NamedTuple):
     film: Tensor | None = None
 
 
+@functools.cache
+def operators_of(namespace: str) -> Any:
+    """The operators of one namespace, as overloads (``default``), so that PyTorch need not select one in each call."""
+    operators = getattr(torch.ops, namespace)
+    names = ("", "_inference", "_backward", "_update", "_statistics", "_sums", "_gradient")
+    return types.SimpleNamespace(**{f"norm_act{name}": getattr(operators, f"norm_act{name}").default for name in names})
+
+
+def call(namespace: str, name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
+    """Call ``norm_act`` or ``norm_act_inference`` of a namespace, differentiable. ``rest`` ends with the film."""
+    if torch.compiler.is_compiling():
+        return getattr(getattr(torch.ops, namespace), name)(x, weight, bias, *rest)
+    if is_recorded(x, weight, bias, rest[-1]):
+        return apply_function(_NODES[namespace, name], x, weight, bias, *rest)
+    return below_autograd(getattr(operators_of(namespace), name), x, weight, bias, *rest)
+
+
 def register(namespace: str) -> None:
     """Register the fake implementations and the gradients of the operators of one of the dispatcher's namespaces."""
-    operators = getattr(torch.ops, namespace)
+    operators = operators_of(namespace)
     library = f"{namespace}::norm_act"
     torch.library.register_fake(library)(_fake_norm_act)
     torch.library.register_fake(f"{library}_inference")(lambda x, *_: torch.empty_like(x))
     torch.library.register_fake(f"{library}_backward")(_fake_backward)
     torch.library.register_fake(f"{library}_update")(lambda *_: None)
 
-    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return tuple([None] * ctx.inputs)
         *saved, film = ctx.saved_tensors
         _, weight, bias, _, _ = saved
         dx, dweight, dbias, dfilm = gradient(operators, grad, *saved, ctx.eps, ctx.slope, ctx.batch_statistics, film)
@@ -56,8 +81,9 @@ def register(namespace: str) -> None:
             dfilm.to(film.dtype) if film is not None and ctx.needs_input_grad[ctx.inputs - 1] else None,
         )
 
-    torch.library.register_autograd(library, backward, setup_context=_save_norm_act)
-    torch.library.register_autograd(f"{library}_inference", backward, setup_context=_save_inference)
+    for name, setup_context in (("norm_act", _save_norm_act), ("norm_act_inference", _save_inference)):
+        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
+        _NODES[namespace, name] = node_of(getattr(operators, name), backward, setup_context)
     torch.library.register_autograd(f"{library}_backward", _second_backward, setup_context=_save_backward)
 
 
@@ -74,8 +100,11 @@ def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor,
     """
     if batched(grad):
         return plain_gradient(grad, Normalization(*normalization))
-    x = normalization[0]
-    found: tuple[Tensor, Tensor, Tensor, Tensor] = operators.norm_act_backward(like(grad, x), *normalization)
+    arguments = (like(grad, normalization[0]), *normalization)
+    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = (
+        operators.norm_act_backward(*arguments) if recorded else below_autograd(operators.norm_act_backward, *arguments)
+    )
     return found
 
 
@@ -153,6 +182,7 @@ def _save_norm_act(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, weight, bias, ctx.eps, ctx.slope, _, film = inputs
     _, mean, var = output
     ctx.mark_non_differentiable(mean, var)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, bias, mean, var, film)
     ctx.batch_statistics, ctx.inputs = True, len(inputs)
 
@@ -161,6 +191,7 @@ def _save_inference(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, mean, var, ctx.eps, ctx.slope, film = inputs
     # Copies, because training may change the running statistics in place before the backward.
     statistics = (t.to(accumulation_dtype(x), copy=True).reshape(-1, x.shape[1]) for t in (mean, var))
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, bias, *statistics, film)
     ctx.batch_statistics, ctx.inputs = False, len(inputs)
 

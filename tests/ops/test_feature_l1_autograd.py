@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 from feature_l1_cases import pair, run
-from oracles import DTYPES, error
+from oracles import DTYPES, NoGradient, error
 from torch import Tensor
 
 from igan_fast import ops
@@ -151,3 +151,9 @@ def test_two_threads_at_once(native):
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def test_no_gradient_comes_back(place):
+    fake, real = pair((3, 4), torch.float32, place)
+    loss = ops.feature_l1([fake.requires_grad_()], [real], impl=place.impl)
+    assert torch.autograd.grad(NoGradient.apply(loss), fake, allow_unused=True) == (None,)

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from norm_act_cases import arguments, check, run, running
-from oracles import LAYOUTS, TWO_LAYOUTS, error
+from oracles import LAYOUTS, TWO_LAYOUTS, NoGradient, error
 from torch import Tensor
 
 from igan_fast import ops
@@ -134,3 +134,12 @@ def test_two_threads_at_once(native):
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_gradient_comes_back(place, training):
+    x, weight, bias, _ = arguments((3, 4, 5), torch.float32, place)
+    mean, var = running(x)
+    y = ops.norm_act(x, weight, bias, mean, var, training=training, impl=place.impl)
+    found = torch.autograd.grad(NoGradient.apply(y).sum(), (x, weight, bias), allow_unused=True)
+    assert found == (None, None, None)
