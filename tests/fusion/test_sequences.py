@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 
@@ -13,20 +12,16 @@ from oracles import error
 from plain_and_fused import Net, differences, images, randomised, record
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from winograd_runs import take_winograd_1d
 
 import igan_fast
-from igan_fast.ops.convolution import choice, winograd_1d, winograd_1d_costs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
-def always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our kernels compute every problem, however small, and no plan is kept."""
-    monkeypatch.setattr(winograd_1d_costs, "MARGIN", math.inf)
-    monkeypatch.setattr(winograd_1d, "FEWEST", 0)
-    monkeypatch.setattr(choice, "_kept", choice._choose)
-    monkeypatch.setattr(choice, "_kept_gradients", choice._choose_gradients)
+def our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_winograd_1d(monkeypatch)
 
 
 SEQUENCES, IMAGES, VOLUMES = (2, 16, 40), (2, 16, 14, 3), (2, 16, 9, 3, 2)

@@ -57,7 +57,7 @@ struct WeightGradient {
   // Plane p of a part: the products of `count` tiles, added to the sums unless they are the first.
   void multiply(int64_t part, int64_t p, int64_t count, const float* larges, const float* smalls, bool first,
                 float* sums) const {
-    const auto product = first ? &multiply_rows<false> : &multiply_rows<true>;
+    const MultiplyRows product = multiply_rows_of(!first, true);
     product(rows(part), larges + p * large_plane + part / panels * large_strips.distance, 1, slice,
             smalls + p * small_plane + part % panels * small_strips.distance, kPanel, count, sums + p * sum_plane,
             kPanel);

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from oracles import error
 from torch import Tensor
+from winograd_runs import take_winograd
 
 from igan_fast.ops import backend
 from igan_fast.ops.convolution import (
@@ -20,7 +21,6 @@ from igan_fast.ops.convolution import (
     dispatch,
     gradients,
     plan_of,
-    winograd_costs,
 )
 
 pytestmark = pytest.mark.skipif(not backend.has_native_cpu(), reason="only the extension has these kernels")
@@ -37,12 +37,8 @@ SHAPES = [
 
 
 @pytest.fixture(autouse=True)
-def always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every problem is computed in this way, however small, and no plan is kept."""
-    monkeypatch.setattr(winograd_costs, "MARGIN", math.inf)
-    monkeypatch.setattr(winograd_costs, "FEWEST", 0)
-    monkeypatch.setattr(choice, "_kept", choice._choose)
-    monkeypatch.setattr(choice, "_kept_gradients", choice._choose_gradients)
+def our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_winograd(monkeypatch)
 
 
 def given(shape) -> tuple[Tensor, Tensor, ConvSettings]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from oracles import error
 from torch import Tensor
+from winograd_runs import take_winograd_1d
 
 from igan_fast import ops
 from igan_fast.ops import backend, constant
@@ -33,12 +34,8 @@ ALLOWED = 1e-5
 
 
 @pytest.fixture(autouse=True)
-def always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels compute every problem, however small, and no plan is kept."""
-    monkeypatch.setattr(costs, "MARGIN", math.inf)
-    monkeypatch.setattr(winograd_1d, "FEWEST", 0)
-    monkeypatch.setattr(choice, "_kept", choice._choose)
-    monkeypatch.setattr(choice, "_kept_gradients", choice._choose_gradients)
+def our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_winograd_1d(monkeypatch)
 
 
 def expected_three(
