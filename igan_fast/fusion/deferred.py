@@ -167,9 +167,10 @@ class Deferred(Wrapper):
     node_in_use: bool
     _value: Tensor | None
     _replacement_version: int
+    _replaces_written: bool  # the replacement is what an in-place function has written
 
     def __init__(self, like: Tensor, result: Result) -> None:
-        self.result, self.node_in_use = result, False
+        self.result, self.node_in_use, self._replaces_written = result, False, False
         self._value = self.replacement = None
 
     def is_computed(self) -> bool:
@@ -180,6 +181,12 @@ class Deferred(Wrapper):
 
     def data_for_cpp(self) -> Tensor:
         if self.replacement is not None:
+            if self._replaces_written and self.requires_grad:  # autograd would miss what has been written
+                raise RuntimeError(
+                    "a fused module's result that was changed in place is given to a custom autograd function, and "
+                    "PyTorch's profiler records its shape; profile with record_shapes=False, or use what a function "
+                    "that is not in place returns"
+                )
             return self.replacement.detach()
         if self._value is None:
             with _disable_current_modes():
@@ -189,7 +196,9 @@ class Deferred(Wrapper):
     def was_written(self) -> bool:
         """Whether the replacement was changed in place. Only the autograd node of the replacement includes the change,
         not the node of this tensor."""
-        return self.replacement is not None and version_of(self.replacement) != self._replacement_version
+        if self.replacement is None:
+            return False
+        return self._replaces_written or version_of(self.replacement) != self._replacement_version
 
     def become_written(self, written: Tensor | None) -> None:
         """Make this object the tensor that an in-place function has written, with that tensor's autograd node. Hooks
@@ -200,11 +209,16 @@ class Deferred(Wrapper):
         """
         self.node_in_use = False
         with torch._C.DisableTorchFunctionSubclass():
-            if written is None or not self.become(written):
+            if written is not None and self.become(written):
+                return
+            if written is None or self._use_count() != 1 or self.retains_grad:  # type: ignore[attr-defined]
                 raise RuntimeError(
                     "a fused module's result is changed in place while something else holds it (retain_grad, a custom "
                     "autograd function); use what a function that is not in place returns, or igan_fast.unfuse(model)"
                 )
+        # Only a weak reference, as PyTorch's profiler holds to each tensor of which it records the shape.
+        self.replace_by(written)
+        self._replaces_written = True
 
     def to_ordinary(self) -> Tensor:
         if self.replacement is not None:
@@ -227,7 +241,7 @@ class Deferred(Wrapper):
             torch._C._swap_tensor_impl(self, plain)
         except RuntimeError:  # C++ holds a weak reference to it
             return False
-        for name in ("result", "node_in_use", "_value", "replacement"):
+        for name in ("result", "node_in_use", "_value", "replacement", "_replaces_written"):
             vars(self).pop(name)
         self._drop_class()
         return True

@@ -191,6 +191,50 @@ def test_an_in_place_change_raises_where_something_else_holds_the_result():
         h.mul_(3.0)
 
 
+@pytest.mark.parametrize("in_place", [F.relu_, lambda h: h.mul_(3.0), lambda h: F.leaky_relu(h, 0.2, inplace=True)])
+def test_in_place_changes_while_the_profiler_records_shapes(in_place):
+    """The profiler holds a weak reference in C++ to each tensor of which it records the shape."""
+    norm, plain = norm_expecting_relu(), nn.BatchNorm2d(8).double()
+    found = []
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True):
+        for module in (norm, plain):
+            h = module(X)
+            y = in_place(h)
+            assert y is h
+            z = F.conv2d(h, torch.ones(4, 8, 1, 1, dtype=torch.float64)) + h[:, :4]
+            (z.square() + (h * y)[:, 4:]).sum().backward()
+            found.append([h.detach() + 0, z.detach(), module.weight.grad, module.bias.grad])
+    for a, e in zip(*found, strict=True):
+        assert (a - e).abs().max() < 1e-9
+
+
+def test_a_custom_function_after_an_in_place_change_under_a_weak_reference():
+    """The custom function's node would be connected to the result as it was before the change."""
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            with torch._C.DisableTorchFunctionSubclass():
+                return x * 2
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            return grad * 2
+
+    def written() -> tuple[Tensor, object]:
+        h = norm_expecting_relu()(X)
+        reference = torch._C._WeakTensorRef(h)
+        return F.relu_(h), reference
+
+    h, reference = written()
+    with pytest.raises(RuntimeError, match="given to a custom autograd function.* record_shapes=False"):
+        Twice.apply(h)
+    with torch.no_grad():
+        h, reference = written()
+        assert torch.equal(Twice.apply(h), 2 * F.relu(norm_expecting_relu()(X)))
+    del reference
+
+
 def test_weak_references_in_cpp():
     norm = norm_expecting_relu()
     h = norm(X)
