@@ -198,20 +198,23 @@ def _own_kernels_gain(x: Tensor, weight: Tensor, bias: Tensor | None, settings: 
 
 
 def gains_in_training(x: Tensor, weight: Tensor, bias: Tensor | None, settings: ConvSettings) -> bool:
-    """Whether our kernels compute a convolution on the CPU, and with its gradients that is faster than PyTorch. Some of
-    the gradients may be computed by PyTorch."""
+    """Whether our kernels gain on the CPU: they compute the convolution, a gradient or more of the three, and take less
+    time for them than PyTorch."""
     problem = problem_of(x, weight, bias, settings)
     computed = chosen(problem)
-    ours, pytorchs = CALL, 0.0
-    if not computed["convolve"].own_kernels:
+    own = [implementation for implementation in computed.values() if implementation.own_kernels]
+    if not own:
         return False
+    # What PyTorch computes in both cases takes as long in both.
+    ours, pytorchs = CALL, 0.0
     for computation, implementation in computed.items():
-        predicted = computed["convolve"].seconds(problem, computation)
-        if predicted is None:
-            return not _is_from_few(x, weight, settings)
-        ours += predicted[0 if implementation.own_kernels else 1]
-        pytorchs += predicted[1]
-    if x.is_contiguous() and weight.is_contiguous() and not computed["convolve"].contiguous:
+        if implementation.own_kernels:
+            predicted = implementation.seconds(problem, computation)
+            if predicted is None:
+                return not _is_from_few(x, weight, settings)
+            ours += predicted[0]
+            pytorchs += predicted[1]
+    if x.is_contiguous() and weight.is_contiguous() and not own[0].contiguous:
         # The input for the output and for the weight's gradient, and its own; the output and its gradient.
         ours += COPY * (3 * x.numel() + 2 * _outputs(x, weight, settings))
     return ours < TRAINING_MARGIN * pytorchs

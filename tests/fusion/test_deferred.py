@@ -227,7 +227,7 @@ def test_a_custom_function_after_an_in_place_change_under_a_weak_reference():
         return F.relu_(h), reference
 
     h, reference = written()
-    with pytest.raises(RuntimeError, match="given to a custom autograd function.* record_shapes=False"):
+    with pytest.raises(RuntimeError, match=r"given to a custom autograd function.* record_shapes=False"):
         Twice.apply(h)
     with torch.no_grad():
         h, reference = written()

@@ -125,11 +125,13 @@ class Winograd(Implementation):
         return f"{self.purpose}; {predicted}" if taken else f"{predicted}, of which {MARGIN:.0%} is the limit"
 
     def seconds(self, problem: Problem, computation: str) -> tuple[float, float] | None:
-        """The predicted times. PyTorch's is that with a channels_last weight, the shorter one."""
+        """The predicted times, ours and PyTorch's, both with a weight of the problem's memory format."""
         if _obstacle(problem) is not None:
             return None
         kind = counted(problem.settings.transposed, computation)
-        direct, *ways = seconds_of(_work(problem), kind, kept=problem.constant, channels_last=True)
+        direct, *ways = seconds_of(
+            _work(problem), kind, kept=problem.constant, channels_last=not problem.weight_contiguous
+        )
         return min(ways), direct
 
     def input_gradient(self, problem: Problem) -> InputGradient | None:
