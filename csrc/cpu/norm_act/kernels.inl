@@ -4,9 +4,9 @@
 //   contiguous     a vector holds neighbouring values of one channel
 //   channels_last  a vector holds one value each of neighbouring channels
 //
-// The statistics have no cancellation for data far from zero. The values are divided into blocks, which are usually read
-// once (see block_moments). The moments of the blocks are merged in double. The division into blocks and segments depends
-// only on the shape, so the same input gives the same bits on any number of threads.
+// The statistics have no cancellation for data far from zero. The values are divided into blocks, which are usually
+// read once (see block_moments). The moments of the blocks are merged in double. The division into blocks and segments
+// depends only on the shape, so the same input gives the same bits on any number of threads.
 
 namespace {
 
