@@ -14,10 +14,9 @@ from igan_fast.fusion.expectation import Expectation
 from igan_fast.fusion.result import Result, clones
 from igan_fast.fusion.watched import guard
 from igan_fast.ops import norm_act_processes
-from igan_fast.ops.eager import is_recorded
+from igan_fast.ops.eager import below_autograd, is_recorded
 from igan_fast.ops.norm_act import of_groups
 from igan_fast.ops.norm_act_gradient import Normalization, gradient, operators_of
-from igan_fast.ops.transforms import batched
 from igan_fast.reference.ops import accumulation_dtype
 
 if TYPE_CHECKING:
@@ -103,14 +102,15 @@ def _norm_act(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x normalised and activated with ``slope``, and the mean and variance that it was normalised by."""
     operators = operators_of(call.namespace)
-    with torch._C._AutoDispatchBelowAutograd():
-        if statistics is None:
-            result: tuple[Tensor, Tensor, Tensor] = operators.norm_act(x, weight, bias, call.eps, slope, call.groups)
-            return result
-        mean, var = statistics
-        if x.numel() == 0:  # of one of several processes
-            return torch.empty_like(x), mean, var
-        return operators.norm_act_inference(x, weight, bias, mean, var, call.eps, slope), mean, var
+    if statistics is None:
+        result: tuple[Tensor, Tensor, Tensor] = below_autograd(
+            operators.norm_act, x, weight, bias, call.eps, slope, call.groups
+        )
+        return result
+    mean, var = statistics
+    if x.numel() == 0:  # of one of several processes
+        return below_autograd(torch.empty_like, x), mean, var
+    return below_autograd(operators.norm_act_inference, x, weight, bias, mean, var, call.eps, slope), mean, var
 
 
 def _update(x: Tensor, call: NormCall, mean: Tensor, var: Tensor) -> None:
@@ -154,11 +154,8 @@ class _Normalize(torch.autograd.Function):
         if call.shared is not None:
             normalization = Normalization(*arguments[1:])
             dx, dweight, dbias, _ = norm_act_processes.gradient(operators, grad, normalization, *call.shared)
-        elif torch.is_grad_enabled() or batched(grad):
-            dx, dweight, dbias, _ = gradient(operators, *arguments)
         else:
-            with torch._C._AutoDispatchBelowAutograd():
-                dx, dweight, dbias, _ = gradient(operators, *arguments)
+            dx, dweight, dbias, _ = gradient(operators, *arguments)
         needs = ctx.needs_input_grad
         return (
             dx if needs[0] else None,

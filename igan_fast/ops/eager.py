@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["apply_function", "below_autograd", "is_recorded", "node_of"]
+__all__ = ["apply_function", "below_autograd", "call_in_backward", "is_recorded", "node_of"]
 
 
 def apply_function(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -36,6 +36,14 @@ def below_autograd(operator: Callable[..., Any], *args: Any) -> Any:
     recorded, or the caller's node has the gradient. The call skips the registered gradient."""
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*args)
+
+
+def call_in_backward(operator: Callable[..., Any], *args: Any) -> Any:
+    """Call an operator in a backward pass. It needs its registered gradient only if the pass is itself recorded
+    (``create_graph=True``) or compiled."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return operator(*args)
+    return below_autograd(operator, *args)
 
 
 def node_of(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from igan_fast.ops import backend
-from igan_fast.ops.eager import apply_function, below_autograd
+from igan_fast.ops.eager import apply_function, below_autograd, call_in_backward
 from igan_fast.ops.sign_mask import sign_mask_bytes
 from igan_fast.ops.transforms import batched, overridable
 from igan_fast.reference import ops as reference
@@ -210,7 +210,8 @@ def _gradients(
         grad = torch.ones((), dtype=grad.dtype, device=grad.device)
     for dtype in {g.dtype for g in side.gradients}:
         chosen = [g for g in side.gradients if g.dtype == dtype]
-        arguments = (
+        flat = call_in_backward(
+            _operators_of(namespace)[1],
             grad,
             signs,
             [g.numel for g in chosen],
@@ -218,10 +219,6 @@ def _gradients(
             [sign * weights[g.pair] / max(g.numel, 1) for g in chosen],
             dtype if several is None else several.dtype,
         )
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            flat = getattr(torch.ops, namespace).feature_l1_backward(*arguments)
-        else:
-            flat = below_autograd(_operators_of(namespace)[1], *arguments)
         for g, values in zip(chosen, flat, strict=True):
             values = values.as_strided(g.shape, g.strides)
             gradients[g.pair] = values if several is None else (values * several).to(dtype)

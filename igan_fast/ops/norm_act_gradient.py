@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from igan_fast.ops.eager import apply_function, below_autograd, is_recorded, node_of
+from igan_fast.ops.eager import apply_function, below_autograd, call_in_backward, is_recorded, node_of
 from igan_fast.ops.layout import like
 from igan_fast.ops.transforms import batched, in_functorch
 from igan_fast.reference.ops import accumulation_dtype, activate
@@ -100,10 +100,8 @@ def gradient(operators: Any, grad: Tensor, *normalization: Any) -> tuple[Tensor,
     """
     if batched(grad):
         return plain_gradient(grad, Normalization(*normalization))
-    arguments = (like(grad, normalization[0]), *normalization)
-    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    found: tuple[Tensor, Tensor, Tensor, Tensor] = (
-        operators.norm_act_backward(*arguments) if recorded else below_autograd(operators.norm_act_backward, *arguments)
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = call_in_backward(
+        operators.norm_act_backward, like(grad, normalization[0]), *normalization
     )
     return found
 
